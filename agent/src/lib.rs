@@ -1,0 +1,27 @@
+//! Waggle's node agent: runs the pods bound to its node and owns the node's data plane and DNS.
+//!
+//! ```text
+//!   agent                       composition root: starts and stops everything below
+//!   sync  node                  what the control plane says, what the node reports
+//!   pods                        one worker per pod: plan (pure), then images, volumes, network, runtime
+//!   volumes images runtime      ConfigMaps and the like; OCI images; runc behind a supervisor per pod
+//!   network dataplane dns       veths and addresses; eBPF programs and maps; names
+//!   cluster                     neutral events: services, endpoints, nodes (no gRPC, no Kubernetes client)
+//! ```
+//! Each line may use those below it, never those above (tidy holds this). `dataplane` and `dns` know
+//! nothing of pods or gRPC, so that `waggle proxy` can drive them from a stock Kubernetes API server.
+
+mod agent;
+pub mod cluster;
+pub mod dataplane;
+pub mod dns;
+pub mod images;
+pub mod network;
+mod node;
+mod pods;
+mod runtime;
+pub mod supervisor;
+mod sync;
+mod volumes;
+
+pub use agent::{Agent, AgentConfig, AgentError};

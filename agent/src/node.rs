@@ -1,0 +1,1 @@
+//! What the node is: capacity, addresses, conditions, Lease.

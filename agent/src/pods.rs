@@ -1,0 +1,1 @@
+//! One worker per pod: what is, what should be, the next step.

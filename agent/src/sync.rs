@@ -1,0 +1,1 @@
+//! Node sync from the agent's side.

@@ -1,0 +1,1 @@
+//! ConfigMap, Secret, emptyDir and the files that every pod has.

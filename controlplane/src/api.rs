@@ -1,0 +1,1 @@
+//! HTTP: TLS, routing, verbs, watch streams, discovery, tables, log streams.

@@ -1,0 +1,1 @@
+//! Certificates, authentication and authorization.

@@ -1,0 +1,1 @@
+//! The controller manager: each controller is a pure plan and a thin loop.

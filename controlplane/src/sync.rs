@@ -1,0 +1,1 @@
+//! Node sync: the gRPC side of the control plane.

@@ -1,0 +1,14 @@
+//! Generates the Rust side of `proto/`. protox compiles the files in process, so no `protoc` is needed.
+
+fn main() -> anyhow::Result<()> {
+    println!("cargo:rerun-if-changed=proto");
+    let files = protox::compile(
+        ["waggle/node/v1/node.proto", "waggle/raft/v1/raft.proto"],
+        ["proto"],
+    )?;
+
+    tonic_prost_build::configure()
+        .bytes(".waggle")
+        .compile_fds(files)?;
+    Ok(())
+}
