@@ -83,7 +83,7 @@ impl Cluster {
 
     /// The command that starts this cluster, not yet started.
     pub fn dev_command(&self) -> Command {
-        let unified = leftovers::unified().join(self.cgroup.trim_start_matches('/'));
+        let unified = leftovers::unified_cgroup().join(self.cgroup.trim_start_matches('/'));
         std::fs::create_dir_all(&unified).expect("a cgroup for the cluster");
         let mut command = self.netns.command(waggle());
         command
@@ -177,7 +177,7 @@ impl Cluster {
 
     /// A process on the node: in its network namespace and below the cgroup that the socket hooks see.
     pub fn node_command(&self, shell: &str) -> Command {
-        let procs = leftovers::unified()
+        let procs = leftovers::unified_cgroup()
             .join(self.cgroup.trim_start_matches('/'))
             .join("cgroup.procs");
         let mut command = self.netns.command("sh");
@@ -240,6 +240,20 @@ impl Cluster {
             "{object:?} {jsonpath} is {last:?}, not {expected:?}:\n{}",
             self.log()
         );
+    }
+
+    /// Process id of a pod's first container: what runs in the cgroup that runc made for it.
+    pub fn container_pid(&self, pod: &str) -> String {
+        let path = "jsonpath={.status.containerStatuses[0].containerID}";
+        let id = self.kubectl(&["get", "pod", pod, "-o", path]).ok();
+        let id = id.trim_start_matches("runc://");
+        for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
+            let cgroup = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
+            if !id.is_empty() && cgroup.contains(id) {
+                return entry.file_name().to_string_lossy().into_owned();
+            }
+        }
+        panic!("no process of container {id:?} of pod {pod}");
     }
 
     /// kill -9: nothing is said goodbye to.

@@ -8,8 +8,8 @@ use crate::process::Outcome;
 /// Name under which tests import it.
 pub const IMAGE: &str = "waggle.test/busybox:1";
 
-/// Writes a `docker save` style archive of the image to `directory` and returns its path.
-pub fn busybox_archive(directory: &Path) -> PathBuf {
+/// Lays the image's root file system out below `directory` and returns its path.
+pub fn busybox_root(directory: &Path) -> PathBuf {
     let root = directory.join("busybox-root");
     for folder in ["bin", "etc", "proc", "sys", "dev", "tmp", "root", "var"] {
         std::fs::create_dir_all(root.join(folder)).expect("a folder of the image");
@@ -32,6 +32,12 @@ pub fn busybox_archive(directory: &Path) -> PathBuf {
     .expect("passwd");
     std::fs::write(root.join("etc/group"), "root:x:0:\nweb:x:1000:\n").expect("group");
 
+    root
+}
+
+/// Writes a `docker save` style archive of the image to `directory` and returns its path.
+pub fn busybox_archive(directory: &Path) -> PathBuf {
+    let root = busybox_root(directory);
     let save = directory.join("save");
     std::fs::create_dir_all(&save).expect("a folder for the archive");
     Outcome::of(

@@ -103,7 +103,7 @@ pub(crate) fn remove_cgroup(name: &str) {
 }
 
 /// Mount point of the v2 hierarchy.
-pub(crate) fn unified() -> std::path::PathBuf {
+pub fn unified_cgroup() -> std::path::PathBuf {
     let mounts = Outcome::of(Command::new("cat").arg("/proc/self/mounts")).ok();
     mounts
         .lines()

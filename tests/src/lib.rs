@@ -10,7 +10,7 @@ mod netns;
 mod process;
 
 pub use cluster::{Cluster, Options, old_kubectl, waggle};
-pub use image::{IMAGE, busybox_archive};
-pub use leftovers::Leftovers;
+pub use image::{IMAGE, busybox_archive, busybox_root};
+pub use leftovers::{Leftovers, unified_cgroup};
 pub use netns::Netns;
 pub use process::{Outcome, wait_until};

@@ -38,7 +38,7 @@ spec:
 "#
     ));
     cluster.wait_for(&["pod", "shell"], "{.status.phase}", "Running");
-    let pid = container_pid(&cluster, "shell");
+    let pid = cluster.container_pid("shell");
     let dig = |arguments: &str| {
         let command = format!(
             "nsenter --net=/proc/{pid}/ns/net dig +short +time=2 +tries=2 @10.96.0.10 {arguments}"
@@ -67,25 +67,4 @@ spec:
     let absent =
         waggle_tests::Outcome::of(std::process::Command::new("sh").args(["-c", &absent])).ok();
     assert!(absent.contains("NXDOMAIN"), "{absent}");
-}
-
-/// Process id of a pod's first container, as runc knows it.
-fn container_pid(cluster: &Cluster, pod: &str) -> String {
-    let id = cluster
-        .kubectl(&[
-            "get",
-            "pod",
-            pod,
-            "-o",
-            "jsonpath={.status.containerStatuses[0].containerID}",
-        ])
-        .ok();
-    let id = id.trim_start_matches("runc://");
-    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let cgroup = std::fs::read_to_string(entry.path().join("cgroup")).unwrap_or_default();
-        if cgroup.contains(id) {
-            return entry.file_name().to_string_lossy().into_owned();
-        }
-    }
-    panic!("no process of container {id}");
 }
