@@ -111,7 +111,7 @@ impl Registry {
             let chunk = match chunk {
                 Ok(chunk) => chunk,
                 // The stream's own check of the digest comes after the last byte; ours says more.
-                Err(_) if writer.written() >= wanted.size => break,
+                Err(e) if e.get_ref().is_some_and(|inner| inner.is::<DigestError>()) => break,
                 Err(e) => return Err(unavailable(&self.shown, &self.reference, chain(&e))),
             };
             if writer.written() + chunk.len() as u64 > wanted.size {

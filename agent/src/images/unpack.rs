@@ -484,8 +484,11 @@ fn attributes<R: Read>(
     extensions: &Extensions,
 ) -> Result<Attributes, Failure> {
     let header = entry.header();
-    let id = |id: io::Result<u64>| -> Result<u32, Failure> {
-        u32::try_from(id?)
+    let old = header.as_old();
+    let id = |field: &[u8], id: io::Result<u64>| -> Result<u32, Failure> {
+        // Blank is zero to every other reader.
+        let blank = field.iter().all(|b| matches!(b, 0 | b' '));
+        u32::try_from(if blank { 0 } else { id? })
             .ok()
             .filter(|id| *id != u32::MAX)
             .ok_or(Failure::Unsafe("an owner out of range"))
@@ -494,8 +497,8 @@ fn attributes<R: Read>(
         .mtime
         .unwrap_or((i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0), 0));
     Ok(Attributes {
-        uid: id(header.uid())?,
-        gid: id(header.gid())?,
+        uid: id(&old.uid, header.uid())?,
+        gid: id(&old.gid, header.gid())?,
         mode: header.mode()? & 0o7777,
         // Beyond what file systems store, the kernel clamps; a negative one is older than 1970.
         mtime,
