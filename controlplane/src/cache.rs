@@ -32,7 +32,7 @@ mod tests;
 
 /// Pods by `spec.nodeName`.
 pub(crate) const BY_NODE: &str = "node";
-/// Objects by the uid of their controller.
+/// Objects by the uid of their controller, or by [`orphans_of`] their namespace where they have none.
 pub(crate) const BY_CONTROLLER: &str = "controller";
 /// EndpointSlices by `namespace/service`.
 pub(crate) const BY_SERVICE: &str = "service";
@@ -150,12 +150,20 @@ impl Cache {
     }
 }
 
+/// The value in [`BY_CONTROLLER`] for objects without a controller.
+pub(crate) fn orphans_of(namespace: &str) -> String {
+    format!("orphans of {namespace}")
+}
+
 fn controller_uid<K: Object>(object: &K) -> Option<String> {
-    object
-        .metadata()
+    let metadata = object.metadata();
+    let controller = metadata
         .owner_references
-        .as_ref()?
         .iter()
-        .find(|owner| owner.controller == Some(true))
-        .map(|owner| owner.uid.clone())
+        .flatten()
+        .find(|owner| owner.controller == Some(true));
+    Some(controller.map_or_else(
+        || orphans_of(metadata.namespace.as_deref().unwrap_or_default()),
+        |owner| owner.uid.clone(),
+    ))
 }
