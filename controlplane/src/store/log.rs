@@ -159,11 +159,12 @@ impl LogStore {
                 Some(disk) => read_entries(&*disk, start, end, limit),
                 None => Err(DiskError::Io("the store is shut down".into())),
             };
-            entries = tokio::task::spawn_blocking(read)
+            let complete;
+            (entries, complete) = tokio::task::spawn_blocking(read)
                 .await
                 .map_err(|e| StorageIOError::read_logs(AnyError::new(&e)))?
                 .map_err(|e| StorageIOError::read_logs(AnyError::new(&e)))?;
-            if next(entries.last().map(|e| e.log_id)) < end {
+            if !complete {
                 return Ok(entries);
             }
         }
@@ -250,17 +251,20 @@ fn decode_entry(base: &[u8], index: u64, payload: &[u8]) -> Result<Entry, DiskEr
     Ok(entry)
 }
 
+/// Entries `start..end` up to `limit` bytes, and whether those are all.
 fn read_entries(
     disk: &dyn Disk,
     start: u64,
     end: u64,
     limit: usize,
-) -> Result<Vec<Entry>, DiskError> {
+) -> Result<(Vec<Entry>, bool), DiskError> {
     let mut entries = Vec::new();
     let mut bytes = 0;
+    let mut complete = true;
     let (from, to) = (record::log_key(start), record::log_key(end));
     record::scan(disk, &from, &to, |(base, payload)| {
-        if bytes > limit {
+        complete &= bytes < limit;
+        if !complete {
             return Ok(());
         }
         let payload = payload.map_err(|e| record::corrupt(&base, e))?;
@@ -268,12 +272,10 @@ fn read_entries(
             .ok_or_else(|| record::corrupt(&base, RecordError::Malformed))?;
         let entry = decode_entry(&base, index, &payload)?;
         bytes += entry_size(&entry);
-        if bytes <= limit || entries.is_empty() {
-            entries.push(entry);
-        }
+        entries.push(entry);
         Ok(())
     })?;
-    Ok(entries)
+    Ok((entries, complete))
 }
 
 impl RaftLogReader<TypeConfig> for LogStore {
@@ -414,18 +416,15 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
         let mut job = Job::default();
-        {
+        let purged = {
             let mut state = self.state();
-            if state.purged >= Some(log_id) {
-                return Ok(());
-            }
-            let start = record::log_key(next(state.purged));
-            state.purged = Some(log_id);
+            state.purged = state.purged.max(Some(log_id));
             state.last = state.last.max(Some(log_id));
             state.forget_up_to(log_id.index);
-            job.remove_later = vec![(start, record::log_key(log_id.index + 1))];
-        }
-        let payload = codec::encode_log_id(&log_id);
+            job.remove_later = vec![(record::log_key(0), record::log_key(log_id.index + 1))];
+            state.purged.unwrap_or(log_id)
+        };
+        let payload = codec::encode_log_id(&purged);
         record::put(&mut job.writes, &record::meta_key(PURGED), &payload);
         self.shared.writer.submit(job);
         Ok(())
