@@ -251,3 +251,6 @@ pub(super) fn describe(base: &[u8]) -> String {
         None => format!("record {}", hex::encode(base)),
     }
 }
+
+#[cfg(test)]
+mod tests;
