@@ -99,8 +99,22 @@ impl Controller {
 
     pub(super) async fn reconcile(&self, key: ObjectKey) -> Result<Next, ApiError> {
         let Some(service) = self.cache.services.get_key(&key) else {
-            // Slices and Endpoints go by their owner references; mirrored ones lose their reason.
+            // Slices go by their owner references; the Endpoints that we made, and what was mirrored, here.
             self.expectations.forget(&key);
+            if let Some(endpoints) = self
+                .cache
+                .endpoints
+                .get_key(&key)
+                .filter(|live| legacy::is_ours(live))
+            {
+                let options = DeleteOptions {
+                    uid: endpoints.metadata.uid.clone(),
+                    ..DeleteOptions::default()
+                };
+                self.client
+                    .delete::<Endpoints>(&key.namespace, &key.name, options)
+                    .await?;
+            }
             return self
                 .apply(&key, None, &mirror::none(&self.existing(&key)))
                 .await;

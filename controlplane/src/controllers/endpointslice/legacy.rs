@@ -26,6 +26,14 @@ pub(super) enum Change {
 
 type PortKey = Vec<(Option<String>, i32, String, Option<String>)>;
 
+/// Made here rather than by hand.
+pub(super) fn is_ours(endpoints: &Endpoints) -> bool {
+    let labels = endpoints.metadata.labels.as_ref();
+    labels
+        .and_then(|labels| labels.get(MANAGED_BY))
+        .is_some_and(|by| by == "endpoint-controller")
+}
+
 pub(super) fn plan(service: &Service, pods: &[Arc<Pod>], live: Option<&Endpoints>) -> Change {
     let (subsets, truncated) = subsets(service, pods);
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
