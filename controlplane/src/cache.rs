@@ -37,6 +37,10 @@ pub(crate) const BY_CONTROLLER: &str = "controller";
 /// EndpointSlices by `namespace/service`.
 pub(crate) const BY_SERVICE: &str = "service";
 
+/// Pods by [`label_value`] of each of their labels; Services by that of the first pair of their selector, so
+/// that a pod finds its Services by its labels.
+pub(crate) const BY_LABEL: &str = "label";
+
 /// All informers. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Cache {
@@ -67,23 +71,38 @@ impl Cache {
         Self {
             pods: Informer::new(vec![
                 (BY_NODE, |pod: &Pod| {
-                    pod.spec.as_ref().and_then(|spec| spec.node_name.clone())
+                    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+                    node.into_iter().collect()
+                }),
+                (BY_LABEL, |pod: &Pod| {
+                    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+                    let labels = pod.metadata.labels.iter().flatten();
+                    labels
+                        .map(|(key, value)| label_value(namespace, key, value))
+                        .collect()
                 }),
                 (BY_CONTROLLER, controller_uid),
             ]),
             nodes: Informer::new(vec![]),
-            services: Informer::new(vec![]),
+            services: Informer::new(vec![(BY_LABEL, |service: &Service| {
+                let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
+                let selector = service.spec.iter().flat_map(|spec| spec.selector.iter());
+                selector
+                    .flatten()
+                    .next()
+                    .map(|(key, value)| label_value(namespace, key, value))
+                    .into_iter()
+                    .collect()
+            })]),
             endpoints: Informer::new(vec![]),
             endpoint_slices: Informer::new(vec![(BY_SERVICE, |slice: &EndpointSlice| {
-                let service = slice
-                    .metadata
-                    .labels
-                    .as_ref()?
-                    .get("kubernetes.io/service-name")?;
-                Some(format!(
-                    "{}/{service}",
-                    slice.metadata.namespace.as_deref().unwrap_or_default()
-                ))
+                let labels = slice.metadata.labels.as_ref();
+                let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
+                labels
+                    .and_then(|labels| labels.get("kubernetes.io/service-name"))
+                    .map(|service| format!("{namespace}/{service}"))
+                    .into_iter()
+                    .collect()
             })]),
             config_maps: Informer::new(vec![]),
             secrets: Informer::new(vec![]),
@@ -150,20 +169,24 @@ impl Cache {
     }
 }
 
+pub(crate) fn label_value(namespace: &str, key: &str, value: &str) -> String {
+    format!("{namespace}/{key}={value}")
+}
+
 /// The value in [`BY_CONTROLLER`] for objects without a controller.
 pub(crate) fn orphans_of(namespace: &str) -> String {
     format!("orphans of {namespace}")
 }
 
-fn controller_uid<K: Object>(object: &K) -> Option<String> {
+fn controller_uid<K: Object>(object: &K) -> Vec<String> {
     let metadata = object.metadata();
     let controller = metadata
         .owner_references
         .iter()
         .flatten()
         .find(|owner| owner.controller == Some(true));
-    Some(controller.map_or_else(
+    vec![controller.map_or_else(
         || orphans_of(metadata.namespace.as_deref().unwrap_or_default()),
         |owner| owner.uid.clone(),
-    ))
+    )]
 }

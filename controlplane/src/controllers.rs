@@ -10,6 +10,7 @@ use crate::cache::{Cache, Queue};
 use crate::registry::{ApiError, Client};
 
 mod deployment;
+mod endpointslice;
 mod expectations;
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -70,6 +71,16 @@ async fn run_all(
             let controller = replicaset::Controller::new(&client, &cache);
             let metrics = metrics.clone();
             worker::work(replicaset::NAME, queue, 8, metrics, |key| {
+                controller.reconcile(key)
+            })
+            .await;
+        },
+        async {
+            let queue = Queue::default();
+            let _subscriptions = endpointslice::subscribe(&cache, &queue);
+            let controller = endpointslice::Controller::new(&client, &cache);
+            let metrics = metrics.clone();
+            worker::work(endpointslice::NAME, queue, 8, metrics, |key| {
                 controller.reconcile(key)
             })
             .await;

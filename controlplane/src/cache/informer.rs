@@ -39,7 +39,8 @@ impl<K> Delta<'_, K> {
 }
 
 type Handler<K> = Box<dyn Fn(&Delta<'_, K>) + Send + Sync>;
-type IndexFn<K> = fn(&K) -> Option<String>;
+/// The values under which an index lists an object.
+type IndexFn<K> = fn(&K) -> Vec<String>;
 
 /// Ends when dropped: the handler is not called any more.
 #[must_use = "dropping a subscription ends it"]
@@ -169,14 +170,25 @@ impl<K: Object> Informer<K> {
         self.read().objects.len()
     }
 
-    /// Objects for which the index `name` has `value`.
-    pub(crate) fn indexed(&self, name: &str, value: &str) -> Vec<Arc<K>> {
-        let position = self
-            .shared
+    /// How many objects the index `name` has under `value`.
+    pub(crate) fn count_indexed(&self, name: &str, value: &str) -> usize {
+        let position = self.position(name);
+        self.read().indexes[position]
+            .get(value)
+            .map_or(0, BTreeSet::len)
+    }
+
+    fn position(&self, name: &str) -> usize {
+        self.shared
             .indexers
             .iter()
             .position(|(index, _)| *index == name)
-            .expect("the index exists");
+            .expect("the index exists")
+    }
+
+    /// Objects for which the index `name` has `value`.
+    pub(crate) fn indexed(&self, name: &str, value: &str) -> Vec<Arc<K>> {
+        let position = self.position(name);
         let snapshot = self.read();
         let Some(keys) = snapshot.indexes[position].get(value) else {
             return Vec::new();
@@ -286,21 +298,21 @@ impl<K: Object> Informer<K> {
                 None => snapshot.objects.remove(key),
             };
             for (position, (_, index)) in self.shared.indexers.iter().enumerate() {
-                let before = old.as_deref().and_then(index);
-                let after = new.as_deref().and_then(index);
+                let before = old.as_deref().map(index).unwrap_or_default();
+                let after = new.as_deref().map(index).unwrap_or_default();
                 if before == after {
                     continue;
                 }
                 let values = &mut snapshot.indexes[position];
-                if let Some(value) = before
-                    && let Some(keys) = values.get_mut(&value)
-                {
-                    keys.remove(key);
-                    if keys.is_empty() {
-                        values.remove(&value);
+                for value in before {
+                    if let Some(keys) = values.get_mut(&value) {
+                        keys.remove(key);
+                        if keys.is_empty() {
+                            values.remove(&value);
+                        }
                     }
                 }
-                if let Some(value) = after {
+                for value in after {
                     values.entry(value).or_default().insert(key.clone());
                 }
             }
