@@ -12,6 +12,7 @@ mod client;
 mod error;
 mod exec;
 mod launch;
+pub(crate) mod logs;
 mod resources;
 mod spec;
 mod user;
