@@ -64,7 +64,6 @@ impl Zone {
         }
     }
 
-
     pub(crate) fn set_revision(&mut self, revision: u64) {
         self.revision = revision;
     }

@@ -53,6 +53,13 @@ impl<K: Eq + Hash + Clone, V: Clone> Sharded<K, V> {
         Arc::make_mut(&mut self.shards[shard]).remove(key)
     }
 
+    /// How many shards are the very same in both.
+    #[cfg(test)]
+    pub(crate) fn shared_shards(&self, other: &Self) -> usize {
+        let pairs = self.shards.iter().zip(&other.shards);
+        pairs.filter(|(a, b)| Arc::ptr_eq(a, b)).count()
+    }
+
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.len()).sum()
