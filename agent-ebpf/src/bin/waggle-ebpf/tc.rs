@@ -73,6 +73,8 @@ pub fn rewrite(
 ) -> Result<(), DropReason> {
     let (old_address, old_port) = match end {
         End::Source => (&packet.source, packet.source_port),
+        // An echo has one identifier, whichever way it goes.
+        End::Destination if packet.is_echo() => (&packet.destination, packet.source_port),
         End::Destination => (&packet.destination, packet.destination_port),
     };
     if !matches!(packet.fragment, Fragment::Later) {
@@ -126,7 +128,6 @@ fn rewrite_l4(
         (PROTOCOL_TCP, End::Destination) => (16, 2, true, 0),
         (PROTOCOL_UDP, End::Source) => (6, 0, true, u64::from(BPF_F_MARK_MANGLED_0)),
         (PROTOCOL_UDP, End::Destination) => (6, 2, true, u64::from(BPF_F_MARK_MANGLED_0)),
-        // The identifier of an echo is its port, whichever end is rewritten.
         (PROTOCOL_ICMP, _) => (2, 4, false, 0),
         (PROTOCOL_ICMPV6, _) => (2, 4, true, 0),
         _ => return Ok(()),
