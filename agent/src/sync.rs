@@ -11,6 +11,6 @@ mod intake;
 mod logs;
 mod outbox;
 
-pub(crate) use client::{Client, ClientConfig, ClientError};
+pub(crate) use client::{Client, ClientConfig, ClientError, ClientMetrics};
 pub(crate) use intake::Intake;
 pub(crate) use outbox::Outbox;

@@ -91,7 +91,8 @@ impl Usage {
         Self {
             memory_available_bytes: meminfo_bytes(&meminfo, "MemAvailable").unwrap_or(u64::MAX),
             disk_bytes: disk.map_or(0, |disk| disk.blocks() * disk.fragment_size()),
-            disk_available_bytes: disk.map_or(0, |disk| disk.blocks_available() * disk.fragment_size()),
+            disk_available_bytes: disk
+                .map_or(0, |disk| disk.blocks_available() * disk.fragment_size()),
             inodes: disk.map_or(0, |disk| disk.files()),
             inodes_free: disk.map_or(0, |disk| disk.files_free()),
             pids: tasks(&loadavg).unwrap_or(0),
@@ -185,7 +186,12 @@ pub(crate) fn addresses(uplink: Option<&str>) -> Vec<IpAddr> {
     found.sort_by_key(IpAddr::is_ipv6);
     // One address per family is what a node is reached by.
     let first_v6 = found.iter().position(IpAddr::is_ipv6);
-    let mut chosen: Vec<IpAddr> = found.iter().copied().filter(IpAddr::is_ipv4).take(1).collect();
+    let mut chosen: Vec<IpAddr> = found
+        .iter()
+        .copied()
+        .filter(IpAddr::is_ipv4)
+        .take(1)
+        .collect();
     chosen.extend(first_v6.map(|at| found[at]));
     if chosen.is_empty() {
         chosen.push(source_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)));

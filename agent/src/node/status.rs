@@ -102,7 +102,10 @@ pub(crate) fn node_status(
         };
         BTreeMap::from([
             ("cpu".to_owned(), quantity(cpu)),
-            ("memory".to_owned(), quantity(format!("{}Ki", memory / 1024))),
+            (
+                "memory".to_owned(),
+                quantity(format!("{}Ki", memory / 1024)),
+            ),
             ("pods".to_owned(), quantity(MAX_PODS.to_string())),
             (
                 "ephemeral-storage".to_owned(),
@@ -192,7 +195,12 @@ fn conditions(
         condition(type_, is_short, reason, message)
     };
     let ready = match &facts.not_ready {
-        None => condition("Ready", true, "KubeletReady", "the node runs pods".to_owned()),
+        None => condition(
+            "Ready",
+            true,
+            "KubeletReady",
+            "the node runs pods".to_owned(),
+        ),
         Some(why) => condition("Ready", false, "KubeletNotReady", why.clone()),
     };
     vec![
@@ -284,7 +292,10 @@ mod tests {
         short.usage.memory_available_bytes = 1;
         short.not_ready = Some("why".to_owned());
         let changed = node_status(&short, Some(&same), later);
-        assert_eq!(of(&changed, "Ready").last_transition_time, Some(time(later)));
+        assert_eq!(
+            of(&changed, "Ready").last_transition_time,
+            Some(time(later))
+        );
         assert_eq!(of(&changed, "MemoryPressure").status, "True");
     }
 }

@@ -152,9 +152,7 @@ impl Content {
                 status_json: status.json.clone(),
             }));
         }
-        if let Some((uid, (key, sent))) =
-            self.terminated.iter_mut().find(|(_, (_, sent))| !*sent)
-        {
+        if let Some((uid, (key, sent))) = self.terminated.iter_mut().find(|(_, (_, sent))| !*sent) {
             *sent = true;
             return Some(Message::PodTerminated(wire::PodTerminated {
                 namespace: key.namespace.clone(),
