@@ -12,6 +12,7 @@ mod client;
 mod error;
 mod exec;
 mod launch;
+pub(crate) mod logs;
 mod resources;
 mod spec;
 mod user;
@@ -94,6 +95,24 @@ pub(crate) struct ContainerSpec {
     pub(crate) annotations: BTreeMap<String, String>,
 }
 
+/// The program that runs containers, by the command line that runc and crun have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct OciRuntime {
+    pub(crate) program: PathBuf,
+    /// How long one run of it may take.
+    pub(crate) deadline: Duration,
+}
+
+impl Default for OciRuntime {
+    /// Far more time than runc needs on a loaded machine.
+    fn default() -> Self {
+        Self {
+            program: "runc".into(),
+            deadline: Duration::from_secs(30),
+        }
+    }
+}
+
 /// Client of one pod's supervisor. Losing it does not end the pod: [`Sandbox::connect`] finds it again.
 #[derive(Debug, Clone)]
 pub(crate) struct Sandbox {
@@ -109,16 +128,16 @@ impl Sandbox {
         spec: &SandboxSpec,
         supervisor_program: &Path,
     ) -> Result<Self, RuntimeError> {
-        Self::start_with(spec, supervisor_program, Path::new("runc")).await
+        Self::start_with(spec, supervisor_program, &OciRuntime::default()).await
     }
 
     /// The same with another OCI runtime.
     pub(crate) async fn start_with(
         spec: &SandboxSpec,
         supervisor_program: &Path,
-        runc: &Path,
+        runtime: &OciRuntime,
     ) -> Result<Self, RuntimeError> {
-        launch::start(spec, supervisor_program, runc).await?;
+        launch::start(spec, supervisor_program, runtime).await?;
         let started = Self::connect(&spec.run_dir).await?;
         started.ok_or_else(|| RuntimeError::Gone(spec.run_dir.clone()))
     }
@@ -267,6 +286,7 @@ impl Sandbox {
                 ipc: format!("/proc/{supervisor}/ns/ipc").into(),
                 shm,
                 user: &user,
+                capabilities: launch::host_capabilities(),
                 devices,
             };
             let built = spec::build(&spec, &place)?;

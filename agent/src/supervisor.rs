@@ -50,3 +50,6 @@ pub fn main(args: &[std::ffi::OsString]) -> i32 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

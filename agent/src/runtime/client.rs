@@ -13,10 +13,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::RuntimeError;
 use crate::supervisor::protocol::{self, Answer, Call, Decoder, Message, Request, SOCKET, VERSION};
-use crate::supervisor::runc;
 
-/// Longer than everything that a supervisor may do for one request.
-const ANSWER: Duration = Duration::from_secs(2 * runc::DEADLINE.as_secs() + 5);
+/// Longer than everything that a supervisor may do for one request: two runs of runc.
+const ANSWER: Duration = Duration::from_secs(65);
 /// A supervisor that does nothing else answers at once.
 const HELLO: Duration = Duration::from_secs(10);
 

@@ -4,7 +4,7 @@
 //! `sandbox.json` is written first and removed last, so that whatever a crash leaves can be found and removed
 //! by identity: runc's state below the run directory, the pod's own cgroup, one mount.
 
-mod devices;
+mod host;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,13 +18,13 @@ use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
 use super::client;
-use super::{ContainerState, Hierarchies, RuntimeError, SandboxSpec, cgroups};
+use super::{ContainerState, Hierarchies, OciRuntime, RuntimeError, SandboxSpec, cgroups};
 use crate::supervisor::cgroup::send_signal;
 use crate::supervisor::config::{self, Config};
 use crate::supervisor::runc::{self, Runc};
 use crate::supervisor::{protocol, record};
 
-pub(super) use devices::host_devices;
+pub(super) use host::{host_capabilities, host_devices};
 
 /// How long a supervisor may take until it listens.
 const READY: Duration = Duration::from_secs(20);
@@ -65,7 +65,7 @@ pub(super) fn hierarchies() -> Result<Hierarchies, RuntimeError> {
 pub(super) async fn start(
     spec: &SandboxSpec,
     program: &Path,
-    runc: &Path,
+    runtime: &OciRuntime,
 ) -> Result<(), RuntimeError> {
     let dir = spec.run_dir.as_path();
     if client::Client::connect(dir).await?.is_some() {
@@ -73,7 +73,7 @@ pub(super) async fn start(
     }
     sweep(dir).await?;
     let result = async {
-        let owned = (spec.clone(), runc.to_owned());
+        let owned = (spec.clone(), runtime.clone());
         blocking(move || prepare(&owned.0, &owned.1)).await?;
         launch(dir, program).await
     }
@@ -86,7 +86,7 @@ pub(super) async fn start(
     result
 }
 
-fn prepare(spec: &SandboxSpec, runc: &Path) -> Result<(), RuntimeError> {
+fn prepare(spec: &SandboxSpec, runtime: &OciRuntime) -> Result<(), RuntimeError> {
     let dir = spec.run_dir.as_path();
     let hierarchies = hierarchies()?;
     let cgroup = cgroups::pod_cgroup(&spec.cgroup_parent, &spec.pod_uid)?;
@@ -94,7 +94,8 @@ fn prepare(spec: &SandboxSpec, runc: &Path) -> Result<(), RuntimeError> {
         pod_uid: spec.pod_uid.clone(),
         hostname: spec.hostname.clone(),
         netns: spec.netns.clone(),
-        runc: runc.to_owned(),
+        runc: runtime.program.clone(),
+        runc_deadline: runtime.deadline,
         cgroup: cgroup.clone(),
         own_cgroups: cgroups::supervisor_directories(&hierarchies, &spec.cgroup_parent),
     };
@@ -236,11 +237,11 @@ async fn delete(dir: &Path, config: &Config, id: &str) -> Result<(), RuntimeErro
         message,
     };
     let log = dir.join("sweep.log");
-    let mut command = Command::from(Runc::new(dir, config).command(Some(&log)));
+    let runc = Runc::new(dir, config);
+    let mut command = Command::from(runc.command(Some(&log)));
     command.args(["delete", "--force", id]).kill_on_drop(true);
-    let seconds = runc::DEADLINE.as_secs();
-    let late = |_| error(format!("timed out after {seconds} s"));
-    let status = tokio::time::timeout(runc::DEADLINE, command.status()).await;
+    let late = |_| error(format!("timed out after {:?}", runc.deadline));
+    let status = tokio::time::timeout(runc.deadline, command.status()).await;
     match status.map_err(late)? {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(error(runc::failure(&log, &[], &status.to_string()))),

@@ -106,3 +106,56 @@ pub(crate) fn container(resources: &Resources, privileged: bool) -> LinuxResourc
     result.set_devices(Some(vec![devices]));
     result
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text(settings: &[Setting]) -> Vec<String> {
+        let text = |it: &Setting| format!("{} {}={}", it.controller, it.file, it.value);
+        settings.iter().map(text).collect()
+    }
+
+    #[test]
+    fn pods_are_limited_on_both_kinds_of_host() {
+        let resources = Resources {
+            cpu_request_millis: Some(1000),
+            cpu_limit_millis: Some(250),
+            memory_request_bytes: Some(1),
+            memory_limit_bytes: Some(4096),
+            pids_limit: Some(10),
+        };
+        let v1 = [
+            "cpu cpu.shares=1024",
+            "cpu cpu.cfs_period_us=100000",
+            "cpu cpu.cfs_quota_us=25000",
+            "memory memory.limit_in_bytes=4096",
+            "pids pids.max=10",
+        ];
+        assert_eq!(text(&v1_settings(&resources)), v1);
+        let v2 = [
+            "cpu cpu.weight=39",
+            "cpu cpu.max=25000 100000",
+            "memory memory.max=4096",
+            "pids pids.max=10",
+        ];
+        assert_eq!(text(&v2_settings(&resources)), v2);
+        let none = Resources::default();
+        assert_eq!(text(&v1_settings(&none)), ["cpu cpu.shares=2"]);
+        assert_eq!(text(&v2_settings(&none)), ["cpu cpu.weight=1"]);
+    }
+
+    proptest! {
+        #[test]
+        fn values_are_within_what_the_kernel_takes(millis: u64) {
+            let shares = cpu_shares(Some(millis));
+            prop_assert!((MIN_SHARES..=MAX_SHARES).contains(&shares));
+            prop_assert!((1..=10_000).contains(&cpu_weight(shares)));
+            prop_assert!(cpu_quota(millis) >= MIN_QUOTA);
+        }
+    }
+}

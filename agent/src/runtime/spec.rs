@@ -60,6 +60,8 @@ pub(crate) struct Place<'a> {
     /// The pod's `/dev/shm`.
     pub(crate) shm: PathBuf,
     pub(crate) user: &'a User,
+    /// Mask of the capabilities that the node itself has.
+    pub(crate) capabilities: u64,
     /// The host's devices, for privileged containers.
     pub(crate) devices: Vec<LinuxDevice>,
 }
@@ -99,7 +101,7 @@ fn process(container: &ContainerSpec, place: &Place<'_>) -> Result<Process, Unkn
         .set_args(Some(container.args.clone()))
         .set_env(Some(environment(container, place.hostname)))
         .set_cwd(cwd.into())
-        .set_capabilities(Some(capabilities::build(container)?))
+        .set_capabilities(Some(capabilities::build(container, place.capabilities)?))
         .set_rlimits(None)
         .set_no_new_privileges(Some(no_new_privileges))
         .set_oom_score_adj(Some(container.oom_score_adj));

@@ -3,6 +3,9 @@
 //! The files come out of an image, so they are hostile: they are opened without following anything out of
 //! the root file system, must be regular files, and only the first mebibyte is read.
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;

@@ -16,6 +16,8 @@ pub(crate) struct Config {
     pub(crate) netns: Option<PathBuf>,
     /// Name or path of the OCI runtime.
     pub(crate) runc: PathBuf,
+    /// How long one run of it may take.
+    pub(crate) runc_deadline: std::time::Duration,
     /// The pod's cgroup, as a path inside each hierarchy.
     pub(crate) cgroup: String,
     /// Directories of the cgroup in which the supervisor itself lives.

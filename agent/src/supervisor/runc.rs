@@ -11,14 +11,12 @@ use std::time::Duration;
 
 use super::config::{self, Config};
 
-/// How long one run of runc may take: far more than it needs on a loaded machine.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
-
 /// Where and how runc is run for one pod.
 #[derive(Debug, Clone)]
 pub(crate) struct Runc {
     program: PathBuf,
     root: PathBuf,
+    pub(crate) deadline: Duration,
 }
 
 /// The pipes and files a created container begins with.
@@ -33,6 +31,7 @@ impl Runc {
         Self {
             program: config.runc.clone(),
             root: config::runc_root(dir),
+            deadline: config.runc_deadline,
         }
     }
 

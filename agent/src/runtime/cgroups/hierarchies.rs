@@ -114,3 +114,75 @@ fn unescape(text: &str) -> String {
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const UNIFIED: &[u8] = b"\
+22 27 0:21 / /proc rw,relatime - proc proc rw
+31 23 0:28 / /sys/fs/cgroup rw,nosuid,nodev,noexec shared:4 - cgroup2 cgroup2 rw,nsdelegate
+";
+    const HYBRID: &[u8] = b"\
+31 23 0:28 / /sys/fs/cgroup ro - tmpfs tmpfs ro,mode=755
+32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 master:3 - cgroup cgroup rw,cpu,cpuacct
+35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory
+40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd,release_agent=/x
+41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw
+50 31 0:39 / /mnt/with\\040blank rw - cgroup cgroup rw,memory
+";
+
+    #[test]
+    fn unified_hosts_have_one_tree() {
+        let found = Hierarchies::parse(UNIFIED);
+        assert!(found.is_unified());
+        assert_eq!(
+            found.directories("/w/pod1"),
+            [Path::new("/sys/fs/cgroup/w/pod1")]
+        );
+        let events = found.oom_events("/w/pod1").unwrap();
+        assert_eq!(events, Path::new("/sys/fs/cgroup/w/pod1/memory.events"));
+    }
+
+    #[test]
+    fn hybrid_hosts_have_many() {
+        let found = Hierarchies::parse(HYBRID);
+        assert!(!found.is_unified());
+        let controllers: Vec<&str> = found.v1.keys().map(String::as_str).collect();
+        assert_eq!(controllers, ["cpu", "cpuacct", "memory", "name=systemd"]);
+        let directories = found.directories("/w");
+        let expected = ["unified", "cpu,cpuacct", "memory", "systemd"]
+            .map(|name| Path::new("/sys/fs/cgroup").join(name).join("w"));
+        assert_eq!(directories, expected);
+        let events = found.oom_events("w").unwrap();
+        assert_eq!(
+            events,
+            Path::new("/sys/fs/cgroup/memory/w/memory.oom_control")
+        );
+    }
+
+    #[test]
+    fn blanks_in_paths_are_understood() {
+        assert_eq!(unescape("a\\040b\\134c"), "a b\\c");
+        assert_eq!(unescape("a\\04"), "a\\04");
+        assert_eq!(unescape("a\\999"), "a\\999");
+    }
+
+    proptest! {
+        #[test]
+        fn anything_is_taken(table: Vec<u8>) {
+            Hierarchies::parse(&table);
+        }
+
+        #[test]
+        fn lines_that_look_right_are_taken(
+            table in "([0-9 ]{0,9}( /[a-z\\\\0-9]{0,9}){0,3} - cgroup2? [a-z=, ]{0,20}\n){0,9}",
+        ) {
+            Hierarchies::parse(table.as_bytes());
+        }
+    }
+}

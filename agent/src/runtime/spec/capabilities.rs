@@ -24,48 +24,73 @@ const DEFAULT: [Capability; 14] = [
     Capability::SysChroot,
 ];
 
-/// The rest of what Linux knows; 41 in all since 5.9.
-const OTHERS: [Capability; 27] = [
-    Capability::AuditControl,
-    Capability::AuditRead,
-    Capability::BlockSuspend,
-    Capability::Bpf,
-    Capability::CheckpointRestore,
+/// What Linux knows since 5.9, by number.
+const ALL: [Capability; 41] = [
+    Capability::Chown,
+    Capability::DacOverride,
     Capability::DacReadSearch,
+    Capability::Fowner,
+    Capability::Fsetid,
+    Capability::Kill,
+    Capability::Setgid,
+    Capability::Setuid,
+    Capability::Setpcap,
+    Capability::LinuxImmutable,
+    Capability::NetBindService,
+    Capability::NetBroadcast,
+    Capability::NetAdmin,
+    Capability::NetRaw,
     Capability::IpcLock,
     Capability::IpcOwner,
-    Capability::Lease,
-    Capability::LinuxImmutable,
-    Capability::MacAdmin,
-    Capability::MacOverride,
-    Capability::NetAdmin,
-    Capability::NetBroadcast,
-    Capability::Perfmon,
+    Capability::SysModule,
+    Capability::SysRawio,
+    Capability::SysChroot,
+    Capability::SysPtrace,
+    Capability::SysPacct,
     Capability::SysAdmin,
     Capability::SysBoot,
-    Capability::SysModule,
     Capability::SysNice,
-    Capability::SysPacct,
-    Capability::SysPtrace,
-    Capability::SysRawio,
     Capability::SysResource,
     Capability::SysTime,
     Capability::SysTtyConfig,
+    Capability::Mknod,
+    Capability::Lease,
+    Capability::AuditWrite,
+    Capability::AuditControl,
+    Capability::Setfcap,
+    Capability::MacOverride,
+    Capability::MacAdmin,
     Capability::Syslog,
     Capability::WakeAlarm,
+    Capability::BlockSuspend,
+    Capability::AuditRead,
+    Capability::Perfmon,
+    Capability::Bpf,
+    Capability::CheckpointRestore,
 ];
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("unknown capability {0:?}")]
 pub(crate) struct UnknownCapability(pub(crate) String);
 
-/// `ALL` is handled first, so that dropping all and adding one gives the one.
-pub(super) fn build(container: &ContainerSpec) -> Result<LinuxCapabilities, UnknownCapability> {
-    let all = || DEFAULT.into_iter().chain(OTHERS).collect::<Capabilities>();
+/// The capabilities in a mask as `/proc/<pid>/status` has it.
+pub(super) fn from_mask(mask: u64) -> Capabilities {
+    let numbered = ALL.into_iter().enumerate();
+    numbered
+        .filter(|(number, _)| mask & (1 << number) != 0)
+        .map(|(_, capability)| capability)
+        .collect()
+}
+
+/// `ALL` means all that this node has to give, and is handled first, so that dropping all and adding one gives the one.
+pub(super) fn build(
+    container: &ContainerSpec,
+    available: u64,
+) -> Result<LinuxCapabilities, UnknownCapability> {
     let says_all = |names: &[String]| names.iter().any(|name| name.eq_ignore_ascii_case("ALL"));
     let mut set = Capabilities::from(DEFAULT);
     if container.privileged || says_all(&container.add_capabilities) {
-        set = all();
+        set = from_mask(available);
     }
     if says_all(&container.drop_capabilities) {
         set.clear();

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Stdio;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
@@ -38,6 +38,7 @@ pub(super) struct Run {
     pub(super) pid: u32,
     pub(super) deadline: Instant,
     pub(super) timed_out: bool,
+    allowed: Duration,
     verb: Verb,
     begun: SystemTime,
     reply: Option<Reply>,
@@ -46,10 +47,11 @@ pub(super) struct Run {
 }
 
 impl Run {
-    fn new(pid: u32, verb: Verb, reply: Option<Reply>) -> Self {
+    fn new(pid: u32, verb: Verb, reply: Option<Reply>, allowed: Duration) -> Self {
         Self {
             pid,
-            deadline: Instant::now() + runc::DEADLINE,
+            deadline: Instant::now() + allowed,
+            allowed,
             timed_out: false,
             verb,
             begun: SystemTime::now(),
@@ -225,7 +227,7 @@ impl Container {
         };
         match pid {
             Ok(pid) => {
-                let mut run = Run::new(pid, verb, reply);
+                let mut run = Run::new(pid, verb, reply, runc.deadline);
                 run.reason = reason;
                 Begun::Running(run)
             }
@@ -264,7 +266,7 @@ impl Container {
             return None;
         }
         let message = if run.timed_out {
-            format!("timed out after {} s", runc::DEADLINE.as_secs())
+            format!("timed out after {:?}", run.allowed)
         } else {
             let output = match self.output.take_if(|_| run.verb == Verb::Create) {
                 Some(output) => output.into_text(),

@@ -1,4 +1,4 @@
-//! The host's devices, which privileged containers get.
+//! What privileged containers get of the host: its devices and its capabilities.
 
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
@@ -55,4 +55,12 @@ fn device(path: &Path) -> Option<LinuxDevice> {
         .set_uid(Some(metadata.uid()))
         .set_gid(Some(metadata.gid()));
     Some(device)
+}
+
+/// Mask of the capabilities that processes of this node may have at most; a container cannot have more.
+pub(crate) fn host_capabilities() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
 }
