@@ -1,17 +1,18 @@
 //! Byte streams out of pods that the control plane asked for: logs.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use proto::node::v1 as wire;
 use proto::node::v1::node_sync_client::NodeSyncClient;
 use proto::node::v1::stream_frame::Frame;
 use proto::node::v1::stream_request::Kind;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use crate::pods::{ContainerSnapshot, Machine, Pods, Snapshot};
+use crate::runtime::logs::{LogOptions, LogStream};
 
 /// Channel of the output.
 const OUTPUT: u32 = 1;
@@ -105,8 +106,88 @@ async fn write<M: Machine>(
         .find(&request.namespace, &request.pod)
         .ok_or_else(|| Refusal::not_found(format!("pod \"{}\" not found", request.pod)))?;
     let number = attempt(&snapshot, &request.container, logs.previous)?;
-    let _ = (number, OUTPUT, Bytes::new());
+    let path = snapshot.dirs.log(&request.container, number);
+    let (ended, over) = watch::channel(logs.previous);
+    let mut stream = LogStream::open(&path, options(logs)?, over)
+        .await
+        .map_err(|error| Refusal::not_found(error.to_string()))?;
+    let following = follow_end(
+        pods.watch(&snapshot.key.uid),
+        &request.container,
+        number,
+        &ended,
+    );
+    let copying = async {
+        loop {
+            match stream.next_chunk().await {
+                Ok(Some(data)) => {
+                    let data = Frame::Data(wire::StreamData {
+                        channel: OUTPUT,
+                        data,
+                    });
+                    if send.send(frame(data)).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "a log cannot be read on");
+                    return;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = copying => {}
+        () = following => {}
+    }
     Ok(())
+}
+
+/// Says when the attempt has ended, and then waits for the reader to have read all.
+async fn follow_end(
+    snapshots: Option<watch::Receiver<Option<Snapshot>>>,
+    container: &str,
+    number: u32,
+    ended: &watch::Sender<bool>,
+) {
+    if let Some(mut snapshots) = snapshots {
+        let over = |snapshot: &Option<Snapshot>| {
+            snapshot.as_ref().is_some_and(|snapshot| {
+                snapshot
+                    .containers
+                    .get(container)
+                    .is_none_or(|known| known.current != Some(number) || !known.live)
+            })
+        };
+        // An error: the pod's worker is gone, and so is the pod, or the agent ends.
+        let _ = snapshots.wait_for(over).await;
+    }
+    ended.send_replace(true);
+    std::future::pending::<()>().await;
+}
+
+fn options(logs: &wire::LogsRequest) -> Result<LogOptions, Refusal> {
+    let since = match (logs.since_seconds, logs.since_time.as_str()) {
+        (Some(seconds), _) => {
+            let seconds = u64::try_from(seconds).unwrap_or(0);
+            SystemTime::now().checked_sub(Duration::from_secs(seconds))
+        }
+        (None, "") => None,
+        (None, text) => {
+            let at: jiff::Timestamp = text
+                .parse()
+                .map_err(|_| Refusal::bad_request(format!("sinceTime {text:?} is no time")))?;
+            Some(SystemTime::from(at))
+        }
+    };
+    Ok(LogOptions {
+        follow: logs.follow,
+        tail_lines: logs.tail_lines.map(|n| u64::try_from(n).unwrap_or(0)),
+        since,
+        timestamps: logs.timestamps,
+        limit_bytes: logs.limit_bytes.map(|n| u64::try_from(n).unwrap_or(0)),
+    })
 }
 
 /// Which attempt's log is asked for.
