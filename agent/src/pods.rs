@@ -133,7 +133,11 @@ impl<M: Machine> Pods<M> {
                     tracing::warn!(uid, %error, "a supervisor was not swept");
                 }
             }
-            Ok(None) => {}
+            Ok(None) => {
+                if let Err(error) = self.context.machine.sweep_sandbox(&run_dir).await {
+                    tracing::warn!(uid, %error, "a sandbox was not swept");
+                }
+            }
             Err(error) => tracing::warn!(uid, %error, "a supervisor was not swept"),
         }
         if let Err(error) = self.context.machine.detach_network(uid).await {

@@ -10,4 +10,3 @@ pub(crate) mod host_path;
 pub(crate) mod payload;
 pub(crate) mod sub_path;
 pub(crate) mod tmpfs;
-

@@ -23,7 +23,9 @@ pub(crate) enum ContainerError {
     NoCommand,
     #[error("container has runAsNonRoot and image will run as root")]
     RunsAsRoot,
-    #[error("container has runAsNonRoot and image has non-numeric user ({0}), cannot verify user is non-root")]
+    #[error(
+        "container has runAsNonRoot and image has non-numeric user ({0}), cannot verify user is non-root"
+    )]
     NonNumericUser(String),
 }
 
@@ -75,7 +77,12 @@ pub(crate) fn container_spec(
         .working_dir
         .clone()
         .filter(|dir| !dir.is_empty())
-        .or_else(|| made.image.working_dir().clone().filter(|dir| !dir.is_empty()))
+        .or_else(|| {
+            made.image
+                .working_dir()
+                .clone()
+                .filter(|dir| !dir.is_empty())
+        })
         .unwrap_or_else(|| "/".to_owned());
     let mut mounts = standard_mounts(container, &made, read_only_root);
     mounts.append(&mut made.mounts);

@@ -97,7 +97,10 @@ mod tests {
         let found = of_secret(&secret(json));
         assert_eq!(found.len(), 2);
         assert_eq!(found[0].registry, "r.example");
-        assert_eq!((found[0].username.as_str(), found[0].password.as_str()), ("u", "p"));
+        assert_eq!(
+            (found[0].username.as_str(), found[0].password.as_str()),
+            ("u", "p")
+        );
         assert_eq!(found[1].registry, "localhost:5000");
     }
 

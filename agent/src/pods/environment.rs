@@ -178,7 +178,12 @@ fn referenced(
         let Some(map) = require("configmap", &reference.name, optional, found)? else {
             return Ok(None);
         };
-        return match map.data.iter().flatten().find(|(key, _)| **key == reference.key) {
+        return match map
+            .data
+            .iter()
+            .flatten()
+            .find(|(key, _)| **key == reference.key)
+        {
             Some((_, value)) => Ok(Some(value.clone())),
             None if optional => Ok(None),
             None => Err(no_key("ConfigMap", &reference.name, &reference.key)),
@@ -190,7 +195,12 @@ fn referenced(
         let Some(secret) = require("secret", &reference.name, optional, found)? else {
             return Ok(None);
         };
-        return match secret.data.iter().flatten().find(|(key, _)| **key == reference.key) {
+        return match secret
+            .data
+            .iter()
+            .flatten()
+            .find(|(key, _)| **key == reference.key)
+        {
             Some((_, value)) => Ok(Some(lossy(&value.0))),
             None if optional => Ok(None),
             None => Err(no_key("Secret", &reference.name, &reference.key)),

@@ -37,7 +37,10 @@ pub(crate) fn field(pod: &Pod, path: &str, around: &Surroundings) -> Result<Stri
             "metadata.annotations" => meta.annotations.as_ref(),
             _ => return Err(format!("unsupported fieldPath: {path}")),
         };
-        return Ok(map.and_then(|map| map.get(key)).cloned().unwrap_or_default());
+        return Ok(map
+            .and_then(|map| map.get(key))
+            .cloned()
+            .unwrap_or_default());
     }
     Ok(match path {
         "metadata.name" => meta.name.clone().unwrap_or_default(),
@@ -88,7 +91,11 @@ pub(crate) fn resource(
     let found = pod
         .spec
         .iter()
-        .flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()))
+        .flat_map(|spec| {
+            spec.containers
+                .iter()
+                .chain(spec.init_containers.iter().flatten())
+        })
         .find(|container| container.name == name)
         .ok_or_else(|| format!("container {name} not found"))?;
     let resources = qos::resources(found);
@@ -100,10 +107,7 @@ pub(crate) fn resource(
                 .unwrap_or(around.allocatable_cpu_millis),
             cpu_unit(divisor),
         ),
-        "requests.cpu" => (
-            resources.cpu_request_millis.unwrap_or(0),
-            cpu_unit(divisor),
-        ),
+        "requests.cpu" => (resources.cpu_request_millis.unwrap_or(0), cpu_unit(divisor)),
         "limits.memory" => (
             resources
                 .memory_limit_bytes

@@ -184,7 +184,12 @@ pub(crate) fn hosts(
         .into_iter()
         .flatten()
     {
-        let names = alias.hostnames.iter().flatten().cloned().collect::<Vec<_>>();
+        let names = alias
+            .hostnames
+            .iter()
+            .flatten()
+            .cloned()
+            .collect::<Vec<_>>();
         out.push_str(&format!("{}\t{}\n", alias.ip, names.join("\t")));
     }
     out

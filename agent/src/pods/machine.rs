@@ -63,6 +63,12 @@ pub(crate) trait Machine: Send + Sync + 'static {
         &self,
         run_dir: &Path,
     ) -> impl Future<Output = Result<Option<Self::Sandbox>, String>> + Send;
+    /// Removes everything that a sandbox without an answering supervisor has left; says how its containers
+    /// ended. Idempotent.
+    fn sweep_sandbox(
+        &self,
+        run_dir: &Path,
+    ) -> impl Future<Output = Result<BTreeMap<String, ContainerState>, String>> + Send;
     /// Idempotent.
     fn mount_tmpfs(&self, dir: &Path, size_bytes: Option<u64>) -> Result<(), String>;
     /// Idempotent.

@@ -97,7 +97,14 @@ pub(crate) fn resolve(
     if let Some(source) = &volume.projected {
         let mut files = BTreeMap::new();
         for projection in source.sources.iter().flatten() {
-            let part = projected(pod, namespace, projection, source.default_mode, objects, around)?;
+            let part = projected(
+                pod,
+                namespace,
+                projection,
+                source.default_mode,
+                objects,
+                around,
+            )?;
             files.extend(part.into_iter().map(|file| (file.path.clone(), file)));
         }
         return Ok(VolumeContent::Files {

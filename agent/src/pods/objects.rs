@@ -95,7 +95,12 @@ impl Objects {
     }
 
     pub(crate) fn kubernetes(&self) -> Option<ServiceFacts> {
-        self.with(|content| content.services.get(&name("default", "kubernetes")).cloned())
+        self.with(|content| {
+            content
+                .services
+                .get(&name("default", "kubernetes"))
+                .cloned()
+        })
     }
 
     /// `None`: there is none.

@@ -157,7 +157,14 @@ pub(crate) fn plan(
                     step(&mut plan, container, wanted, record, transient, now);
                 }
             }
-            step(&mut plan, &wanted.init[index], wanted, record, transient, now);
+            step(
+                &mut plan,
+                &wanted.init[index],
+                wanted,
+                record,
+                transient,
+                now,
+            );
         }
         Progress::Main => {
             prepare(&mut plan, transient, now);
@@ -228,7 +235,9 @@ fn end_grace(wanted: &Wanted, record: &Record, transient: &Transient) -> Option<
     if let Some(leaving) = transient.leaving {
         let asked = record
             .terminating
-            .map_or(wanted.grace_seconds, |terminating| terminating.grace_seconds);
+            .map_or(wanted.grace_seconds, |terminating| {
+                terminating.grace_seconds
+            });
         return Some(asked.min(leaving.grace_seconds));
     }
     if let Some(terminating) = record.terminating {
@@ -257,7 +266,11 @@ fn end_all(
 ) {
     let mut live = false;
     for (name, container) in &record.containers {
-        if let Some(attempt) = container.attempt.as_ref().filter(|attempt| attempt.is_live()) {
+        if let Some(attempt) = container
+            .attempt
+            .as_ref()
+            .filter(|attempt| attempt.is_live())
+        {
             live = true;
             end_attempt(plan, name, attempt, now, grace_seconds, StopCause::PodEnds);
         }
@@ -341,7 +354,14 @@ fn step(
                     let grace = unhealthy.grace_seconds.unwrap_or(wanted.grace_seconds);
                     end_attempt(plan, name, attempt, now, grace, StopCause::Unhealthy);
                 } else if attempt.kill.is_some() {
-                    end_attempt(plan, name, attempt, now, wanted.grace_seconds, StopCause::Unhealthy);
+                    end_attempt(
+                        plan,
+                        name,
+                        attempt,
+                        now,
+                        wanted.grace_seconds,
+                        StopCause::Unhealthy,
+                    );
                 }
             }
             AttemptState::Ended(ended) => {

@@ -111,7 +111,9 @@ mod tests {
         let pace = pace(2, 3);
         let mut tally = Tally::default();
         let mut verdicts = Vec::new();
-        for success in [true, false, true, true, true, false, false, true, false, false, false] {
+        for success in [
+            true, false, true, true, true, false, false, true, false, false, false,
+        ] {
             verdicts.push(tally.take(success, &pace));
         }
         let mut expected = vec![None; 11];

@@ -201,7 +201,11 @@ async fn request(
     let _connection = AbortOnDrop(tokio::spawn(async move {
         let _ = connection.await;
     }));
-    let path = get.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
+    let path = get
+        .path
+        .as_deref()
+        .filter(|path| !path.is_empty())
+        .unwrap_or("/");
     let path = if path.starts_with('/') {
         path.to_owned()
     } else {
@@ -233,7 +237,9 @@ async fn request(
         .map_err(|error| error.to_string())?;
     let code = response.status().as_u16();
     // The page is read, up to a bound, so that a server that writes it is not cut off.
-    let _ = Limited::new(response.into_body(), MAX_OUTPUT).collect().await;
+    let _ = Limited::new(response.into_body(), MAX_OUTPUT)
+        .collect()
+        .await;
     Ok(code)
 }
 

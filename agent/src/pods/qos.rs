@@ -92,10 +92,9 @@ pub(crate) fn pod_resources(spec: &PodSpec) -> Resources {
         Some(sum.max(most)).filter(|value| *value > 0)
     };
     let limit = |of: fn(&Resources) -> Option<u64>| {
-        let sum: u64 = main
-            .iter()
-            .map(of)
-            .try_fold(0u64, |sum, value| value.map(|value| sum.saturating_add(value)))?;
+        let sum: u64 = main.iter().map(of).try_fold(0u64, |sum, value| {
+            value.map(|value| sum.saturating_add(value))
+        })?;
         let most: u64 = init
             .iter()
             .map(of)

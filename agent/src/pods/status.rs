@@ -42,7 +42,9 @@ pub(crate) fn status(
     let all_over = ending(record) && !any_live(record);
     let init_done = init_done(wanted, record);
     let render = |container: &Container| {
-        container_status(container, wanted, record, transient, init_done, all_over, now)
+        container_status(
+            container, wanted, record, transient, init_done, all_over, now,
+        )
     };
     let init: Vec<ContainerStatus> = spec.init_containers.iter().flatten().map(render).collect();
     let main: Vec<ContainerStatus> = spec.containers.iter().map(render).collect();
@@ -307,8 +309,7 @@ fn trouble(
             at,
             ..
         } => {
-            let backing_off =
-                now.duration_since(*at) >= PULL_ERROR_SHOWN && backs_off(reason);
+            let backing_off = now.duration_since(*at) >= PULL_ERROR_SHOWN && backs_off(reason);
             return Some(if backing_off {
                 let image = container.image.as_deref().unwrap_or_default();
                 waiting(
@@ -516,7 +517,9 @@ fn never_ran(_now: Timestamp) -> ContainerState {
         terminated: Some(ContainerStateTerminated {
             exit_code: 137,
             reason: Some("ContainerStatusUnknown".to_owned()),
-            message: Some("The container could not be located when the pod was terminated".to_owned()),
+            message: Some(
+                "The container could not be located when the pod was terminated".to_owned(),
+            ),
             ..ContainerStateTerminated::default()
         }),
         ..ContainerState::default()

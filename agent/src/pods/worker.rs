@@ -89,6 +89,8 @@ pub(crate) struct Worker<M: Machine> {
     changes: Option<watch::Receiver<u64>>,
     /// The supervisor's view may differ from the record.
     look: bool,
+    /// Look then, at the latest.
+    look_at: Option<Timestamp>,
     images: BTreeMap<String, Image>,
     pull_backoffs: BTreeMap<String, Backoff>,
     probers: BTreeMap<(String, ProbeKind), AbortHandle>,
@@ -140,6 +142,7 @@ impl<M: Machine> Worker<M> {
             sandbox: None,
             changes: None,
             look: false,
+            look_at: None,
             images: BTreeMap::new(),
             pull_backoffs: BTreeMap::new(),
             probers: BTreeMap::new(),
@@ -158,10 +161,11 @@ impl<M: Machine> Worker<M> {
         self.adopt().await;
         let mut objects = self.context.objects.changes();
         loop {
-            if self.look {
+            let now = self.now();
+            if self.look || self.look_at.is_some_and(|at| at <= now) {
+                self.look_at = None;
                 self.observe().await;
             }
-            let now = self.now();
             let plan = plan::plan(&self.wanted, &self.record, &self.transient, now);
             self.save();
             if plan.actions.is_empty() {
@@ -186,7 +190,8 @@ impl<M: Machine> Worker<M> {
                 }
                 continue;
             }
-            let wake = plan.wake.into_iter().chain(self.display_change()).min();
+            let wake = [plan.wake, self.display_change(), self.look_at];
+            let wake = wake.into_iter().flatten().min();
             let wake = wake.map(|wake| self.context.clock.instant(wake));
             tokio::select! {
                 command = self.inbox.recv() => match command {
@@ -280,7 +285,12 @@ impl<M: Machine> Worker<M> {
             } => self.stop(&container, grace_seconds, cause).await,
             Action::Kill(container) => self.kill(&container).await,
             Action::Fail { reason, message } => {
-                self.event(None, EventType::Warning, "DeadlineExceeded", message.clone());
+                self.event(
+                    None,
+                    EventType::Warning,
+                    "DeadlineExceeded",
+                    message.clone(),
+                );
                 self.record.failed = Some(PodFailure { reason, message });
             }
             Action::Release => self.release().await,
@@ -420,7 +430,8 @@ impl<M: Machine> Worker<M> {
         let changed = self.record.reported.as_ref() != Some(&status);
         self.tell_back_off(&status);
         if changed || self.snapshot.borrow().is_none() {
-            self.snapshot.send_replace(Some(self.make_snapshot(&status)));
+            self.snapshot
+                .send_replace(Some(self.make_snapshot(&status)));
             if self.transient.leaving.is_none() {
                 self.context.reporter.status(&self.key, &status);
             }
@@ -440,7 +451,10 @@ impl<M: Machine> Worker<M> {
             .flatten();
         let mut say = Vec::new();
         for container in all {
-            let Some(waiting) = container.state.as_ref().and_then(|state| state.waiting.as_ref())
+            let Some(waiting) = container
+                .state
+                .as_ref()
+                .and_then(|state| state.waiting.as_ref())
             else {
                 continue;
             };
@@ -474,7 +488,9 @@ impl<M: Machine> Worker<M> {
             }
         }
         for (container, round, event_type, reason, message) in say {
-            let told = self.told.insert(format!("backoff {container}"), round.clone());
+            let told = self
+                .told
+                .insert(format!("backoff {container}"), round.clone());
             if told.as_ref() != Some(&round) {
                 self.event(Some(&container), event_type, reason, message);
             }
@@ -496,7 +512,10 @@ impl<M: Machine> Worker<M> {
                     AttemptState::Ended(ended) => ended.started_at.is_some(),
                 };
                 let attempt = known.and_then(|known| known.attempt.as_ref());
-                let waiting = status.state.as_ref().and_then(|state| state.waiting.clone());
+                let waiting = status
+                    .state
+                    .as_ref()
+                    .and_then(|state| state.waiting.clone());
                 let snapshot = ContainerSnapshot {
                     current: attempt
                         .filter(|attempt| begun(&attempt.state))

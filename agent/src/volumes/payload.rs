@@ -85,7 +85,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn data() -> BTreeMap<String, Vec<u8>> {
-        [("a".to_owned(), b"1".to_vec()), ("b".to_owned(), b"2".to_vec())].into()
+        [
+            ("a".to_owned(), b"1".to_vec()),
+            ("b".to_owned(), b"2".to_vec()),
+        ]
+        .into()
     }
 
     #[test]

@@ -88,7 +88,8 @@ mod tests {
 
     #[test]
     fn mount_table() {
-        let table = b"22 1 0:21 / /a\\040b rw - tmpfs tmpfs rw\nnonsense\n23 1 0:21 / /c rw - x x rw\n";
+        let table =
+            b"22 1 0:21 / /a\\040b rw - tmpfs tmpfs rw\nnonsense\n23 1 0:21 / /c rw - x x rw\n";
         assert_eq!(parse(table), [PathBuf::from("/a b"), PathBuf::from("/c")]);
     }
 

@@ -47,8 +47,19 @@ impl NodeMachine {
     }
 }
 
-fn text(error: impl std::fmt::Display) -> String {
-    error.to_string()
+/// The error with its causes, which `Display` may leave to `source`.
+fn text(error: impl std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        source = cause.source();
+    }
+    text
 }
 
 impl Machine for NodeMachine {
@@ -105,7 +116,13 @@ impl Machine for NodeMachine {
         let interface = match known {
             Some(interface) => Some(interface),
             // Attached by an earlier agent: asking again tells what it is.
-            None if networks.list().await.map_err(text)?.iter().any(|known| known == uid) => {
+            None if networks
+                .list()
+                .await
+                .map_err(text)?
+                .iter()
+                .any(|known| known == uid) =>
+            {
                 networks
                     .attach(uid)
                     .await
@@ -128,6 +145,13 @@ impl Machine for NodeMachine {
 
     async fn connect_sandbox(&self, run_dir: &Path) -> Result<Option<Sandbox>, String> {
         Sandbox::connect(run_dir).await.map_err(text)
+    }
+
+    async fn sweep_sandbox(
+        &self,
+        run_dir: &Path,
+    ) -> Result<BTreeMap<String, ContainerState>, String> {
+        crate::runtime::sweep(run_dir).await.map_err(text)
     }
 
     fn mount_tmpfs(&self, dir: &Path, size_bytes: Option<u64>) -> Result<(), String> {

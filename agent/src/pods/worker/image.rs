@@ -25,10 +25,8 @@ impl<M: Machine> Worker<M> {
         let credentials = self.credentials();
         let machine = std::sync::Arc::clone(&self.context.machine);
         let reporter = std::sync::Arc::clone(&self.context.reporter);
-        let involved = crate::pods::report::reference(
-            &self.pod,
-            Some(format!("spec.containers{{{name}}}")),
-        );
+        let involved =
+            crate::pods::report::reference(&self.pod, Some(format!("spec.containers{{{name}}}")));
         let done = self.finished.0.clone();
         let name = name.to_owned();
         tokio::spawn(async move {
@@ -97,7 +95,8 @@ impl<M: Machine> Worker<M> {
                 self.event(Some(&name), EventType::Normal, "Pulled", message);
                 self.images.insert(name.clone(), image);
                 self.pull_backoffs.insert(name.clone(), Backoff::default());
-                self.told.retain(|topic, _| !topic.ends_with(&format!(" {name}")));
+                self.told
+                    .retain(|topic, _| !topic.ends_with(&format!(" {name}")));
                 self.transient(&name).image = ImageState::Present;
             }
             Err(failure) => {
@@ -110,7 +109,12 @@ impl<M: Machine> Worker<M> {
                     .unwrap_or(now + SignedDuration::from_secs(10));
                 let said = format!("Failed to pull image \"{reference}\": {}", failure.message);
                 self.event_once("pull", Some(&name), "Failed", said);
-                self.event_once("pull-reason", Some(&name), "Failed", format!("Error: {}", failure.reason));
+                self.event_once(
+                    "pull-reason",
+                    Some(&name),
+                    "Failed",
+                    format!("Error: {}", failure.reason),
+                );
                 self.transient(&name).image = ImageState::Failed {
                     reason: failure.reason,
                     message: failure.message,

@@ -1,11 +1,16 @@
 //! What the supervisor says of the pod's containers, noted in the record.
 
-use jiff::Timestamp;
+use std::collections::BTreeMap;
+
+use jiff::{SignedDuration, Timestamp};
 
 use super::Worker;
 use crate::pods::machine::{Machine, PodSandbox};
 use crate::pods::record::{Attempt, AttemptState, Ended};
 use crate::runtime::ContainerState;
+
+/// A supervisor that does not answer is asked again after this.
+const LOOK_AGAIN_AFTER: SignedDuration = SignedDuration::from_secs(1);
 
 /// A message of a container's end is cut here.
 const MAX_MESSAGE: usize = 4096;
@@ -13,25 +18,22 @@ const MAX_MESSAGE: usize = 4096;
 impl<M: Machine> Worker<M> {
     pub(super) async fn observe(&mut self) {
         self.look = false;
-        let mut states = std::collections::BTreeMap::new();
-        if let Some(sandbox) = &self.sandbox {
-            match sandbox.states().await {
-                Ok(known) => states = known,
-                Err(error) => {
-                    tracing::warn!(pod = %self.key.name, %error, "the pod's supervisor is lost");
-                    self.lose_sandbox().await;
-                    if let Some(sandbox) = &self.sandbox {
-                        states = sandbox.states().await.unwrap_or_default();
-                    }
-                }
-            }
+        if !self.record.prepared {
+            return;
         }
+        let Some(states) = self.states().await else {
+            self.look_at = Some(self.now() + LOOK_AGAIN_AFTER);
+            return;
+        };
+        self.look = false;
         let now = self.now();
         let mut ended = Vec::new();
-        let mut running = Vec::new();
         let names: Vec<String> = self.record.containers.keys().cloned().collect();
         for name in names {
-            let Some(attempt) = self.record.attempt(&name).filter(|attempt| attempt.is_live())
+            let Some(attempt) = self
+                .record
+                .attempt(&name)
+                .filter(|attempt| attempt.is_live())
             else {
                 continue;
             };
@@ -44,10 +46,8 @@ impl<M: Machine> Worker<M> {
             if next == attempt.state {
                 continue;
             }
-            match &next {
-                AttemptState::Ended(_) => ended.push(name.clone()),
-                AttemptState::Running { .. } => running.push(name.clone()),
-                _ => {}
+            if matches!(next, AttemptState::Ended(_)) {
+                ended.push(name.clone());
             }
             if let Some(attempt) = self
                 .record
@@ -63,20 +63,47 @@ impl<M: Machine> Worker<M> {
             self.stop_probing(Some(&name));
             self.clean_attempt(&name).await;
         }
-        // After a restart of the agent nothing changes, and probes are still wanted.
-        let _ = running;
         self.start_probing();
     }
 
-    /// The supervisor does not answer: perhaps another connection does, else all is begun anew.
-    async fn lose_sandbox(&mut self) {
-        self.sandbox = None;
-        self.changes = None;
-        self.connect().await;
-        self.look = false;
-        if self.sandbox.is_none() {
-            self.transient.prepared = false;
-            self.transient.prepare_again = None;
+    /// What the supervisor says; when it is gone, what its records say. `None` when it cannot be told.
+    async fn states(&mut self) -> Option<BTreeMap<String, ContainerState>> {
+        for _ in 0..2 {
+            if self.sandbox.is_none() {
+                match self.context.machine.connect_sandbox(&self.dirs.run).await {
+                    Ok(Some(sandbox)) => self.use_sandbox(sandbox),
+                    Ok(None) => return self.sweep().await,
+                    Err(error) => {
+                        tracing::warn!(pod = %self.key.name, %error,
+                            "the pod's supervisor does not answer");
+                        return None;
+                    }
+                }
+            }
+            let sandbox = self.sandbox.clone()?;
+            match sandbox.states().await {
+                Ok(states) => return Some(states),
+                Err(error) => {
+                    tracing::warn!(pod = %self.key.name, %error, "the pod's supervisor is lost");
+                    self.sandbox = None;
+                    self.changes = None;
+                }
+            }
+        }
+        None
+    }
+
+    /// There is no supervisor: what it left is removed, and the pod begins anew around its containers' ends.
+    async fn sweep(&mut self) -> Option<BTreeMap<String, ContainerState>> {
+        self.transient.prepared = false;
+        self.transient.prepare_again = None;
+        match self.context.machine.sweep_sandbox(&self.dirs.run).await {
+            Ok(states) => Some(states),
+            Err(error) => {
+                tracing::warn!(pod = %self.key.name, %error,
+                    "what the supervisor left was not removed");
+                None
+            }
         }
     }
 
@@ -152,9 +179,7 @@ fn lost(attempt: &Attempt, now: Timestamp) -> Ended {
         exit_code: 137,
         signal: None,
         reason: "ContainerStatusUnknown".to_owned(),
-        message: Some(
-            "The container could not be located when the node looked for it".to_owned(),
-        ),
+        message: Some("The container could not be located when the node looked for it".to_owned()),
         started_at,
         finished_at: now,
         noticed_at: now,

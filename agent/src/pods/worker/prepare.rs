@@ -28,7 +28,6 @@ impl<M: Machine> Worker<M> {
         if !self.record.prepared {
             return;
         }
-        self.connect().await;
         self.observe().await;
         self.abandon_unmade().await;
     }
@@ -117,7 +116,10 @@ impl<M: Machine> Worker<M> {
     fn make_volumes(&self) -> Result<(), String> {
         for volume in self.volumes() {
             self.make_volume(volume).map_err(|error| {
-                format!("MountVolume.SetUp failed for volume \"{}\" : {error}", volume.name)
+                format!(
+                    "MountVolume.SetUp failed for volume \"{}\" : {error}",
+                    volume.name
+                )
             })?;
         }
         Ok(())
@@ -255,6 +257,8 @@ impl<M: Machine> Worker<M> {
             sandbox.stop().await?;
             self.sandbox = None;
             self.changes = None;
+        } else {
+            self.context.machine.sweep_sandbox(&self.dirs.run).await?;
         }
         let containers = self.dirs.data.join("containers");
         for dir in grandchildren(&containers) {
@@ -282,7 +286,10 @@ fn grandchildren(dir: &Path) -> Vec<PathBuf> {
             .map(|entry| entry.path())
             .collect::<Vec<_>>()
     };
-    children(dir).iter().flat_map(|child| children(child)).collect()
+    children(dir)
+        .iter()
+        .flat_map(|child| children(child))
+        .collect()
 }
 
 fn remove(dir: &Path) -> Result<(), String> {

@@ -23,11 +23,13 @@ impl<M: Machine> Worker<M> {
             .iter()
             .chain(spec.init_containers.iter().flatten())
         {
-            let Some((since, number, id)) = self.record.container(&container.name).and_then(|known| {
-                let since = known.running_since()?;
-                let attempt = known.attempt.as_ref()?;
-                Some((since, attempt.number, attempt.id.clone()))
-            }) else {
+            let Some((since, number, id)) =
+                self.record.container(&container.name).and_then(|known| {
+                    let since = known.running_since()?;
+                    let attempt = known.attempt.as_ref()?;
+                    Some((since, attempt.number, attempt.id.clone()))
+                })
+            else {
                 continue;
             };
             for (kind, probe) in self.wanted_probes(container) {

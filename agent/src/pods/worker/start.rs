@@ -66,7 +66,12 @@ impl<M: Machine> Worker<M> {
     fn refuse(&mut self, name: &str, refusal: Refusal) {
         self.context.metrics.container_start_errors.inc();
         let again = self.now() + AGAIN_AFTER;
-        self.event_once("create", Some(name), "Failed", format!("Error: {}", refusal.message));
+        self.event_once(
+            "create",
+            Some(name),
+            "Failed",
+            format!("Error: {}", refusal.message),
+        );
         self.transient(name).trouble = Some(Trouble {
             reason: refusal.reason.to_owned(),
             message: refusal.message,
@@ -88,7 +93,9 @@ impl<M: Machine> Worker<M> {
             .surroundings(self.record.addresses.clone());
         let env = environment::environment(&self.pod, container, &self.context.objects, &around)
             .map_err(Refusal::config)?;
-        let mounts = self.volume_mounts(container, &env).map_err(Refusal::config)?;
+        let mounts = self
+            .volume_mounts(container, &env)
+            .map_err(Refusal::config)?;
         let id = format!("{}_{name}_{number}", self.key.uid);
         let dir = self.dirs.attempt(name, number);
 
@@ -98,7 +105,7 @@ impl<M: Machine> Worker<M> {
             known.last = Some(ended);
             known.crash.step(self.context.clock.now());
         }
-        known.image_id = image_id(image);
+        known.image_id = image.id();
         known.attempt = Some(Attempt {
             number,
             id: id.clone(),
@@ -107,14 +114,16 @@ impl<M: Machine> Worker<M> {
             stop_signal: stop_signal(container, image),
         });
         self.save();
-        let made = self.make_files(container, image, number, id, env, mounts, &dir).await;
+        let made = self
+            .make_files(container, image, number, id, env, mounts, &dir)
+            .await;
         let spec = match made {
-            Ok(made) => container::container_spec(&self.pod, container, made).map_err(|error| {
-                match error {
+            Ok(made) => {
+                container::container_spec(&self.pod, container, made).map_err(|error| match error {
                     container::ContainerError::NoCommand => Refusal::create(error),
                     _ => Refusal::config(error),
-                }
-            }),
+                })
+            }
             Err(refusal) => Err(refusal),
         };
         if spec.is_err() {
@@ -369,19 +378,6 @@ impl<M: Machine> Worker<M> {
     }
 }
 
-fn image_id(image: &Image) -> String {
-    let repository = image
-        .reference
-        .split_once('@')
-        .map_or(image.reference.as_str(), |(repository, _)| repository);
-    let last = repository.rfind('/').map_or(0, |at| at + 1);
-    let repository = match repository[last..].rfind(':') {
-        Some(colon) => &repository[..last + colon],
-        None => repository,
-    };
-    format!("{repository}@{}", image.digest)
-}
-
 /// The signal that ends the program: of the pod, of the image, or SIGTERM.
 fn stop_signal(container: &Container, image: &Image) -> Option<i32> {
     let own = container
@@ -399,10 +395,18 @@ fn signal_number(text: &str) -> Option<i32> {
     }
     let name = text.strip_prefix("SIG").unwrap_or(&text);
     if let Some(offset) = name.strip_prefix("RTMIN+") {
-        return offset.parse::<i32>().ok().filter(|n| (0..=30).contains(n)).map(|n| 34 + n);
+        return offset
+            .parse::<i32>()
+            .ok()
+            .filter(|n| (0..=30).contains(n))
+            .map(|n| 34 + n);
     }
     if let Some(offset) = name.strip_prefix("RTMAX-") {
-        return offset.parse::<i32>().ok().filter(|n| (0..=30).contains(n)).map(|n| 64 - n);
+        return offset
+            .parse::<i32>()
+            .ok()
+            .filter(|n| (0..=30).contains(n))
+            .map(|n| 64 - n);
     }
     format!("SIG{name}")
         .parse::<nix::sys::signal::Signal>()

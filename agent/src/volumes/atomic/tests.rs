@@ -17,7 +17,10 @@ fn a_change_appears_whole_and_leaves_nothing_behind() {
     assert!(write(&volume, &[file("a", 0o644, "1"), file("x/y", 0o400, "2")]).unwrap());
     assert!(!write(&volume, &[file("a", 0o644, "1"), file("x/y", 0o400, "2")]).unwrap());
     assert_eq!(std::fs::read_to_string(volume.join("x/y")).unwrap(), "2");
-    let mode = std::fs::metadata(volume.join("x/y")).unwrap().permissions().mode();
+    let mode = std::fs::metadata(volume.join("x/y"))
+        .unwrap()
+        .permissions()
+        .mode();
     assert_eq!(mode & 0o7777, 0o400);
     let before = std::fs::read_link(volume.join(DATA)).unwrap();
     // An open directory of the old generation would still be read whole; the names lead to the new one.
