@@ -11,7 +11,7 @@ use super::negotiate::Encoding;
 use crate::kinds::Kind;
 use crate::registry::create::api_version;
 use crate::registry::{ApiError, object};
-use crate::schema::{FieldProblem, ProblemKind, check_and_prune};
+use crate::schema::{FieldProblem, check_and_prune};
 
 /// The same as Kubernetes' own.
 pub(super) const LIMIT: usize = 3 * 1024 * 1024;
@@ -69,27 +69,10 @@ impl FieldValidation {
         kind: &Kind,
         problems: &[FieldProblem],
     ) -> Result<Vec<String>, ApiError> {
-        let mut wrong = None;
-        let mut loose = Vec::new();
-        for problem in problems {
-            match &problem.kind {
-                ProblemKind::Type { expected, found } => {
-                    wrong = wrong.or_else(|| {
-                        Some(format!(
-                            "json: cannot unmarshal {found} into Go struct field {}.{} of type {expected}",
-                            kind.kind, problem.path
-                        ))
-                    });
-                }
-                ProblemKind::Unknown => loose.push(format!("unknown field \"{}\"", problem.path)),
-                ProblemKind::Duplicate => {
-                    loose.push(format!("duplicate field \"{}\"", problem.path));
-                }
-            }
+        if let Some(wrong) = problems.iter().find(|problem| problem.is_fatal()) {
+            return Err(ApiError::cannot_be_handled(kind, &wrong.to_string()));
         }
-        if let Some(why) = wrong {
-            return Err(ApiError::cannot_be_handled(kind, &why));
-        }
+        let loose: Vec<String> = problems.iter().map(ToString::to_string).collect();
         match self {
             Self::Ignore => Ok(Vec::new()),
             Self::Warn => Ok(loose),
@@ -147,7 +130,11 @@ fn check_type(kind: &Kind, body: &Value) -> Result<(), ApiError> {
     let (given_version, given_kind) = (text("apiVersion"), text("kind"));
     let version = api_version(kind);
     if !given_kind.is_empty() && given_kind != kind.kind {
-        let shown = if given_version.is_empty() { &version } else { &given_version };
+        let shown = if given_version.is_empty() {
+            &version
+        } else {
+            &given_version
+        };
         return Err(ApiError::bad_request(format!(
             "{given_kind} in version \"{shown}\" cannot be handled as a {}: converting ({shown}.{given_kind}) \
              to ({version}.{}): unknown conversion",
@@ -177,16 +164,27 @@ mod tests {
         let stream = futures::stream::iter(
             (0..LIMIT / 1024 + 2).map(|_| Ok::<_, std::io::Error>(Bytes::from(vec![0; 1024]))),
         );
-        assert_eq!(read(Body::from_stream(stream)).await.unwrap_err().code(), 413);
+        assert_eq!(
+            read(Body::from_stream(stream)).await.unwrap_err().code(),
+            413
+        );
     }
 
     #[test]
     fn invalid_yaml_is_a_bad_request() {
         let error = parse(b"a: [1, 2\nb: {", Encoding::Yaml).unwrap_err();
         assert_eq!(error.code(), 400);
-        assert!(error.to_string().starts_with("error converting YAML to JSON: yaml:"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("error converting YAML to JSON: yaml:"),
+            "{error}"
+        );
         assert_eq!(parse(b"{", Encoding::Json).unwrap_err().code(), 400);
-        assert_eq!(parse(b"a: {b: [1, x]}", Encoding::Yaml).unwrap(), serde_json::json!({"a": {"b": [1, "x"]}}));
+        assert_eq!(
+            parse(b"a: {b: [1, x]}", Encoding::Yaml).unwrap(),
+            serde_json::json!({"a": {"b": [1, "x"]}})
+        );
     }
 
     proptest! {
