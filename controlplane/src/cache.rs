@@ -6,12 +6,15 @@
 //!
 //! Deliberately not here: writes (they go through [`crate::registry::Client`]) and decisions.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::registry::{Client, Object};
@@ -54,6 +57,7 @@ pub(crate) struct Cache {
     pub(crate) leases: Informer<Lease>,
     pub(crate) deployments: Informer<Deployment>,
     pub(crate) replica_sets: Informer<ReplicaSet>,
+    advanced: Arc<watch::Sender<u64>>,
 }
 
 impl std::fmt::Debug for Cache {
@@ -108,6 +112,7 @@ impl Cache {
             leases: Informer::new(vec![]),
             deployments: Informer::new(vec![]),
             replica_sets: Informer::new(vec![(BY_CONTROLLER, controller_uid)]),
+            advanced: Arc::new(watch::Sender::new(0)),
         }
     }
 
@@ -124,9 +129,14 @@ impl Cache {
         cache
     }
 
-    /// Revision up to which every kind is complete and every handler was told.
-    pub(crate) fn progress(&self) -> u64 {
-        feed::progress(self)
+    /// The revision up to which every kind is complete and every handler was told, as it moves on.
+    pub(crate) fn advanced(&self) -> watch::Receiver<u64> {
+        self.advanced.subscribe()
+    }
+
+    /// The feed (or a test) has told every handler up to here.
+    pub(crate) fn announce(&self) {
+        self.advanced.send_replace(feed::progress(self));
     }
 
     /// Waits until every kind was listed once.

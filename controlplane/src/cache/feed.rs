@@ -10,9 +10,9 @@ use crate::kinds;
 use crate::registry::{ApiError, Client, Object, key};
 use crate::store::{KeyValue, WatchEnd, WatchEvent};
 
+use super::Cache;
 use super::informer::Informer;
 use super::key::ObjectKey;
-use super::Cache;
 
 const OBJECTS: &str = "/objects/";
 /// How long the watch is trusted before everything is listed again.
@@ -23,18 +23,54 @@ const LAST_RETRY: Duration = Duration::from_secs(5);
 /// Calls a generic function for the informer of every kind.
 macro_rules! each {
     ($cache:expr, $informer:ident => $body:expr) => {{
-        { let $informer = &$cache.namespaces; $body }
-        { let $informer = &$cache.nodes; $body }
-        { let $informer = &$cache.leases; $body }
-        { let $informer = &$cache.config_maps; $body }
-        { let $informer = &$cache.secrets; $body }
-        { let $informer = &$cache.service_accounts; $body }
-        { let $informer = &$cache.pods; $body }
-        { let $informer = &$cache.replica_sets; $body }
-        { let $informer = &$cache.deployments; $body }
-        { let $informer = &$cache.services; $body }
-        { let $informer = &$cache.endpoints; $body }
-        { let $informer = &$cache.endpoint_slices; $body }
+        {
+            let $informer = &$cache.namespaces;
+            $body
+        }
+        {
+            let $informer = &$cache.nodes;
+            $body
+        }
+        {
+            let $informer = &$cache.leases;
+            $body
+        }
+        {
+            let $informer = &$cache.config_maps;
+            $body
+        }
+        {
+            let $informer = &$cache.secrets;
+            $body
+        }
+        {
+            let $informer = &$cache.service_accounts;
+            $body
+        }
+        {
+            let $informer = &$cache.pods;
+            $body
+        }
+        {
+            let $informer = &$cache.replica_sets;
+            $body
+        }
+        {
+            let $informer = &$cache.deployments;
+            $body
+        }
+        {
+            let $informer = &$cache.services;
+            $body
+        }
+        {
+            let $informer = &$cache.endpoints;
+            $body
+        }
+        {
+            let $informer = &$cache.endpoint_slices;
+            $body
+        }
     }};
 }
 
@@ -65,6 +101,7 @@ async fn list_and_watch(cache: &Cache, client: &Client) -> Result<(), ApiError> 
     let store = client.registry().store();
     let mut watch = store.watch(OBJECTS, store.revision())?;
     each!(cache, informer => list(informer, client).await?);
+    cache.announce();
     let resync = tokio::time::sleep(RESYNC.mul_f64(rand::random_range(0.9..1.1)));
     tokio::pin!(resync);
     loop {
@@ -79,6 +116,7 @@ async fn list_and_watch(cache: &Cache, client: &Client) -> Result<(), ApiError> 
             take(cache, event)?;
         }
         each!(cache, informer => informer.advance(revision));
+        cache.announce();
     }
 }
 
@@ -120,7 +158,11 @@ fn offer<K: Object>(
         return Ok(true);
     }
     let key = ObjectKey::new(namespace, name);
-    let new = if deleted { None } else { Some(Arc::new(decode::<K>(kv)?)) };
+    let new = if deleted {
+        None
+    } else {
+        Some(Arc::new(decode::<K>(kv)?))
+    };
     informer.change(&key, new);
     Ok(true)
 }

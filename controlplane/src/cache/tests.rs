@@ -5,8 +5,6 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use std::sync::Arc;
-
 use super::*;
 use crate::registry::Change;
 
