@@ -39,7 +39,7 @@ impl Default for Retention {
 pub(super) struct History {
     pub(super) revision: Revision,
     pub(super) compacted: Revision,
-    /// After this revision, history takes no more than [`Retention::max_bytes`].
+    /// Where to compact to because history takes more than [`Retention::max_bytes`]; 0 if it does not.
     pub(super) within_bytes: Revision,
 }
 
@@ -79,8 +79,13 @@ pub(super) fn plan(
     let by_age = old.min(history.revision.saturating_sub(retention.min_revisions));
     let by_count = history.revision.saturating_sub(retention.max_revisions);
     let target = by_age.max(by_count).max(history.within_bytes);
+    // Too many bytes are worth an entry at once.
+    let worth = match history.within_bytes > history.compacted {
+        true => 1,
+        false => retention.step,
+    };
     let target = target.min(history.revision);
-    (target >= history.compacted.saturating_add(retention.step)).then_some(target)
+    (target >= history.compacted.saturating_add(worth)).then_some(target)
 }
 
 #[cfg(test)]

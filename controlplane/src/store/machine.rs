@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{AnyError, EntryPayload, OptionalSend, StorageIOError};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::Revision;
 use super::codec::{self, Applied};
+use super::compaction::Retention;
 use super::disk::{Disk, DiskError};
 use super::metrics::StateMetrics;
 use super::mvcc::{Change, Mvcc, Version};
@@ -40,6 +41,14 @@ pub(super) enum Published {
 pub(super) struct Shared {
     state: RwLock<State>,
     metrics: StateMetrics,
+    crowded: Crowded,
+}
+
+/// Wakes compaction before its time when history has become too much.
+struct Crowded {
+    wake: Notify,
+    revisions: u64,
+    bytes: u64,
 }
 
 #[derive(Default)]
@@ -66,6 +75,15 @@ impl Shared {
         self.metrics.compacted.set(mvcc.compacted() as i64);
         self.metrics.keys.set(mvcc.live_keys() as i64);
         self.metrics.history_bytes.set(mvcc.history_bytes() as i64);
+        let revisions = mvcc.revision() - mvcc.compacted();
+        if revisions > self.crowded.revisions || mvcc.history_bytes() > self.crowded.bytes {
+            self.crowded.wake.notify_one();
+        }
+    }
+
+    /// Returns when history has become too much since the last time.
+    pub(super) async fn crowded(&self) {
+        self.crowded.wake.notified().await;
     }
 }
 
@@ -96,6 +114,7 @@ impl StateMachine {
         writer: Writer,
         hub: mpsc::UnboundedSender<Published>,
         metrics: StateMetrics,
+        retention: &Retention,
     ) -> Result<Self, DiskError> {
         let (state, cleanup) = load(disk)?;
         writer.submit(Job {
@@ -106,6 +125,11 @@ impl StateMachine {
         let shared = Shared {
             state: RwLock::new(State::default()),
             metrics,
+            crowded: Crowded {
+                wake: Notify::new(),
+                revisions: retention.max_revisions.saturating_mul(2),
+                bytes: retention.max_bytes.saturating_mul(2),
+            },
         };
         shared.report(&state);
         *shared.write() = state;
@@ -155,6 +179,11 @@ fn load(disk: &dyn Disk) -> Result<(State, Cleanup), DiskError> {
         if revision > applied.revision {
             // Written before a crash, but not yet by `applied`: they will be applied again.
             cleanup.now.push(record::record_range(&base));
+            return Ok(());
+        }
+        if payload == Err(RecordError::Headless) && revision <= applied.compacted {
+            // A compaction was about to remove it.
+            cleanup.later.push(record::record_range(&base));
             return Ok(());
         }
         let key: Arc<str> = match versions.last() {

@@ -89,7 +89,14 @@ impl Member {
                 let directory = Directory::open(&config.dir)?;
                 let watermark = directory.watermark()?;
                 let disk = SledDisk::open(&directory.data())?;
-                Foundation::lay(Arc::new(disk), watermark, directory, node_id, &metrics)
+                Foundation::lay(
+                    Arc::new(disk),
+                    watermark,
+                    directory,
+                    node_id,
+                    &options,
+                    &metrics,
+                )
             };
             tokio::task::spawn_blocking(open)
                 .await
@@ -102,12 +109,13 @@ impl Member {
     #[cfg(test)]
     pub(super) async fn open_on(
         disk: Arc<dyn Disk>,
-        node_id: NodeId,
+        watermark: u64,
         options: Options,
     ) -> Result<Self, StoreError> {
+        let node_id = 1;
         let metrics = Metrics::default();
-        let watermark = Watermark::in_memory(0);
-        let foundation = Foundation::lay(disk, watermark, (), node_id, &metrics)?;
+        let watermark = Watermark::in_memory(watermark);
+        let foundation = Foundation::lay(disk, watermark, (), node_id, &options, &metrics)?;
         Self::start(node_id, foundation, options, metrics).await
     }
 
@@ -323,6 +331,7 @@ impl Foundation {
         watermark: Watermark,
         keep: impl Send + 'static,
         node_id: NodeId,
+        options: &Options,
         metrics: &Metrics,
     ) -> Result<Self, StoreError> {
         let reach = watermark.index();
@@ -334,7 +343,8 @@ impl Foundation {
         let parts = check_member(&*disk, &writer, node_id).and_then(|()| {
             let log = LogStore::open(&disk, writer.clone(), reach)?;
             let state = metrics.state.clone();
-            let machine = StateMachine::open(&*disk, writer.clone(), hub, state)?;
+            let retention = &options.retention;
+            let machine = StateMachine::open(&*disk, writer.clone(), hub, state, retention)?;
             Ok((log, machine))
         });
         drop(disk);
@@ -448,7 +458,10 @@ async fn run_compaction(raft: Raft, state: Arc<Shared>, retention: Retention) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let server = raft.server_metrics();
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = state.crowded() => {}
+        }
         let now = start.elapsed();
         let history = {
             let state = state.read();

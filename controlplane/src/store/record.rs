@@ -20,8 +20,12 @@ pub(super) const MAX_PAYLOAD: usize = (u16::MAX as usize - 1) * CHUNK;
 pub(super) enum RecordError {
     #[error("record format {0} is unknown to this version")]
     Format(u8),
+    /// Its end is missing, as when a crash interrupts writing it.
     #[error("record is incomplete")]
     Incomplete,
+    /// Its start is missing, as when a crash interrupts removing it.
+    #[error("record has no head")]
+    Headless,
     #[error("record has a wrong checksum")]
     Checksum,
     #[error("record is malformed")]
@@ -128,6 +132,8 @@ fn checksum(base: &[u8], payload: &[u8]) -> u32 {
 pub(super) struct Joiner {
     base: Vec<u8>,
     framed: Vec<u8>,
+    /// Number of the first chunk.
+    first: usize,
     chunks: usize,
     in_order: bool,
 }
@@ -140,7 +146,7 @@ impl Joiner {
                 let (base, number) = key.split_at(split);
                 (base, u16::from_be_bytes([number[0], number[1]]) as usize)
             }
-            None => (key, usize::MAX),
+            None => (key, u16::MAX as usize),
         };
         let done = if self.chunks > 0 && self.base != base {
             self.finish()
@@ -149,9 +155,10 @@ impl Joiner {
         };
         if self.chunks == 0 {
             self.base = base.to_vec();
+            self.first = number;
             self.in_order = true;
         }
-        self.in_order &= number == self.chunks;
+        self.in_order &= number == self.first + self.chunks;
         self.chunks += 1;
         self.framed.extend_from_slice(value);
         done
@@ -168,7 +175,9 @@ impl Joiner {
     }
 
     fn check(&self) -> Result<Vec<u8>, RecordError> {
-        // Only the head says what follows, so a record without it cannot be told from a torn one.
+        if self.first != 0 {
+            return Err(RecordError::Headless);
+        }
         let (head, payload) = self
             .framed
             .split_first_chunk::<HEAD>()
@@ -251,3 +260,6 @@ pub(super) fn describe(base: &[u8]) -> String {
         None => format!("record {}", hex::encode(base)),
     }
 }
+
+#[cfg(test)]
+mod tests;

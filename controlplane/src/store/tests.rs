@@ -3,6 +3,8 @@
 
 use super::*;
 
+mod crash;
+mod faults;
 mod suite;
 
 pub(super) fn put(key: &str, value: &str) -> Txn {

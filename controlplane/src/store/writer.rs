@@ -36,9 +36,9 @@ const IDLE_SYNC: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(super) struct Job {
     pub(super) writes: Vec<Write>,
-    /// Removed before `writes` are made.
+    /// Removed before `writes` are made, from the end.
     pub(super) remove_now: Vec<KeyRange>,
-    /// Removed when there is time.
+    /// Removed when there is time, from the start. Keys that are never written again.
     pub(super) remove_later: Vec<KeyRange>,
     /// Whether `done` means "survives loss of power".
     pub(super) durable: bool,
@@ -233,7 +233,7 @@ impl Thread {
             if let Some(index) = job.last_log {
                 self.watermark.lower(index)?;
             }
-            while !self.remove_slice(start, end)? {}
+            self.remove_backwards(start, end)?;
         }
         self.removals.extend(job.remove_later);
         if job.writes.is_empty() {
@@ -281,7 +281,19 @@ impl Thread {
         }
     }
 
-    /// Removes the first keys of a range; true once none is left.
+    /// Removes a range from its end, so that a crash in between leaves no hole.
+    fn remove_backwards(&self, start: &[u8], end: &[u8]) -> Result<(), DiskError> {
+        let mut writes = Vec::new();
+        self.disk.scan(start, end, &mut |key, _| {
+            writes.push((key.to_vec(), None));
+            true
+        })?;
+        writes.reverse();
+        self.disk.write(writes)
+    }
+
+    /// Removes the first keys of a range; true once none is left. A record loses its head first, so that one
+    /// that is half removed is known as such.
     fn remove_slice(&self, start: &[u8], end: &[u8]) -> Result<bool, DiskError> {
         let mut writes = Vec::new();
         self.disk.scan(start, end, &mut |key, _| {

@@ -6,6 +6,7 @@ use openraft::testing::{StoreBuilder, Suite};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
+use crate::store::compaction::Retention;
 use crate::store::directory::Directory;
 use crate::store::disk::{Disk, SledDisk};
 use crate::store::log::LogStore;
@@ -27,7 +28,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
             Writer::start(Arc::clone(&disk), watermark, metrics.disk, directory).unwrap();
         let (hub, _) = mpsc::unbounded_channel();
         let log = LogStore::open(&disk, writer.clone(), 0).unwrap();
-        let machine = StateMachine::open(&*disk, writer, hub, metrics.state).unwrap();
+        let machine =
+            StateMachine::open(&*disk, writer, hub, metrics.state, &Retention::default()).unwrap();
         Ok((dir, log, machine))
     }
 }
