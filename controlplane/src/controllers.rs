@@ -100,3 +100,25 @@ fn context_error(message: &str) -> ApiError {
         }),
     }
 }
+
+/// The composition root spawns these.
+#[cfg(test)]
+#[allow(dead_code)]
+fn tasks_can_be_spawned(client: Client, cache: Cache, config: ControllersConfig) {
+    fn spawnable(_: impl Future<Output = ()> + Send + 'static) {}
+    let shutdown = CancellationToken::new();
+    let metrics = crate::scheduler::SchedulerMetrics::default();
+    spawnable(crate::scheduler::run(
+        client.clone(),
+        cache.clone(),
+        metrics,
+        shutdown.clone(),
+    ));
+    spawnable(run(
+        client,
+        cache,
+        config,
+        ControllerMetrics::default(),
+        shutdown,
+    ));
+}
