@@ -7,6 +7,7 @@ mod managed;
 mod strategic;
 #[cfg(test)]
 mod tests;
+mod typed;
 
 use serde_json::Value;
 
@@ -35,8 +36,6 @@ pub(crate) struct ApplyConflict {
     pub(crate) field: String,
     /// Subresource through which the other manager owns the field, mostly empty.
     pub(crate) subresource: String,
-    /// When the other manager last wrote, for updates.
-    pub(crate) time: String,
 }
 
 impl ApplyConflict {
