@@ -14,6 +14,7 @@
 
 mod api;
 mod auth;
+mod cache;
 mod controller;
 mod controllers;
 mod kinds;
