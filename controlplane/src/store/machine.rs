@@ -92,10 +92,8 @@ impl State {
         Applied {
             log_id: self.log_id,
             membership: self.membership.clone(),
-            revision: self.mvcc.revision(),
-            compacted: self.mvcc.compacted(),
+            summary: self.mvcc.summary(),
             generation: self.generation,
-            live_keys: self.mvcc.live_keys(),
         }
     }
 }
@@ -176,12 +174,12 @@ fn load(disk: &dyn Disk) -> Result<(State, Cleanup), DiskError> {
     record::scan(disk, &start, &end, |(base, payload)| {
         let (key, revision) = record::parse_version_key(&base)
             .ok_or_else(|| record::corrupt(&base, RecordError::Malformed))?;
-        if revision > applied.revision {
+        if revision > applied.summary.revision {
             // Written before a crash, but not yet by `applied`: they will be applied again.
             cleanup.now.push(record::record_range(&base));
             return Ok(());
         }
-        if payload == Err(RecordError::Headless) && revision <= applied.compacted {
+        if payload == Err(RecordError::Headless) && revision <= applied.summary.compacted {
             // A compaction was about to remove it.
             cleanup.later.push(record::record_range(&base));
             return Ok(());
@@ -196,13 +194,8 @@ fn load(disk: &dyn Disk) -> Result<(State, Cleanup), DiskError> {
         versions.push((key, version));
         Ok(())
     })?;
-    let rebuilt = Mvcc::rebuild(
-        versions,
-        applied.revision,
-        applied.compacted,
-        applied.live_keys,
-    )
-    .map_err(|e| DiskError::Corrupt(e.to_string()))?;
+    let rebuilt =
+        Mvcc::rebuild(versions, applied.summary).map_err(|e| DiskError::Corrupt(e.to_string()))?;
     cleanup.later.extend(ranges(generation, &rebuilt.stale));
     let state = State {
         mvcc: rebuilt.mvcc,
@@ -404,7 +397,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             let meta = openraft::SnapshotMeta::<NodeId, Node> {
                 last_log_id: state.log_id,
                 last_membership: state.membership.clone(),
-                snapshot_id: format!("{}-{}", next_index(state.log_id), image.revision),
+                snapshot_id: format!("{}-{}", next_index(state.log_id), image.summary.revision),
             };
             (meta, image)
         };

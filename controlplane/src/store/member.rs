@@ -100,7 +100,8 @@ impl Member {
             };
             tokio::task::spawn_blocking(open)
                 .await
-                .map_err(|e| StoreError::Storage(format!("opening the store: {e}")))??
+                // sled panics on some damage.
+                .map_err(|e| StoreError::Corrupt(format!("reading the database: {e}")))??
         };
         Self::start(config.node_id, foundation, options, metrics).await
     }
@@ -235,8 +236,9 @@ impl Member {
 
     /// The reason why this member has stopped serving, where it has.
     pub(super) fn usable(&self) -> Result<(), StoreError> {
-        match &*self.failure.borrow() {
-            Some(error) => Err(error.clone()),
+        // Asked at its source, which knows before anybody is told that a write failed.
+        match self.writer.failure().borrow().clone() {
+            Some(error) => Err(error.into()),
             None => Ok(()),
         }
     }

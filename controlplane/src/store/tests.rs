@@ -4,6 +4,7 @@
 use super::*;
 
 mod crash;
+mod damage;
 mod faults;
 mod suite;
 

@@ -9,6 +9,7 @@
 //! it is never tried again. [`Writer::failure`] tells the rest of the store.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::thread::JoinHandle;
@@ -138,10 +139,13 @@ impl Thread {
         while open {
             let mut group = Vec::new();
             open = self.collect(jobs, &mut group);
-            if group.is_empty() {
-                self.idle();
-            } else {
-                self.commit(group);
+            // sled panics on some damage; that must end as any other failure of the disk.
+            let work = AssertUnwindSafe(|| match group.is_empty() {
+                true => self.idle(),
+                false => self.commit(group),
+            });
+            if catch_unwind(work).is_err() {
+                self.fail(DiskError::Corrupt("the database panicked".into()));
             }
         }
         if self.failed.borrow().is_none()
