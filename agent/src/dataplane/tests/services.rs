@@ -53,11 +53,7 @@ fn tcp_through_a_cluster_ip_from_pod_and_host() {
         let (peer, text) = lab.on_host(move || ask(cluster_ip).unwrap());
         assert_eq!((peer, text.as_str()), (cluster_ip, "hello"));
         served.join().unwrap();
-        assert!(
-            plane.drops().iter().all(|(_, count)| *count == 0),
-            "{:?}",
-            plane.drops()
-        );
+        super::pods::assert_no_drops(&plane);
         plane.unload().await.unwrap();
     });
 }
