@@ -7,7 +7,7 @@ mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod errors;
-mod event;
+pub(crate) mod event;
 pub(crate) mod int_or_percent;
 mod lease;
 pub(crate) mod meta;

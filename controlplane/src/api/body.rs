@@ -147,7 +147,11 @@ fn check_type(kind: &Kind, body: &Value) -> Result<(), ApiError> {
     let (given_version, given_kind) = (text("apiVersion"), text("kind"));
     let version = api_version(kind);
     if !given_kind.is_empty() && given_kind != kind.kind {
-        let shown = if given_version.is_empty() { &version } else { &given_version };
+        let shown = if given_version.is_empty() {
+            &version
+        } else {
+            &given_version
+        };
         return Err(ApiError::bad_request(format!(
             "{given_kind} in version \"{shown}\" cannot be handled as a {}: converting ({shown}.{given_kind}) \
              to ({version}.{}): unknown conversion",
@@ -177,16 +181,27 @@ mod tests {
         let stream = futures::stream::iter(
             (0..LIMIT / 1024 + 2).map(|_| Ok::<_, std::io::Error>(Bytes::from(vec![0; 1024]))),
         );
-        assert_eq!(read(Body::from_stream(stream)).await.unwrap_err().code(), 413);
+        assert_eq!(
+            read(Body::from_stream(stream)).await.unwrap_err().code(),
+            413
+        );
     }
 
     #[test]
     fn invalid_yaml_is_a_bad_request() {
         let error = parse(b"a: [1, 2\nb: {", Encoding::Yaml).unwrap_err();
         assert_eq!(error.code(), 400);
-        assert!(error.to_string().starts_with("error converting YAML to JSON: yaml:"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("error converting YAML to JSON: yaml:"),
+            "{error}"
+        );
         assert_eq!(parse(b"{", Encoding::Json).unwrap_err().code(), 400);
-        assert_eq!(parse(b"a: {b: [1, x]}", Encoding::Yaml).unwrap(), serde_json::json!({"a": {"b": [1, "x"]}}));
+        assert_eq!(
+            parse(b"a: {b: [1, x]}", Encoding::Yaml).unwrap(),
+            serde_json::json!({"a": {"b": [1, "x"]}})
+        );
     }
 
     proptest! {

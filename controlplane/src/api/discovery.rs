@@ -104,13 +104,25 @@ fn scope(scope: Scope) -> &'static str {
 }
 
 /// Group, version and kind that a subresource speaks, and its verbs.
-fn subresource(kind: &Kind, name: &str) -> ((&'static str, &'static str, &'static str), Vec<&'static str>) {
+fn subresource(
+    kind: &Kind,
+    name: &str,
+) -> (
+    (&'static str, &'static str, &'static str),
+    Vec<&'static str>,
+) {
     let own = (kind.group, kind.version, kind.kind);
     match name {
-        "scale" => (("autoscaling", "v1", "Scale"), vec!["get", "patch", "update"]),
+        "scale" => (
+            ("autoscaling", "v1", "Scale"),
+            vec!["get", "patch", "update"],
+        ),
         "eviction" => (("policy", "v1", "Eviction"), vec!["create"]),
         "binding" => (("", "v1", "Binding"), vec!["create"]),
-        "token" => (("authentication.k8s.io", "v1", "TokenRequest"), vec!["create"]),
+        "token" => (
+            ("authentication.k8s.io", "v1", "TokenRequest"),
+            vec!["create"],
+        ),
         "log" => (own, vec!["get"]),
         "finalize" => (own, vec!["update"]),
         _ => (own, vec!["get", "patch", "update"]),
@@ -123,7 +135,10 @@ fn is_answerable(name: &str) -> bool {
 }
 
 fn subresources(kind: &'static Kind) -> impl Iterator<Item = &'static str> {
-    kind.subresources.iter().copied().filter(|name| is_answerable(name))
+    kind.subresources
+        .iter()
+        .copied()
+        .filter(|name| is_answerable(name))
 }
 
 /// `/version`.
@@ -188,15 +203,28 @@ fn paths() -> Vec<String> {
     let mut paths = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned()];
     for (group, versions) in groups() {
         paths.push(format!("/apis/{group}"));
-        paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
+        paths.extend(
+            versions
+                .iter()
+                .map(|version| format!("/apis/{group}/{version}")),
+        );
     }
-    let others = ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"];
+    let others = [
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/readyz",
+        "/version",
+    ];
     paths.extend(others.map(str::to_owned));
     paths
 }
 
 fn group((name, versions): &(&'static str, Vec<&'static str>)) -> Value {
-    let entry = |version: &&str| json!({"groupVersion": format!("{name}/{version}"), "version": version});
+    let entry =
+        |version: &&str| json!({"groupVersion": format!("{name}/{version}"), "version": version});
     json!({
         "name": name,
         "versions": versions.iter().map(entry).collect::<Vec<_>>(),
@@ -206,7 +234,10 @@ fn group((name, versions): &(&'static str, Vec<&'static str>)) -> Value {
 
 fn resource_list(group: &str, version: &str) -> Option<Value> {
     let mut resources = Vec::new();
-    for kind in kinds::all().iter().filter(|kind| kind.group == group && kind.version == version) {
+    for kind in kinds::all()
+        .iter()
+        .filter(|kind| kind.group == group && kind.version == version)
+    {
         let mut entry = json!({
             "name": kind.plural,
             "singularName": kind.singular,
@@ -237,7 +268,10 @@ fn resource_list(group: &str, version: &str) -> Option<Value> {
             resources.push(entry);
         }
     }
-    for resource in ANSWERED.iter().filter(|resource| resource.group == group && version == "v1") {
+    for resource in ANSWERED
+        .iter()
+        .filter(|resource| resource.group == group && version == "v1")
+    {
         resources.push(json!({
             "name": resource.plural,
             "singularName": resource.singular,
@@ -310,7 +344,8 @@ fn serve_aggregated(root: &str, version: &'static str, headers: &HeaderMap) -> R
             "items": items,
         }),
     );
-    let media = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+    let media =
+        format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
     let set = response.headers_mut();
     if let Ok(media) = HeaderValue::from_str(&media) {
         set.insert(CONTENT_TYPE, media);

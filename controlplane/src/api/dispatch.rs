@@ -22,7 +22,10 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const IMPERSONATE: &str = "impersonate-";
 
 pub(super) fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
-    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
+    headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("")
 }
 
 impl Api {
@@ -43,9 +46,7 @@ impl Api {
         let result = match &place {
             Some(place) => tokio::time::timeout(DEADLINE, self.route(&parts, body, place, &query))
                 .await
-                .unwrap_or_else(|_| {
-                    Err(ApiError::timeout("the request did not complete in time"))
-                }),
+                .unwrap_or_else(|_| Err(ApiError::timeout("the request did not complete in time"))),
             None => Err(ApiError::no_such_resource()),
         };
         let response = result.unwrap_or_else(|error| respond::error(&error));
@@ -198,8 +199,8 @@ fn served(target: &Target) -> Result<&'static Kind, ApiError> {
         Scope::Cluster => !target.namespace.is_empty(),
         Scope::Namespaced => target.namespace.is_empty() && !target.name.is_empty(),
     };
-    let unknown = !target.subresource.is_empty()
-        && !kind.subresources.contains(&target.subresource.as_str());
+    let unknown =
+        !target.subresource.is_empty() && !kind.subresources.contains(&target.subresource.as_str());
     if misplaced || unknown {
         return Err(ApiError::no_such_resource());
     }
@@ -213,7 +214,13 @@ fn check_method(method: &Method, subject: Subject<'_>) -> Result<(), ApiError> {
             &[Method::GET, Method::HEAD, Method::DELETE]
         }
         ("", true) => &[Method::GET, Method::HEAD, Method::POST, Method::DELETE],
-        ("", false) => &[Method::GET, Method::HEAD, Method::PUT, Method::PATCH, Method::DELETE],
+        ("", false) => &[
+            Method::GET,
+            Method::HEAD,
+            Method::PUT,
+            Method::PATCH,
+            Method::DELETE,
+        ],
         ("binding" | "eviction", _) => &[Method::POST],
         ("finalize", _) => &[Method::PUT],
         _ => &[Method::GET, Method::HEAD, Method::PUT, Method::PATCH],

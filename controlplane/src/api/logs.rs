@@ -32,7 +32,12 @@ impl Api {
     ) -> Result<Response<Body>, ApiError> {
         let kv = self
             .registry
-            .get(subject.kind, subject.namespace, subject.name, Freshness::Linearizable)
+            .get(
+                subject.kind,
+                subject.namespace,
+                subject.name,
+                Freshness::Linearizable,
+            )
             .await?;
         let pod = object::decode(&kv);
         let request = log_request(subject.name, query)?;
@@ -78,13 +83,22 @@ async fn begin(
             next.await
         };
         match frame {
-            Some(StreamFrame { frame: Some(Frame::Error(error)) }) => return Err(refused(error)),
-            Some(StreamFrame { frame: Some(Frame::Data(data)) }) => {
+            Some(StreamFrame {
+                frame: Some(Frame::Error(error)),
+            }) => return Err(refused(error)),
+            Some(StreamFrame {
+                frame: Some(Frame::Data(data)),
+            }) => {
                 first = Some(data.data);
                 break;
             }
-            Some(StreamFrame { frame: Some(Frame::Open(_)) | None }) => {}
-            Some(StreamFrame { frame: Some(Frame::CloseChannel(_)) }) | None => {
+            Some(StreamFrame {
+                frame: Some(Frame::Open(_)) | None,
+            }) => {}
+            Some(StreamFrame {
+                frame: Some(Frame::CloseChannel(_)),
+            })
+            | None => {
                 return Ok(respond::text(StatusCode::OK, Body::empty()));
             }
         }
@@ -98,7 +112,10 @@ async fn begin(
                 bytes = next_data(&mut stream) => bytes?,
             },
         };
-        Some((Ok::<Bytes, std::convert::Infallible>(bytes), (stream, None, stopping)))
+        Some((
+            Ok::<Bytes, std::convert::Infallible>(bytes),
+            (stream, None, stopping),
+        ))
     });
     Ok(respond::text(StatusCode::OK, Body::from_stream(bytes)))
 }
@@ -182,11 +199,17 @@ fn container(pod: &Value, wanted: &str) -> Result<String, ApiError> {
     let ephemeral = names(&spec["ephemeralContainers"]);
     let name = object::name(pod);
     if !wanted.is_empty() {
-        let known = main.iter().chain(&init).chain(&ephemeral).any(|known| *known == wanted);
+        let known = main
+            .iter()
+            .chain(&init)
+            .chain(&ephemeral)
+            .any(|known| *known == wanted);
         return if known {
             Ok(wanted.to_owned())
         } else {
-            Err(ApiError::bad_request(format!("container {wanted} is not valid for pod {name}")))
+            Err(ApiError::bad_request(format!(
+                "container {wanted} is not valid for pod {name}"
+            )))
         };
     }
     if let [only] = main.as_slice() {
@@ -197,10 +220,16 @@ fn container(pod: &Value, wanted: &str) -> Result<String, ApiError> {
         main.join(" ")
     );
     if !init.is_empty() {
-        message.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+        message.push_str(&format!(
+            " or one of the init containers: [{}]",
+            init.join(" ")
+        ));
     }
     if !ephemeral.is_empty() {
-        message.push_str(&format!(" or one of the ephemeral containers: [{}]", ephemeral.join(" ")));
+        message.push_str(&format!(
+            " or one of the ephemeral containers: [{}]",
+            ephemeral.join(" ")
+        ));
     }
     Err(ApiError::bad_request(message))
 }

@@ -42,7 +42,9 @@ pub(crate) struct Metrics {
 }
 
 fn durations() -> Histogram {
-    Histogram::new([0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0])
+    Histogram::new([
+        0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
+    ])
 }
 
 impl Metrics {
@@ -58,7 +60,11 @@ impl Metrics {
             events_dropped: Gauge::default(),
         };
         metrics.register(|all| {
-            all.register("apiserver_request", "Requests answered", metrics.requests.clone());
+            all.register(
+                "apiserver_request",
+                "Requests answered",
+                metrics.requests.clone(),
+            );
             all.register(
                 "apiserver_request_duration_seconds",
                 "Time from a request's head to the head of its answer",
@@ -119,7 +125,8 @@ impl Metrics {
 
     pub(super) fn scrape(&self, registry: &Registry) -> Response<Body> {
         let revision = registry.store().revision();
-        self.store_revision.set(i64::try_from(revision).unwrap_or(i64::MAX));
+        self.store_revision
+            .set(i64::try_from(revision).unwrap_or(i64::MAX));
         self.events_dropped
             .set(i64::try_from(registry.events_dropped()).unwrap_or(i64::MAX));
         let mut text = String::new();

@@ -174,16 +174,37 @@ mod tests {
         assert_eq!(accept(partial).unwrap().shape, Shape::PartialMetadata("v1"));
         assert_eq!(accept("").unwrap(), JSON);
         assert_eq!(accept("application/yaml").unwrap().encoding, Encoding::Yaml);
-        assert_eq!(accept("application/json;q=0.1,application/yaml").unwrap().encoding, Encoding::Yaml);
-        assert_eq!(accept("application/vnd.kubernetes.protobuf").unwrap_err().code(), 406);
+        assert_eq!(
+            accept("application/json;q=0.1,application/yaml")
+                .unwrap()
+                .encoding,
+            Encoding::Yaml
+        );
+        assert_eq!(
+            accept("application/vnd.kubernetes.protobuf")
+                .unwrap_err()
+                .code(),
+            406
+        );
         assert_eq!(accept("text/html").unwrap_err().code(), 406);
     }
 
     #[test]
     fn bodies_and_patches() {
-        assert_eq!(content("application/json; charset=utf-8").unwrap(), Encoding::Json);
-        assert_eq!(content("application/vnd.kubernetes.protobuf").unwrap_err().code(), 415);
-        assert_eq!(patch_content("application/apply-patch+yaml").unwrap(), PatchMedia::Apply);
+        assert_eq!(
+            content("application/json; charset=utf-8").unwrap(),
+            Encoding::Json
+        );
+        assert_eq!(
+            content("application/vnd.kubernetes.protobuf")
+                .unwrap_err()
+                .code(),
+            415
+        );
+        assert_eq!(
+            patch_content("application/apply-patch+yaml").unwrap(),
+            PatchMedia::Apply
+        );
         assert_eq!(patch_content("application/json").unwrap_err().code(), 415);
         assert!(accepts_gzip("gzip, deflate"));
         assert!(!accepts_gzip("gzip;q=0"));

@@ -35,7 +35,9 @@ pub(super) fn resource_version(query: &Query) -> Result<Option<u64>, ApiError> {
     match query.get("resourceVersion") {
         "" => Ok(None),
         text => text.parse().map(Some).map_err(|_| {
-            ApiError::bad_request(format!("Invalid value: \"{text}\": resourceVersion: must be an unsigned integer"))
+            ApiError::bad_request(format!(
+                "Invalid value: \"{text}\": resourceVersion: must be an unsigned integer"
+            ))
         }),
     }
 }
@@ -52,7 +54,9 @@ pub(super) fn version_match(query: &Query) -> Result<VersionMatch, ApiError> {
             &[crate::registry::error::field_error(
                 "resourceVersionMatch",
                 crate::kinds::Cause::NotSupported,
-                format!("Unsupported value: \"{other}\": supported values: \"Exact\", \"NotOlderThan\""),
+                format!(
+                    "Unsupported value: \"{other}\": supported values: \"Exact\", \"NotOlderThan\""
+                ),
             )],
         )),
     }
@@ -84,11 +88,23 @@ impl Api {
             Some(0) => Freshness::Local,
             _ => Freshness::Linearizable,
         };
-        let Subject { kind, namespace, name, subresource } = subject;
-        let kv = self.registry.get(stored(kind), namespace, name, freshness).await?;
+        let Subject {
+            kind,
+            namespace,
+            name,
+            subresource,
+        } = subject;
+        let kv = self
+            .registry
+            .get(stored(kind), namespace, name, freshness)
+            .await?;
         if subresource == "scale" {
             let scale = scale::of(&object::decode(&kv));
-            return respond::object(StatusCode::OK, wish.format.encoding, scale.to_string().into());
+            return respond::object(
+                StatusCode::OK,
+                wish.format.encoding,
+                scale.to_string().into(),
+            );
         }
         self.show(kind, &Written::Stored(kv), StatusCode::OK, query, wish)
     }

@@ -58,8 +58,8 @@ fn decode_segment(segment: &str) -> Option<String> {
         bytes.push(u8::try_from(high * 16 + low).ok()?);
     }
     let text = String::from_utf8(bytes).ok()?;
-    let dangerous = matches!(text.as_str(), "." | "..")
-        || text.chars().any(|c| c == '/' || c.is_control());
+    let dangerous =
+        matches!(text.as_str(), "." | "..") || text.chars().any(|c| c == '/' || c.is_control());
     (!dangerous).then_some(text)
 }
 
@@ -133,7 +133,11 @@ impl Query {
 
     /// `true`, `1` and a bare name are true, as in Kubernetes.
     pub(crate) fn flag(&self, name: &str) -> bool {
-        self.has(name) && !matches!(self.get(name), "false" | "0" | "f" | "F" | "False" | "FALSE")
+        self.has(name)
+            && !matches!(
+                self.get(name),
+                "false" | "0" | "f" | "F" | "False" | "FALSE"
+            )
     }
 
     pub(crate) fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, ApiError> {

@@ -75,7 +75,9 @@ pub(super) fn error(error: &ApiError) -> Response<Body> {
     let status = StatusCode::from_u16(error.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json(status, status_json(error));
     if let Some(seconds) = error.retry_after() {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }
@@ -87,7 +89,11 @@ pub(super) fn warn(response: &mut Response<Body>, warnings: &[String]) {
             if matches!(character, '"' | '\\') {
                 escaped.push('\\');
             }
-            escaped.push(if character.is_control() { ' ' } else { character });
+            escaped.push(if character.is_control() {
+                ' '
+            } else {
+                character
+            });
         }
         if let Ok(header) = HeaderValue::from_bytes(format!("299 - \"{escaped}\"").as_bytes()) {
             response.headers_mut().append(WARNING, header);
@@ -239,15 +245,25 @@ mod tests {
         assert_eq!(response.headers()[CONTENT_ENCODING], "gzip");
         let packed = bytes(response).await;
         let mut unpacked = Vec::new();
-        flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut unpacked).unwrap();
+        flate2::read::GzDecoder::new(&packed[..])
+            .read_to_end(&mut unpacked)
+            .unwrap();
         assert_eq!(unpacked, plain);
-        assert!(list(&SCALE, page(2, 4), true).headers().get(CONTENT_ENCODING).is_none());
+        assert!(
+            list(&SCALE, page(2, 4), true)
+                .headers()
+                .get(CONTENT_ENCODING)
+                .is_none()
+        );
     }
 
     #[test]
     fn warnings_are_quoted() {
         let mut response = json(StatusCode::OK, "");
         warn(&mut response, &["unknown field \"spec.x\"\n".to_owned()]);
-        assert_eq!(response.headers()[WARNING], "299 - \"unknown field \\\"spec.x\\\" \"");
+        assert_eq!(
+            response.headers()[WARNING],
+            "299 - \"unknown field \\\"spec.x\\\" \""
+        );
     }
 }

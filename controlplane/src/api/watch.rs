@@ -95,7 +95,9 @@ fn initial_events(query: &Query, bookmarks: bool) -> Result<bool, ApiError> {
     if !query.has("sendInitialEvents") {
         return match matching {
             VersionMatch::Unset => Ok(false),
-            _ => Err(version_match_forbidden("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")),
+            _ => Err(version_match_forbidden(
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            )),
         };
     }
     if matching != VersionMatch::NotOlderThan {
@@ -204,11 +206,15 @@ impl Session {
     }
 
     fn bookmark(&self, revision: u64, initial_end: bool) -> Bytes {
-        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        let mut metadata =
+            json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if initial_end {
             metadata["annotations"] = json!({INITIAL_END: "true"});
         }
-        wrap("BOOKMARK", self.view.bookmark(metadata).to_string().as_bytes())
+        wrap(
+            "BOOKMARK",
+            self.view.bookmark(metadata).to_string().as_bytes(),
+        )
     }
 }
 

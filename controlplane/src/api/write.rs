@@ -37,7 +37,10 @@ pub(super) struct Write<'a> {
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> &'a str {
-    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
+    headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("")
 }
 
 impl Write<'_> {
@@ -73,7 +76,11 @@ impl Write<'_> {
             .filter(|c| !c.is_control())
             .take(MAX_MANAGER)
             .collect();
-        Ok(if clean.is_empty() { "unknown".to_owned() } else { clean })
+        Ok(if clean.is_empty() {
+            "unknown".to_owned()
+        } else {
+            clean
+        })
     }
 
     fn validation(&self) -> Result<FieldValidation, ApiError> {
@@ -95,7 +102,12 @@ impl Write<'_> {
 
 impl Api {
     pub(super) async fn create(&self, write: Write<'_>) -> Result<Response<Body>, ApiError> {
-        let Subject { kind, namespace, name, subresource } = write.subject;
+        let Subject {
+            kind,
+            namespace,
+            name,
+            subresource,
+        } = write.subject;
         match (kind.plural, subresource) {
             ("pods", "binding") => return self.bind(&write).await,
             ("pods", "eviction") => return self.evict(&write).await,
@@ -117,7 +129,12 @@ impl Api {
     }
 
     pub(super) async fn update(&self, write: Write<'_>) -> Result<Response<Body>, ApiError> {
-        let Subject { kind, namespace, name, subresource } = write.subject;
+        let Subject {
+            kind,
+            namespace,
+            name,
+            subresource,
+        } = write.subject;
         let options = write.options()?;
         if subresource == "scale" {
             let (scale, _) = write.object_of(&SCALE)?;
@@ -138,7 +155,12 @@ impl Api {
     }
 
     pub(super) async fn patch(&self, write: Write<'_>) -> Result<Response<Body>, ApiError> {
-        let Subject { kind, namespace, name, subresource } = write.subject;
+        let Subject {
+            kind,
+            namespace,
+            name,
+            subresource,
+        } = write.subject;
         let (patch_type, patch) = parse_patch(&write)?;
         let validation = write.validation()?;
         let warnings = Mutex::new(Vec::new());
@@ -146,7 +168,9 @@ impl Api {
         let judge = |problems: &[FieldProblem]| {
             let found = validation.judge(judged, problems)?;
             // Computed again after a conflict, the same warnings come again.
-            *warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = found;
+            *warnings
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner) = found;
             Ok(())
         };
         let request = PatchRequest {
@@ -163,11 +187,17 @@ impl Api {
             (show_scale(&written, write.wish)?, None)
         } else {
             let (written, created) = self.registry.patch(request, &options, &judge).await?;
-            let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+            let status = if created {
+                StatusCode::CREATED
+            } else {
+                StatusCode::OK
+            };
             let response = self.show(kind, &written, status, write.query, write.wish)?;
             (response, Some(written.to_value()))
         };
-        let mut warnings = warnings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut warnings = warnings
+            .into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(object) = object {
             warnings.extend(kind.strategy.warnings(&object));
         }
@@ -176,7 +206,12 @@ impl Api {
     }
 
     pub(super) async fn delete(&self, write: Write<'_>) -> Result<Response<Body>, ApiError> {
-        let Subject { kind, namespace, name, subresource } = write.subject;
+        let Subject {
+            kind,
+            namespace,
+            name,
+            subresource,
+        } = write.subject;
         if !subresource.is_empty() {
             return Err(ApiError::method_not_allowed());
         }
@@ -201,7 +236,9 @@ impl Api {
         &self,
         write: Write<'_>,
     ) -> Result<Response<Body>, ApiError> {
-        let Subject { kind, namespace, .. } = write.subject;
+        let Subject {
+            kind, namespace, ..
+        } = write.subject;
         let (options, dry_run) = delete_options(&write)?;
         let list = list_options(stored(kind), write.query)?;
         let items = self
@@ -225,7 +262,11 @@ impl Api {
                 "",
                 "Binding",
                 write.subject.name,
-                &[field_error("target.name", Cause::Required, "Required value")],
+                &[field_error(
+                    "target.name",
+                    Cause::Required,
+                    "Required value",
+                )],
             ));
         }
         if write.query.dry_run()? {
@@ -250,7 +291,13 @@ impl Api {
         let dry_run = write.query.dry_run()? || asks_dry_run(&eviction["deleteOptions"]);
         let pods = kinds::by_plural("", "v1", "pods").ok_or_else(ApiError::no_such_resource)?;
         self.registry
-            .delete(pods, write.subject.namespace, write.subject.name, &options, dry_run)
+            .delete(
+                pods,
+                write.subject.namespace,
+                write.subject.name,
+                &options,
+                dry_run,
+            )
             .await?;
         Ok(respond::value(StatusCode::CREATED, &created_status()))
     }
@@ -276,7 +323,11 @@ fn success(kind: &Kind, last: &Value) -> Value {
 
 fn show_scale(written: &Written, wish: Wish) -> Result<Response<Body>, ApiError> {
     let scale = scale::of(&written.to_value());
-    respond::object(StatusCode::OK, wish.format.encoding, scale.to_string().into())
+    respond::object(
+        StatusCode::OK,
+        wish.format.encoding,
+        scale.to_string().into(),
+    )
 }
 
 fn parse_patch(write: &Write<'_>) -> Result<(PatchType, Value), ApiError> {
@@ -292,9 +343,17 @@ fn parse_patch(write: &Write<'_>) -> Result<(PatchType, Value), ApiError> {
     let force_alone = write.query.has("force") && media != PatchMedia::Apply;
     let anonymous = media == PatchMedia::Apply && write.query.get("fieldManager").is_empty();
     let complaint = if force_alone {
-        Some(("force", Cause::Forbidden, "Forbidden: may not be specified for non-apply patch"))
+        Some((
+            "force",
+            Cause::Forbidden,
+            "Forbidden: may not be specified for non-apply patch",
+        ))
     } else if anonymous {
-        Some(("fieldManager", Cause::Required, "Required value: is required for apply patch"))
+        Some((
+            "fieldManager",
+            Cause::Required,
+            "Required value: is required for apply patch",
+        ))
     } else {
         None
     };
@@ -307,13 +366,19 @@ fn parse_patch(write: &Write<'_>) -> Result<(PatchType, Value), ApiError> {
         ));
     }
     if media != PatchMedia::Apply {
-        let patch = serde_json::from_slice(&write.body).map_err(|error| {
-            ApiError::bad_request(format!("error decoding patch: {error}"))
-        })?;
-        return Ok((patch_type, to_stored_patch(write.subject.kind, media, patch)));
+        let patch = serde_json::from_slice(&write.body)
+            .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
+        return Ok((
+            patch_type,
+            to_stored_patch(write.subject.kind, media, patch),
+        ));
     }
     let mut applied = body::parse_yaml(&write.body)?;
-    let kind = if write.subject.subresource == "scale" { &SCALE } else { write.subject.kind };
+    let kind = if write.subject.subresource == "scale" {
+        &SCALE
+    } else {
+        write.subject.kind
+    };
     check_applied(kind, write.subject, &applied)?;
     object::strip_nulls(&mut applied);
     Ok((patch_type, to_stored(write.subject.kind, applied)))
@@ -347,7 +412,10 @@ fn check_applied(kind: &Kind, subject: Subject<'_>, applied: &Value) -> Result<(
             subject.name
         )));
     }
-    if applied["metadata"].get("managedFields").is_some_and(|fields| !fields.is_null()) {
+    if applied["metadata"]
+        .get("managedFields")
+        .is_some_and(|fields| !fields.is_null())
+    {
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
     Ok(())
@@ -385,7 +453,9 @@ fn options_from(body: &Value, query: &Query) -> Result<DeleteOptions, ApiError> 
     };
     let orphan = match &body["orphanDependents"] {
         Value::Bool(orphan) => Some(*orphan),
-        _ => query.has("orphanDependents").then(|| query.flag("orphanDependents")),
+        _ => query
+            .has("orphanDependents")
+            .then(|| query.flag("orphanDependents")),
     };
     if options.propagation.is_none()
         && let Some(orphan) = orphan
@@ -413,12 +483,19 @@ mod tests {
         assert_eq!(from_body.grace_period_seconds, Some(0));
         assert_eq!(from_body.propagation.as_deref(), Some("Foreground"));
         assert_eq!(from_body.uid.as_deref(), Some("u"));
-        let from_query =
-            options_from(&Value::Null, &Query::parse("gracePeriodSeconds=9&orphanDependents=true"))
-                .unwrap();
+        let from_query = options_from(
+            &Value::Null,
+            &Query::parse("gracePeriodSeconds=9&orphanDependents=true"),
+        )
+        .unwrap();
         assert_eq!(from_query.grace_period_seconds, Some(9));
         assert_eq!(from_query.propagation.as_deref(), Some("Orphan"));
         assert!(options_from(&Value::Null, &Query::parse("gracePeriodSeconds=x")).is_err());
-        assert!(options_from(&Value::Null, &none).unwrap().propagation.is_none());
+        assert!(
+            options_from(&Value::Null, &none)
+                .unwrap()
+                .propagation
+                .is_none()
+        );
     }
 }

@@ -29,7 +29,9 @@ async fn a_log_is_passed_on() {
         node.send(data(text)).await.unwrap();
     }
     drop(node);
-    let response = begin(stream, false, CancellationToken::new()).await.unwrap();
+    let response = begin(stream, false, CancellationToken::new())
+        .await
+        .unwrap();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     assert_eq!(&body[..], b"a\nb\n");
 }
@@ -42,8 +44,14 @@ async fn an_error_before_any_data_is_a_status() {
         reason: "BadRequest".into(),
         message: "container \"c\" in pod \"p\" is waiting to start: ContainerCreating".into(),
     };
-    node.send(StreamFrame { frame: Some(Frame::Error(error)) }).await.unwrap();
-    let error = begin(stream, true, CancellationToken::new()).await.unwrap_err();
+    node.send(StreamFrame {
+        frame: Some(Frame::Error(error)),
+    })
+    .await
+    .unwrap();
+    let error = begin(stream, true, CancellationToken::new())
+        .await
+        .unwrap_err();
     assert_eq!((error.code(), error.reason()), (400, "BadRequest"));
 }
 
@@ -53,7 +61,15 @@ async fn a_followed_log_ends_when_the_member_stops() {
     let stopping = CancellationToken::new();
     let response = begin(stream, true, stopping.clone()).await.unwrap();
     stopping.cancel();
-    assert!(response.into_body().collect().await.unwrap().to_bytes().is_empty());
+    assert!(
+        response
+            .into_body()
+            .collect()
+            .await
+            .unwrap()
+            .to_bytes()
+            .is_empty()
+    );
 }
 
 #[test]
@@ -80,8 +96,15 @@ fn options_are_checked() {
         bad("tailLines=-1").to_string(),
         "PodLogOptions \"p\" is invalid: tailLines: Invalid value: -1: must be greater than or equal to 0"
     );
-    assert_eq!(bad("sinceSeconds=5&sinceTime=2026-01-01T00:00:00Z").code(), 422);
+    assert_eq!(
+        bad("sinceSeconds=5&sinceTime=2026-01-01T00:00:00Z").code(),
+        422
+    );
     assert_eq!(bad("sinceTime=yesterday").code(), 400);
-    let good = log_request("p", &Query::parse("follow=true&tailLines=5&timestamps=true")).unwrap();
+    let good = log_request(
+        "p",
+        &Query::parse("follow=true&tailLines=5&timestamps=true"),
+    )
+    .unwrap();
     assert!(good.follow && good.timestamps && good.tail_lines == Some(5));
 }

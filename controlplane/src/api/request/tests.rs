@@ -15,16 +15,30 @@ fn resource(path: &str) -> Target {
 fn paths_name_resources() {
     let pod = resource("/api/v1/namespaces/default/pods/a/log");
     assert_eq!(
-        (pod.group.as_str(), pod.version.as_str(), pod.namespace.as_str()),
+        (
+            pod.group.as_str(),
+            pod.version.as_str(),
+            pod.namespace.as_str()
+        ),
         ("", "v1", "default")
     );
     assert_eq!(
-        (pod.resource.as_str(), pod.name.as_str(), pod.subresource.as_str()),
+        (
+            pod.resource.as_str(),
+            pod.name.as_str(),
+            pod.subresource.as_str()
+        ),
         ("pods", "a", "log")
     );
     let namespace = resource("/api/v1/namespaces/x/status");
-    assert_eq!((namespace.resource.as_str(), namespace.name.as_str()), ("namespaces", "x"));
-    assert_eq!((namespace.namespace.as_str(), namespace.subresource.as_str()), ("", "status"));
+    assert_eq!(
+        (namespace.resource.as_str(), namespace.name.as_str()),
+        ("namespaces", "x")
+    );
+    assert_eq!(
+        (namespace.namespace.as_str(), namespace.subresource.as_str()),
+        ("", "status")
+    );
     assert_eq!(resource("/api/v1/namespaces").resource, "namespaces");
     assert_eq!(resource("/apis/apps/v1/deployments").group, "apps");
     assert!(resource("/api/v1/watch/namespaces/a/pods").watch);
@@ -33,7 +47,14 @@ fn paths_name_resources() {
 
 #[test]
 fn tricks_with_escapes_lead_nowhere() {
-    for path in ["/api/v1/namespaces/%2e%2e/pods", "/api/v1/pods/a%2Fb", "/api/v1/pods/%zz", "/api/v1/pods/%", "/a/../b", "/api/v1/pods/%00"] {
+    for path in [
+        "/api/v1/namespaces/%2e%2e/pods",
+        "/api/v1/pods/a%2Fb",
+        "/api/v1/pods/%zz",
+        "/api/v1/pods/%",
+        "/a/../b",
+        "/api/v1/pods/%00",
+    ] {
         assert_eq!(parse_path(path), None, "{path}");
     }
 }
@@ -46,7 +67,10 @@ fn methods_become_verbs() {
     let watch = Query::parse("watch=1");
     assert_eq!(verb(&Method::GET, &list, &none), "list");
     assert_eq!(verb(&Method::GET, &list, &watch), "watch");
-    assert_eq!(verb(&Method::GET, &list, &Query::parse("watch=false")), "list");
+    assert_eq!(
+        verb(&Method::GET, &list, &Query::parse("watch=false")),
+        "list"
+    );
     assert_eq!(verb(&Method::GET, &one, &none), "get");
     assert_eq!(verb(&Method::DELETE, &list, &none), "deletecollection");
     assert_eq!(verb(&Method::DELETE, &one, &none), "delete");
