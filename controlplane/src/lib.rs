@@ -26,4 +26,4 @@ mod schema;
 mod store;
 mod sync;
 
-pub use controller::{Controller, ControllerConfig, StartError};
+pub use controller::{Controller, ControllerConfig, NodeIdentity, StartError};

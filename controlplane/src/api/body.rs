@@ -11,7 +11,7 @@ use super::negotiate::Encoding;
 use crate::kinds::Kind;
 use crate::registry::create::api_version;
 use crate::registry::{ApiError, object};
-use crate::schema::{FieldProblem, ProblemKind, check_and_prune};
+use crate::schema::{FieldProblem, check_and_prune};
 
 /// The same as Kubernetes' own.
 pub(super) const LIMIT: usize = 3 * 1024 * 1024;
@@ -69,27 +69,10 @@ impl FieldValidation {
         kind: &Kind,
         problems: &[FieldProblem],
     ) -> Result<Vec<String>, ApiError> {
-        let mut wrong = None;
-        let mut loose = Vec::new();
-        for problem in problems {
-            match &problem.kind {
-                ProblemKind::Type { expected, found } => {
-                    wrong = wrong.or_else(|| {
-                        Some(format!(
-                            "json: cannot unmarshal {found} into Go struct field {}.{} of type {expected}",
-                            kind.kind, problem.path
-                        ))
-                    });
-                }
-                ProblemKind::Unknown => loose.push(format!("unknown field \"{}\"", problem.path)),
-                ProblemKind::Duplicate => {
-                    loose.push(format!("duplicate field \"{}\"", problem.path));
-                }
-            }
+        if let Some(wrong) = problems.iter().find(|problem| problem.is_fatal()) {
+            return Err(ApiError::cannot_be_handled(kind, &wrong.to_string()));
         }
-        if let Some(why) = wrong {
-            return Err(ApiError::cannot_be_handled(kind, &why));
-        }
+        let loose: Vec<String> = problems.iter().map(ToString::to_string).collect();
         match self {
             Self::Ignore => Ok(Vec::new()),
             Self::Warn => Ok(loose),

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::{ApiError, Registry, WriteOptions};
@@ -26,7 +27,7 @@ impl Registry {
             .inner
             .service_cidrs
             .first()
-            .and_then(|range| super::service_alloc::nth(range, 1))
+            .and_then(first_address)
             .ok_or_else(|| ApiError::internal("no Service range is configured"))?;
         self.ensure("", "services", "default", kubernetes(first))
             .await?;
@@ -105,6 +106,11 @@ impl Registry {
         .await
         .map(drop)
     }
+}
+
+/// The address that the Service `kubernetes` gets.
+pub(crate) fn first_address(range: &IpNet) -> Option<IpAddr> {
+    super::service_alloc::nth(range, 1)
 }
 
 fn options() -> WriteOptions {

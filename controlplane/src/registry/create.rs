@@ -3,10 +3,9 @@
 
 use serde_json::Value;
 
-use super::{
-    ApiError, MAX_ATTEMPTS, Registry, WriteOptions, Written, key, metadata, object, service_alloc,
-};
-use crate::kinds::{self, Kind, Scope};
+use super::generated_name::generate_name;
+use super::{ApiError, MAX_ATTEMPTS, Registry, WriteOptions, Written, key, object, service_alloc};
+use crate::kinds::{self, Kind, Scope, meta};
 use crate::store::{Compare, Freshness, Op, Txn};
 
 impl Registry {
@@ -23,7 +22,7 @@ impl Registry {
         let base = object::meta(&object, "generateName").to_owned();
         for _ in 0..MAX_ATTEMPTS {
             if generated && !base.is_empty() {
-                object::set_meta(&mut object, "name", metadata::generate_name(&base));
+                object::set_meta(&mut object, "name", generate_name(&base));
             }
             match self
                 .create_once(kind, namespace, object.clone(), options)
@@ -87,7 +86,7 @@ impl Registry {
             txn.compares
                 .push(self.hold_namespace(kind, namespace, &name).await?);
         }
-        let mut errors = metadata::validate(kind, &object, None);
+        let mut errors = meta::validate(kind, &object, None);
         errors.extend(kind.strategy.validate(&object, None, ""));
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, &name, &errors));

@@ -41,6 +41,7 @@ fn cause_reason(cause: Cause) -> &'static str {
         Cause::Required => "FieldValueRequired",
         Cause::Invalid => "FieldValueInvalid",
         Cause::Duplicate => "FieldValueDuplicate",
+        Cause::NotFound => "FieldValueNotFound",
         Cause::NotSupported => "FieldValueNotSupported",
         Cause::Forbidden => "FieldValueForbidden",
         Cause::TooLong => "FieldValueTooLong",
@@ -417,7 +418,17 @@ impl From<StoreError> for ApiError {
             }
             StoreError::NoLeader(why) => Self::unavailable(format!("no leader: {why}")),
             StoreError::Closed => Self::unavailable("the server is shutting down"),
-            StoreError::Storage(why) => Self::internal(format!("storage: {why}")),
+            StoreError::InvalidTxn(why) => Self::new(
+                413,
+                "RequestEntityTooLarge",
+                format!("the write is refused: {why}"),
+            ),
+            StoreError::Timeout => Self::timeout(error.to_string()),
+            StoreError::DiskFull(_) => Self::new(507, "InsufficientStorage", error.to_string()),
+            StoreError::Corrupt(_)
+            | StoreError::Format { .. }
+            | StoreError::Locked { .. }
+            | StoreError::Storage(_) => Self::internal(error),
         }
     }
 }

@@ -150,6 +150,7 @@ pub(crate) static SCALE: Kind = Kind {
     subresources: &[],
     name_rule: kinds::NameRule::DnsSubdomain,
     strategy: &NoStrategy,
+    register: |_| {},
 };
 
 /// Scale has no life of its own: its workload's strategy does the work.

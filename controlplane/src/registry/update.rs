@@ -5,10 +5,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{
-    ApiError, MAX_ATTEMPTS, Registry, WriteOptions, Written, key, metadata, object, service_alloc,
-};
-use crate::kinds::{Cause, Kind};
+use super::{ApiError, MAX_ATTEMPTS, Registry, WriteOptions, Written, key, object, service_alloc};
+use crate::kinds::{Cause, Kind, meta};
 use crate::patch::track_update;
 use crate::store::{Compare, Freshness, KeyValue, Op, Txn};
 
@@ -150,7 +148,7 @@ impl Registry {
         if service_alloc::concerns(kind) && subresource.is_empty() {
             service_alloc::carry_over(&mut new, &old);
         }
-        let mut errors = metadata::validate(kind, &new, Some(&old));
+        let mut errors = meta::validate(kind, &new, Some(&old));
         errors.extend(kind.strategy.validate(&new, Some(&old), subresource));
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, name, &errors));
