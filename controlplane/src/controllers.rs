@@ -19,6 +19,8 @@ mod owner;
 mod podstate;
 mod replicaset;
 mod selector;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub(crate) use metrics::ControllerMetrics;
