@@ -187,3 +187,25 @@ fn everything_is_on_metrics() {
         plane.unload().await.unwrap();
     });
 }
+
+/// A program that is near the verifier's limit of a million instructions here is over it on some kernel.
+#[test]
+fn every_program_is_far_from_the_verifiers_limit() {
+    lab(|lab| async move {
+        let plane = lab.load().await;
+        let verified: Vec<(String, u32)> = plane
+            .inner
+            .state()
+            .objects
+            .program_infos()
+            .map(|(name, info)| (name.to_owned(), info.verified_instruction_count().unwrap()))
+            .collect();
+        assert_eq!(verified.len(), 12);
+        assert!(
+            verified.iter().all(|(_, count)| *count < 50_000),
+            "{verified:?}"
+        );
+        eprintln!("{verified:?}");
+        plane.unload().await.unwrap();
+    });
+}
