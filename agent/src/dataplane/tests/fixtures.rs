@@ -518,9 +518,9 @@ fn fixtures() -> Vec<Fixture> {
             "an error about a pod's flow",
             "uplink_ingress",
             packet("198.51.100.1", NODE, &Icmp(3, 4, unreachable.clone())),
-            SHOT,
-            Some("masquerade_icmp_error"),
-            None,
+            REDIRECT,
+            Some("to return"),
+            Some(("198.51.100.1", POD, 0, 0, 63)),
         ),
         fixture(
             "an error about the node's flow",
@@ -638,6 +638,25 @@ fn masquerade_there_and_back() {
             let (source, destination, first, second, _) = read(&received);
             prop_assert_eq!((source, destination), (ip(&far), ip(pod)));
             prop_assert_eq!(if kind == 2 { first } else { second }, from);
+
+            // A router on the way cannot pass the packet on, and says so.
+            let (router, error) = if v4 {
+                ("198.51.100.1", L4::Icmp(3, 4, sent[14..].to_vec()))
+            } else {
+                ("2001:db8:1::1", L4::Icmp(2, 0, sent[14..].to_vec()))
+            };
+            let (verdict, told) = bench.run("uplink_ingress", &packet(router, node, &error));
+            prop_assert_eq!(verdict, REDIRECT);
+            prop_assert_eq!(read(&told).1, ip(pod));
+            let outer = agent_ebpf::packet::parse(told.as_slice()).unwrap();
+            let inner = agent_ebpf::packet::embedded(told.as_slice(), &outer).unwrap();
+            prop_assert_eq!(IpAddr::from(inner.source), ip(pod));
+            prop_assert_eq!(IpAddr::from(inner.destination), ip(&far));
+            prop_assert_eq!(u16::from_be(inner.source_port), from);
+            if v4 {
+                let header = inner.l3 as usize..inner.l3 as usize + 20;
+                prop_assert_eq!(sum(&told[header], 0), 0xffff, "inner IP checksum");
+            }
             Ok(())
         });
         checked.unwrap();
