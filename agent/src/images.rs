@@ -1,24 +1,38 @@
 //! OCI images: pulled from registries or imported, kept content-addressed with verified digests, mounted
 //! with overlayfs.
+//!
+//! ```text
+//!   reference manifest           what names and manifests mean (pure)
+//!   registry pull import build   where images come from
+//!   unpack                       a layer's archive into a directory; layers are hostile
+//!   disk sweep                   what is on disk, who may change it when; what nobody needs goes
+//!   mount                        overlay mounts
+//! ```
+//! Deliberately not here: back-off after a failed pull (the pods' part), signatures.
 
+pub mod build;
+mod digest;
+mod disk;
+mod error;
+mod import;
+mod manifest;
+mod mount;
+mod pull;
+mod reference;
+mod registry;
+mod sweep;
+mod unpack;
+
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-/// Why an image is not there; the reasons are those the kubelet reports (`ErrImagePull`,
-/// `InvalidImageName`, `ErrImageNeverPull`, `RegistryUnavailable`…).
-#[derive(Debug, thiserror::Error)]
-pub enum ImageError {
-    #[error("invalid image name {0:?}: {1}")]
-    InvalidName(String, String),
-}
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
 
-impl ImageError {
-    /// The container's `waiting.reason`.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::InvalidName(..) => "InvalidImageName",
-        }
-    }
-}
+use self::disk::{Disk, MountRecord, Record};
+pub use self::error::ImageError;
+use self::reference::Reference;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PullPolicy {
@@ -28,11 +42,20 @@ pub enum PullPolicy {
 }
 
 /// Credentials for one registry.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Credentials {
     pub registry: String,
     pub username: String,
     pub password: String,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credentials")
+            .field("registry", &self.registry)
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
 }
 
 /// An image that is in the store.
@@ -40,7 +63,7 @@ pub struct Credentials {
 pub struct Image {
     /// As asked for, normalized (`docker.io/library/nginx:latest`).
     pub reference: String,
-    /// Digest of the manifest, for `imageID`.
+    /// Digest of the manifest (of the index, for images of several platforms), for `imageID`.
     pub digest: String,
     pub config: oci_spec::image::Config,
     /// Chain of unpacked layers, lowest first.
@@ -48,41 +71,265 @@ pub struct Image {
     pub size_bytes: u64,
 }
 
-/// The node's image store. One process owns the directory.
-#[derive(Debug, Clone)]
-pub struct ImageStore {}
-
-#[allow(unused_variables, clippy::unused_async)]
-impl ImageStore {
-    pub async fn open(dir: &Path) -> Result<Self, ImageError> {
-        todo!()
+impl Image {
+    /// `registry/repository@digest`: what a container's `imageID` says.
+    pub fn id(&self) -> String {
+        match Reference::parse(&self.reference) {
+            Ok(reference) => format!("{}@{}", reference.name(), self.digest),
+            Err(_) => self.digest.clone(),
+        }
     }
-    /// The image, pulled when the policy asks for it. Concurrent calls for one image share one pull.
+}
+
+type SharedPull = Shared<BoxFuture<'static, Result<Image, ImageError>>>;
+/// A pull under way, by what was asked for and with which credentials.
+type Pulls = HashMap<(String, Vec<Credentials>), SharedPull>;
+
+/// The node's image store. Processes may share the directory: see `disk` for how.
+#[derive(Debug, Clone)]
+pub struct ImageStore {
+    disk: Disk,
+    pulls: Arc<Mutex<Pulls>>,
+    insecure: Arc<Vec<String>>,
+}
+
+impl ImageStore {
+    /// Opens or creates the store in `dir`, and removes what a crash left behind.
+    pub async fn open(dir: &Path) -> Result<Self, ImageError> {
+        // reqwest is built without a provider of its own; the first one installed stays.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let dir = dir.to_path_buf();
+        let disk = blocking(move || {
+            let disk = Disk::create(&dir)?;
+            sweep::sweep(&disk)?;
+            Ok(disk)
+        })
+        .await?;
+        Ok(Self {
+            disk,
+            pulls: Arc::default(),
+            insecure: Arc::default(),
+        })
+    }
+
+    /// Registries (`host:port`) to be spoken to without TLS, besides those on loopback addresses.
+    #[must_use]
+    pub fn with_insecure_registries(mut self, registries: Vec<String>) -> Self {
+        self.insecure = Arc::new(registries);
+        self
+    }
+
+    /// The image, pulled when the policy asks for it. Concurrent calls for one image share one pull, which
+    /// goes on when its callers are gone.
     pub async fn ensure(
         &self,
         reference: &str,
         policy: PullPolicy,
         credentials: &[Credentials],
     ) -> Result<Image, ImageError> {
-        todo!()
+        let parsed = Reference::parse(reference)?;
+        if policy != PullPolicy::Always {
+            if let Some(image) = self.find(&parsed).await? {
+                return Ok(image);
+            }
+            if policy == PullPolicy::Never {
+                return Err(ImageError::NeverPull(reference.to_owned()));
+            }
+        }
+        self.shared_pull(parsed, credentials).await
     }
+
+    async fn shared_pull(
+        &self,
+        reference: Reference,
+        credentials: &[Credentials],
+    ) -> Result<Image, ImageError> {
+        let key = (reference.to_string(), credentials.to_vec());
+        let pull = {
+            let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
+            match pulls.get(&key) {
+                Some(pull) => pull.clone(),
+                None => {
+                    let pull = self.start_pull(reference, key.clone());
+                    pulls.insert(key, pull.clone());
+                    pull
+                }
+            }
+        };
+        pull.await
+    }
+
+    fn start_pull(&self, reference: Reference, key: (String, Vec<Credentials>)) -> SharedPull {
+        let store = self.clone();
+        let task = tokio::spawn(async move {
+            let result = store.pull(&reference, &key.1).await;
+            // A later call starts anew: it may find something else in the registry.
+            let mut pulls = store.pulls.lock().unwrap_or_else(PoisonError::into_inner);
+            pulls.remove(&key);
+            result
+        });
+        task.map(|joined| joined.unwrap_or_else(|e| Err(ImageError::Interrupted(e.to_string()))))
+            .boxed()
+            .shared()
+    }
+
+    async fn pull(
+        &self,
+        reference: &Reference,
+        credentials: &[Credentials],
+    ) -> Result<Image, ImageError> {
+        let name = reference.to_string();
+        let before = self.disk.get_record(&name)?;
+        tracing::info!(image = %name, "pulling image");
+        let result = pull::pull(&self.disk, reference, credentials, &self.insecure).await;
+        let replaced = match (&result, before) {
+            (Ok(now), Some(before)) => now.digest != before.digest,
+            // Make room; otherwise verified parts stay for the next attempt.
+            (Err(ImageError::DiskFull { .. }), _) => true,
+            _ => false,
+        };
+        if replaced {
+            self.sweep().await?;
+        }
+        match &result {
+            Ok(record) => tracing::info!(image = %name, digest = %record.digest, "pulled image"),
+            Err(error) => tracing::warn!(image = %name, %error, "image not pulled"),
+        }
+        result.map(|record| self.image(record))
+    }
+
+    async fn find(&self, reference: &Reference) -> Result<Option<Image>, ImageError> {
+        let (disk, reference) = (self.disk.clone(), reference.clone());
+        let found = blocking(move || find(&disk, &reference)).await?;
+        Ok(found.map(|record| self.image(record)))
+    }
+
+    fn image(&self, record: Record) -> Image {
+        Image {
+            layers: record
+                .layers
+                .iter()
+                .map(|c| self.disk.layer_fs(c))
+                .collect(),
+            reference: record.reference,
+            digest: record.digest.to_string(),
+            config: record.config,
+            size_bytes: record.size_bytes,
+        }
+    }
+
     /// An OCI layout directory or a tar archive (OCI or `docker save`); returns the references imported.
+    /// Another process may do this while an agent uses the store.
     pub async fn import(&self, path: &Path, name: Option<&str>) -> Result<Vec<String>, ImageError> {
-        todo!()
+        import::import(&self.disk, path, name).await
     }
+
     pub async fn list(&self) -> Result<Vec<Image>, ImageError> {
-        todo!()
+        let disk = self.disk.clone();
+        let mut records = blocking(move || disk.records()).await?;
+        records.sort_by(|a, b| a.reference.cmp(&b.reference));
+        Ok(records
+            .into_iter()
+            .map(|record| self.image(record))
+            .collect())
     }
+
+    /// Forgets a name, and removes what nothing else needs: not what is mounted.
     pub async fn remove(&self, reference: &str) -> Result<(), ImageError> {
-        todo!()
+        let parsed = Reference::parse(reference)?;
+        let (disk, name) = (self.disk.clone(), parsed.to_string());
+        let removed = blocking(move || disk.remove_record(&name)).await?;
+        if !removed {
+            return Err(ImageError::Unknown(parsed.to_string()));
+        }
+        self.sweep().await
     }
+
+    async fn sweep(&self) -> Result<(), ImageError> {
+        let disk = self.disk.clone();
+        blocking(move || sweep::sweep(&disk)).await.map(drop)
+    }
+
     /// Mounts the image's layers with a writable upper directory in `dir` (`dir/upper`, `dir/work`); the
-    /// root file system is `dir/rootfs`. Idempotent.
+    /// root file system is `dir/rootfs`. Idempotent. The layers stay until [`Self::unmount`].
     pub async fn mount(&self, image: &Image, dir: &Path) -> Result<PathBuf, ImageError> {
-        todo!()
+        let (disk, image, dir) = (self.disk.clone(), image.clone(), dir.to_path_buf());
+        blocking(move || mount_image(&disk, &image, &dir)).await
     }
-    /// Idempotent.
+
+    /// Idempotent. What the container wrote stays in `dir/upper`; `dir` is the caller's.
     pub async fn unmount(&self, dir: &Path) -> Result<(), ImageError> {
-        todo!()
+        let (disk, dir) = (self.disk.clone(), dir.to_path_buf());
+        blocking(move || {
+            mount::unmount_overlay(&dir).map_err(|e| ImageError::io("unmount", &dir, e))?;
+            disk.remove_mount(&dir).map(drop)
+        })
+        .await
     }
 }
+
+/// By name; by digest also under another name of the same repository.
+fn find(disk: &Disk, reference: &Reference) -> Result<Option<Record>, ImageError> {
+    let complete = |record: &Record| record.layers.iter().all(|chain| disk.has_layer(chain));
+    let name = reference.to_string();
+    if let Some(record) = disk.get_record(&name)?.filter(complete) {
+        return Ok(Some(record));
+    }
+    let Some(digest) = &reference.digest else {
+        return Ok(None);
+    };
+    let same_repository = |record: &Record| {
+        Reference::parse(&record.reference).is_ok_and(|r| r.name() == reference.name())
+    };
+    let mut records = disk.records()?.into_iter();
+    let found = records.find(|r| r.blobs.contains(digest) && same_repository(r) && complete(r));
+    let Some(mut record) = found else {
+        return Ok(None);
+    };
+    // A name of its own, so that it does not go with the other.
+    let _lock = disk.lock_shared()?;
+    record.reference = name;
+    record.digest = digest.clone();
+    disk.put_record(&record)?;
+    Ok(Some(record))
+}
+
+fn mount_image(disk: &Disk, image: &Image, dir: &Path) -> Result<PathBuf, ImageError> {
+    let _lock = disk.lock_shared()?;
+    std::fs::create_dir_all(dir).map_err(|e| ImageError::io("create", dir, e))?;
+    let chain = |path: &PathBuf| {
+        let hex = path.parent()?.file_name()?.to_str()?;
+        digest::Digest::parse(&format!("sha256:{hex}")).filter(|chain| disk.has_layer(chain))
+    };
+    // Gone when the image was removed since the caller got it: it has to be ensured again.
+    let layers = image
+        .layers
+        .iter()
+        .map(chain)
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| ImageError::Unknown(image.reference.clone()))?;
+    // First the claim, then the mount: a crash in between leaves a claim too many.
+    disk.put_mount(&MountRecord {
+        dir: dir.to_path_buf(),
+        layers,
+    })?;
+    let mut lower = image.layers.clone();
+    if lower.is_empty() {
+        lower.push(disk.root.join("empty"));
+    }
+    mount::mount_overlay(&lower, dir).map_err(|e| ImageError::io("mount overlay at", dir, e))
+}
+
+/// Runs file work off the async threads.
+async fn blocking<T, F>(work: F) -> Result<T, ImageError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, ImageError> + Send + 'static,
+{
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|e| Err(ImageError::Interrupted(e.to_string())))
+}
+
+#[cfg(test)]
+mod tests;

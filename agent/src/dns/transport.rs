@@ -1,0 +1,328 @@
+//! The sockets: UDP and TCP, bounded, and stopped without losing an answer.
+//!
+//! hickory's own loop is not used: it drops queries under way when it stops, accepts connections and
+//! queries without bound, and its sockets cannot be kept over a restart.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_proto::op::ResponseCode;
+use hickory_server::net::xfer::Protocol;
+use hickory_server::server::Request;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::answer::{Answerer, Step, failure};
+
+/// Queries are small; what is longer is no query.
+const MAX_QUERY: usize = 4096;
+const MAX_CONNECTIONS: usize = 512;
+/// UDP queries waiting for an upstream resolver.
+const MAX_WAITING: usize = 4096;
+/// A connection without a query is closed.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Bound sockets; they can outlive a server and be handed to the next.
+#[derive(Debug)]
+pub struct DnsSockets {
+    pub udp: std::net::UdpSocket,
+    pub tcp: std::net::TcpListener,
+}
+
+impl DnsSockets {
+    /// Binds both at one address, which need not be on an interface yet. Port 0 takes a free one.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        // With port 0 the other protocol may have the port taken: then another one.
+        let attempts = if address.port() == 0 { 16 } else { 1 };
+        let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+        for _ in 0..attempts {
+            let udp: std::net::UdpSocket = socket(address, SockType::Datagram)?.into();
+            match socket(udp.local_addr()?, SockType::Stream) {
+                Ok(tcp) => {
+                    return Ok(Self {
+                        udp,
+                        tcp: tcp.into(),
+                    });
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Other handles to the same sockets: queries wait in them as long as one handle is open.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            udp: self.udp.try_clone()?,
+            tcp: self.tcp.try_clone()?,
+        })
+    }
+
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.udp.local_addr()
+    }
+}
+
+fn socket(address: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() {
+        AddressFamily::Inet
+    } else {
+        AddressFamily::Inet6
+    };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = nix::sys::socket::socket(family, kind, flags, None)?;
+    if address.is_ipv4() {
+        nix::sys::socket::setsockopt(&socket, sockopt::IpFreebind, &true)?;
+    } else {
+        free_bind6(&socket)?;
+    }
+    if kind == SockType::Stream {
+        // Connections in TIME_WAIT do not keep the port; on UDP the option would let two servers share it.
+        nix::sys::socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
+    }
+    nix::sys::socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    if kind == SockType::Stream {
+        nix::sys::socket::listen(&socket, nix::sys::socket::Backlog::new(1024)?)?;
+    }
+    Ok(socket)
+}
+
+fn free_bind6(socket: &OwnedFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of_val(&on)).unwrap_or(4);
+    // SAFETY: the descriptor is open, the value is an int that lives through the call, the length is its.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_FREEBIND,
+            std::ptr::from_ref(&on).cast(),
+            length,
+        )
+    };
+    nix::errno::Errno::result(result)?;
+    Ok(())
+}
+
+/// Everything that runs for one server.
+#[derive(Debug)]
+pub(crate) struct Transport {
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Transport {
+    /// Must be called in a runtime.
+    pub(crate) fn start(sockets: DnsSockets, answerer: &Arc<Answerer>) -> io::Result<Self> {
+        let transport = Self {
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        sockets.udp.set_nonblocking(true)?;
+        sockets.tcp.set_nonblocking(true)?;
+        let udp = Arc::new(UdpSocket::from_std(sockets.udp)?);
+        let tcp = TcpListener::from_std(sockets.tcp)?;
+        let waiting = Arc::new(Semaphore::new(MAX_WAITING));
+        let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
+        for _ in 0..workers {
+            let worker = Worker {
+                answerer: answerer.clone(),
+                stop: transport.stop.clone(),
+                tasks: transport.tasks.clone(),
+            };
+            transport
+                .tasks
+                .spawn(worker.serve_udp(udp.clone(), waiting.clone()));
+        }
+        let worker = Worker {
+            answerer: answerer.clone(),
+            stop: transport.stop.clone(),
+            tasks: transport.tasks.clone(),
+        };
+        transport.tasks.spawn(worker.serve_tcp(tcp));
+        Ok(transport)
+    }
+
+    /// Takes nothing new, and waits (bounded) until what was asked is answered.
+    pub(crate) async fn stop(self, patience: Duration) {
+        self.stop.cancel();
+        self.tasks.close();
+        let _ = tokio::time::timeout(patience, self.tasks.wait()).await;
+    }
+}
+
+impl Drop for Transport {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+struct Worker {
+    answerer: Arc<Answerer>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Worker {
+    async fn serve_udp(self, socket: Arc<UdpSocket>, waiting: Arc<Semaphore>) {
+        let mut buffer = vec![0; MAX_QUERY];
+        loop {
+            let received = tokio::select! {
+                received = socket.recv_from(&mut buffer) => received,
+                () = self.stop.cancelled() => break,
+            };
+            match received {
+                Ok((length, from)) => self.datagram(&buffer[..length], from, &socket, &waiting),
+                // An earlier reply could not be delivered; the socket is as good as before.
+                Err(error) => {
+                    tracing::debug!(%error, "receive");
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        // What had arrived before the stop was asked before it. Bounded: others go on asking.
+        for _ in 0..MAX_WAITING {
+            let Ok((length, from)) = socket.try_recv_from(&mut buffer) else {
+                return;
+            };
+            self.datagram(&buffer[..length], from, &socket, &waiting);
+        }
+    }
+
+    fn datagram(
+        &self,
+        query: &[u8],
+        from: SocketAddr,
+        socket: &Arc<UdpSocket>,
+        waiting: &Arc<Semaphore>,
+    ) {
+        // Nobody can be answered at port 0.
+        if from.port() == 0 {
+            return;
+        }
+        let question = match read(&self.answerer, query, from, Protocol::Udp) {
+            Ok(Step::Done(reply)) => return send(socket, &reply, from),
+            Ok(Step::Forward(question)) => question,
+            Err(reply) => return send(socket, &reply, from),
+        };
+        let Ok(permit) = waiting.clone().try_acquire_owned() else {
+            self.answerer.metrics.overloaded.inc();
+            return send(socket, &failure(query, ResponseCode::ServFail), from);
+        };
+        let (answerer, socket) = (self.answerer.clone(), socket.clone());
+        self.tasks.spawn(async move {
+            let reply = answerer.finish(*question).await;
+            send(&socket, &reply, from);
+            drop(permit);
+        });
+    }
+
+    async fn serve_tcp(self, listener: TcpListener) {
+        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let accept = async {
+                // At the limit the rest waits in the listen queue.
+                let permit = connections.clone().acquire_owned().await;
+                (permit, listener.accept().await)
+            };
+            let (permit, accepted) = tokio::select! {
+                accepted = accept => accepted,
+                () = self.stop.cancelled() => return,
+            };
+            match accepted {
+                Ok((stream, from)) => {
+                    let (answerer, stop) = (self.answerer.clone(), self.stop.clone());
+                    self.tasks.spawn(async move {
+                        if let Err(error) = connection(stream, from, &answerer, &stop).await {
+                            tracing::debug!(%from, %error, "connection");
+                        }
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "accept");
+                    // Out of descriptors, mostly: the others need a moment to give some back.
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+        }
+    }
+}
+
+/// Queries of a connection are answered one after the other: no client gets more than its share.
+async fn connection(
+    mut stream: TcpStream,
+    from: SocketAddr,
+    answerer: &Arc<Answerer>,
+    stop: &CancellationToken,
+) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    loop {
+        let length = tokio::select! {
+            length = tokio::time::timeout(IDLE, stream.read_u16()) => length,
+            () = stop.cancelled() => return Ok(()),
+        };
+        let length = match length {
+            Ok(Ok(length)) => usize::from(length),
+            // Closed by the client, or idle.
+            Ok(Err(_)) | Err(_) => return Ok(()),
+        };
+        if length > MAX_QUERY {
+            answerer.metrics.malformed.inc();
+            return Ok(());
+        }
+        let mut query = vec![0; length];
+        tokio::time::timeout(IDLE, stream.read_exact(&mut query)).await??;
+        let reply = match read(answerer, &query, from, Protocol::Tcp) {
+            Ok(Step::Done(reply)) | Err(reply) => reply,
+            Ok(Step::Forward(question)) => answerer.finish(*question).await,
+        };
+        let Ok(length) = u16::try_from(reply.len()) else {
+            return Ok(());
+        };
+        if length == 0 {
+            return Ok(());
+        }
+        let mut framed = length.to_be_bytes().to_vec();
+        framed.extend(reply);
+        tokio::time::timeout(IDLE, stream.write_all(&framed)).await??;
+    }
+}
+
+/// A query, or the reply (perhaps empty) to what is none.
+pub(super) fn read(
+    answerer: &Answerer,
+    query: &[u8],
+    from: SocketAddr,
+    protocol: Protocol,
+) -> Result<Step, Vec<u8>> {
+    // Shorter than a header, or a reply: to be answered by nothing, or two servers could go on for ever.
+    if query.len() < 12 || query[2] & 0x80 != 0 {
+        answerer.metrics.malformed.inc();
+        return Err(Vec::new());
+    }
+    match Request::from_bytes(query.to_vec(), from, protocol) {
+        Ok(request) => Ok(answerer.start(request)),
+        Err(error) => {
+            tracing::debug!(%from, %error, "malformed query");
+            answerer.metrics.malformed.inc();
+            Err(failure(query, ResponseCode::FormErr))
+        }
+    }
+}
+
+/// A reply that cannot be sent at once is lost, as datagrams are: nobody waits for a full socket.
+fn send(socket: &UdpSocket, reply: &[u8], to: SocketAddr) {
+    if !reply.is_empty()
+        && let Err(error) = socket.try_send_to(reply, to)
+    {
+        tracing::debug!(%to, %error, "send");
+    }
+}

@@ -1,0 +1,158 @@
+//! The cluster's names, as one immutable value, after the Kubernetes DNS specification (version 1.1.0).
+//!
+//! A changed zone shares with the one before all that did not change. Nothing here knows of sockets,
+//! forwarding or time. Deliberately absent: wildcards.
+
+mod lookup;
+pub(crate) mod service;
+pub(crate) mod sharded;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hickory_proto::rr::Name;
+use ipnet::IpNet;
+
+pub(crate) use self::lookup::Answer;
+use self::service::ServiceNames;
+use self::sharded::Sharded;
+use crate::cluster::ObjectName;
+
+/// Clients ask again soon: endpoints come and go.
+pub(crate) const TTL: u32 = 5;
+/// Version of the specification, told by `dns-version.<domain>`.
+const SCHEMA_VERSION: &str = "1.1.0";
+
+/// All names of the cluster at one revision.
+#[derive(Debug, Clone)]
+pub(crate) struct Zone {
+    domain: Name,
+    /// The server's own address, for `ns.dns.<domain>`.
+    server: IpAddr,
+    revision: u64,
+    services: Sharded<Arc<str>, Arc<ServiceNames>>,
+    /// Namespaces that have a Service, with how many.
+    namespaces: Arc<BTreeMap<Arc<str>, usize>>,
+    reverse: Sharded<IpAddr, Arc<BTreeSet<Pointer>>>,
+    pod_cidrs: Arc<BTreeSet<IpNet>>,
+}
+
+/// What an address is called.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Pointer {
+    service: ObjectName,
+    /// The endpoint's label; the Service itself when absent.
+    host: Option<Box<str>>,
+}
+
+/// `namespace/name`, by which a Service is found.
+fn key(namespace: &str, name: &str) -> String {
+    format!("{namespace}/{name}")
+}
+
+impl Zone {
+    pub(crate) fn new(domain: Name, server: IpAddr) -> Self {
+        Self {
+            domain,
+            server,
+            revision: 0,
+            services: Sharded::new(),
+            namespaces: Arc::default(),
+            reverse: Sharded::new(),
+            pod_cidrs: Arc::default(),
+        }
+    }
+
+    pub(crate) fn set_revision(&mut self, revision: u64) {
+        self.revision = revision;
+    }
+
+    pub(crate) fn set_pod_cidrs(&mut self, cidrs: BTreeSet<IpNet>) {
+        if *self.pod_cidrs != cidrs {
+            self.pod_cidrs = Arc::new(cidrs);
+        }
+    }
+
+    /// Replaces all names of a Service; with `None` they are gone.
+    pub(crate) fn set_service(&mut self, object: &ObjectName, names: Option<ServiceNames>) {
+        let key = key(&object.namespace, &object.name);
+        let before = self.services.get(key.as_str()).cloned();
+        if before.as_deref() == names.as_ref() {
+            return;
+        }
+        match (&before, &names) {
+            (None, Some(_)) => self.count_namespace(&object.namespace, true),
+            (Some(_), None) => self.count_namespace(&object.namespace, false),
+            _ => {}
+        }
+        let old = before.as_deref().map(pointers).unwrap_or_default();
+        let new = names.as_ref().map(pointers).unwrap_or_default();
+        for (address, pointer) in old.difference(&new) {
+            self.remove_pointer(*address, pointer);
+        }
+        for (address, pointer) in new.difference(&old) {
+            self.add_pointer(*address, pointer.clone());
+        }
+        match names {
+            Some(names) => self.services.insert(key.into(), Arc::new(names)),
+            None => self.services.remove(key.as_str()),
+        };
+    }
+
+    fn count_namespace(&mut self, namespace: &str, more: bool) {
+        let namespaces = Arc::make_mut(&mut self.namespaces);
+        let count = namespaces.entry(namespace.into()).or_insert(0);
+        if more {
+            *count += 1;
+        } else if *count > 1 {
+            *count -= 1;
+        } else {
+            namespaces.remove(namespace);
+        }
+    }
+
+    fn add_pointer(&mut self, address: IpAddr, pointer: Pointer) {
+        let mut pointers = self.reverse.get(&address).cloned().unwrap_or_default();
+        Arc::make_mut(&mut pointers).insert(pointer);
+        self.reverse.insert(address, pointers);
+    }
+
+    fn remove_pointer(&mut self, address: IpAddr, pointer: &Pointer) {
+        let Some(mut pointers) = self.reverse.get(&address).cloned() else {
+            return;
+        };
+        Arc::make_mut(&mut pointers).remove(pointer);
+        if pointers.is_empty() {
+            self.reverse.remove(&address);
+        } else {
+            self.reverse.insert(address, pointers);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn sizes(&self) -> (usize, usize, usize) {
+        (
+            self.services.len(),
+            self.reverse.len(),
+            self.namespaces.len(),
+        )
+    }
+}
+
+/// Every address of a Service with what it is called.
+fn pointers(names: &ServiceNames) -> BTreeSet<(IpAddr, Pointer)> {
+    let pointer = |host: Option<&Box<str>>| Pointer {
+        service: names.object.clone(),
+        host: host.cloned(),
+    };
+    let own = names.cluster_ips.iter().map(|ip| (*ip, pointer(None)));
+    let hosts = names
+        .hosts
+        .iter()
+        .flat_map(|(label, ips)| ips.iter().map(move |ip| (*ip, pointer(Some(label)))));
+    own.chain(hosts).collect()
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
