@@ -63,10 +63,7 @@ impl Run {
     /// Ends runc with everything in its process group.
     pub(super) fn kill(&mut self) {
         self.timed_out = true;
-        if let Ok(group) = libc::pid_t::try_from(self.pid) {
-            // SAFETY: kill takes numbers only; the group's leader is a child that is not yet reaped.
-            unsafe { libc::kill(-group, libc::SIGKILL) };
-        }
+        cgroup::kill_group(self.pid);
     }
 
     pub(super) fn started_at(&self) -> Option<SystemTime> {
@@ -119,6 +116,9 @@ impl Containers {
         };
         if let Some(output) = container.output {
             output.finish();
+        }
+        for command in container.commands {
+            self.answer(Some(command.reply), Answer::Failed(Failure::NotFound));
         }
         for (reply, job) in container.jobs {
             let answer = match job {
