@@ -179,6 +179,7 @@ impl Sandbox {
             cgroups: self.hierarchies.directories(&cgroup),
             oom_events: self.hierarchies.oom_events(&cgroup),
             stdin: spec.stdin,
+            terminal: spec.terminal,
         };
         self.act("create", &spec.id, Call::Create(create)).await
     }

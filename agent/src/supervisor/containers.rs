@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use super::config;
+use super::console::ConsoleSocket;
 use super::output::Output;
 use super::protocol::{Answer, ContainerState, Create, Failure};
 use super::runc::Runc;
@@ -53,6 +54,8 @@ struct Container {
     output: Option<Output>,
     /// The other end of a standard input that is kept open.
     stdin_writer: Option<OwnedFd>,
+    /// While it is being created with a terminal.
+    console: Option<ConsoleSocket>,
     jobs: VecDeque<(Option<Reply>, Job)>,
     run: Option<Run>,
     commands: Vec<Command>,
@@ -109,6 +112,7 @@ impl Containers {
             started_at: None,
             output: None,
             stdin_writer: None,
+            console: None,
             jobs: VecDeque::new(),
             run: None,
             commands: Vec::new(),

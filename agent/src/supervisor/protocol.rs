@@ -77,6 +77,9 @@ pub(crate) struct Create {
     /// Standard input stays open (and silent) instead of being `/dev/null`.
     #[serde(default)]
     pub(crate) stdin: bool,
+    /// The bundle asks for a terminal: it takes the place of the pipes.
+    #[serde(default)]
+    pub(crate) terminal: bool,
 }
 
 /// A command in a running container. It is killed at its deadline, and when its client hangs up.

@@ -25,6 +25,8 @@ pub(crate) struct Standard {
     pub(crate) stdin: Stdio,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
+    /// Socket to which the terminal is sent, when there is to be one.
+    pub(crate) console: Option<PathBuf>,
 }
 
 /// Files of one command, removed with it.
@@ -87,7 +89,11 @@ impl Runc {
             .arg("--bundle")
             .arg(bundle)
             .arg("--pid-file")
-            .arg(pid_file(bundle))
+            .arg(pid_file(bundle));
+        if let Some(console) = standard.console {
+            command.arg("--console-socket").arg(console);
+        }
+        command
             .arg(id)
             .stdin(standard.stdin)
             .stdout(standard.stdout)
