@@ -4,6 +4,8 @@
 //! Order of start: data directory, store (whose lock tells a second process), port, certificates, bootstrap
 //! objects, what runs while this member leads, and the server last, when all it serves is there.
 
+mod leading;
+
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,10 +23,14 @@ use crate::api::server::{Served, serve};
 use crate::api::{Api, Metrics};
 pub use crate::auth::NodeIdentity;
 use crate::auth::{Pki, PkiError, Sans};
+use crate::cache::Cache;
+use crate::controllers::{ControllerMetrics, ControllersConfig};
 use crate::nodestream::NodeStreams;
 use crate::registry::Registry;
 use crate::registry::bootstrap::first_address;
+use crate::scheduler::SchedulerMetrics;
 use crate::store::{Store, StoreConfig, StoreError};
+use crate::sync::{self, SyncMetrics};
 
 /// What a control plane member is started with.
 #[derive(Debug, Clone)]
@@ -135,10 +141,30 @@ impl Controller {
         metrics.register(|all| store.register_metrics(all));
         let stop = CancellationToken::new();
         let streams = NodeStreams::default();
+        let client = registry.client("waggle-controller");
+        let cache = Cache::start(&client, &stop);
+        let node_sync = SyncMetrics::default();
+        let leading = leading::Leading {
+            client: client.clone(),
+            cache: cache.clone(),
+            config: ControllersConfig {
+                ca_pem: pki.ca_pem().to_owned(),
+                pod_cidrs: config.pod_cidrs.clone(),
+            },
+            controllers: ControllerMetrics::default(),
+            scheduler: SchedulerMetrics::default(),
+        };
+        metrics.register(|all| {
+            node_sync.register(all);
+            leading.controllers.register(all);
+            leading.scheduler.register(all);
+        });
+        let (grpc, _applied) = sync::service(&client, &cache, &streams, &node_sync, &stop);
+        let leading = tokio::spawn(leading.run(store.leadership(), stop.clone()));
         let api = Api::new(registry, streams, metrics, stop.clone());
         let served = Served {
             api: Arc::new(api),
-            grpc: None,
+            grpc: Some(grpc),
         };
         let server = tokio::spawn(serve(listener, tls, served, stop.clone(), DRAIN));
         let recorder = {
@@ -155,7 +181,7 @@ impl Controller {
             pki,
             store,
             stop,
-            tasks: vec![recorder, watchdog],
+            tasks: vec![leading, recorder, watchdog],
             failure,
         })
     }
