@@ -221,7 +221,11 @@ impl ImageStore {
     /// An OCI layout directory or a tar archive (OCI or `docker save`); returns the references imported.
     /// Another process may do this while an agent uses the store.
     pub async fn import(&self, path: &Path, name: Option<&str>) -> Result<Vec<String>, ImageError> {
-        import::import(&self.disk, path, name).await
+        let result = import::import(&self.disk, path, name).await;
+        if matches!(result, Err(ImageError::DiskFull { .. })) {
+            self.sweep().await?;
+        }
+        result
     }
 
     pub async fn list(&self) -> Result<Vec<Image>, ImageError> {
@@ -332,4 +336,4 @@ where
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
