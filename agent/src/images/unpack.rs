@@ -103,9 +103,7 @@ pub(super) fn unpack(
         bytes: 0,
         directories: Vec::new(),
     };
-    let mut archive = tar::Archive::new(&mut reader);
-    unpacker.entries(&mut archive, &budget)?;
-    drop(archive);
+    unpacker.entries(&mut tar::Archive::new(&mut reader), &budget)?;
     // What follows the end marker is part of the digest.
     budget.0.set(limits.bytes);
     io::copy(&mut reader, &mut io::sink()).map_err(|e| archive_error(e, &limits))?;

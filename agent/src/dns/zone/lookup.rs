@@ -18,7 +18,7 @@ pub(crate) enum Answer {
         additionals: Vec<Record>,
     },
     /// An alias: the question goes on at `target`.
-    Alias { record: Record, target: Name },
+    Alias { record: Box<Record>, target: Name },
     /// The name does not exist.
     NoName,
     /// Somebody else's name.
@@ -57,7 +57,7 @@ impl Zone {
             Found::NameServer => Answer::records(addresses(name, &[self.server], kind)),
             Found::Service(service) => match &service.external {
                 Some(target) => Answer::Alias {
-                    record: record(name, RData::CNAME(CNAME(target.clone()))),
+                    record: Box::new(record(name, RData::CNAME(CNAME(target.clone())))),
                     target: target.clone(),
                 },
                 None => Answer::records(addresses(name, &service.addresses, kind)),

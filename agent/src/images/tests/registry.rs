@@ -264,14 +264,13 @@ async fn lying_registry(answers: HashMap<String, (&'static str, Bytes)>) -> Sock
                 let answer = answers.get(request.uri().path()).cloned();
                 async move {
                     let response = http::Response::builder();
-                    let response = match answer {
+                    match answer {
                         Some((kind, body)) => {
                             response.header("content-type", kind).body(Full::new(body))
                         }
                         None if request.uri().path() == "/v2/" => response.body(Full::default()),
                         None => response.status(404).body(Full::default()),
-                    };
-                    response
+                    }
                 }
             });
             tokio::spawn(
