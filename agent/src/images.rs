@@ -25,6 +25,7 @@ mod unpack;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt;
@@ -91,6 +92,8 @@ pub struct ImageStore {
     disk: Disk,
     pulls: Arc<Mutex<Pulls>>,
     insecure: Arc<Vec<String>>,
+    /// A sweep was put off because something was being added.
+    sweep_due: Arc<AtomicBool>,
 }
 
 impl ImageStore {
@@ -109,6 +112,7 @@ impl ImageStore {
             disk,
             pulls: Arc::default(),
             insecure: Arc::default(),
+            sweep_due: Arc::default(),
         })
     }
 
@@ -188,7 +192,7 @@ impl ImageStore {
             (Err(ImageError::DiskFull { .. }), _) => true,
             _ => false,
         };
-        if replaced {
+        if replaced || self.sweep_due.load(Ordering::Relaxed) {
             self.sweep().await?;
         }
         match &result {
@@ -251,7 +255,9 @@ impl ImageStore {
 
     async fn sweep(&self) -> Result<(), ImageError> {
         let disk = self.disk.clone();
-        blocking(move || sweep::sweep(&disk)).await.map(drop)
+        let done = blocking(move || sweep::sweep(&disk)).await?;
+        self.sweep_due.store(!done, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Mounts the image's layers with a writable upper directory in `dir` (`dir/upper`, `dir/work`); the

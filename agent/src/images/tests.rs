@@ -234,6 +234,20 @@ async fn what_a_crash_left_is_swept_and_what_is_complete_stays() {
 }
 
 #[tokio::test]
+async fn a_sweep_that_was_put_off_is_made_up_for() {
+    let f = Fixture::new().await;
+    let image = f.image(1, "localhost/one").await;
+    let pulling = f.store.disk.lock_shared().unwrap();
+    f.store.remove("localhost/one").await.unwrap();
+    assert!(image.layers[0].exists(), "somebody may be about to need it");
+    drop(pulling);
+    // Any pull will do, also one that fails.
+    let pull = f.store.ensure("127.0.0.1:1/x", PullPolicy::Always, &[]);
+    pull.await.unwrap_err();
+    assert!(!image.layers[0].exists());
+}
+
+#[tokio::test]
 async fn an_unknown_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("VERSION"), "something-else-9").unwrap();
