@@ -1,10 +1,45 @@
 //! The composition root of the agent: loads the data plane, starts DNS, adopts what runs, then follows the
 //! control plane; stops in the opposite order.
+//!
+//! `agent/preflight` says what is missing before anything is touched, `agent/local` answers on a socket of
+//! this machine (metrics, image import), `agent/error` names what failed.
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
+use prometheus_client::registry::Registry;
+use proto::node::v1::Hello;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::dataplane::{Attachment, DataPlane, DataPlaneConfig};
+use crate::dns::{DnsConfig, DnsServer};
+use crate::images::ImageStore;
+use crate::node::{self, Heartbeat, Host, NodeFacts};
+use crate::pods::{
+    Clock, Context, NodeMachine, Objects, PodKey, PodMetrics, Pods, Resolver, Settings,
+};
+use crate::sync::{Client, ClientConfig, ClientMetrics, Intake, Outbox};
+
+mod error;
+mod local;
+mod preflight;
+mod ranges;
+
+pub use error::AgentError;
+
+/// Where the node's DNS server listens: a link-local address that the data plane puts on `lo`.
+const DNS_LISTEN: SocketAddr =
+    SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 20, 10)), 53);
+/// Batches that a consumer has not taken yet.
+const BATCHES: usize = 16;
+/// How long a pod may take to end when the agent leaves nothing behind, and how long all are waited for.
+const LEAVING_GRACE: Duration = Duration::from_secs(5);
+const LEAVING_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What an agent is started with.
 #[derive(Debug, Clone)]
@@ -32,16 +67,451 @@ pub struct AgentConfig {
     /// All pod ranges of the cluster: what is not in them is masqueraded.
     pub pod_cidrs: Vec<IpNet>,
     /// Resolvers for names outside the cluster; from /etc/resolv.conf when empty.
-    pub upstream_dns: Vec<std::net::SocketAddr>,
+    pub upstream_dns: Vec<SocketAddr>,
     /// Program started as `<program> supervise …` for each pod; the running binary by default.
     pub supervisor_program: PathBuf,
     /// Labels that the node registers with.
-    pub node_labels: std::collections::BTreeMap<String, String>,
+    pub node_labels: BTreeMap<String, String>,
+    /// Addresses of the node; those of the uplink when empty.
+    pub node_addresses: Vec<IpAddr>,
+    /// Where `/metrics` and `/healthz` are served, besides the socket `<run_dir>/agent.sock`.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Registries (`host:port`) that are spoken to without TLS, besides those on loopback addresses.
+    pub insecure_registries: Vec<String>,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum AgentError {}
+/// What becomes of the pods when the agent stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Pods, routing and the kernel's share of load balancing go on; the next agent adopts them.
+    LeavePods,
+    /// All pods end and nothing of the agent stays on the machine but its data directory.
+    RemoveEverything,
+}
+
+/// One pod, for status screens.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct PodSummary {
+    pub namespace: String,
+    pub name: String,
+    pub phase: String,
+    pub ready: bool,
+    pub addresses: Vec<IpAddr>,
+    pub restarts: u32,
+}
+
+/// What an agent is doing.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct AgentStatus {
+    pub node_name: String,
+    pub addresses: Vec<IpAddr>,
+    pub connected: bool,
+    /// Store revision that the data plane and DNS have in force.
+    pub applied_revision: u64,
+    pub attachments: Vec<Attachment>,
+    pub pods: Vec<PodSummary>,
+}
+
+/// What the parts below and the local server share.
+struct Shared {
+    pods: Arc<Pods<NodeMachine>>,
+    images: ImageStore,
+    data_plane: DataPlane,
+    registry: Registry,
+    node_name: String,
+    addresses: Vec<IpAddr>,
+    client: ClientMetrics,
+    applied: [watch::Receiver<u64>; 2],
+}
 
 /// A running agent.
-#[derive(Debug)]
-pub struct Agent {}
+pub struct Agent {
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+    dns: DnsServer,
+    follow: JoinHandle<()>,
+    cgroup_parent: String,
+    run_dir: PathBuf,
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent")
+            .field("node_name", &self.shared.node_name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Agent {
+    /// Starts everything and returns when the data plane is in force and earlier pods are adopted; the
+    /// control plane may still be away.
+    pub async fn start(config: AgentConfig) -> Result<Self, AgentError> {
+        let runc_version = preflight::check(&config).await?;
+        let host = Host::read()?;
+        let uplink = config.uplink.clone().or_else(node::uplink);
+        let addresses = if config.node_addresses.is_empty() {
+            node::addresses(uplink.as_deref())
+        } else {
+            config.node_addresses.clone()
+        };
+
+        // The data plane first: the address that DNS listens on is its doing, and a pod must not start
+        // before its packets are looked after.
+        let data_plane = DataPlane::load(data_plane_config(&config, uplink)).await?;
+        let (data_plane_batches, batches) = mpsc::channel(BATCHES);
+        let (applied, data_plane_applied) = watch::channel(0);
+        let follow = data_plane.follow(batches, applied);
+
+        let (dns_batches, batches) = mpsc::channel(BATCHES);
+        let (applied, dns_applied) = watch::channel(0);
+        let host_resolver = preflight::host_resolver();
+        let dns = DnsServer::start(
+            DnsConfig {
+                listen: DNS_LISTEN,
+                cluster_domain: config.cluster_domain.clone(),
+                upstreams: upstreams(&config, &host_resolver),
+            },
+            batches,
+            applied,
+        )
+        .await?;
+
+        let images = ImageStore::open(&config.data_dir.join("images"))
+            .await?
+            .with_insecure_registries(config.insecure_registries.clone());
+        let outbox = Arc::new(Outbox::default());
+        let objects = Arc::new(Objects::default());
+        let machine = Arc::new(NodeMachine::new(
+            images.clone(),
+            data_plane.clone(),
+            config.supervisor_program.clone(),
+        ));
+        let heartbeat = Arc::new(Heartbeat::new(
+            NodeFacts {
+                name: config.node_name.clone(),
+                host: host.clone(),
+                addresses: addresses.clone(),
+                labels: config.node_labels.clone(),
+                runtime_version: runc_version,
+                not_ready: Some("the node has no pod range yet".to_owned()),
+                ..NodeFacts::default()
+            },
+            config.data_dir.clone(),
+            images.clone(),
+            Arc::clone(&outbox),
+        ));
+
+        // Networks before pods, where the range is known from an earlier life: pods are adopted though the
+        // control plane is away.
+        let ranges = ranges::Ranges::new(&config.data_dir, &config.run_dir);
+        if let Some(known) = ranges.read() {
+            ranges.open(&machine, known).await?;
+            heartbeat.set_not_ready(None);
+        }
+
+        let metrics = PodMetrics::default();
+        let client_metrics = ClientMetrics::default();
+        let mut registry = Registry::with_prefix("waggle_agent");
+        metrics.register(&mut registry);
+        client_metrics.register(&mut registry);
+        registry.register(
+            "events_dropped",
+            "Events that were dropped because too many waited",
+            outbox.dropped_events.clone(),
+        );
+        let context = Arc::new(Context {
+            machine: Arc::clone(&machine),
+            objects: Arc::clone(&objects),
+            reporter: Arc::clone(&outbox) as Arc<dyn crate::pods::Reporter>,
+            settings: settings(&config, &host, addresses.clone(), host_resolver),
+            clock: Clock::new(),
+            metrics,
+        });
+        let pods = Arc::new(Pods::open(context).await.map_err(AgentError::Pods)?);
+
+        let (stop, stopped) = watch::channel(false);
+        let (pod_cidrs, new_ranges) = watch::channel(Vec::new());
+        let intake = Intake::new(
+            config.node_name.clone(),
+            Arc::clone(&pods),
+            objects,
+            Arc::clone(&outbox),
+            vec![data_plane_batches, dns_batches],
+            pod_cidrs,
+        );
+        let hello = {
+            let heartbeat = Arc::clone(&heartbeat);
+            let node_name = config.node_name.clone();
+            Box::new(move || hello(&node_name, &heartbeat))
+        };
+        let client = Client::new(
+            &ClientConfig {
+                server: config.server.clone(),
+                ca_pem: config.ca_pem.clone(),
+                certificate_pem: config.certificate_pem.clone(),
+                key_pem: config.key_pem.clone(),
+            },
+            intake,
+            hello,
+            client_metrics.clone(),
+        )?;
+        let shared = Arc::new(Shared {
+            pods,
+            images,
+            data_plane,
+            registry,
+            node_name: config.node_name.clone(),
+            addresses,
+            client: client_metrics,
+            applied: [data_plane_applied, dns_applied],
+        });
+        let mut tasks = vec![
+            tokio::spawn(client.run(stopped.clone())),
+            tokio::spawn(Arc::clone(&heartbeat).run(stopped.clone())),
+            tokio::spawn(report_applied(
+                shared.applied.clone(),
+                outbox,
+                stopped.clone(),
+            )),
+            tokio::spawn(ranges.follow(machine, heartbeat, new_ranges, stopped.clone())),
+        ];
+        tasks
+            .extend(local::serve(&config.run_dir, config.metrics_listen, &shared, &stopped).await?);
+        Ok(Self {
+            shared,
+            stop,
+            tasks,
+            dns,
+            follow,
+            cgroup_parent: config.cgroup_parent,
+            run_dir: config.run_dir,
+        })
+    }
+
+    pub fn status(&self) -> AgentStatus {
+        self.shared.status()
+    }
+
+    /// The text format of Prometheus.
+    pub fn metrics(&self) -> String {
+        self.shared.metrics()
+    }
+
+    /// The node's images, for `waggle image import` in the same process.
+    pub fn images(&self) -> ImageStore {
+        self.shared.images.clone()
+    }
+
+    /// Stops; returns the pods (`namespace/name`) that did not end in time.
+    pub async fn shutdown(self, how: Shutdown) -> Vec<String> {
+        // First away from the control plane, so that it sees a node that is silent, not pods that fail.
+        self.stop.send_replace(true);
+        for task in self.tasks {
+            let abort = task.abort_handle();
+            if tokio::time::timeout(Duration::from_secs(5), task)
+                .await
+                .is_err()
+            {
+                abort.abort();
+            }
+        }
+        let left = match how {
+            Shutdown::LeavePods => {
+                self.shared.pods.leave_running().await;
+                Vec::new()
+            }
+            Shutdown::RemoveEverything => {
+                self.shared
+                    .pods
+                    .end_all(LEAVING_GRACE, LEAVING_PATIENCE)
+                    .await
+            }
+        };
+        self.dns.stop().await;
+        self.follow.abort();
+        let _ = std::fs::remove_file(self.run_dir.join(local::SOCKET));
+        if how == Shutdown::RemoveEverything {
+            if let Err(error) = self.shared.data_plane.clone().unload().await {
+                tracing::error!(%error, "the data plane was not unloaded");
+            }
+            match crate::runtime::remove_cgroup_parent(&self.cgroup_parent).await {
+                Ok(true) => {}
+                Ok(false) => tracing::warn!("cgroups of pods are left"),
+                Err(error) => tracing::warn!(%error, "the pods' cgroup was not removed"),
+            }
+            // Only what is empty: what is not, is somebody's.
+            for dir in ["pods", "netns", "ipam"] {
+                let _ = std::fs::remove_dir(self.run_dir.join(dir));
+            }
+            let _ = std::fs::remove_dir(&self.run_dir);
+        }
+        left.iter()
+            .map(
+                |PodKey {
+                     namespace, name, ..
+                 }| format!("{namespace}/{name}"),
+            )
+            .collect()
+    }
+}
+
+impl Shared {
+    fn applied_revision(&self) -> u64 {
+        self.applied
+            .iter()
+            .map(|applied| *applied.borrow())
+            .min()
+            .unwrap_or(0)
+    }
+
+    fn status(&self) -> AgentStatus {
+        let pods =
+            self.pods
+                .snapshots()
+                .into_iter()
+                .map(|snapshot| {
+                    let status = snapshot.status;
+                    let containers = status.container_statuses.iter().flatten();
+                    PodSummary {
+                        namespace: snapshot.key.namespace,
+                        name: snapshot.key.name,
+                        phase: status.phase.clone().unwrap_or_default(),
+                        ready: status.conditions.iter().flatten().any(|condition| {
+                            condition.type_ == "Ready" && condition.status == "True"
+                        }),
+                        addresses: status
+                            .pod_ips
+                            .iter()
+                            .flatten()
+                            .filter_map(|ip| ip.ip.parse().ok())
+                            .collect(),
+                        restarts: containers
+                            .map(|container| u32::try_from(container.restart_count).unwrap_or(0))
+                            .sum(),
+                    }
+                })
+                .collect();
+        AgentStatus {
+            node_name: self.node_name.clone(),
+            addresses: self.addresses.clone(),
+            connected: self.client.connected.get() == 1,
+            applied_revision: self.applied_revision(),
+            attachments: self.data_plane.attachments(),
+            pods,
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let mut text = String::new();
+        if prometheus_client::encoding::text::encode(&mut text, &self.registry).is_err() {
+            tracing::error!("metrics cannot be written");
+        }
+        let end = "# EOF\n";
+        let body_len = text.strip_suffix(end).map_or(text.len(), str::len);
+        text.truncate(body_len);
+        text.push_str("# HELP waggle_agent_drops Packets dropped by the data plane.\n");
+        text.push_str("# TYPE waggle_agent_drops counter\n");
+        for (reason, count) in self.data_plane.drops() {
+            text.push_str(&format!(
+                "waggle_agent_drops_total{{reason=\"{reason}\"}} {count}\n"
+            ));
+        }
+        text.push_str(
+            "# HELP waggle_agent_applied_revision Store revision in force on this node.\n",
+        );
+        text.push_str("# TYPE waggle_agent_applied_revision gauge\n");
+        text.push_str(&format!(
+            "waggle_agent_applied_revision {}\n",
+            self.applied_revision()
+        ));
+        text.push_str(end);
+        text
+    }
+}
+
+fn hello(node_name: &str, heartbeat: &Heartbeat) -> Hello {
+    let node_json = serde_json::to_vec(&heartbeat.node()).unwrap_or_default();
+    Hello {
+        node_name: node_name.to_owned(),
+        node_json: node_json.into(),
+        agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// The revision that every consumer has in force.
+async fn report_applied(
+    mut applied: [watch::Receiver<u64>; 2],
+    outbox: Arc<Outbox>,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let least = applied
+            .iter_mut()
+            .map(|applied| *applied.borrow_and_update())
+            .min()
+            .unwrap_or(0);
+        if least > 0 {
+            outbox.applied(least);
+        }
+        let [first, second] = &mut applied;
+        tokio::select! {
+            changed = first.changed() => if changed.is_err() { return },
+            changed = second.changed() => if changed.is_err() { return },
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+fn data_plane_config(config: &AgentConfig, uplink: Option<String>) -> DataPlaneConfig {
+    DataPlaneConfig {
+        node_name: config.node_name.clone(),
+        pin_dir: config.run_dir.join("bpf"),
+        cgroup: config
+            .cgroup_attach
+            .clone()
+            .unwrap_or_else(preflight::unified_cgroup),
+        uplink,
+        pod_cidrs: config.pod_cidrs.clone(),
+        service_cidrs: config.service_cidrs.clone(),
+        cluster_dns: config.cluster_dns,
+        dns_listen: DNS_LISTEN,
+    }
+}
+
+fn upstreams(config: &AgentConfig, host: &Resolver) -> Vec<SocketAddr> {
+    if !config.upstream_dns.is_empty() {
+        return config.upstream_dns.clone();
+    }
+    host.nameservers
+        .iter()
+        .filter_map(|address| address.parse::<IpAddr>().ok())
+        // Asking ourselves would go round in circles.
+        .filter(|address| *address != DNS_LISTEN.ip() && *address != config.cluster_dns)
+        .map(|address| SocketAddr::new(address, 53))
+        .collect()
+}
+
+fn settings(
+    config: &AgentConfig,
+    host: &Host,
+    node_addresses: Vec<IpAddr>,
+    host_resolver: Resolver,
+) -> Settings {
+    let (cpu, memory) = node::allocatable(host);
+    Settings {
+        data_dir: config.data_dir.clone(),
+        run_dir: config.run_dir.clone(),
+        cgroup_parent: config.cgroup_parent.clone(),
+        node_name: config.node_name.clone(),
+        node_hostname: host.hostname.clone(),
+        node_addresses,
+        cluster_domain: config.cluster_domain.clone(),
+        cluster_dns: config.cluster_dns,
+        host_resolver,
+        host_hosts: std::fs::read_to_string("/etc/hosts").unwrap_or_default(),
+        memory_bytes: host.memory_bytes,
+        allocatable_cpu_millis: cpu,
+        allocatable_memory_bytes: memory,
+    }
+}

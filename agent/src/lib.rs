@@ -24,4 +24,4 @@ pub mod supervisor;
 mod sync;
 mod volumes;
 
-pub use agent::{Agent, AgentConfig, AgentError};
+pub use agent::{Agent, AgentConfig, AgentError, AgentStatus, PodSummary, Shutdown};

@@ -1,17 +1,66 @@
 //! Pod networks: a network namespace, a veth pair and addresses per pod; no address twice, also after a
 //! crash. Everything here is netlink and files; packets are the data plane's.
+//!
+//! What is on disk below `run_dir`, in the order in which it comes to be:
+//! `ipam/<address>` (holds the uid), `netns/<uid>` (bind mount), `netns/<uid>.json` (complete).
 
+mod addresses;
+mod link;
+mod namespace;
+
+use std::collections::BTreeSet;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use self::addresses::Addresses;
+use self::link::Names;
 use crate::dataplane::PodInterface;
 
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     #[error("no free address in {0:?}")]
     Exhausted(Vec<IpNet>),
+    #[error("{0:?} cannot be a pod's uid")]
+    Uid(String),
+    #[error("{action} {}", path.display())]
+    File {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("{action}")]
+    System {
+        action: &'static str,
+        source: io::Error,
+    },
+    #[error("{action} for pod {uid}")]
+    Netlink {
+        action: &'static str,
+        uid: String,
+        source: rtnetlink::Error,
+    },
+}
+
+impl NetworkError {
+    pub(crate) fn file(
+        action: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::File {
+            action,
+            path,
+            source,
+        }
+    }
+
+    pub(crate) fn system(action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { action, source }
+    }
 }
 
 /// A pod's network as it was set up.
@@ -25,28 +74,146 @@ pub struct PodNetwork {
 
 /// Sets up and tears down pod networks, by pod uid.
 #[derive(Debug, Clone)]
-pub struct Networks {}
+pub struct Networks {
+    inner: Arc<Inner>,
+}
 
-#[allow(unused_variables, clippy::unused_async)]
+#[derive(Debug)]
+struct Inner {
+    namespaces: PathBuf,
+    addresses: Addresses,
+    mtu: Option<u32>,
+}
+
 impl Networks {
     /// `run_dir` holds namespaces (`netns/<uid>`) and the address ledger. Reads back what is there.
+    ///
+    /// # Errors
+    /// When the directories cannot be made or read.
     pub async fn open(
         run_dir: &Path,
         pod_cidrs: Vec<IpNet>,
         mtu: Option<u32>,
     ) -> Result<Self, NetworkError> {
-        todo!()
+        let namespaces = run_dir.join("netns");
+        std::fs::create_dir_all(&namespaces).map_err(NetworkError::file("create", &namespaces))?;
+        let addresses = Addresses::open(run_dir.join("ipam"), pod_cidrs)?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                namespaces,
+                addresses,
+                mtu,
+            }),
+        })
     }
+
     /// Sets up the pod's network, or returns the one that it has. On failure nothing is left.
+    ///
+    /// # Errors
+    /// When there is no address left, or the kernel refuses something.
     pub async fn attach(&self, pod_uid: &str) -> Result<PodNetwork, NetworkError> {
-        todo!()
+        check_uid(pod_uid)?;
+        if let Some(network) = self.complete(pod_uid) {
+            return Ok(network);
+        }
+        // Left by a crash half-way.
+        self.detach(pod_uid).await?;
+        match self.set_up(pod_uid).await {
+            Ok(network) => Ok(network),
+            Err(error) => {
+                if let Err(second) = self.detach(pod_uid).await {
+                    tracing::warn!(pod_uid, error = %second, "cannot undo a failed set-up");
+                }
+                Err(error)
+            }
+        }
     }
+
+    /// The network of a pod that is set up in full, and still there.
+    fn complete(&self, pod_uid: &str) -> Option<PodNetwork> {
+        let interface = std::fs::read(self.record(pod_uid)).ok()?;
+        let interface: PodInterface = serde_json::from_slice(&interface).ok()?;
+        let netns = self.netns(pod_uid);
+        let names = Names::of(pod_uid);
+        let same = link::index(&names.host) == Some(interface.host_ifindex);
+        (same && namespace::is_mounted(&netns)).then(|| PodNetwork {
+            netns,
+            addresses: interface.addresses.clone(),
+            interface,
+        })
+    }
+
+    async fn set_up(&self, pod_uid: &str) -> Result<PodNetwork, NetworkError> {
+        let addresses = self.inner.addresses.allocate(pod_uid)?;
+        let netns = self.netns(pod_uid);
+        namespace::create(&netns).await?;
+        let interface = link::create(pod_uid, &netns, &addresses, self.inner.mtu).await?;
+        let record = serde_json::to_vec(&interface)
+            .map_err(|error| NetworkError::system("encode the network's record")(error.into()))?;
+        let path = self.record(pod_uid);
+        addresses::write_whole(&path, &record).map_err(NetworkError::file("write", &path))?;
+        Ok(PodNetwork {
+            netns,
+            addresses,
+            interface,
+        })
+    }
+
     /// Idempotent.
+    ///
+    /// # Errors
+    /// When something of it cannot be removed; what is left is removed by the next call.
     pub async fn detach(&self, pod_uid: &str) -> Result<(), NetworkError> {
-        todo!()
+        check_uid(pod_uid)?;
+        let record = self.record(pod_uid);
+        addresses::remove_file(&record).map_err(NetworkError::file("remove", &record))?;
+        link::remove(pod_uid).await?;
+        namespace::remove(&self.netns(pod_uid))?;
+        // Last: until here the address is still in use.
+        self.inner.addresses.release(pod_uid)
     }
+
     /// Uids that have a network, for sweeping after a crash.
+    ///
+    /// # Errors
+    /// When the directories cannot be read.
     pub async fn list(&self) -> Result<Vec<String>, NetworkError> {
-        todo!()
+        let mut uids: BTreeSet<String> = self.inner.addresses.holders()?.into_iter().collect();
+        let directory = &self.inner.namespaces;
+        let entries =
+            std::fs::read_dir(directory).map_err(NetworkError::file("read", directory))?;
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let uid = name.strip_suffix(".json").unwrap_or(&name);
+            if check_uid(uid).is_ok() {
+                uids.insert(uid.to_owned());
+            }
+        }
+        Ok(uids.into_iter().collect())
+    }
+
+    fn netns(&self, pod_uid: &str) -> PathBuf {
+        self.inner.namespaces.join(pod_uid)
+    }
+
+    fn record(&self, pod_uid: &str) -> PathBuf {
+        self.inner.namespaces.join(format!("{pod_uid}.json"))
     }
 }
+
+/// A uid becomes a file name.
+fn check_uid(uid: &str) -> Result<(), NetworkError> {
+    let sound = !uid.is_empty()
+        && uid.len() <= 128
+        && uid
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
+    if sound {
+        Ok(())
+    } else {
+        Err(NetworkError::Uid(uid.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,300 @@
 //! One worker per pod: what is, what should be, the next step.
+//!
+//! ```text
+//!   pods (here)          the set of workers: begun, told, swept, ended
+//!   worker               the loop of one pod        plan     what to do next (pure)
+//!   record               what survives the agent    status   what is reported (pure)
+//!   machine              the seam to images, network, runtime and mounts
+//!   environment fields files mounts container       references resolved into final values
+//!   probe prober         verdicts (pure) and asking
+//! ```
+//! Not here: the control plane (`sync` brings pods and objects, and takes reports through [`Reporter`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+mod backoff;
+mod container;
+mod context;
+mod credentials;
+mod environment;
+mod expand;
+mod fields;
+mod files;
+mod machine;
+mod metrics;
+mod mounts;
+mod objects;
+mod plan;
+mod probe;
+mod prober;
+mod qos;
+mod quantity;
+mod record;
+mod report;
+mod status;
+mod wanted;
+mod worker;
+
+pub(crate) use context::{Clock, Context, Settings};
+pub(crate) use files::Resolver;
+pub(crate) use machine::{Machine, NodeMachine, PodSandbox};
+pub(crate) use metrics::PodMetrics;
+pub(crate) use objects::{Kind, Objects, ServiceFacts};
+pub(crate) use report::{EventType, PodEvent, PodKey, Reporter};
+pub(crate) use worker::{ContainerSnapshot, Snapshot};
+
+use plan::Leaving;
+use record::Record;
+use worker::{Command, Worker};
+
+/// Commands that a worker has not taken yet; more of them wait.
+const INBOX: usize = 32;
+
+/// All pods of this node. Only node sync and the composition root call it; each pod's state is its worker's.
+pub(crate) struct Pods<M: Machine> {
+    context: Arc<Context<M>>,
+    workers: Arc<Mutex<BTreeMap<String, Handle>>>,
+}
+
+struct Handle {
+    key: PodKey,
+    inbox: mpsc::Sender<Command>,
+    snapshot: watch::Receiver<Option<Snapshot>>,
+    task: JoinHandle<()>,
+}
+
+impl<M: Machine> Pods<M> {
+    /// Begins with the pods that an earlier agent had, and sweeps what belongs to none.
+    pub(crate) async fn open(context: Arc<Context<M>>) -> std::io::Result<Self> {
+        let pods = Self {
+            context,
+            workers: Arc::default(),
+        };
+        let dir = pods.context.settings.data_dir.join("pods");
+        std::fs::create_dir_all(&dir)?;
+        let mut known = BTreeSet::new();
+        for entry in std::fs::read_dir(&dir)? {
+            let path = entry?.path();
+            let loaded = record::load(&path).map(|(pod, record)| (PodKey::of(&pod), pod, record));
+            match loaded {
+                Ok((Some(key), pod, record)) => {
+                    known.insert(key.uid.clone());
+                    pods.begin(key, pod, Some(record));
+                }
+                Ok((None, ..)) => pods.sweep_data(&path).await,
+                Err(error) => {
+                    tracing::warn!(dir = %path.display(), %error, "not a pod's directory; swept");
+                    pods.sweep_data(&path).await;
+                }
+            }
+        }
+        pods.sweep_run(&known).await;
+        Ok(pods)
+    }
+
+    /// A directory of a pod that was hardly begun.
+    async fn sweep_data(&self, path: &std::path::Path) {
+        if let Some(uid) = path.file_name().and_then(std::ffi::OsStr::to_str) {
+            self.sweep_sandbox(uid).await;
+        }
+        if let Err(error) = self.context.machine.unmount_below(path) {
+            tracing::warn!(dir = %path.display(), %error, "mounts were not swept");
+            return;
+        }
+        if let Err(error) = std::fs::remove_dir_all(path) {
+            tracing::warn!(dir = %path.display(), %error, "not swept");
+        }
+    }
+
+    /// Supervisors and networks of pods that nobody knows.
+    async fn sweep_run(&self, known: &BTreeSet<String>) {
+        let dir = self.context.settings.run_dir.join("pods");
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let Some(uid) = name.to_str().filter(|uid| !known.contains(*uid)) else {
+                continue;
+            };
+            self.sweep_sandbox(uid).await;
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+
+    async fn sweep_sandbox(&self, uid: &str) {
+        let run_dir = self.context.settings.run_dir.join("pods").join(uid);
+        match self.context.machine.connect_sandbox(&run_dir).await {
+            Ok(Some(sandbox)) => {
+                if let Err(error) = sandbox.stop().await {
+                    tracing::warn!(uid, %error, "a supervisor was not swept");
+                }
+            }
+            Ok(None) => {
+                if let Err(error) = self.context.machine.sweep_sandbox(&run_dir).await {
+                    tracing::warn!(uid, %error, "a sandbox was not swept");
+                }
+            }
+            Err(error) => tracing::warn!(uid, %error, "a supervisor was not swept"),
+        }
+        if let Err(error) = self.context.machine.detach_network(uid).await {
+            tracing::warn!(uid, %error, "a network was not swept");
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Handle>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, key: PodKey, pod: Pod, record: Option<Record>) {
+        let (inbox, commands) = mpsc::channel(INBOX);
+        let (publish, snapshot) = watch::channel(None);
+        let worker = Worker::new(
+            Arc::clone(&self.context),
+            key.clone(),
+            pod,
+            record,
+            commands,
+            publish,
+        );
+        let workers = Arc::clone(&self.workers);
+        let gauge = self.context.metrics.pods.clone();
+        let uid = key.uid.clone();
+        let mut guard = self.lock();
+        gauge.inc();
+        let task = tokio::spawn(async move {
+            worker.run().await;
+            gauge.dec();
+            workers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .remove(&uid);
+        });
+        guard.insert(
+            key.uid.clone(),
+            Handle {
+                key,
+                inbox,
+                snapshot,
+                task,
+            },
+        );
+    }
+
+    /// A pod as the control plane has it now.
+    pub(crate) async fn set(&self, pod: Pod) {
+        let Some(key) = PodKey::of(&pod) else {
+            tracing::warn!("a pod without name or uid was passed over");
+            return;
+        };
+        if !is_safe(&key) {
+            tracing::warn!(uid = %key.uid, "a pod whose names cannot be used in paths was passed over");
+            return;
+        }
+        let inbox = self.lock().get(&key.uid).map(|handle| handle.inbox.clone());
+        match inbox {
+            Some(inbox) => {
+                let _ = inbox.send(Command::Update(Box::new(pod))).await;
+            }
+            None => self.begin(key, pod, None),
+        }
+    }
+
+    /// The control plane has the pod no more.
+    pub(crate) async fn gone(&self, uid: &str) {
+        let inbox = self.lock().get(uid).map(|handle| handle.inbox.clone());
+        if let Some(inbox) = inbox {
+            let _ = inbox.send(Command::Gone).await;
+        }
+    }
+
+    /// After a full state: these are all pods that there are.
+    pub(crate) async fn retain(&self, uids: &BTreeSet<String>) {
+        let gone: Vec<String> = self
+            .lock()
+            .keys()
+            .filter(|uid| !uids.contains(*uid))
+            .cloned()
+            .collect();
+        for uid in gone {
+            self.gone(&uid).await;
+        }
+    }
+
+    /// What is known of a pod by name; the youngest when a name was used again.
+    pub(crate) fn find(&self, namespace: &str, name: &str) -> Option<Snapshot> {
+        self.lock()
+            .values()
+            .filter(|handle| handle.key.namespace == namespace && handle.key.name == name)
+            .filter_map(|handle| handle.snapshot.borrow().clone())
+            .max_by_key(|snapshot| snapshot.status.start_time.clone().map(|time| time.0))
+    }
+
+    /// Follows one pod.
+    pub(crate) fn watch(&self, uid: &str) -> Option<watch::Receiver<Option<Snapshot>>> {
+        Some(self.lock().get(uid)?.snapshot.clone())
+    }
+
+    pub(crate) fn snapshots(&self) -> Vec<Snapshot> {
+        self.lock()
+            .values()
+            .filter_map(|handle| handle.snapshot.borrow().clone())
+            .collect()
+    }
+
+    /// The workers stop where they are; pods run on and are adopted by the next agent.
+    pub(crate) async fn leave_running(&self) {
+        let handles: Vec<Handle> = std::mem::take(&mut *self.lock()).into_values().collect();
+        for handle in handles {
+            drop(handle.inbox);
+            // A worker ends between two steps; one that is waiting on the runtime is not waited for long.
+            let mut task = handle.task;
+            if tokio::time::timeout(Duration::from_secs(10), &mut task)
+                .await
+                .is_err()
+            {
+                task.abort();
+            }
+        }
+    }
+
+    /// Ends all pods and releases what they hold; returns those that did not end in time.
+    pub(crate) async fn end_all(&self, grace: Duration, patience: Duration) -> Vec<PodKey> {
+        let grace_seconds = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
+        let handles: Vec<Handle> = std::mem::take(&mut *self.lock()).into_values().collect();
+        for handle in &handles {
+            let _ = handle
+                .inbox
+                .send(Command::Leave(Leaving { grace_seconds }))
+                .await;
+        }
+        let deadline = tokio::time::Instant::now() + patience;
+        let mut left = Vec::new();
+        for handle in handles {
+            let mut task = handle.task;
+            if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
+                task.abort();
+                left.push(handle.key);
+            }
+        }
+        left
+    }
+}
+
+/// Names become parts of paths.
+fn is_safe(key: &PodKey) -> bool {
+    [&key.namespace, &key.name, &key.uid].iter().all(|name| {
+        !name.is_empty()
+            && name.len() <= 253
+            && !name.starts_with('.')
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+    })
+}
+
+#[cfg(test)]
+mod tests;

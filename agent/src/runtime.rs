@@ -1,22 +1,38 @@
 //! Containers through runc, each pod behind a small supervisor process that outlives the agent.
 //!
-//! Pure: the OCI specification of a container (`runtime/spec.rs`), cgroup resources
-//! (`runtime/resources.rs`). Doing: supervisor client, runc, cgroups, log files.
+//! Pure: the OCI specification of a container (`spec`), cgroup resources (`resources`), users (`user`).
+//! Doing: supervisor client (`client`), starting and sweeping sandboxes (`launch`), commands in containers
+//! (`exec`), `cgroups`, reading logs (`logs`). What runs inside the supervisor is in [`crate::supervisor`].
+//!
+//! Deliberately not here: pods, images and networks; a container's root file system, mounts and network
+//! namespace are made by others and only named here.
+
+mod cgroups;
+mod client;
+mod error;
+mod exec;
+mod launch;
+pub(crate) mod logs;
+mod resources;
+mod spec;
+mod user;
+
+#[cfg(test)]
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::time::SystemTime;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RuntimeError {
-    /// runc said no; the message is runc's last error.
-    #[error("runc {verb} {container}: {message}")]
-    Runc {
-        verb: &'static str,
-        container: String,
-        message: String,
-    },
-}
+pub(crate) use cgroups::Hierarchies;
+use client::Client;
+pub(crate) use error::RuntimeError;
+pub(crate) use launch::sweep;
+
+use crate::supervisor::config::{self, Config};
+pub(crate) use crate::supervisor::protocol::ContainerState;
+use crate::supervisor::protocol::{Answer, Call, Create, LogTarget};
 
 /// What a pod needs before its first container: made once per pod incarnation.
 #[derive(Debug, Clone)]
@@ -79,75 +95,204 @@ pub(crate) struct ContainerSpec {
     pub(crate) annotations: BTreeMap<String, String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) enum ContainerState {
-    Created,
-    Running {
-        pid: u32,
-        started_at: SystemTime,
-    },
-    Exited {
-        code: i32,
-        signal: Option<i32>,
-        oom_killed: bool,
-        started_at: Option<SystemTime>,
-        finished_at: SystemTime,
-    },
+/// The program that runs containers, by the command line that runc and crun have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct OciRuntime {
+    pub(crate) program: PathBuf,
+    /// How long one run of it may take.
+    pub(crate) deadline: Duration,
+}
+
+impl Default for OciRuntime {
+    /// Far more time than runc needs on a loaded machine.
+    fn default() -> Self {
+        Self {
+            program: "runc".into(),
+            deadline: Duration::from_secs(30),
+        }
+    }
 }
 
 /// Client of one pod's supervisor. Losing it does not end the pod: [`Sandbox::connect`] finds it again.
 #[derive(Debug, Clone)]
-pub(crate) struct Sandbox {}
+pub(crate) struct Sandbox {
+    dir: Arc<Path>,
+    config: Arc<Config>,
+    hierarchies: Arc<Hierarchies>,
+    client: Client,
+}
 
-#[allow(unused_variables, clippy::unused_async)]
 impl Sandbox {
     /// Starts the supervisor process (in a session of its own) and makes the pod's cgroups.
     pub(crate) async fn start(
         spec: &SandboxSpec,
-        supervisor_program: &std::path::Path,
+        supervisor_program: &Path,
     ) -> Result<Self, RuntimeError> {
-        todo!()
+        Self::start_with(spec, supervisor_program, &OciRuntime::default()).await
     }
+
+    /// The same with another OCI runtime.
+    pub(crate) async fn start_with(
+        spec: &SandboxSpec,
+        supervisor_program: &Path,
+        runtime: &OciRuntime,
+    ) -> Result<Self, RuntimeError> {
+        launch::start(spec, supervisor_program, runtime).await?;
+        let started = Self::connect(&spec.run_dir).await?;
+        started.ok_or_else(|| RuntimeError::Gone(spec.run_dir.clone()))
+    }
+
     /// The supervisor of a pod that was started earlier; `None` when there is none (any more).
-    pub(crate) async fn connect(run_dir: &std::path::Path) -> Result<Option<Self>, RuntimeError> {
-        todo!()
+    pub(crate) async fn connect(run_dir: &Path) -> Result<Option<Self>, RuntimeError> {
+        let Some(client) = Client::connect(run_dir).await? else {
+            return Ok(None);
+        };
+        let config = Config::read(run_dir)
+            .map_err(|error| RuntimeError::io("read configuration in", run_dir, error))?;
+        Ok(Some(Self {
+            dir: run_dir.into(),
+            config: Arc::new(config),
+            hierarchies: Arc::new(launch::hierarchies()?),
+            client,
+        }))
     }
+
     /// `runc create`: namespaces, cgroup and mounts are there, the program is not yet started.
+    ///
+    /// Done already when a container of that id is created and not yet started.
     pub(crate) async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
-        todo!()
+        if !config::valid_id(&spec.id) {
+            return Err(RuntimeError::InvalidName(spec.id.clone()));
+        }
+        let bundle = config::bundle(&self.dir, &spec.id);
+        let cgroup = format!("{}/{}", self.config.cgroup, spec.id);
+        self.write_bundle(spec.clone(), bundle.clone(), cgroup.clone())
+            .await?;
+        let create = Create {
+            id: spec.id.clone(),
+            bundle,
+            log: LogTarget {
+                path: spec.log_path.clone(),
+                max_bytes: spec.log_max_bytes,
+                max_files: spec.log_max_files,
+            },
+            cgroups: self.hierarchies.directories(&cgroup),
+            oom_events: self.hierarchies.oom_events(&cgroup),
+            stdin: spec.stdin,
+        };
+        self.act("create", &spec.id, Call::Create(create)).await
     }
+
     pub(crate) async fn start_container(&self, id: &str) -> Result<(), RuntimeError> {
-        todo!()
+        self.act("start", id, Call::Start { id: id.to_owned() })
+            .await
     }
-    /// `Ok` also when it has ended already.
+
+    /// `Ok` also when it has ended already. SIGKILL reaches everything in the container's cgroup.
     pub(crate) async fn kill(&self, id: &str, signal: i32) -> Result<(), RuntimeError> {
-        todo!()
+        let call = Call::Kill {
+            id: id.to_owned(),
+            signal,
+        };
+        self.act("kill", id, call).await
     }
-    /// Removes an ended container (bundle, cgroup, runc state). Idempotent.
+
+    /// Removes an ended container (bundle, cgroup, runc state). Idempotent. One that has not ended is
+    /// killed first.
     pub(crate) async fn delete(&self, id: &str) -> Result<(), RuntimeError> {
-        todo!()
+        self.act("delete", id, Call::Delete { id: id.to_owned() })
+            .await
     }
+
     /// Every container that the supervisor knows, by id.
     pub(crate) async fn states(&self) -> Result<BTreeMap<String, ContainerState>, RuntimeError> {
-        todo!()
+        match self.client.call("states", Call::States).await? {
+            Answer::States(states) => Ok(states),
+            other => Err(self.unexpected(&other)),
+        }
     }
-    /// Changes whenever a container changes state; the value is a counter.
+
+    /// Changes whenever a container changes state; the value is a counter. Also when the supervisor is
+    /// lost: then [`Self::states`] says so.
     pub(crate) fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
-        todo!()
+        self.client.changes()
     }
+
     /// Runs a command in a container; output is cut at `max_output` bytes. Killed at the deadline.
     pub(crate) async fn exec(
         &self,
         id: &str,
         args: &[String],
-        timeout: std::time::Duration,
+        timeout: Duration,
         max_output: usize,
     ) -> Result<ExecOutcome, RuntimeError> {
-        todo!()
+        exec::run(&self.dir, &self.config, id, args, timeout, max_output).await
     }
+
     /// Kills what is left, removes the cgroups, ends the supervisor. Idempotent.
     pub(crate) async fn stop(self) -> Result<(), RuntimeError> {
-        todo!()
+        // What an orderly end does not achieve, sweeping does.
+        if let Err(error) = self.act("stop", "", Call::Stop).await
+            && !matches!(error, RuntimeError::Gone(_))
+        {
+            tracing::warn!(dir = %self.dir.display(), %error, "supervisor does not stop");
+        }
+        launch::sweep(&self.dir).await.map(|_| ())
+    }
+
+    async fn act(&self, name: &'static str, id: &str, call: Call) -> Result<(), RuntimeError> {
+        match self.client.call(name, call).await? {
+            Answer::Done => Ok(()),
+            Answer::Failed(failure) => Err(RuntimeError::from_failure(failure, &self.dir, id)),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    fn unexpected(&self, answer: &Answer) -> RuntimeError {
+        RuntimeError::supervisor(&self.dir, format!("unexpected answer {answer:?}"))
+    }
+
+    async fn write_bundle(
+        &self,
+        spec: ContainerSpec,
+        bundle: PathBuf,
+        cgroup: String,
+    ) -> Result<(), RuntimeError> {
+        let config = Arc::clone(&self.config);
+        let shm = launch::shm(&self.dir);
+        let supervisor = self.client.pid;
+        let unified = self.hierarchies.is_unified();
+        launch::blocking(move || {
+            let (passwd, group) = user::read_files(&spec.rootfs)
+                .map_err(|error| RuntimeError::io("read users in", &spec.rootfs, error))?;
+            let wanted = user::Wanted {
+                user: &spec.user,
+                group: spec.run_as_group,
+                supplemental: &spec.supplemental_groups,
+                non_root: spec.run_as_non_root,
+            };
+            let user = user::resolve(&wanted, &passwd, &group)?;
+            let devices = if spec.privileged {
+                launch::host_devices()
+            } else {
+                Vec::new()
+            };
+            let place = spec::Place {
+                hostname: &config.hostname,
+                cgroup: cgroup.into(),
+                cgroup_namespace: unified,
+                netns: config.netns.as_deref(),
+                uts: format!("/proc/{supervisor}/ns/uts").into(),
+                ipc: format!("/proc/{supervisor}/ns/ipc").into(),
+                shm,
+                user: &user,
+                capabilities: launch::host_capabilities(),
+                devices,
+            };
+            let built = spec::build(&spec, &place)?;
+            launch::write_bundle(&bundle, &built)
+        })
+        .await
     }
 }
 
@@ -156,4 +301,10 @@ pub(crate) struct ExecOutcome {
     pub(crate) exit_code: i32,
     pub(crate) timed_out: bool,
     pub(crate) output: Vec<u8>,
+}
+
+/// Removes the cgroups that pods of an agent had in common, when no pod is left; `false` when one is.
+pub(crate) async fn remove_cgroup_parent(cgroup_parent: &str) -> Result<bool, RuntimeError> {
+    let parent = cgroup_parent.to_owned();
+    launch::blocking(move || Ok(cgroups::remove_parent(&launch::hierarchies()?, &parent))).await
 }

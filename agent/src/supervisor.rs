@@ -3,9 +3,53 @@
 //! async runtime: there is one per pod.
 //!
 //! Runs as `waggle supervise --dir <pod run dir>`; the `cli` calls [`main`] before it starts anything else.
+//!
+//! Deliberately not here: anything about pods, images or networks; what is run is decided by the bundles
+//! that the agent writes. This module uses nothing else of the crate, so that it stays small; `runtime`
+//! is its client.
+//!
+//! ```text
+//!   daemon       detaches, takes the pod's namespaces, listens
+//!   serve        the poll loop
+//!   containers   the table of containers: requests, exits, one runc per container at a time
+//!   runc         command lines, running and judging runc
+//!   output       pipe to log records; logfile: records to files, with rotation
+//!   record       exit records on disk
+//!   protocol     frames and messages; connection: one client
+//!   config       what the agent tells a new supervisor
+//! ```
+
+pub(crate) mod cgroup;
+pub(crate) mod config;
+mod connection;
+mod containers;
+mod daemon;
+pub(crate) mod logfile;
+mod output;
+pub(crate) mod protocol;
+pub(crate) mod record;
+pub(crate) mod runc;
+mod serve;
 
 /// Entry point of `waggle supervise`; returns the process's exit code.
-#[allow(unused_variables)]
+///
+/// The calling process returns when the detached one is ready for its first client, or has failed.
 pub fn main(args: &[std::ffi::OsString]) -> i32 {
-    todo!()
+    let dir = match args {
+        [flag, dir] if flag == "--dir" => std::path::PathBuf::from(dir),
+        _ => {
+            eprintln!("usage: waggle supervise --dir <pod run dir>");
+            return 2;
+        }
+    };
+    match daemon::launch(&dir) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("supervise {}: {error}", dir.display());
+            1
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,12 @@
 //! The eBPF programs, one file per attach point; each parses, asks the library to decide, and acts.
+//!
+//! ```text
+//!   connect sendmsg recvmsg getpeername   cgroup hooks: Services at the socket (4 and 6 each)
+//!   pod_ingress pod_egress                tc at the host side of a pod's veth: from the pod, to the pod
+//!   uplink_ingress uplink_egress          tc at the interface to the outside: masquerade
+//!   socket tc masquerade maps             what they share
+//! ```
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
-#![cfg_attr(not(target_arch = "bpf"), allow(unused))]
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {
@@ -8,19 +14,38 @@ fn main() {
 }
 
 #[cfg(target_arch = "bpf")]
-mod programs {
-    use aya_ebpf::{macros::classifier, programs::TcContext};
-    #[classifier]
-    pub fn pod_ingress(_ctx: TcContext) -> i32 {
-        0
-    }
+mod connect;
+#[cfg(target_arch = "bpf")]
+mod getpeername;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod masquerade;
+#[cfg(target_arch = "bpf")]
+mod pod_egress;
+#[cfg(target_arch = "bpf")]
+mod pod_ingress;
+#[cfg(target_arch = "bpf")]
+mod recvmsg;
+#[cfg(target_arch = "bpf")]
+mod sendmsg;
+#[cfg(target_arch = "bpf")]
+mod socket;
+#[cfg(target_arch = "bpf")]
+mod tc;
+#[cfg(target_arch = "bpf")]
+mod uplink_egress;
+#[cfg(target_arch = "bpf")]
+mod uplink_ingress;
 
-    #[panic_handler]
-    fn panic(_info: &core::panic::PanicInfo) -> ! {
-        loop {}
-    }
-
-    #[unsafe(link_section = "license")]
-    #[unsafe(no_mangle)]
-    static LICENSE: [u8; 4] = *b"GPL\0";
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo) -> ! {
+    loop {}
 }
+
+// Helpers such as bpf_redirect_peer's users and sk_storage are for programs with a GPL-compatible license.
+#[cfg(target_arch = "bpf")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,84 @@
+//! The maps. User space writes configuration, services and pods; programs write flows, socket state and
+//! counters. All but the counters are pinned and shared by successive versions of the programs.
+
+use agent_ebpf::address::Address;
+use agent_ebpf::counter::{DropReason, EventKind, ForwardKind, Traffic};
+use agent_ebpf::layout::{
+    Config, DROP_REASONS, EVENT_KINDS, FORWARD_KINDS, FlowKey, FlowValue, MAX_FLOWS, MAX_PODS,
+    MAX_SERVICES, MAX_SLOTS, Pod, PodSource, ReturnKey, ServiceKey, ServiceValue, Slot,
+    SocketOrigin, UdpFlows,
+};
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, SkStorage};
+use aya_ebpf::macros::btf_map;
+
+/// Hash maps take memory as they fill: an idle node must be small.
+const GROWS: usize = BPF_F_NO_PREALLOC as usize;
+
+#[btf_map]
+pub static CONFIG: Array<Config, 1> = Array::new();
+
+#[btf_map]
+pub static SERVICES: HashMap<ServiceKey, ServiceValue, MAX_SERVICES, GROWS> = HashMap::new();
+
+#[btf_map]
+pub static SLOTS: Array<Slot, MAX_SLOTS> = Array::new();
+
+#[btf_map]
+pub static PODS: HashMap<Address, Pod, MAX_PODS, GROWS> = HashMap::new();
+
+#[btf_map]
+pub static SOURCES: HashMap<u32, PodSource, MAX_PODS, GROWS> = HashMap::new();
+
+#[btf_map]
+pub static ORIGINS: SkStorage<SocketOrigin> = SkStorage::new();
+
+#[btf_map]
+pub static UDP_STATE: SkStorage<UdpFlows> = SkStorage::new();
+
+#[btf_map]
+pub static FLOWS: HashMap<FlowKey, FlowValue, MAX_FLOWS, GROWS> = HashMap::new();
+
+#[btf_map]
+pub static RETURNS: HashMap<ReturnKey, FlowValue, MAX_FLOWS, GROWS> = HashMap::new();
+
+#[btf_map]
+static DROPS: PerCpuArray<u64, DROP_REASONS> = PerCpuArray::new();
+
+#[btf_map]
+static FORWARDS: PerCpuArray<Traffic, FORWARD_KINDS> = PerCpuArray::new();
+
+#[btf_map]
+static EVENTS: PerCpuArray<u64, EVENT_KINDS> = PerCpuArray::new();
+
+#[inline(always)]
+pub fn config() -> Result<&'static Config, DropReason> {
+    CONFIG.get(0).ok_or(DropReason::NotConfigured)
+}
+
+#[inline(always)]
+pub fn count_drop(reason: DropReason) {
+    if let Some(counter) = DROPS.get_ptr_mut(reason as u32) {
+        // SAFETY: this CPU's element of a per-CPU array; nobody else writes it.
+        unsafe { *counter += 1 };
+    }
+}
+
+#[inline(always)]
+pub fn count_event(kind: EventKind) {
+    if let Some(counter) = EVENTS.get_ptr_mut(kind as u32) {
+        // SAFETY: this CPU's element of a per-CPU array; nobody else writes it.
+        unsafe { *counter += 1 };
+    }
+}
+
+#[inline(always)]
+pub fn count_forward(kind: ForwardKind, bytes: u32) {
+    if let Some(counter) = FORWARDS.get_ptr_mut(kind as u32) {
+        // SAFETY: this CPU's element of a per-CPU array; nobody else writes it.
+        unsafe {
+            (*counter).packets += 1;
+            (*counter).bytes += u64::from(bytes);
+        }
+    }
+}

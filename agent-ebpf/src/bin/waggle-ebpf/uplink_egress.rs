@@ -1,0 +1,36 @@
+//! tc egress of the uplink: what leaves the node. Packets of pods are masqueraded, the node's own pass.
+
+use agent_ebpf::counter::DropReason;
+use agent_ebpf::packet::parse;
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+
+use crate::maps;
+use crate::masquerade::outward;
+use crate::tc::{End, Skb, drop, pass, rewrite};
+
+#[classifier]
+pub fn uplink_egress(ctx: TcContext) -> i32 {
+    match leave(&ctx) {
+        Ok(()) => pass(),
+        Err(reason) => drop(reason),
+    }
+}
+
+#[inline(always)]
+fn leave(ctx: &TcContext) -> Result<(), DropReason> {
+    // What we cannot read is not a pod's.
+    let Ok(packet) = parse(&Skb(ctx)) else {
+        return Ok(());
+    };
+    let config = maps::config()?;
+    // A Service address means nothing outside.
+    if config.in_service_nets(&packet.destination) {
+        return Err(DropReason::NoSuchService);
+    }
+    if !config.in_pod_nets(&packet.source) || config.in_pod_nets(&packet.destination) {
+        return Ok(());
+    }
+    let (address, port) = outward(config, &packet)?;
+    rewrite(ctx, &packet, End::Source, &address, port)
+}

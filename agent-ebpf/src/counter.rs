@@ -1,0 +1,126 @@
+//! What is counted: every drop under a named reason, every redirected packet under its kind, and events
+//! that are no drop but that an operator must be able to see.
+
+/// Declares an enum whose variants index a per-CPU array and have a name for `/metrics`.
+macro_rules! counters {
+    ($(#[$attr:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$attr])*
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$doc])* $variant,)* }
+
+        impl $name {
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+            pub const COUNT: usize = Self::ALL.len();
+
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Why a packet was dropped, or a connect or send refused.
+    DropReason {
+        /// Shorter than its headers say.
+        Malformed = "malformed",
+        /// Neither IPv4 nor IPv6, from a pod (pods need no ARP: their one neighbour is permanent).
+        NotIp = "not_ip",
+        /// A frame from a pod whose source is not the pod's MAC address.
+        SpoofedMac = "spoofed_mac",
+        /// A packet from a pod whose source is not the pod's address.
+        SpoofedAddress = "spoofed_address",
+        /// From an interface that no pod is registered for.
+        UnknownPod = "unknown_pod",
+        /// For an address in a pod range that no pod here has.
+        NoSuchPod = "no_such_pod",
+        /// For an address in a Service range that is not a Service's, or not on this port.
+        NoSuchService = "no_such_service",
+        /// Neighbour discovery and multicast listener reports from a pod, which needs neither.
+        Ipv6Control = "ipv6_control",
+        /// The Service has no usable endpoint.
+        NoEndpoints = "no_endpoints",
+        /// For a Service, but not sent through a socket hook (raw sockets).
+        ServiceNeedsSocket = "service_needs_socket",
+        /// The node has no route to it.
+        NoRoute = "no_route",
+        /// Its way out is not the uplink.
+        NotUplink = "not_uplink",
+        /// There is no address on the uplink to masquerade with.
+        NoMasqueradeAddress = "no_masquerade_address",
+        /// A protocol that masquerading does not know.
+        MasqueradeProtocol = "masquerade_protocol",
+        /// A fragment without ports that would need masquerading.
+        MasqueradeFragment = "masquerade_fragment",
+        /// Every port that was tried is in use towards this destination.
+        MasqueradePorts = "masquerade_ports",
+        /// The masquerade table is full.
+        MasqueradeTableFull = "masquerade_table_full",
+        /// An ICMP error about a masqueraded flow (not translated yet).
+        MasqueradeIcmpError = "masquerade_icmp_error",
+        /// Hop limit reached zero.
+        HopLimit = "hop_limit",
+        /// A helper that rewrites the packet failed.
+        Rewrite = "rewrite",
+        /// The data plane's configuration is not in its map (cannot happen after loading).
+        NotConfigured = "not_configured",
+        /// A service's slots changed twice while it was looked at.
+        ServiceChanging = "service_changing",
+    }
+}
+
+counters! {
+    /// Where packets were sent.
+    ForwardKind {
+        /// To another pod on this node.
+        Pod = "pod",
+        /// To the node's own stack.
+        Host = "host",
+        /// To the node's DNS server.
+        Dns = "dns",
+        /// Out of the uplink, masqueraded.
+        Uplink = "uplink",
+        /// Replies to masqueraded flows.
+        Return = "return",
+    }
+}
+
+counters! {
+    /// What happened that is no drop.
+    EventKind {
+        /// A connect or send was given a backend.
+        ServicePicked = "service_picked",
+        /// A socket talks to more Services than it can remember: an answer to the oldest shows its backend.
+        UdpFlowForgotten = "udp_flow_forgotten",
+        /// The socket's memory for options is used up: peer addresses show the backend.
+        SocketStateRefused = "socket_state_refused",
+    }
+}
+
+/// Packets and bytes of one [`ForwardKind`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Traffic {
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_distinct_and_fit_the_maps() {
+        let names: std::collections::BTreeSet<_> =
+            DropReason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), DropReason::COUNT);
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
+        }
+        assert!(DropReason::COUNT <= crate::layout::DROP_REASONS);
+        assert!(ForwardKind::COUNT <= crate::layout::FORWARD_KINDS);
+        assert!(EventKind::COUNT <= crate::layout::EVENT_KINDS);
+    }
+}

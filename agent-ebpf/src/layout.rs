@@ -1,0 +1,230 @@
+//! Keys and values of the maps, and their sizes.
+//!
+//! A change to anything here must change [`LAYOUT`]: programs and user space of different layouts never
+//! share a map. All types are `repr(C)`, of integers only, with explicit padding.
+
+use crate::address::{Address, Net};
+
+/// Version of everything in this file; maps are pinned below a directory that is named after it.
+pub const LAYOUT: u32 = 1;
+
+pub const PROTOCOL_ICMP: u8 = 1;
+pub const PROTOCOL_TCP: u8 = 6;
+pub const PROTOCOL_UDP: u8 = 17;
+pub const PROTOCOL_ICMPV6: u8 = 58;
+pub const PROTOCOL_SCTP: u8 = 132;
+
+pub const MAX_SERVICES: usize = 131_072;
+pub const MAX_SLOTS: usize = 262_144;
+pub const MAX_PODS: usize = 4096;
+pub const MAX_FLOWS: usize = 131_072;
+/// Distinct Services that one unconnected UDP socket is remembered to talk to.
+pub const UDP_FLOWS: usize = 16;
+/// How many slots are searched for a UDP flow's backend after its Service changed.
+pub const STICKY_SEARCH: u32 = 64;
+pub const POD_NETS: usize = 8;
+pub const SERVICE_NETS: usize = 4;
+pub const DROP_REASONS: usize = 64;
+pub const FORWARD_KINDS: usize = 16;
+pub const EVENT_KINDS: usize = 16;
+
+/// What can be sent to: a Service's address, or another address that stands for it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct ServiceKey {
+    pub address: Address,
+    /// Network order.
+    pub port: u16,
+    pub protocol: u8,
+    /// [`SCOPE_INSIDE`] or [`SCOPE_OUTSIDE`].
+    pub scope: u8,
+}
+
+/// From pods and from the node itself.
+pub const SCOPE_INSIDE: u8 = 0;
+/// From outside the cluster, at the uplink.
+pub const SCOPE_OUTSIDE: u8 = 1;
+
+/// Where a service port's backends are: `slots[base..base + count]`, all marked with `set`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct ServiceValue {
+    pub base: u32,
+    pub count: u32,
+    /// Names this set of backends; no other set ever bears the same number.
+    pub set: u32,
+    /// Names the service port for as long as it exists, over changes of its set.
+    pub service: u32,
+    /// Seconds of ClientIP affinity, 0 for none.
+    pub affinity: u32,
+    pub flags: u32,
+}
+
+/// Only processes in the node's own network namespace are sent to the backends; others pass untouched.
+/// The cluster DNS address is such an entry: pods' queries are intercepted as packets.
+pub const SERVICE_HOST_ONLY: u32 = 1;
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Slot {
+    pub address: Address,
+    /// Network order.
+    pub port: u16,
+    pub flags: u16,
+    /// The [`ServiceValue::set`] that this slot belongs to: a reader that raced with a change sees another
+    /// number here, and looks again.
+    pub set: u32,
+}
+
+/// A pod on this node, by its address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Pod {
+    /// Host side of its veth pair.
+    pub ifindex: u32,
+    pub pod_mac: [u8; 6],
+    pub host_mac: [u8; 6],
+}
+
+/// What a pod may send as, by the host side's ifindex.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct PodSource {
+    /// Unspecified if it has none of the family.
+    pub v4: Address,
+    pub v6: Address,
+    pub mac: [u8; 6],
+    pub padding: u16,
+}
+
+/// What the programs must know about the node.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Config {
+    /// `SO_NETNS_COOKIE` of the node's network namespace.
+    pub host_cookie: u64,
+    pub cluster_dns: Address,
+    pub dns_listen: Address,
+    /// Network order.
+    pub dns_port: u16,
+    /// Host order, both included.
+    pub nat_port_minimum: u16,
+    pub nat_port_maximum: u16,
+    pub padding: u16,
+    /// 0 when there is no uplink.
+    pub uplink: u32,
+    pub padding2: u32,
+    /// Source of masqueraded packets; unspecified when the uplink has none.
+    pub uplink_v4: Address,
+    pub uplink_v6: Address,
+    pub pod_nets: [Net; POD_NETS],
+    pub service_nets: [Net; SERVICE_NETS],
+}
+
+impl Config {
+    #[inline(always)]
+    #[must_use]
+    pub fn in_pod_nets(&self, address: &Address) -> bool {
+        self.pod_nets.iter().any(|net| net.contains(address))
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub fn in_service_nets(&self, address: &Address) -> bool {
+        self.service_nets.iter().any(|net| net.contains(address))
+    }
+}
+
+/// State of a connected socket: what the program asked for and what it got.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct SocketOrigin {
+    pub service: Address,
+    pub backend: Address,
+    /// Network order; 0 when the socket is not connected through a Service (any more).
+    pub service_port: u16,
+    pub backend_port: u16,
+    pub set: u32,
+}
+
+/// State of an unconnected UDP socket: the Services that it sent to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct UdpFlows {
+    pub next: u32,
+    pub padding: u32,
+    pub flows: [SocketOrigin; UDP_FLOWS],
+}
+
+/// A flow from a pod to the outside.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct FlowKey {
+    pub source: Address,
+    pub destination: Address,
+    /// Network order; the identifier of ICMP echo.
+    pub source_port: u16,
+    /// Network order; 0 for ICMP echo.
+    pub destination_port: u16,
+    pub protocol: u8,
+    pub padding: [u8; 3],
+}
+
+/// What a flow looks like on the uplink, from the remote side.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct ReturnKey {
+    pub remote: Address,
+    pub remote_port: u16,
+    /// The port that the flow was given.
+    pub port: u16,
+    pub protocol: u8,
+    pub padding: [u8; 3],
+}
+
+/// Of both directions of a flow: outward, `port` is the one it was given; for the return, address and port
+/// are the pod's.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct FlowValue {
+    pub address: Address,
+    pub port: u16,
+    pub flags: u16,
+    /// Seconds since boot of the last packet in this direction.
+    pub seen: u32,
+}
+
+/// The remote side has answered.
+pub const FLOW_REPLIED: u16 = 1;
+pub const FLOW_CLOSED_OUT: u16 = 2;
+pub const FLOW_CLOSED_IN: u16 = 4;
+pub const FLOW_RESET: u16 = 8;
+
+/// Marks the types above: plain integers without implicit padding, valid for any bit pattern.
+///
+/// # Safety
+/// `repr(C)`, every bit pattern is a value, no implicit padding.
+pub unsafe trait Plain: Copy + 'static {}
+
+macro_rules! plain {
+    ($($type:ty: $size:literal,)*) => {$(
+        // SAFETY: repr(C), integers only; the size is the sum of the fields' sizes (asserted below).
+        unsafe impl Plain for $type {}
+        const _: () = assert!(size_of::<$type>() == $size);
+    )*};
+}
+
+plain! {
+    ServiceKey: 20,
+    ServiceValue: 24,
+    Slot: 24,
+    Pod: 16,
+    PodSource: 40,
+    Config: 472,
+    SocketOrigin: 40,
+    UdpFlows: 648,
+    FlowKey: 40,
+    ReturnKey: 24,
+    FlowValue: 24,
+    crate::counter::Traffic: 16,
+}

@@ -1,0 +1,280 @@
+//! Where programs are attached: links that are pinned by name, whose program can be replaced without a
+//! moment in between; clsact filters with fixed handles where the kernel has no tcx (before 6.6).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact,
+};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
+
+use super::error::DataPlaneError;
+use super::objects::{Objects, POD_HOOKS, SOCKET_HOOKS, UPLINK_HOOKS};
+use super::syscall::{AttachType, link_create, link_update, object_get, object_pin};
+use super::{Attachment, probe};
+
+/// Priority and handle of our filters where clsact is used: what finds them again after a restart.
+const PRIORITY: u16 = 0x5747;
+const HANDLE: TcHandle = TcHandle::new(0, 1);
+
+#[derive(Debug)]
+pub(crate) struct Attachments {
+    directory: PathBuf,
+    tcx: bool,
+    list: Vec<(String, Attachment)>,
+}
+
+/// An interface by both its names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Interface {
+    pub(crate) index: u32,
+    pub(crate) name: String,
+}
+
+pub(crate) fn interface_name(index: u32) -> Option<String> {
+    nix::net::if_::if_indextoname(index)
+        .ok()
+        .map(|name| name.to_string_lossy().into_owned())
+}
+
+impl Attachments {
+    pub(crate) fn open(pin_dir: &Path) -> Result<Self, DataPlaneError> {
+        let directory = pin_dir.join("links");
+        std::fs::create_dir_all(&directory).map_err(DataPlaneError::file("create", &directory))?;
+        Ok(Self {
+            directory,
+            tcx: probe::has_tcx(),
+            list: Vec::new(),
+        })
+    }
+
+    #[cfg(test)]
+    pub(crate) fn without_tcx(mut self) -> Self {
+        self.tcx = false;
+        self
+    }
+
+    pub(crate) fn list(&self) -> Vec<Attachment> {
+        self.list.iter().map(|(_, entry)| entry.clone()).collect()
+    }
+
+    fn record(&mut self, pin: String, program: &str, hook: String) {
+        self.list.retain(|(other, _)| *other != pin);
+        let program = program.to_owned();
+        self.list.push((pin, Attachment { program, hook }));
+    }
+
+    pub(crate) fn sockets(
+        &mut self,
+        objects: &Objects,
+        cgroup: &Path,
+    ) -> Result<(), DataPlaneError> {
+        let directory = File::open(cgroup).map_err(DataPlaneError::file("open", cgroup))?;
+        let hook = format!("cgroup:{}", cgroup.display());
+        for (program, attach_type) in SOCKET_HOOKS {
+            let target = directory.as_fd().as_raw_fd() as u32;
+            objects
+                .with_program(program, |fd| self.put(program, fd, target, attach_type))?
+                .map_err(|source| DataPlaneError::Attach {
+                    program,
+                    hook: hook.clone(),
+                    source,
+                })?;
+            self.record(program.to_owned(), program, hook.clone());
+        }
+        Ok(())
+    }
+
+    pub(crate) fn uplink(
+        &mut self,
+        objects: &mut Objects,
+        interface: &Interface,
+    ) -> Result<(), DataPlaneError> {
+        for (program, attach_type) in UPLINK_HOOKS {
+            self.traffic(objects, program, program.to_owned(), interface, attach_type)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn pod(
+        &mut self,
+        objects: &mut Objects,
+        interface: &Interface,
+    ) -> Result<(), DataPlaneError> {
+        for (program, attach_type) in POD_HOOKS {
+            let pin = format!("{program}_{}", interface.index);
+            self.traffic(objects, program, pin, interface, attach_type)?;
+        }
+        Ok(())
+    }
+
+    /// Puts this load's programs into the links of pods that an earlier run attached.
+    pub(crate) fn adopt_pods(&mut self, objects: &Objects) -> Result<(), DataPlaneError> {
+        let entries = std::fs::read_dir(&self.directory)
+            .map_err(DataPlaneError::file("read", &self.directory))?;
+        for entry in entries.flatten() {
+            let pin = entry.file_name().to_string_lossy().into_owned();
+            let Some((program, attach_type, index)) = POD_HOOKS.iter().find_map(|(program, at)| {
+                let index = pin.strip_prefix(program)?.strip_prefix('_')?.parse().ok()?;
+                Some((*program, *at, index))
+            }) else {
+                continue;
+            };
+            let replaced = objects.with_program(program, |fd| {
+                object_get(&entry.path()).and_then(|link| link_update(link.as_fd(), fd))
+            })?;
+            match (replaced, interface_name(index)) {
+                (Ok(()), Some(name)) => {
+                    self.record(pin, program, traffic_hook(attach_type, true, &name));
+                }
+                // Its interface is gone, and with it the attachment.
+                _ => remove(&entry.path()),
+            }
+        }
+        Ok(())
+    }
+
+    fn traffic(
+        &mut self,
+        objects: &mut Objects,
+        program: &'static str,
+        pin: String,
+        interface: &Interface,
+        attach_type: AttachType,
+    ) -> Result<(), DataPlaneError> {
+        let hook = traffic_hook(attach_type, self.tcx, &interface.name);
+        if self.tcx {
+            objects
+                .with_program(program, |fd| {
+                    self.put(&pin, fd, interface.index, attach_type)
+                })?
+                .map_err(|source| DataPlaneError::Attach {
+                    program,
+                    hook: hook.clone(),
+                    source,
+                })?;
+        } else {
+            attach_filter(objects.classifier(program)?, &interface.name, attach_type).map_err(
+                |source| DataPlaneError::Classifier {
+                    program,
+                    hook: hook.clone(),
+                    source: Box::new(source),
+                },
+            )?;
+        }
+        self.record(pin, program, hook);
+        Ok(())
+    }
+
+    /// Replaces the program of the pinned link, or makes the link if there is none that still works.
+    fn put(
+        &self,
+        pin: &str,
+        program: BorrowedFd<'_>,
+        target: u32,
+        attach_type: AttachType,
+    ) -> io::Result<()> {
+        let path = self.directory.join(pin);
+        match object_get(&path) {
+            Ok(link) => match link_update(link.as_fd(), program) {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    // ENOLINK: what it was attached to is gone.
+                    tracing::debug!(pin, %error, "link cannot be updated: made anew");
+                    std::fs::remove_file(&path)?;
+                }
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let link = link_create(program, target, attach_type)?;
+        object_pin(link.as_fd(), &path)
+    }
+
+    pub(crate) fn remove_pod(&mut self, index: u32) {
+        for (program, _) in POD_HOOKS {
+            let pin = format!("{program}_{index}");
+            remove(&self.directory.join(&pin));
+            self.list.retain(|(other, _)| *other != pin);
+        }
+    }
+
+    /// Detaches everything, also what an earlier run attached.
+    pub(crate) fn remove_all(&mut self, uplink: Option<&Interface>) {
+        if let Ok(entries) = std::fs::read_dir(&self.directory) {
+            for entry in entries.flatten() {
+                remove(&entry.path());
+            }
+        }
+        if !self.tcx
+            && let Some(uplink) = uplink
+        {
+            for (program, attach_type) in UPLINK_HOOKS {
+                let _ = aya::programs::tc::qdisc_detach_program(
+                    &uplink.name,
+                    direction(attach_type),
+                    program,
+                );
+            }
+        }
+        self.list.clear();
+    }
+}
+
+fn remove(path: &Path) {
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!(path = %path.display(), %error, "cannot unpin");
+    }
+}
+
+fn direction(attach_type: AttachType) -> TcAttachType {
+    if attach_type == AttachType::TcxEgress {
+        TcAttachType::Egress
+    } else {
+        TcAttachType::Ingress
+    }
+}
+
+fn traffic_hook(attach_type: AttachType, tcx: bool, interface: &str) -> String {
+    let kind = if tcx { "tcx" } else { "tc" };
+    match direction(attach_type) {
+        TcAttachType::Egress => format!("{kind} egress {interface}"),
+        _ => format!("{kind} ingress {interface}"),
+    }
+}
+
+fn attach_filter(
+    program: &mut SchedClassifier,
+    interface: &str,
+    attach_type: AttachType,
+) -> Result<(), ProgramError> {
+    // There already: fine; not possible: the filter's error says so.
+    let _ = qdisc_add_clsact(interface);
+    let direction = direction(attach_type);
+    let options = NlOptions {
+        priority: PRIORITY,
+        handle: HANDLE,
+        classid: None,
+    };
+    let link = match program.attach_with_options(
+        interface,
+        direction,
+        TcAttachOptions::Netlink(options),
+    ) {
+        Ok(link) => link,
+        // An earlier run's: replaced in place.
+        Err(_) => {
+            let link = SchedClassifierLink::attached(interface, direction, PRIORITY, HANDLE, None)
+                .map_err(|error| ProgramError::IOError(io::Error::other(error)))?;
+            program.attach_to_link(link)?
+        }
+    };
+    // The filter stays when this process ends.
+    std::mem::forget(program.take_link(link)?);
+    Ok(())
+}

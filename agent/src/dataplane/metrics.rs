@@ -1,0 +1,194 @@
+//! Counters and occupancy for `/metrics`, read from the kernel when they are asked for.
+
+use std::sync::{Arc, Weak};
+
+use agent_ebpf::layout::{MAX_FLOWS, MAX_PODS, MAX_SERVICES, MAX_SLOTS};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use super::{DataPlane, Inner};
+
+#[derive(Debug)]
+struct Metrics(Weak<Inner>);
+
+impl DataPlane {
+    /// Registers everything that the data plane counts.
+    pub fn register(&self, registry: &mut Registry) {
+        registry.register_collector(Box::new(Metrics(Arc::downgrade(&self.inner))));
+    }
+}
+
+/// Writes one counter family with one label.
+fn counters<'a>(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help, label): (&str, &str, &'static str),
+    values: impl Iterator<Item = (&'a str, u64)>,
+) -> std::fmt::Result {
+    let kind = prometheus_client::metrics::MetricType::Counter;
+    let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+    for (value, count) in values {
+        let labels = [(label, value)];
+        let metric = family.encode_family(&labels)?;
+        ConstCounter::new(count).encode(metric)?;
+    }
+    Ok(())
+}
+
+fn gauges<'a>(
+    encoder: &mut DescriptorEncoder<'_>,
+    (name, help, label): (&str, &str, &'static str),
+    values: impl Iterator<Item = (&'a str, i64)>,
+) -> std::fmt::Result {
+    let kind = prometheus_client::metrics::MetricType::Gauge;
+    let mut family = encoder.encode_descriptor(name, help, None, kind)?;
+    for (value, level) in values {
+        let labels = [(label, value)];
+        let metric = family.encode_family(&labels)?;
+        ConstGauge::new(level).encode(metric)?;
+    }
+    Ok(())
+}
+
+impl Collector for Metrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let Some(inner) = self.0.upgrade() else {
+            return Ok(());
+        };
+        let plane = DataPlane { inner };
+        counters(
+            &mut encoder,
+            (
+                "waggle_dataplane_drops",
+                "Packets dropped and calls refused, by reason",
+                "reason",
+            ),
+            plane.drops().into_iter(),
+        )?;
+        let forwards = plane.forwards();
+        counters(
+            &mut encoder,
+            (
+                "waggle_dataplane_forwarded_packets",
+                "Packets sent on by the data plane, by where to",
+                "to",
+            ),
+            forwards.iter().map(|(kind, packets, _)| (*kind, *packets)),
+        )?;
+        counters(
+            &mut encoder,
+            (
+                "waggle_dataplane_forwarded_bytes",
+                "Bytes sent on by the data plane, by where to",
+                "to",
+            ),
+            forwards.iter().map(|(kind, _, bytes)| (*kind, *bytes)),
+        )?;
+        counters(
+            &mut encoder,
+            (
+                "waggle_dataplane_events",
+                "Things that happened in the data plane and are no drop",
+                "event",
+            ),
+            plane.events().into_iter(),
+        )?;
+        tables(&mut encoder, &plane)?;
+        programs(&mut encoder, &plane)
+    }
+}
+
+fn tables(encoder: &mut DescriptorEncoder<'_>, plane: &DataPlane) -> std::fmt::Result {
+    let (services, backends, slots, pods, flows, problems, revision) = {
+        let state = plane.inner.state();
+        let planner = state.tables.planner();
+        (
+            planner.services(),
+            planner.backends(),
+            planner.slots_used() as usize,
+            state.pods,
+            state.flows,
+            state.tables.problems,
+            state.tables.revision,
+        )
+    };
+    let entries = [
+        ("services", services, MAX_SERVICES),
+        ("slots", slots, MAX_SLOTS),
+        ("pods", pods, MAX_PODS),
+        ("flows", flows, MAX_FLOWS),
+    ];
+    gauges(
+        encoder,
+        (
+            "waggle_dataplane_map_entries",
+            "Entries in use, by table",
+            "map",
+        ),
+        entries.iter().map(|(name, used, _)| (*name, *used as i64)),
+    )?;
+    gauges(
+        encoder,
+        (
+            "waggle_dataplane_map_size",
+            "Entries that the table can hold",
+            "map",
+        ),
+        entries.iter().map(|(name, _, size)| (*name, *size as i64)),
+    )?;
+    for (name, help, value) in [
+        (
+            "waggle_dataplane_backends",
+            "Backends of all services",
+            backends as i64,
+        ),
+        (
+            "waggle_dataplane_applied_revision",
+            "Revision up to which the cluster's services are in force",
+            revision as i64,
+        ),
+    ] {
+        let gauge = ConstGauge::new(value);
+        gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+    }
+    let problems = ConstCounter::new(problems);
+    problems.encode(encoder.encode_descriptor(
+        "waggle_dataplane_service_problems",
+        "Service changes that could not be made",
+        None,
+        problems.metric_type(),
+    )?)
+}
+
+fn programs(encoder: &mut DescriptorEncoder<'_>, plane: &DataPlane) -> std::fmt::Result {
+    let infos: Vec<(String, u64, u64)> = plane
+        .inner
+        .state()
+        .objects
+        .program_infos()
+        .map(|(name, info)| {
+            let time = info.run_time().as_nanos();
+            (name.to_owned(), info.run_count(), time as u64)
+        })
+        .collect();
+    counters(
+        encoder,
+        (
+            "waggle_dataplane_program_runs",
+            "Runs, while kernel.bpf_stats_enabled is on",
+            "program",
+        ),
+        infos.iter().map(|(name, count, _)| (name.as_str(), *count)),
+    )?;
+    counters(
+        encoder,
+        (
+            "waggle_dataplane_program_run_nanoseconds",
+            "Time spent, while kernel.bpf_stats_enabled is on",
+            "program",
+        ),
+        infos.iter().map(|(name, _, time)| (name.as_str(), *time)),
+    )
+}

@@ -1,0 +1,224 @@
+//! The eBPF object in the kernel: maps (pinned, shared with the run before) and programs (always new).
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use agent_ebpf::address::Address;
+use agent_ebpf::counter::Traffic;
+use agent_ebpf::layout::{
+    Config, DROP_REASONS, EVENT_KINDS, FORWARD_KINDS, FlowKey, FlowValue, LAYOUT, MAX_FLOWS,
+    MAX_PODS, MAX_SERVICES, MAX_SLOTS, Pod, PodSource, ReturnKey, ServiceKey, ServiceValue, Slot,
+    SocketOrigin, UdpFlows,
+};
+use aya::maps::{Array, HashMap, MapData, MapInfo, MapType, PerCpuArray};
+use aya::programs::{CgroupSockAddr, Program, SchedClassifier};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+
+use super::error::DataPlaneError;
+use super::syscall::{AttachType, object_get};
+use super::wire::Wire;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/waggle-ebpf"));
+
+/// The socket hooks, by program name.
+pub(crate) const SOCKET_HOOKS: [(&str, AttachType); 8] = [
+    ("connect4", AttachType::Connect4),
+    ("connect6", AttachType::Connect6),
+    ("sendmsg4", AttachType::SendMsg4),
+    ("sendmsg6", AttachType::SendMsg6),
+    ("recvmsg4", AttachType::RecvMsg4),
+    ("recvmsg6", AttachType::RecvMsg6),
+    ("getpeername4", AttachType::GetPeerName4),
+    ("getpeername6", AttachType::GetPeerName6),
+];
+
+pub(crate) const POD_HOOKS: [(&str, AttachType); 2] = [
+    ("pod_ingress", AttachType::TcxIngress),
+    ("pod_egress", AttachType::TcxEgress),
+];
+
+pub(crate) const UPLINK_HOOKS: [(&str, AttachType); 2] = [
+    ("uplink_ingress", AttachType::TcxIngress),
+    ("uplink_egress", AttachType::TcxEgress),
+];
+
+/// What a pinned map must look like to be taken over.
+struct Shape {
+    name: &'static str,
+    kind: MapType,
+    key: usize,
+    value: usize,
+    entries: usize,
+}
+
+const fn shape<K, V>(name: &'static str, kind: MapType, entries: usize) -> Shape {
+    Shape {
+        name,
+        kind,
+        key: size_of::<K>(),
+        value: size_of::<V>(),
+        entries,
+    }
+}
+
+const SHAPES: [Shape; 12] = [
+    shape::<u32, Config>("CONFIG", MapType::Array, 1),
+    shape::<ServiceKey, ServiceValue>("SERVICES", MapType::Hash, MAX_SERVICES),
+    shape::<u32, Slot>("SLOTS", MapType::Array, MAX_SLOTS),
+    shape::<Address, Pod>("PODS", MapType::Hash, MAX_PODS),
+    shape::<u32, PodSource>("SOURCES", MapType::Hash, MAX_PODS),
+    shape::<u32, SocketOrigin>("ORIGINS", MapType::SkStorage, 0),
+    shape::<u32, UdpFlows>("UDP_STATE", MapType::SkStorage, 0),
+    shape::<FlowKey, FlowValue>("FLOWS", MapType::Hash, MAX_FLOWS),
+    shape::<ReturnKey, FlowValue>("RETURNS", MapType::Hash, MAX_FLOWS),
+    shape::<u32, u64>("DROPS", MapType::PerCpuArray, DROP_REASONS),
+    shape::<u32, Traffic>("FORWARDS", MapType::PerCpuArray, FORWARD_KINDS),
+    shape::<u32, u64>("EVENTS", MapType::PerCpuArray, EVENT_KINDS),
+];
+
+pub(crate) type Table<K, V> = HashMap<MapData, Wire<K>, Wire<V>>;
+
+pub(crate) struct Objects {
+    programs: Ebpf,
+    pub(crate) config: Array<MapData, Wire<Config>>,
+    pub(crate) services: Table<ServiceKey, ServiceValue>,
+    pub(crate) services_fd: OwnedFd,
+    pub(crate) slots: Array<MapData, Wire<Slot>>,
+    pub(crate) slots_fd: OwnedFd,
+    pub(crate) pods: HashMap<MapData, [u8; 16], Wire<Pod>>,
+    pub(crate) sources: HashMap<MapData, u32, Wire<PodSource>>,
+    pub(crate) flows: Table<FlowKey, FlowValue>,
+    pub(crate) returns: Table<ReturnKey, FlowValue>,
+    pub(crate) drops: PerCpuArray<MapData, u64>,
+    pub(crate) forwards: PerCpuArray<MapData, Wire<Traffic>>,
+    pub(crate) events: PerCpuArray<MapData, u64>,
+}
+
+impl std::fmt::Debug for Objects {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Objects").finish_non_exhaustive()
+    }
+}
+
+/// Maps are pinned below a directory that names their layout: another layout's are another's.
+pub(crate) fn map_directory(pin_dir: &Path) -> PathBuf {
+    pin_dir.join(format!("v{LAYOUT}"))
+}
+
+/// Pinned maps that are not what their name says (an older or foreign program's) are unpinned: keeping them
+/// would keep everything from loading.
+fn evict_misfits(directory: &Path) -> Result<(), DataPlaneError> {
+    for shape in &SHAPES {
+        let path = directory.join(shape.name);
+        if !path.exists() {
+            continue;
+        }
+        let fits = MapInfo::from_pin(&path).is_ok_and(|info| {
+            info.map_type().is_ok_and(|kind| kind == shape.kind)
+                && info.key_size() as usize == shape.key
+                && info.value_size() as usize == shape.value
+                && info.max_entries() as usize == shape.entries
+        });
+        if !fits {
+            tracing::warn!(map = shape.name, path = %path.display(), "pinned map has another layout: replaced");
+            std::fs::remove_file(&path).map_err(DataPlaneError::file("unpin", &path))?;
+        }
+    }
+    Ok(())
+}
+
+impl Objects {
+    /// Loads the object; maps that are pinned below `pin_dir` are used again.
+    pub(crate) fn load(pin_dir: &Path) -> Result<Self, DataPlaneError> {
+        let directory = map_directory(pin_dir);
+        std::fs::create_dir_all(&directory).map_err(DataPlaneError::file("create", &directory))?;
+        evict_misfits(&directory)?;
+        let mut loader = EbpfLoader::new();
+        loader.verifier_log_level(VerifierLogLevel::STATS);
+        for shape in &SHAPES {
+            loader.map_pin_path(shape.name, directory.join(shape.name));
+        }
+        let mut programs = loader
+            .load(OBJECT)
+            .map_err(|error| DataPlaneError::Object(Box::new(error)))?;
+        for (name, _) in SOCKET_HOOKS.iter().chain(&POD_HOOKS).chain(&UPLINK_HOOKS) {
+            let program = programs
+                .program_mut(name)
+                .ok_or(DataPlaneError::Missing(name))?;
+            let loaded = match program {
+                Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
+                Program::SchedClassifier(program) => SchedClassifier::load(program),
+                _ => return Err(DataPlaneError::Missing(name)),
+            };
+            loaded.map_err(|source| DataPlaneError::Program {
+                program: name,
+                source: Box::new(source),
+            })?;
+        }
+        let fd = |name: &'static str| {
+            let path = directory.join(name);
+            object_get(&path).map_err(DataPlaneError::file("open", path))
+        };
+        Ok(Self {
+            config: take(&mut programs, "CONFIG")?,
+            services: take(&mut programs, "SERVICES")?,
+            services_fd: fd("SERVICES")?,
+            slots: take(&mut programs, "SLOTS")?,
+            slots_fd: fd("SLOTS")?,
+            pods: take(&mut programs, "PODS")?,
+            sources: take(&mut programs, "SOURCES")?,
+            flows: take(&mut programs, "FLOWS")?,
+            returns: take(&mut programs, "RETURNS")?,
+            drops: take(&mut programs, "DROPS")?,
+            forwards: take(&mut programs, "FORWARDS")?,
+            events: take(&mut programs, "EVENTS")?,
+            programs,
+        })
+    }
+
+    /// Calls `with` with the program's descriptor.
+    pub(crate) fn with_program<T>(
+        &self,
+        name: &'static str,
+        with: impl FnOnce(BorrowedFd<'_>) -> T,
+    ) -> Result<T, DataPlaneError> {
+        use std::os::fd::AsFd as _;
+        let program = self
+            .programs
+            .program(name)
+            .ok_or(DataPlaneError::Missing(name))?;
+        let fd = program.fd().map_err(|source| DataPlaneError::Program {
+            program: name,
+            source: Box::new(source),
+        })?;
+        Ok(with(fd.as_fd()))
+    }
+
+    pub(crate) fn classifier(
+        &mut self,
+        name: &'static str,
+    ) -> Result<&mut SchedClassifier, DataPlaneError> {
+        match self.programs.program_mut(name) {
+            Some(Program::SchedClassifier(program)) => Ok(program),
+            _ => Err(DataPlaneError::Missing(name)),
+        }
+    }
+
+    pub(crate) fn program_infos(
+        &self,
+    ) -> impl Iterator<Item = (&str, aya::programs::ProgramInfo)> + '_ {
+        self.programs
+            .programs()
+            .filter_map(|(name, program)| Some((name, program.info().ok()?)))
+    }
+}
+
+fn take<M>(programs: &mut Ebpf, name: &'static str) -> Result<M, DataPlaneError>
+where
+    M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+{
+    let map = programs
+        .take_map(name)
+        .ok_or(DataPlaneError::Missing(name))?;
+    M::try_from(map).map_err(DataPlaneError::map(name))
+}

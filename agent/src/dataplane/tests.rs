@@ -1,0 +1,11 @@
+//! The data plane in the kernel: programs loaded, attached to a cgroup and to interfaces of namespaces that
+//! each test makes for itself, and traffic through them.
+#![allow(clippy::unwrap_used)]
+
+mod lab;
+mod lifecycle;
+mod pods;
+mod services;
+
+use self::lab::lab;
+use super::*;

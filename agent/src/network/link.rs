@@ -1,0 +1,353 @@
+//! A pod's veth pair: made in one request, configured inside the pod's namespace, then the host's routes.
+//!
+//! Inside there is one neighbour, a link-local gateway that is the host side whatever its name; so a pod
+//! needs no ARP, and sends everything to the program at the host side.
+
+use std::fs::File;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsRawFd as _;
+use std::path::Path;
+
+use futures::TryStreamExt as _;
+use netlink_packet_route::address::AddressFlags;
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth};
+use netlink_packet_route::neighbour::NeighbourState;
+use netlink_packet_route::route::RouteScope;
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use sha2::{Digest as _, Sha256};
+
+use super::{NetworkError, namespace};
+use crate::dataplane::PodInterface;
+
+const POD_SIDE: &str = "eth0";
+const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// Names and MAC addresses of a pair, from the pod's uid: the same again after a crash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Names {
+    pub(super) host: String,
+    host_mac: [u8; 6],
+    pod_mac: [u8; 6],
+}
+
+impl Names {
+    pub(super) fn of(uid: &str) -> Self {
+        let digest = Sha256::digest(uid.as_bytes());
+        let mac = |first: u8, at: usize| {
+            // Locally administered, unicast.
+            [
+                first,
+                digest[at],
+                digest[at + 1],
+                digest[at + 2],
+                digest[at + 3],
+                digest[at + 4],
+            ]
+        };
+        Self {
+            host: format!("wg{}", hex::encode(&digest[..6])),
+            host_mac: mac(0x02, 8),
+            pod_mac: mac(0x06, 16),
+        }
+    }
+}
+
+pub(super) fn index(name: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(name).ok()
+}
+
+/// Runs requests on a netlink connection in the calling thread's network namespace.
+struct Connection {
+    handle: Handle,
+    driver: tokio::task::JoinHandle<()>,
+}
+
+impl Connection {
+    fn open() -> Result<Self, NetworkError> {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().map_err(NetworkError::system("open a netlink socket"))?;
+        Ok(Self {
+            handle,
+            driver: tokio::spawn(connection),
+        })
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+fn netlink(uid: &str, action: &'static str) -> impl FnOnce(rtnetlink::Error) -> NetworkError {
+    let uid = uid.to_owned();
+    move |source| NetworkError::Netlink {
+        action,
+        uid,
+        source,
+    }
+}
+
+/// Makes the pair and configures both sides.
+pub(super) async fn create(
+    uid: &str,
+    netns: &Path,
+    addresses: &[IpAddr],
+    mtu: Option<u32>,
+) -> Result<PodInterface, NetworkError> {
+    let names = Names::of(uid);
+    let connection = Connection::open()?;
+    let target = File::open(netns).map_err(NetworkError::file("open", netns))?;
+    let mut peer = LinkMessageBuilder::<LinkUnspec>::new()
+        .name(POD_SIDE.to_owned())
+        .address(names.pod_mac.to_vec())
+        .setns_by_fd(target.as_raw_fd());
+    let mut pair = LinkMessageBuilder::<LinkVeth>::new_with_info_kind(InfoKind::Veth)
+        .name(names.host.clone())
+        .address(names.host_mac.to_vec());
+    if let Some(mtu) = mtu {
+        peer = peer.mtu(mtu);
+        pair = pair.mtu(mtu);
+    }
+    let pair = pair
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())))
+        .build();
+    connection
+        .handle
+        .link()
+        .add(pair)
+        .execute()
+        .await
+        .map_err(netlink(uid, "make a veth pair"))?;
+    configure_pod_side(uid, netns, addresses, names.host_mac).await?;
+    let host_ifindex = configure_host_side(uid, &connection.handle, &names, addresses).await?;
+    Ok(PodInterface {
+        addresses: addresses.to_vec(),
+        host_ifindex,
+        host_mac: names.host_mac,
+        pod_mac: names.pod_mac,
+    })
+}
+
+async fn configure_pod_side(
+    uid: &str,
+    netns: &Path,
+    addresses: &[IpAddr],
+    gateway_mac: [u8; 6],
+) -> Result<(), NetworkError> {
+    let (uid, addresses) = (uid.to_owned(), addresses.to_vec());
+    namespace::inside(netns, move || {
+        quiet_v6(POD_SIDE, addresses.iter().any(IpAddr::is_ipv6));
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .map_err(NetworkError::system("start a runtime"))?;
+        runtime.block_on(inside_pod(&uid, &addresses, gateway_mac))
+    })
+    .await
+}
+
+async fn inside_pod(
+    uid: &str,
+    addresses: &[IpAddr],
+    gateway_mac: [u8; 6],
+) -> Result<(), NetworkError> {
+    let connection = Connection::open()?;
+    let handle = &connection.handle;
+    up(handle, 1).await.map_err(netlink(uid, "bring up lo"))?;
+    let index = index(POD_SIDE).ok_or_else(|| {
+        NetworkError::system("find eth0 in the pod")(std::io::Error::last_os_error())
+    })?;
+    up(handle, index)
+        .await
+        .map_err(netlink(uid, "bring up eth0"))?;
+    for address in addresses {
+        let prefix = if address.is_ipv4() { 32 } else { 128 };
+        let mut request = handle.address().add(index, *address, prefix);
+        // The address is the pod's alone: no duplicate address detection, which would delay its use.
+        if address.is_ipv6() {
+            request.message_mut().header.flags =
+                netlink_packet_route::address::AddressHeaderFlags::from_bits_truncate(
+                    AddressFlags::Nodad.bits() as u8,
+                );
+        }
+        request
+            .execute()
+            .await
+            .map_err(netlink(uid, "add an address"))?;
+        let gateway = match address {
+            IpAddr::V4(_) => IpAddr::V4(GATEWAY_V4),
+            IpAddr::V6(_) => IpAddr::V6(GATEWAY_V6),
+        };
+        handle
+            .neighbours()
+            .add(index, gateway)
+            .state(NeighbourState::Permanent)
+            .link_layer_address(&gateway_mac)
+            .replace()
+            .execute()
+            .await
+            .map_err(netlink(uid, "add the gateway's neighbour entry"))?;
+        default_route(handle, index, gateway)
+            .await
+            .map_err(netlink(uid, "add the default route"))?;
+    }
+    Ok(())
+}
+
+async fn default_route(
+    handle: &Handle,
+    index: u32,
+    gateway: IpAddr,
+) -> Result<(), rtnetlink::Error> {
+    let message = match gateway {
+        IpAddr::V4(gateway) => {
+            let to_gateway = RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(gateway, 32)
+                .output_interface(index)
+                .scope(RouteScope::Link)
+                .build();
+            handle.route().add(to_gateway).replace().execute().await?;
+            RouteMessageBuilder::<Ipv4Addr>::new()
+                .gateway(gateway)
+                .output_interface(index)
+                .build()
+        }
+        IpAddr::V6(gateway) => RouteMessageBuilder::<Ipv6Addr>::new()
+            .gateway(gateway)
+            .output_interface(index)
+            .build(),
+    };
+    handle.route().add(message).replace().execute().await
+}
+
+async fn configure_host_side(
+    uid: &str,
+    handle: &Handle,
+    names: &Names,
+    addresses: &[IpAddr],
+) -> Result<u32, NetworkError> {
+    let index = index(&names.host).ok_or_else(|| {
+        NetworkError::system("find the host side of a veth pair")(std::io::Error::last_os_error())
+    })?;
+    for family in ["ipv4", "ipv6"] {
+        // Route look-ups by the program at this interface are look-ups for forwarding. It is our own
+        // interface: nothing is forwarded that the program has not let pass.
+        set(
+            &format!("/proc/sys/net/{family}/conf/{}/forwarding", names.host),
+            "1",
+        );
+    }
+    quiet_v6(&names.host, addresses.iter().any(IpAddr::is_ipv6));
+    up(handle, index)
+        .await
+        .map_err(netlink(uid, "bring up the host side"))?;
+    for address in addresses {
+        let message = match address {
+            IpAddr::V4(address) => RouteMessageBuilder::<Ipv4Addr>::new()
+                .destination_prefix(*address, 32)
+                .output_interface(index)
+                .scope(RouteScope::Link)
+                .build(),
+            IpAddr::V6(address) => RouteMessageBuilder::<Ipv6Addr>::new()
+                .destination_prefix(*address, 128)
+                .output_interface(index)
+                .build(),
+        };
+        handle
+            .route()
+            .add(message)
+            .replace()
+            .execute()
+            .await
+            .map_err(netlink(uid, "add the route to the pod"))?;
+        handle
+            .neighbours()
+            .add(index, *address)
+            .state(NeighbourState::Permanent)
+            .link_layer_address(&names.pod_mac)
+            .replace()
+            .execute()
+            .await
+            .map_err(netlink(uid, "add the pod's neighbour entry"))?;
+    }
+    Ok(index)
+}
+
+async fn up(handle: &Handle, index: u32) -> Result<(), rtnetlink::Error> {
+    let message = LinkUnspec::new_with_index(index).up().build();
+    handle.link().set(message).execute().await
+}
+
+/// Neither link-local addresses nor router solicitations: the pair needs none, and they would be dropped.
+fn quiet_v6(interface: &str, wanted: bool) {
+    let directory = format!("/proc/sys/net/ipv6/conf/{interface}");
+    if wanted {
+        set(&format!("{directory}/addr_gen_mode"), "1");
+        set(&format!("{directory}/accept_ra"), "0");
+        set(&format!("{directory}/router_solicitations"), "0");
+    } else {
+        set(&format!("{directory}/disable_ipv6"), "1");
+    }
+}
+
+/// Best effort: a kernel without IPv6 has no such file.
+fn set(path: &str, value: &str) {
+    if let Err(error) = std::fs::write(path, value)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!(path, %error, "cannot set");
+    }
+}
+
+/// Removes the pair, and with it its routes. Idempotent.
+pub(super) async fn remove(uid: &str) -> Result<(), NetworkError> {
+    let names = Names::of(uid);
+    let connection = Connection::open()?;
+    let found = connection
+        .handle
+        .link()
+        .get()
+        .match_name(names.host)
+        .execute()
+        .try_next()
+        .await;
+    let Ok(Some(link)) = found else {
+        return Ok(());
+    };
+    match connection
+        .handle
+        .link()
+        .del(link.header.index)
+        .execute()
+        .await
+    {
+        Ok(()) => Ok(()),
+        // Its namespace went, and took it along.
+        Err(rtnetlink::Error::NetlinkError(message))
+            if message.code.is_some_and(|code| code.get() == -libc::ENODEV) =>
+        {
+            Ok(())
+        }
+        Err(source) => Err(netlink(uid, "remove a veth pair")(source)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Names;
+
+    #[test]
+    fn names_fit_and_differ() {
+        let one = Names::of("0b8f3c1e-9f5d-4d5f-8d57-6d7d3f0f3a11");
+        let other = Names::of("0b8f3c1e-9f5d-4d5f-8d57-6d7d3f0f3a12");
+        assert!(one.host.len() <= 15);
+        assert_ne!(one.host, other.host);
+        assert_ne!(one.pod_mac, one.host_mac);
+        assert_eq!(one, Names::of("0b8f3c1e-9f5d-4d5f-8d57-6d7d3f0f3a11"));
+        for mac in [one.pod_mac, one.host_mac] {
+            assert_eq!(mac[0] & 3, 2, "locally administered, unicast");
+        }
+    }
+}

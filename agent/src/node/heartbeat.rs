@@ -1,0 +1,139 @@
+//! Tells the control plane that the node lives, and how it is when that changed.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, NodeStatus};
+use tokio::sync::watch;
+
+use super::host::Usage;
+use super::status::{self, NodeFacts};
+use crate::images::ImageStore;
+use crate::sync::Outbox;
+
+/// How long the control plane may wait for the next renewal.
+pub(crate) const LEASE_SECONDS: u32 = 40;
+const RENEW_EVERY: Duration = Duration::from_secs(10);
+/// A status that did not change is sent this often all the same.
+const REPORT_EVERY: Duration = Duration::from_secs(300);
+
+/// One per agent.
+pub(crate) struct Heartbeat {
+    pub(crate) facts: Mutex<NodeFacts>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) images: ImageStore,
+    pub(crate) outbox: Arc<Outbox>,
+    reported: Mutex<Option<NodeStatus>>,
+    /// Something that the status shows was changed from outside.
+    changed: tokio::sync::Notify,
+}
+
+impl Heartbeat {
+    pub(crate) fn new(
+        facts: NodeFacts,
+        data_dir: PathBuf,
+        images: ImageStore,
+        outbox: Arc<Outbox>,
+    ) -> Self {
+        Self {
+            facts: Mutex::new(facts),
+            data_dir,
+            images,
+            outbox,
+            reported: Mutex::default(),
+            changed: tokio::sync::Notify::new(),
+        }
+    }
+
+    /// Whether pods can run, and if not, why.
+    pub(crate) fn set_not_ready(&self, why: Option<String>) {
+        self.facts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .not_ready = why;
+        self.changed.notify_one();
+    }
+
+    /// The node as it registers.
+    pub(crate) fn node(&self) -> Node {
+        let facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        let node = status::node(&facts, reported.as_ref(), Timestamp::now());
+        reported.clone_from(&node.status);
+        node
+    }
+
+    /// Until `stop` says so.
+    pub(crate) async fn run(self: Arc<Self>, mut stop: watch::Receiver<bool>) {
+        let mut ticks = tokio::time::interval(RENEW_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut last = None;
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => self.outbox.renew_lease(LEASE_SECONDS),
+                () = self.changed.notified() => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            self.look().await;
+            self.report(&mut last);
+        }
+    }
+
+    async fn look(&self) {
+        let images = match self.images.list().await {
+            Ok(images) => images
+                .into_iter()
+                .map(|image| {
+                    let repository = image
+                        .reference
+                        .rsplit_once(':')
+                        .map_or(image.reference.as_str(), |(repository, _)| repository);
+                    let by_digest = format!("{repository}@{}", image.digest);
+                    (vec![by_digest, image.reference], image.size_bytes)
+                })
+                .collect(),
+            Err(error) => {
+                tracing::warn!(%error, "images cannot be listed");
+                Vec::new()
+            }
+        };
+        let usage = Usage::read(&self.data_dir);
+        let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        facts.images = images;
+        facts.usage = usage;
+    }
+
+    fn report(&self, last: &mut Option<tokio::time::Instant>) {
+        let status = {
+            let facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+            let status = status::node_status(&facts, reported.as_ref(), Timestamp::now());
+            let due = last.is_none_or(|last| last.elapsed() >= REPORT_EVERY);
+            if !due
+                && reported
+                    .as_ref()
+                    .is_some_and(|before| same(before, &status))
+            {
+                return;
+            }
+            *reported = Some(status.clone());
+            status
+        };
+        *last = Some(tokio::time::Instant::now());
+        self.outbox.node_status(&status);
+    }
+}
+
+/// Equal but for the times of the heartbeats.
+fn same(one: &NodeStatus, other: &NodeStatus) -> bool {
+    let plain = |status: &NodeStatus| {
+        let mut status = status.clone();
+        for condition in status.conditions.iter_mut().flatten() {
+            condition.last_heartbeat_time = None;
+        }
+        status
+    };
+    plain(one) == plain(other)
+}

@@ -1,0 +1,81 @@
+//! What all workers of a node share: the machine, what is known of the cluster, where to report, the clock.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio::time::Instant;
+
+use super::fields::Surroundings;
+use super::files::Resolver;
+use super::objects::Objects;
+use super::report::Reporter;
+
+/// Facts about the node that do not change while the agent runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) cgroup_parent: String,
+    pub(crate) node_name: String,
+    pub(crate) node_hostname: String,
+    pub(crate) node_addresses: Vec<IpAddr>,
+    pub(crate) cluster_domain: String,
+    pub(crate) cluster_dns: IpAddr,
+    /// The node's own /etc/resolv.conf and /etc/hosts.
+    pub(crate) host_resolver: Resolver,
+    pub(crate) host_hosts: String,
+    pub(crate) memory_bytes: u64,
+    pub(crate) allocatable_cpu_millis: u64,
+    pub(crate) allocatable_memory_bytes: u64,
+}
+
+impl Settings {
+    pub(crate) fn surroundings(&self, pod_addresses: Vec<IpAddr>) -> Surroundings {
+        Surroundings {
+            pod_addresses,
+            host_addresses: self.node_addresses.clone(),
+            node_name: self.node_name.clone(),
+            allocatable_cpu_millis: self.allocatable_cpu_millis,
+            allocatable_memory_bytes: self.allocatable_memory_bytes,
+        }
+    }
+}
+
+/// Wall-clock time that does not jump: read once, then carried on by the monotonic clock. Deadlines and
+/// back-off are counted on it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock {
+    wall: Timestamp,
+    start: Instant,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        Self {
+            wall: Timestamp::now(),
+            start: Instant::now(),
+        }
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        self.wall + SignedDuration::try_from(self.start.elapsed()).unwrap_or(SignedDuration::ZERO)
+    }
+
+    /// When the monotonic clock will show `at`.
+    pub(crate) fn instant(&self, at: Timestamp) -> Instant {
+        let after = at.duration_since(self.wall);
+        self.start + std::time::Duration::try_from(after).unwrap_or_default()
+    }
+}
+
+/// One per agent.
+pub(crate) struct Context<M> {
+    pub(crate) machine: Arc<M>,
+    pub(crate) objects: Arc<Objects>,
+    pub(crate) reporter: Arc<dyn Reporter>,
+    pub(crate) settings: Settings,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: super::metrics::PodMetrics,
+}

@@ -1,0 +1,194 @@
+//! The downward API: fields of a pod and resources of a container as text.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{Pod, ResourceFieldSelector};
+
+use super::qos;
+use super::quantity;
+
+/// What a pod does not know of itself.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Surroundings {
+    pub(crate) pod_addresses: Vec<IpAddr>,
+    pub(crate) host_addresses: Vec<IpAddr>,
+    pub(crate) node_name: String,
+    /// The node's allocatable CPU and memory: limits of containers that have none.
+    pub(crate) allocatable_cpu_millis: u64,
+    pub(crate) allocatable_memory_bytes: u64,
+}
+
+/// The value of `fieldRef.fieldPath`.
+pub(crate) fn field(pod: &Pod, path: &str, around: &Surroundings) -> Result<String, String> {
+    let meta = &pod.metadata;
+    let spec = pod.spec.as_ref();
+    let join = |addresses: &[IpAddr]| {
+        addresses
+            .iter()
+            .map(IpAddr::to_string)
+            .collect::<Vec<_>>()
+            .join(",")
+    };
+    let first = |addresses: &[IpAddr]| addresses.first().map(IpAddr::to_string).unwrap_or_default();
+    if let Some((map, key)) = subscript(path) {
+        let map = match map {
+            "metadata.labels" => meta.labels.as_ref(),
+            "metadata.annotations" => meta.annotations.as_ref(),
+            _ => return Err(format!("unsupported fieldPath: {path}")),
+        };
+        return Ok(map
+            .and_then(|map| map.get(key))
+            .cloned()
+            .unwrap_or_default());
+    }
+    Ok(match path {
+        "metadata.name" => meta.name.clone().unwrap_or_default(),
+        "metadata.namespace" => meta.namespace.clone().unwrap_or_default(),
+        "metadata.uid" => meta.uid.clone().unwrap_or_default(),
+        "metadata.labels" => map_text(meta.labels.as_ref()),
+        "metadata.annotations" => map_text(meta.annotations.as_ref()),
+        "spec.nodeName" => around.node_name.clone(),
+        "spec.serviceAccountName" => spec
+            .and_then(|spec| spec.service_account_name.clone())
+            .unwrap_or_default(),
+        "status.hostIP" => first(&around.host_addresses),
+        "status.hostIPs" => join(&around.host_addresses),
+        "status.podIP" => first(&around.pod_addresses),
+        "status.podIPs" => join(&around.pod_addresses),
+        _ => return Err(format!("unsupported fieldPath: {path}")),
+    })
+}
+
+/// `metadata.labels['key']` taken apart.
+fn subscript(path: &str) -> Option<(&str, &str)> {
+    let (map, rest) = path.split_once("['")?;
+    Some((map, rest.strip_suffix("']")?))
+}
+
+/// One `key="value"` per line, sorted.
+fn map_text(map: Option<&BTreeMap<String, String>>) -> String {
+    map.into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={value:?}"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// The value of a `resourceFieldRef`; `container` is the one it stands in, if it stands in one.
+pub(crate) fn resource(
+    pod: &Pod,
+    container: Option<&str>,
+    selector: &ResourceFieldSelector,
+    around: &Surroundings,
+) -> Result<String, String> {
+    let name = selector
+        .container_name
+        .as_deref()
+        .filter(|name| !name.is_empty())
+        .or(container)
+        .ok_or_else(|| "resourceFieldRef needs a containerName".to_owned())?;
+    let found = pod
+        .spec
+        .iter()
+        .flat_map(|spec| {
+            spec.containers
+                .iter()
+                .chain(spec.init_containers.iter().flatten())
+        })
+        .find(|container| container.name == name)
+        .ok_or_else(|| format!("container {name} not found"))?;
+    let resources = qos::resources(found);
+    let divisor = selector.divisor.as_ref();
+    let (value, unit) = match selector.resource.as_str() {
+        "limits.cpu" => (
+            resources
+                .cpu_limit_millis
+                .unwrap_or(around.allocatable_cpu_millis),
+            cpu_unit(divisor),
+        ),
+        "requests.cpu" => (resources.cpu_request_millis.unwrap_or(0), cpu_unit(divisor)),
+        "limits.memory" => (
+            resources
+                .memory_limit_bytes
+                .unwrap_or(around.allocatable_memory_bytes),
+            byte_unit(divisor),
+        ),
+        "requests.memory" => (
+            resources.memory_request_bytes.unwrap_or(0),
+            byte_unit(divisor),
+        ),
+        "limits.ephemeral-storage" | "requests.ephemeral-storage" => (0, 1),
+        other => return Err(format!("unsupported container resource: {other}")),
+    };
+    Ok(value.div_ceil(unit).to_string())
+}
+
+type Divisor<'a> = Option<&'a k8s_openapi::apimachinery::pkg::api::resource::Quantity>;
+
+fn cpu_unit(divisor: Divisor<'_>) -> u64 {
+    divisor
+        .and_then(quantity::millis)
+        .filter(|unit| *unit > 0)
+        .unwrap_or(1_000)
+}
+
+fn byte_unit(divisor: Divisor<'_>) -> u64 {
+    divisor
+        .and_then(quantity::whole)
+        .filter(|unit| *unit > 0)
+        .unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn pod() -> Pod {
+        serde_json::from_value(serde_json::json!({
+            "metadata": {"name": "p", "namespace": "ns", "uid": "u", "labels": {"b": "x\"y", "a": "1"}},
+            "spec": {"containers": [{"name": "c", "resources":
+                {"limits": {"cpu": "1500m", "memory": "64Mi"}}}]}
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn fields_of_a_pod() {
+        let around = Surroundings {
+            pod_addresses: vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
+            node_name: "n".to_owned(),
+            ..Surroundings::default()
+        };
+        for (path, expected) in [
+            ("metadata.name", "p"),
+            ("metadata.labels['a']", "1"),
+            ("metadata.labels['none']", ""),
+            ("metadata.labels", "a=\"1\"\nb=\"x\\\"y\""),
+            ("status.podIP", "10.0.0.1"),
+            ("status.podIPs", "10.0.0.1,fd00::1"),
+            ("spec.nodeName", "n"),
+        ] {
+            assert_eq!(field(&pod(), path, &around).unwrap(), expected, "{path}");
+        }
+        assert!(field(&pod(), "spec.nonsense", &around).is_err());
+    }
+
+    #[test]
+    fn resources_round_up_to_the_divisor() {
+        let selector = |resource: &str, divisor: Option<&str>| ResourceFieldSelector {
+            container_name: None,
+            divisor: divisor.map(|text| {
+                k8s_openapi::apimachinery::pkg::api::resource::Quantity(text.to_owned())
+            }),
+            resource: resource.to_owned(),
+        };
+        let around = Surroundings::default();
+        let value = |selector| resource(&pod(), Some("c"), &selector, &around).unwrap();
+        assert_eq!(value(selector("limits.cpu", None)), "2");
+        assert_eq!(value(selector("limits.cpu", Some("1m"))), "1500");
+        assert_eq!(value(selector("limits.memory", Some("1Mi"))), "64");
+        assert!(resource(&pod(), None, &selector("limits.cpu", None), &around).is_err());
+    }
+}

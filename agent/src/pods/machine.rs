@@ -1,0 +1,96 @@
+//! The seam between a pod's worker and what it acts on: images, network, supervisor and mounts.
+//!
+//! [`Machine`] is the node and [`PodSandbox`] one pod's supervisor. The real ones only forward; the fakes
+//! (`machine/fake.rs`, tests only) let the worker be tested under a clock that is not the real one.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::images::{Credentials, Image, PullPolicy};
+use crate::runtime::{ContainerSpec, ContainerState, ExecOutcome, SandboxSpec};
+
+mod node;
+pub(crate) use node::NodeMachine;
+
+#[cfg(test)]
+pub(crate) mod fake;
+
+/// Why an image is not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ImageFailure {
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+/// A pod's network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Attached {
+    pub(crate) netns: PathBuf,
+    pub(crate) addresses: Vec<IpAddr>,
+}
+
+/// Everything a worker does to the node. Errors are messages for events and statuses.
+pub(crate) trait Machine: Send + Sync + 'static {
+    type Sandbox: PodSandbox;
+
+    fn ensure_image(
+        &self,
+        reference: &str,
+        policy: PullPolicy,
+        credentials: &[Credentials],
+    ) -> impl Future<Output = Result<Image, ImageFailure>> + Send;
+    /// Returns the root file system.
+    fn mount_image(
+        &self,
+        image: &Image,
+        dir: &Path,
+    ) -> impl Future<Output = Result<PathBuf, String>> + Send;
+    fn unmount_image(&self, dir: &Path) -> impl Future<Output = Result<(), String>> + Send;
+    /// Idempotent: a pod that has a network gets that one.
+    fn attach_network(&self, uid: &str) -> impl Future<Output = Result<Attached, String>> + Send;
+    /// Idempotent.
+    fn detach_network(&self, uid: &str) -> impl Future<Output = Result<(), String>> + Send;
+    fn start_sandbox(
+        &self,
+        spec: &SandboxSpec,
+    ) -> impl Future<Output = Result<Self::Sandbox, String>> + Send;
+    fn connect_sandbox(
+        &self,
+        run_dir: &Path,
+    ) -> impl Future<Output = Result<Option<Self::Sandbox>, String>> + Send;
+    /// Removes everything that a sandbox without an answering supervisor has left; says how its containers
+    /// ended. Idempotent.
+    fn sweep_sandbox(
+        &self,
+        run_dir: &Path,
+    ) -> impl Future<Output = Result<BTreeMap<String, ContainerState>, String>> + Send;
+    /// Idempotent.
+    fn mount_tmpfs(&self, dir: &Path, size_bytes: Option<u64>) -> Result<(), String>;
+    /// Idempotent.
+    fn unmount_below(&self, dir: &Path) -> Result<(), String>;
+}
+
+/// One pod's supervisor.
+pub(crate) trait PodSandbox: Clone + Send + Sync + 'static {
+    fn create(&self, spec: &ContainerSpec) -> impl Future<Output = Result<(), String>> + Send;
+    fn start_container(&self, id: &str) -> impl Future<Output = Result<(), String>> + Send;
+    fn kill(&self, id: &str, signal: i32) -> impl Future<Output = Result<(), String>> + Send;
+    fn delete(&self, id: &str) -> impl Future<Output = Result<(), String>> + Send;
+    fn states(
+        &self,
+    ) -> impl Future<Output = Result<BTreeMap<String, ContainerState>, String>> + Send;
+    fn changes(&self) -> watch::Receiver<u64>;
+    fn exec(
+        &self,
+        id: &str,
+        args: &[String],
+        timeout: Duration,
+        max_output: usize,
+    ) -> impl Future<Output = Result<ExecOutcome, String>> + Send;
+    fn stop(self) -> impl Future<Output = Result<(), String>> + Send;
+}

@@ -1,0 +1,206 @@
+//! The real node behind [`Machine`]: forwards to images, networks, data plane and runtime.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::{Attached, ImageFailure, Machine, PodSandbox};
+use crate::dataplane::{DataPlane, PodInterface};
+use crate::images::{Credentials, Image, ImageStore, PullPolicy};
+use crate::network::Networks;
+use crate::runtime::{ContainerSpec, ContainerState, ExecOutcome, Sandbox, SandboxSpec};
+use crate::volumes::tmpfs;
+
+/// The node's parts. Networks come later than the rest: they need the node's pod range.
+#[derive(Debug)]
+pub(crate) struct NodeMachine {
+    pub(crate) images: ImageStore,
+    pub(crate) data_plane: DataPlane,
+    pub(crate) networks: OnceLock<Networks>,
+    pub(crate) supervisor_program: PathBuf,
+    /// By pod uid; what must be told to the data plane when the pod goes.
+    interfaces: Mutex<BTreeMap<String, PodInterface>>,
+}
+
+impl NodeMachine {
+    pub(crate) fn new(
+        images: ImageStore,
+        data_plane: DataPlane,
+        supervisor_program: PathBuf,
+    ) -> Self {
+        Self {
+            images,
+            data_plane,
+            networks: OnceLock::new(),
+            supervisor_program,
+            interfaces: Mutex::default(),
+        }
+    }
+
+    fn networks(&self) -> Result<&Networks, String> {
+        self.networks
+            .get()
+            .ok_or_else(|| "the node has no pod range yet".to_owned())
+    }
+}
+
+/// The error with its causes, which `Display` may leave to `source`.
+fn text(error: impl std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+impl Machine for NodeMachine {
+    type Sandbox = Sandbox;
+
+    async fn ensure_image(
+        &self,
+        reference: &str,
+        policy: PullPolicy,
+        credentials: &[Credentials],
+    ) -> Result<Image, ImageFailure> {
+        self.images
+            .ensure(reference, policy, credentials)
+            .await
+            .map_err(|error| ImageFailure {
+                reason: error.reason().to_owned(),
+                message: error.to_string(),
+            })
+    }
+
+    async fn mount_image(&self, image: &Image, dir: &Path) -> Result<PathBuf, String> {
+        self.images.mount(image, dir).await.map_err(text)
+    }
+
+    async fn unmount_image(&self, dir: &Path) -> Result<(), String> {
+        self.images.unmount(dir).await.map_err(text)
+    }
+
+    async fn attach_network(&self, uid: &str) -> Result<Attached, String> {
+        let network = self.networks()?.attach(uid).await.map_err(text)?;
+        self.interfaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(uid.to_owned(), network.interface.clone());
+        self.data_plane
+            .add_pod(&network.interface)
+            .await
+            .map_err(text)?;
+        Ok(Attached {
+            netns: network.netns,
+            addresses: network.addresses,
+        })
+    }
+
+    async fn detach_network(&self, uid: &str) -> Result<(), String> {
+        let Some(networks) = self.networks.get() else {
+            return Ok(());
+        };
+        let known = self
+            .interfaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(uid);
+        let interface = match known {
+            Some(interface) => Some(interface),
+            // Attached by an earlier agent: asking again tells what it is.
+            None if networks
+                .list()
+                .await
+                .map_err(text)?
+                .iter()
+                .any(|known| known == uid) =>
+            {
+                networks
+                    .attach(uid)
+                    .await
+                    .ok()
+                    .map(|network| network.interface)
+            }
+            None => None,
+        };
+        if let Some(interface) = interface {
+            self.data_plane.remove_pod(&interface).await.map_err(text)?;
+        }
+        networks.detach(uid).await.map_err(text)
+    }
+
+    async fn start_sandbox(&self, spec: &SandboxSpec) -> Result<Sandbox, String> {
+        Sandbox::start(spec, &self.supervisor_program)
+            .await
+            .map_err(text)
+    }
+
+    async fn connect_sandbox(&self, run_dir: &Path) -> Result<Option<Sandbox>, String> {
+        Sandbox::connect(run_dir).await.map_err(text)
+    }
+
+    async fn sweep_sandbox(
+        &self,
+        run_dir: &Path,
+    ) -> Result<BTreeMap<String, ContainerState>, String> {
+        crate::runtime::sweep(run_dir).await.map_err(text)
+    }
+
+    fn mount_tmpfs(&self, dir: &Path, size_bytes: Option<u64>) -> Result<(), String> {
+        tmpfs::ensure(dir, size_bytes).map_err(text)
+    }
+
+    fn unmount_below(&self, dir: &Path) -> Result<(), String> {
+        tmpfs::unmount_below(dir).map_err(text)
+    }
+}
+
+impl PodSandbox for Sandbox {
+    async fn create(&self, spec: &ContainerSpec) -> Result<(), String> {
+        Sandbox::create(self, spec).await.map_err(text)
+    }
+
+    async fn start_container(&self, id: &str) -> Result<(), String> {
+        Sandbox::start_container(self, id).await.map_err(text)
+    }
+
+    async fn kill(&self, id: &str, signal: i32) -> Result<(), String> {
+        Sandbox::kill(self, id, signal).await.map_err(text)
+    }
+
+    async fn delete(&self, id: &str) -> Result<(), String> {
+        Sandbox::delete(self, id).await.map_err(text)
+    }
+
+    async fn states(&self) -> Result<BTreeMap<String, ContainerState>, String> {
+        Sandbox::states(self).await.map_err(text)
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        Sandbox::changes(self)
+    }
+
+    async fn exec(
+        &self,
+        id: &str,
+        args: &[String],
+        timeout: Duration,
+        max_output: usize,
+    ) -> Result<ExecOutcome, String> {
+        Sandbox::exec(self, id, args, timeout, max_output)
+            .await
+            .map_err(text)
+    }
+
+    async fn stop(self) -> Result<(), String> {
+        Sandbox::stop(self).await.map_err(text)
+    }
+}

@@ -1,0 +1,233 @@
+//! What a pod's volumes hold, with all references resolved, and where containers mount them. Pure but for
+//! the look-ups.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{
+    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume, VolumeProjection,
+};
+
+use super::environment::{ConfigError, require};
+use super::fields::{self, Surroundings};
+use super::objects::{Lookup, Objects};
+use super::quantity;
+use crate::volumes::payload::{self, File};
+
+/// A volume, ready to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum VolumeContent {
+    Empty {
+        memory: bool,
+        size_bytes: Option<u64>,
+    },
+    Files {
+        /// Not on the disk.
+        memory: bool,
+        files: Vec<File>,
+    },
+    HostPath {
+        path: String,
+        kind: String,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum VolumeError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Payload(#[from] payload::PayloadError),
+    #[error("volumes of this type are not supported")]
+    Unsupported,
+    #[error("service account tokens in volumes are not supported")]
+    Token,
+}
+
+/// What `volume` is to hold.
+pub(crate) fn resolve(
+    pod: &Pod,
+    volume: &Volume,
+    objects: &Objects,
+    around: &Surroundings,
+) -> Result<VolumeContent, VolumeError> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    if let Some(empty) = &volume.empty_dir {
+        return Ok(VolumeContent::Empty {
+            memory: empty.medium.as_deref() == Some("Memory"),
+            size_bytes: empty.size_limit.as_ref().and_then(quantity::whole),
+        });
+    }
+    if let Some(source) = &volume.config_map {
+        let found = objects.config_map(namespace, &source.name);
+        return Ok(VolumeContent::Files {
+            memory: false,
+            files: config_map_files(
+                &source.name,
+                found,
+                source.items.as_deref(),
+                source.default_mode,
+                source.optional == Some(true),
+            )?,
+        });
+    }
+    if let Some(source) = &volume.secret {
+        let name = source.secret_name.as_deref().unwrap_or_default();
+        return Ok(VolumeContent::Files {
+            memory: true,
+            files: secret_files(
+                name,
+                objects.secret(namespace, name),
+                source.items.as_deref(),
+                source.default_mode,
+                source.optional == Some(true),
+            )?,
+        });
+    }
+    if let Some(source) = &volume.downward_api {
+        return Ok(VolumeContent::Files {
+            memory: false,
+            files: downward_files(
+                pod,
+                source.items.as_deref().unwrap_or_default(),
+                source.default_mode,
+                around,
+            )?,
+        });
+    }
+    if let Some(source) = &volume.projected {
+        let mut files = BTreeMap::new();
+        for projection in source.sources.iter().flatten() {
+            let part = projected(
+                pod,
+                namespace,
+                projection,
+                source.default_mode,
+                objects,
+                around,
+            )?;
+            files.extend(part.into_iter().map(|file| (file.path.clone(), file)));
+        }
+        return Ok(VolumeContent::Files {
+            memory: true,
+            files: files.into_values().collect(),
+        });
+    }
+    if let Some(source) = &volume.host_path {
+        return Ok(VolumeContent::HostPath {
+            path: source.path.clone(),
+            kind: source.type_.clone().unwrap_or_default(),
+        });
+    }
+    Err(VolumeError::Unsupported)
+}
+
+/// Whether containers may write to it; the files of objects they may not.
+pub(crate) fn is_read_only(volume: &Volume) -> bool {
+    volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.projected.is_some()
+        || volume.downward_api.is_some()
+}
+
+fn projected(
+    pod: &Pod,
+    namespace: &str,
+    projection: &VolumeProjection,
+    default_mode: Option<i32>,
+    objects: &Objects,
+    around: &Surroundings,
+) -> Result<Vec<File>, VolumeError> {
+    if let Some(source) = &projection.config_map {
+        return config_map_files(
+            &source.name,
+            objects.config_map(namespace, &source.name),
+            source.items.as_deref(),
+            default_mode,
+            source.optional == Some(true),
+        );
+    }
+    if let Some(source) = &projection.secret {
+        return secret_files(
+            &source.name,
+            objects.secret(namespace, &source.name),
+            source.items.as_deref(),
+            default_mode,
+            source.optional == Some(true),
+        );
+    }
+    if let Some(source) = &projection.downward_api {
+        let items = source.items.as_deref().unwrap_or_default();
+        return downward_files(pod, items, default_mode, around);
+    }
+    if projection.service_account_token.is_some() {
+        return Err(VolumeError::Token);
+    }
+    Err(VolumeError::Unsupported)
+}
+
+fn config_map_files(
+    name: &str,
+    found: Lookup<ConfigMap>,
+    items: Option<&[KeyToPath]>,
+    mode: Option<i32>,
+    optional: bool,
+) -> Result<Vec<File>, VolumeError> {
+    let Some(map) = require("configmap", name, optional, found)? else {
+        return Ok(Vec::new());
+    };
+    let text = map
+        .data
+        .iter()
+        .flatten()
+        .map(|(key, value)| (key.clone(), value.clone().into_bytes()));
+    let binary = map
+        .binary_data
+        .iter()
+        .flatten()
+        .map(|(key, value)| (key.clone(), value.0.clone()));
+    let data: BTreeMap<String, Vec<u8>> = text.chain(binary).collect();
+    Ok(payload::project(&data, items, mode, optional)?)
+}
+
+fn secret_files(
+    name: &str,
+    found: Lookup<Secret>,
+    items: Option<&[KeyToPath]>,
+    mode: Option<i32>,
+    optional: bool,
+) -> Result<Vec<File>, VolumeError> {
+    let Some(secret) = require("secret", name, optional, found)? else {
+        return Ok(Vec::new());
+    };
+    let data: BTreeMap<String, Vec<u8>> = secret
+        .data
+        .iter()
+        .flatten()
+        .map(|(key, value)| (key.clone(), value.0.clone()))
+        .collect();
+    Ok(payload::project(&data, items, mode, optional)?)
+}
+
+fn downward_files(
+    pod: &Pod,
+    items: &[DownwardAPIVolumeFile],
+    default_mode: Option<i32>,
+    around: &Surroundings,
+) -> Result<Vec<File>, VolumeError> {
+    let default_mode = payload::mode(default_mode).unwrap_or(payload::DEFAULT_MODE);
+    items
+        .iter()
+        .map(|item| {
+            let text = if let Some(field) = &item.field_ref {
+                fields::field(pod, &field.field_path, around)
+            } else if let Some(resource) = &item.resource_field_ref {
+                fields::resource(pod, None, resource, around)
+            } else {
+                Err(format!("{} refers to nothing", item.path))
+            };
+            let text = text.map_err(ConfigError::Field)?;
+            let mode = payload::mode(item.mode).unwrap_or(default_mode);
+            Ok(payload::file(&item.path, mode, text.into_bytes())?)
+        })
+        .collect()
+}

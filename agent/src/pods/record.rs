@@ -1,0 +1,228 @@
+//! What is known of one pod, and survives the agent: attempts, restart counts, back-off, deadlines.
+//!
+//! The worker of the pod is the only writer. A change is written (new file, then rename) before the step
+//! that it announces is taken, so that after `kill -9` the next agent knows of everything that may exist.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use serde::{Deserialize, Serialize};
+
+use super::backoff::Backoff;
+
+/// Layout of `state.json`; a record of another version is not read.
+pub(crate) const VERSION: u32 = 1;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) version: u32,
+    pub(crate) start_time: Timestamp,
+    /// Set once anything outside the pod's directory may exist: network, supervisor, mounts.
+    pub(crate) prepared: bool,
+    /// All containers have ended for good and everything outside the pod's directory was released.
+    pub(crate) released: bool,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) containers: BTreeMap<String, ContainerRecord>,
+    pub(crate) terminating: Option<Terminating>,
+    /// The pod as a whole failed (`DeadlineExceeded`…): its containers are to end.
+    pub(crate) failed: Option<PodFailure>,
+    /// As last reported: where transition times come from.
+    pub(crate) reported: Option<PodStatus>,
+}
+
+/// The end of the pod was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Terminating {
+    pub(crate) since: Timestamp,
+    pub(crate) grace_seconds: i64,
+    /// The object is gone from the store: nobody waits for a report.
+    pub(crate) gone: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub(crate) struct ContainerRecord {
+    pub(crate) attempt: Option<Attempt>,
+    /// The attempt before the current one.
+    pub(crate) last: Option<Ended>,
+    pub(crate) image_id: String,
+    pub(crate) crash: Backoff,
+}
+
+/// One try at running a container; at most one per container exists at any time.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Attempt {
+    /// Also the restart count.
+    pub(crate) number: u32,
+    pub(crate) id: String,
+    pub(crate) state: AttemptState,
+    pub(crate) kill: Option<Kill>,
+    pub(crate) stop_signal: Option<i32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) enum AttemptState {
+    /// Something of it may exist; it is made or removed before anything else happens.
+    Creating,
+    Created,
+    Running {
+        started_at: Timestamp,
+    },
+    Ended(Ended),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Ended {
+    pub(crate) id: String,
+    pub(crate) number: u32,
+    pub(crate) exit_code: i32,
+    pub(crate) signal: Option<i32>,
+    pub(crate) reason: String,
+    pub(crate) message: Option<String>,
+    /// Absent when the program never ran.
+    pub(crate) started_at: Option<Timestamp>,
+    pub(crate) finished_at: Timestamp,
+    /// By the agent's clock, which does not jump: what back-off counts from.
+    pub(crate) noticed_at: Timestamp,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PodFailure {
+    pub(crate) reason: String,
+    pub(crate) message: String,
+}
+
+/// The end of an attempt was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kill {
+    pub(crate) deadline: Timestamp,
+    /// When SIGKILL was sent last.
+    pub(crate) forced: Option<Timestamp>,
+}
+
+impl Attempt {
+    pub(crate) fn is_live(&self) -> bool {
+        !matches!(self.state, AttemptState::Ended(_))
+    }
+}
+
+impl ContainerRecord {
+    pub(crate) fn restart_count(&self) -> u32 {
+        self.attempt.as_ref().map_or(0, |attempt| attempt.number)
+    }
+
+    pub(crate) fn ended(&self) -> Option<&Ended> {
+        match &self.attempt.as_ref()?.state {
+            AttemptState::Ended(ended) => Some(ended),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn running_since(&self) -> Option<Timestamp> {
+        match self.attempt.as_ref()?.state {
+            AttemptState::Running { started_at } => Some(started_at),
+            _ => None,
+        }
+    }
+}
+
+impl Record {
+    pub(crate) fn new(now: Timestamp) -> Self {
+        Self {
+            version: VERSION,
+            start_time: now,
+            prepared: false,
+            released: false,
+            addresses: Vec::new(),
+            containers: BTreeMap::new(),
+            terminating: None,
+            failed: None,
+            reported: None,
+        }
+    }
+
+    pub(crate) fn container(&self, name: &str) -> Option<&ContainerRecord> {
+        self.containers.get(name)
+    }
+
+    pub(crate) fn attempt(&self, name: &str) -> Option<&Attempt> {
+        self.containers.get(name)?.attempt.as_ref()
+    }
+}
+
+/// Where a pod keeps what is its own.
+#[derive(Debug, Clone)]
+pub(crate) struct PodDirs {
+    /// `<data_dir>/pods/<uid>`: durable.
+    pub(crate) data: PathBuf,
+    /// `<run_dir>/pods/<uid>`: the supervisor's.
+    pub(crate) run: PathBuf,
+    /// `<data_dir>/logs/<namespace>_<name>_<uid>`.
+    pub(crate) logs: PathBuf,
+}
+
+impl PodDirs {
+    pub(crate) fn new(
+        data_dir: &Path,
+        run_dir: &Path,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+    ) -> Self {
+        Self {
+            data: data_dir.join("pods").join(uid),
+            run: run_dir.join("pods").join(uid),
+            logs: data_dir
+                .join("logs")
+                .join(format!("{namespace}_{name}_{uid}")),
+        }
+    }
+
+    /// Root file system, mount points and the like of one attempt.
+    pub(crate) fn attempt(&self, container: &str, number: u32) -> PathBuf {
+        self.data
+            .join("containers")
+            .join(container)
+            .join(number.to_string())
+    }
+
+    pub(crate) fn log(&self, container: &str, number: u32) -> PathBuf {
+        self.logs.join(container).join(format!("{number}.log"))
+    }
+
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.data.join("volumes")
+    }
+
+    /// Writes a file in the pod's directory so that a reader sees all of it or what was there before.
+    fn write(&self, file: &str, content: &[u8]) -> io::Result<()> {
+        std::fs::create_dir_all(&self.data)?;
+        let temporary = self.data.join(format!(".{file}.new"));
+        std::fs::write(&temporary, content)?;
+        std::fs::rename(&temporary, self.data.join(file))
+    }
+
+    pub(crate) fn save_record(&self, record: &Record) -> io::Result<()> {
+        self.write("state.json", &serde_json::to_vec(record)?)
+    }
+
+    pub(crate) fn save_pod(&self, pod: &Pod) -> io::Result<()> {
+        self.write("pod.json", &serde_json::to_vec(pod)?)
+    }
+}
+
+/// A pod that an earlier agent had, read back.
+pub(crate) fn load(dir: &Path) -> io::Result<(Pod, Record)> {
+    let pod: Pod = serde_json::from_slice(&std::fs::read(dir.join("pod.json"))?)?;
+    let record: Record = serde_json::from_slice(&std::fs::read(dir.join("state.json"))?)?;
+    if record.version != VERSION {
+        return Err(io::Error::other(format!(
+            "record version {} is unknown",
+            record.version
+        )));
+    }
+    Ok((pod, record))
+}

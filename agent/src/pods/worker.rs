@@ -1,0 +1,662 @@
+//! The loop of one pod: look, plan, do, note, tell. The only writer of the pod's record.
+//!
+//! The steps themselves are in `worker/`: `prepare` (volumes, network, supervisor, and their release),
+//! `image` (pulls), `start` (attempts begin), `observe` (attempts as the supervisor sees them), `probing`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+
+use super::backoff::Backoff;
+use super::context::Context;
+use super::machine::{ImageFailure, Machine, PodSandbox};
+use super::plan::{self, Action, Leaving, StopCause, Transient, TransientContainer};
+use super::probe::ProbeKind;
+use super::prober::ProbeReport;
+use super::record::{AttemptState, Kill, PodDirs, PodFailure, Record, Terminating};
+use super::report::{EventType, PodEvent, PodKey, reference};
+use super::status;
+use super::wanted::{Wanted, clamp_grace, deletion_grace};
+use crate::images::Image;
+
+mod image;
+mod observe;
+mod prepare;
+mod probing;
+mod start;
+
+const SIGKILL: i32 = 9;
+const SIGTERM: i32 = 15;
+
+/// The supervisor is asked for all states at least this often.
+const LOOK_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// What others ask of a worker.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// The pod as the control plane has it now.
+    Update(Box<Pod>),
+    /// The control plane has it no more.
+    Gone,
+    /// End the containers and release everything, but keep the pod in the books.
+    Leave(Leaving),
+}
+
+/// What others may see of a pod.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshot {
+    pub(crate) key: PodKey,
+    pub(crate) status: PodStatus,
+    pub(crate) dirs: PodDirs,
+    pub(crate) containers: BTreeMap<String, ContainerSnapshot>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct ContainerSnapshot {
+    /// Number of the current attempt, once its program was started.
+    pub(crate) current: Option<u32>,
+    pub(crate) previous: Option<u32>,
+    pub(crate) live: bool,
+    /// Reason of the waiting state, when there is no attempt.
+    pub(crate) waiting: Option<String>,
+}
+
+/// Results of work that was begun and not waited for.
+#[derive(Debug)]
+enum Finished {
+    Pull {
+        container: String,
+        outcome: Result<Image, ImageFailure>,
+        took: std::time::Duration,
+        was_present: bool,
+    },
+}
+
+pub(crate) struct Worker<M: Machine> {
+    context: Arc<Context<M>>,
+    key: PodKey,
+    pod: Pod,
+    wanted: Wanted,
+    dirs: PodDirs,
+    record: Record,
+    saved: Option<Record>,
+    transient: Transient,
+    sandbox: Option<M::Sandbox>,
+    changes: Option<watch::Receiver<u64>>,
+    /// The supervisor's view may differ from the record.
+    look: bool,
+    /// Look then, at the latest.
+    look_at: Option<Timestamp>,
+    images: BTreeMap<String, Image>,
+    pull_backoffs: BTreeMap<String, Backoff>,
+    probers: BTreeMap<(String, ProbeKind), AbortHandle>,
+    /// Last message of each kind of failure, so that an event is sent when something new is to be said.
+    told: BTreeMap<String, String>,
+    inbox: mpsc::Receiver<Command>,
+    finished: (mpsc::Sender<Finished>, mpsc::Receiver<Finished>),
+    reports: (mpsc::Sender<ProbeReport>, mpsc::Receiver<ProbeReport>),
+    snapshot: watch::Sender<Option<Snapshot>>,
+}
+
+impl<M: Machine> Drop for Worker<M> {
+    fn drop(&mut self) {
+        for prober in self.probers.values() {
+            prober.abort();
+        }
+    }
+}
+
+impl<M: Machine> Worker<M> {
+    pub(crate) fn new(
+        context: Arc<Context<M>>,
+        key: PodKey,
+        pod: Pod,
+        known: Option<Record>,
+        inbox: mpsc::Receiver<Command>,
+        snapshot: watch::Sender<Option<Snapshot>>,
+    ) -> Self {
+        let settings = &context.settings;
+        let dirs = PodDirs::new(
+            &settings.data_dir,
+            &settings.run_dir,
+            &key.namespace,
+            &key.name,
+            &key.uid,
+        );
+        let now = context.clock.now();
+        let mut record = known.unwrap_or_else(|| Record::new(now));
+        bound_deadlines(&mut record, now);
+        Self {
+            wanted: Wanted::of(&pod),
+            context,
+            key,
+            pod,
+            dirs,
+            record,
+            saved: None,
+            transient: Transient::default(),
+            sandbox: None,
+            changes: None,
+            look: false,
+            look_at: None,
+            images: BTreeMap::new(),
+            pull_backoffs: BTreeMap::new(),
+            probers: BTreeMap::new(),
+            told: BTreeMap::new(),
+            inbox,
+            finished: mpsc::channel(16),
+            reports: mpsc::channel(64),
+            snapshot,
+        }
+    }
+
+    /// Runs until the pod has ended and may be forgotten, or until nobody holds the other end of the inbox.
+    pub(crate) async fn run(mut self) {
+        self.save_pod();
+        self.note_deletion();
+        self.adopt().await;
+        let mut objects = self.context.objects.changes();
+        loop {
+            let now = self.now();
+            if self.look || self.look_at.is_some_and(|at| at <= now) {
+                self.look_at = None;
+                self.observe().await;
+            }
+            let plan = plan::plan(&self.wanted, &self.record, &self.transient, now);
+            self.save();
+            if plan.actions.is_empty() {
+                self.tell();
+            }
+            let mut acted = false;
+            for action in plan.actions {
+                acted = true;
+                if action == Action::Finish {
+                    self.tell();
+                    self.finish();
+                    return;
+                }
+                self.act(action).await;
+                self.save();
+                self.tell();
+            }
+            if acted {
+                // Commands come first, so that a deletion is not kept waiting by a long chain of steps.
+                while let Ok(command) = self.inbox.try_recv() {
+                    self.command(command);
+                }
+                continue;
+            }
+            let wake = [plan.wake, self.display_change(), self.look_at];
+            let wake = wake.into_iter().flatten().min();
+            let wake = wake.map(|wake| self.context.clock.instant(wake));
+            tokio::select! {
+                command = self.inbox.recv() => match command {
+                    Some(command) => self.command(command),
+                    None => return,
+                },
+                Some(finished) = self.finished.1.recv() => self.finished(finished),
+                Some(report) = self.reports.1.recv() => self.probed(report),
+                () = changed(&mut self.changes) => self.look = true,
+                _ = objects.changed() => self.objects_changed(),
+                () = sleep_until(wake) => {}
+                () = tokio::time::sleep(LOOK_AGAIN_AFTER) => self.look = true,
+            }
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.context.clock.now()
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Update(pod) => {
+                if *pod == self.pod {
+                    return;
+                }
+                self.pod = *pod;
+                self.wanted = Wanted::of(&self.pod);
+                self.save_pod();
+                self.note_deletion();
+            }
+            Command::Gone => {
+                let grace_seconds = deletion_grace(&self.pod);
+                self.terminate(grace_seconds, true);
+            }
+            Command::Leave(leaving) => {
+                self.transient.leaving = Some(leaving);
+                self.shorten(leaving.grace_seconds);
+            }
+        }
+    }
+
+    fn note_deletion(&mut self) {
+        if self.pod.metadata.deletion_timestamp.is_some() {
+            self.terminate(deletion_grace(&self.pod), false);
+        }
+    }
+
+    /// The pod is to end; a later request may shorten the time, never lengthen it.
+    fn terminate(&mut self, grace_seconds: i64, gone: bool) {
+        let since = self.now();
+        match &mut self.record.terminating {
+            None => {
+                self.record.terminating = Some(Terminating {
+                    since,
+                    grace_seconds,
+                    gone,
+                });
+            }
+            Some(terminating) => {
+                terminating.gone |= gone;
+                terminating.grace_seconds = terminating.grace_seconds.min(grace_seconds);
+            }
+        }
+        self.shorten(grace_seconds);
+    }
+
+    fn shorten(&mut self, grace_seconds: i64) {
+        let latest = self.now() + SignedDuration::from_secs(clamp_grace(grace_seconds));
+        for container in self.record.containers.values_mut() {
+            if let Some(kill) = container
+                .attempt
+                .as_mut()
+                .and_then(|attempt| attempt.kill.as_mut())
+            {
+                kill.deadline = kill.deadline.min(latest);
+            }
+        }
+    }
+
+    async fn act(&mut self, action: Action) {
+        match action {
+            Action::Prepare => self.prepare().await,
+            Action::Pull(container) => self.pull(&container),
+            Action::Start { container, number } => self.start(&container, number).await,
+            Action::Launch(container) => self.launch(&container).await,
+            Action::Stop {
+                container,
+                grace_seconds,
+                cause,
+            } => self.stop(&container, grace_seconds, cause).await,
+            Action::Kill(container) => self.kill(&container).await,
+            Action::Fail { reason, message } => {
+                self.event(
+                    None,
+                    EventType::Warning,
+                    "DeadlineExceeded",
+                    message.clone(),
+                );
+                self.record.failed = Some(PodFailure { reason, message });
+            }
+            Action::Release => self.release().await,
+            Action::Finish => {}
+        }
+    }
+
+    async fn stop(&mut self, name: &str, grace_seconds: i64, cause: StopCause) {
+        let now = self.now();
+        let message = match cause {
+            StopCause::PodEnds => format!("Stopping container {name}"),
+            StopCause::Unhealthy => {
+                format!("Container {name} failed liveness probe, will be restarted")
+            }
+        };
+        let Some(attempt) = self
+            .record
+            .containers
+            .get_mut(name)
+            .and_then(|container| container.attempt.as_mut())
+        else {
+            return;
+        };
+        let running = matches!(attempt.state, AttemptState::Running { .. });
+        let forced = !running || grace_seconds == 0;
+        attempt.kill = Some(Kill {
+            deadline: now + SignedDuration::from_secs(clamp_grace(grace_seconds)),
+            forced: forced.then_some(now),
+        });
+        let signal = if forced {
+            SIGKILL
+        } else {
+            attempt.stop_signal.unwrap_or(SIGTERM)
+        };
+        let id = attempt.id.clone();
+        if running {
+            self.event(Some(name), EventType::Normal, "Killing", message);
+        }
+        self.save();
+        self.signal(name, &id, signal).await;
+    }
+
+    async fn kill(&mut self, name: &str) {
+        let now = self.now();
+        let Some(attempt) = self
+            .record
+            .containers
+            .get_mut(name)
+            .and_then(|container| container.attempt.as_mut())
+        else {
+            return;
+        };
+        if let Some(kill) = &mut attempt.kill {
+            kill.forced = Some(now);
+        }
+        let id = attempt.id.clone();
+        self.signal(name, &id, SIGKILL).await;
+    }
+
+    async fn signal(&mut self, name: &str, id: &str, signal: i32) {
+        self.look = true;
+        if self.sandbox.is_none() {
+            self.connect().await;
+        }
+        // Without a supervisor there is nothing to signal; looking will find the attempt lost.
+        let Some(sandbox) = &self.sandbox else { return };
+        if let Err(error) = sandbox.kill(id, signal).await {
+            tracing::warn!(pod = %self.key.name, container = name, signal, %error, "signal not sent");
+        }
+    }
+
+    /// Removes what is left of the pod on this node.
+    fn finish(&mut self) {
+        if self.transient.leaving.is_some() {
+            return;
+        }
+        if self
+            .record
+            .terminating
+            .is_some_and(|terminating| !terminating.gone)
+        {
+            self.context.reporter.terminated(&self.key);
+        }
+        for dir in [&self.dirs.logs, &self.dirs.data, &self.dirs.run] {
+            if let Err(error) = std::fs::remove_dir_all(dir)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(dir = %dir.display(), %error, "a pod's directory was not removed");
+            }
+        }
+    }
+
+    fn objects_changed(&mut self) {
+        let now = self.now();
+        for container in self.transient.containers.values_mut() {
+            if let Some(trouble) = &mut container.trouble
+                && trouble.reason == "CreateContainerConfigError"
+            {
+                trouble.again = now;
+            }
+        }
+        if self.transient.prepare_again.is_some() {
+            self.transient.prepare_again = Some(now);
+        }
+        if self.transient.prepared {
+            self.refresh_volumes();
+        }
+    }
+
+    /// When the status will read differently though nothing happens.
+    fn display_change(&self) -> Option<Timestamp> {
+        let now = self.now();
+        self.transient
+            .containers
+            .values()
+            .filter_map(|container| match &container.image {
+                plan::ImageState::Failed { at, .. } => Some(*at + status::PULL_ERROR_SHOWN),
+                _ => None,
+            })
+            .filter(|at| *at > now)
+            .min()
+    }
+
+    /// Publishes the status, and reports it when it changed.
+    fn tell(&mut self) {
+        let host = status::HostFacts {
+            addresses: self.context.settings.node_addresses.clone(),
+        };
+        let status = status::status(
+            &self.pod,
+            &self.wanted,
+            &self.record,
+            &self.transient,
+            &host,
+            self.now(),
+        );
+        let changed = self.record.reported.as_ref() != Some(&status);
+        self.tell_back_off(&status);
+        if changed || self.snapshot.borrow().is_none() {
+            self.snapshot
+                .send_replace(Some(self.make_snapshot(&status)));
+            if self.transient.leaving.is_none() {
+                self.context.reporter.status(&self.key, &status);
+            }
+        }
+        if changed {
+            self.record.reported = Some(status);
+            self.save();
+        }
+    }
+
+    /// Events that go with states rather than with steps.
+    fn tell_back_off(&mut self, status: &PodStatus) {
+        let all = status
+            .init_container_statuses
+            .iter()
+            .chain(&status.container_statuses)
+            .flatten();
+        let mut say = Vec::new();
+        for container in all {
+            let Some(waiting) = container
+                .state
+                .as_ref()
+                .and_then(|state| state.waiting.as_ref())
+            else {
+                continue;
+            };
+            let name = &container.name;
+            let round = format!("{}", container.restart_count);
+            match waiting.reason.as_deref() {
+                Some("CrashLoopBackOff") => say.push((
+                    name.clone(),
+                    format!("crash {round}"),
+                    EventType::Warning,
+                    "BackOff",
+                    format!(
+                        "Back-off restarting failed container {name} in pod {}_{}({})",
+                        self.key.name, self.key.namespace, self.key.uid
+                    ),
+                )),
+                Some("ImagePullBackOff") => {
+                    let at = match self.transient.containers.get(name).map(|c| &c.image) {
+                        Some(plan::ImageState::Failed { at, .. }) => at.to_string(),
+                        _ => String::new(),
+                    };
+                    say.push((
+                        name.clone(),
+                        format!("pull {at}"),
+                        EventType::Normal,
+                        "BackOff",
+                        format!("Back-off pulling image \"{}\"", container.image),
+                    ));
+                }
+                _ => {}
+            }
+        }
+        for (container, round, event_type, reason, message) in say {
+            let told = self
+                .told
+                .insert(format!("backoff {container}"), round.clone());
+            if told.as_ref() != Some(&round) {
+                self.event(Some(&container), event_type, reason, message);
+            }
+        }
+    }
+
+    fn make_snapshot(&self, status: &PodStatus) -> Snapshot {
+        let statuses = status
+            .init_container_statuses
+            .iter()
+            .chain(&status.container_statuses)
+            .flatten();
+        let containers = statuses
+            .map(|status| {
+                let known = self.record.container(&status.name);
+                let begun = |state: &AttemptState| match state {
+                    AttemptState::Creating | AttemptState::Created => false,
+                    AttemptState::Running { .. } => true,
+                    AttemptState::Ended(ended) => ended.started_at.is_some(),
+                };
+                let attempt = known.and_then(|known| known.attempt.as_ref());
+                let waiting = status
+                    .state
+                    .as_ref()
+                    .and_then(|state| state.waiting.clone());
+                let snapshot = ContainerSnapshot {
+                    current: attempt
+                        .filter(|attempt| begun(&attempt.state))
+                        .map(|attempt| attempt.number),
+                    previous: known
+                        .and_then(|known| known.last.as_ref())
+                        .map(|last| last.number),
+                    live: attempt.is_some_and(super::record::Attempt::is_live),
+                    waiting: waiting.and_then(|waiting| waiting.reason),
+                };
+                (status.name.clone(), snapshot)
+            })
+            .collect();
+        Snapshot {
+            key: self.key.clone(),
+            status: status.clone(),
+            dirs: self.dirs.clone(),
+            containers,
+        }
+    }
+
+    fn save(&mut self) {
+        if self.saved.as_ref() == Some(&self.record) {
+            return;
+        }
+        match self.dirs.save_record(&self.record) {
+            Ok(()) => self.saved = Some(self.record.clone()),
+            Err(error) => {
+                tracing::error!(pod = %self.key.name, %error, "the pod's record was not written");
+            }
+        }
+    }
+
+    fn save_pod(&self) {
+        if let Err(error) = self.dirs.save_pod(&self.pod) {
+            tracing::error!(pod = %self.key.name, %error, "the pod's specification was not written");
+        }
+    }
+
+    fn event(
+        &self,
+        container: Option<&str>,
+        event_type: EventType,
+        reason: &'static str,
+        message: String,
+    ) {
+        let field_path = container.map(|name| {
+            let init = self.wanted.init.iter().any(|init| init.name == name);
+            let list = if init { "initContainers" } else { "containers" };
+            format!("spec.{list}{{{name}}}")
+        });
+        self.context.reporter.event(PodEvent {
+            involved: reference(&self.pod, field_path),
+            event_type,
+            reason,
+            message,
+        });
+    }
+
+    /// Sends an event about a failure, unless the same was said last.
+    fn event_once(
+        &mut self,
+        topic: &str,
+        container: Option<&str>,
+        reason: &'static str,
+        message: String,
+    ) {
+        let topic = format!("{topic} {}", container.unwrap_or_default());
+        if self.told.get(&topic) != Some(&message) {
+            self.told.insert(topic, message.clone());
+            self.event(container, EventType::Warning, reason, message);
+        }
+    }
+
+    fn transient(&mut self, container: &str) -> &mut TransientContainer {
+        self.transient
+            .containers
+            .entry(container.to_owned())
+            .or_default()
+    }
+
+    fn container(&self, name: &str) -> Option<Container> {
+        let spec = self.pod.spec.as_ref()?;
+        spec.containers
+            .iter()
+            .chain(spec.init_containers.iter().flatten())
+            .find(|container| container.name == name)
+            .cloned()
+    }
+
+    async fn connect(&mut self) {
+        match self.context.machine.connect_sandbox(&self.dirs.run).await {
+            Ok(Some(sandbox)) => self.use_sandbox(sandbox),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(pod = %self.key.name, %error, "the pod's supervisor does not answer");
+            }
+        }
+    }
+
+    fn use_sandbox(&mut self, sandbox: M::Sandbox) {
+        self.changes = Some(sandbox.changes());
+        self.sandbox = Some(sandbox);
+        self.look = true;
+    }
+}
+
+/// A record written by a clock that went elsewhere must not keep a pod from ending.
+fn bound_deadlines(record: &mut Record, now: Timestamp) {
+    let grace = record
+        .terminating
+        .map_or(30, |terminating| terminating.grace_seconds);
+    let latest = now + SignedDuration::from_secs(clamp_grace(grace));
+    for container in record.containers.values_mut() {
+        if let Some(kill) = container
+            .attempt
+            .as_mut()
+            .and_then(|attempt| attempt.kill.as_mut())
+        {
+            kill.deadline = kill.deadline.min(latest);
+            kill.forced = kill.forced.map(|forced| forced.min(now));
+        }
+    }
+}
+
+/// Resolves when the supervisor says that something changed; never without one.
+async fn changed(changes: &mut Option<watch::Receiver<u64>>) {
+    match changes {
+        Some(receiver) => {
+            if receiver.changed().await.is_err() {
+                // The supervisor's client is gone: look once, then wait for other things.
+                *changes = None;
+            }
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(wake: Option<tokio::time::Instant>) {
+    match wake {
+        Some(wake) => tokio::time::sleep_until(wake).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,168 @@
+//! Getting the image of a container, beside the loop.
+
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::Container;
+use tokio::time::Instant;
+
+use super::{Finished, Worker};
+use crate::images::{Credentials, PullPolicy};
+use crate::pods::machine::Machine;
+use crate::pods::objects::Lookup;
+use crate::pods::plan::ImageState;
+use crate::pods::report::EventType;
+use crate::pods::{backoff::Backoff, credentials};
+
+impl<M: Machine> Worker<M> {
+    pub(super) fn pull(&mut self, name: &str) {
+        let Some(container) = self.container(name) else {
+            return;
+        };
+        self.transient(name).image = ImageState::Pulling;
+        let reference = container.image.clone().unwrap_or_default();
+        let policy = policy(&container);
+        let credentials = self.credentials();
+        let machine = std::sync::Arc::clone(&self.context.machine);
+        let reporter = std::sync::Arc::clone(&self.context.reporter);
+        let involved =
+            crate::pods::report::reference(&self.pod, Some(format!("spec.containers{{{name}}}")));
+        let done = self.finished.0.clone();
+        let name = name.to_owned();
+        tokio::spawn(async move {
+            let begun = Instant::now();
+            if policy != PullPolicy::Always {
+                let there = machine
+                    .ensure_image(&reference, PullPolicy::Never, &credentials)
+                    .await;
+                let absent = there
+                    .as_ref()
+                    .is_err_and(|failure| failure.reason == "ErrImageNeverPull");
+                if policy == PullPolicy::Never || !absent {
+                    let _ = done
+                        .send(Finished::Pull {
+                            container: name,
+                            outcome: there,
+                            took: begun.elapsed(),
+                            was_present: true,
+                        })
+                        .await;
+                    return;
+                }
+            }
+            reporter.event(crate::pods::report::PodEvent {
+                involved,
+                event_type: EventType::Normal,
+                reason: "Pulling",
+                message: format!("Pulling image \"{reference}\""),
+            });
+            let outcome = machine.ensure_image(&reference, policy, &credentials).await;
+            // The worker may be gone; then nobody wants the image.
+            let _ = done
+                .send(Finished::Pull {
+                    container: name,
+                    outcome,
+                    took: begun.elapsed(),
+                    was_present: false,
+                })
+                .await;
+        });
+    }
+
+    pub(super) fn finished(&mut self, finished: Finished) {
+        let Finished::Pull {
+            container: name,
+            outcome,
+            took,
+            was_present,
+        } = finished;
+        let reference = self
+            .container(&name)
+            .and_then(|container| container.image)
+            .unwrap_or_default();
+        match outcome {
+            Ok(image) => {
+                let message = if was_present {
+                    format!("Container image \"{reference}\" already present on machine")
+                } else {
+                    let took = rounded(took);
+                    format!(
+                        "Successfully pulled image \"{reference}\" in {took:?} ({took:?} including \
+                         waiting). Image size: {} bytes.",
+                        image.size_bytes
+                    )
+                };
+                self.event(Some(&name), EventType::Normal, "Pulled", message);
+                self.images.insert(name.clone(), image);
+                self.pull_backoffs.insert(name.clone(), Backoff::default());
+                self.told
+                    .retain(|topic, _| !topic.ends_with(&format!(" {name}")));
+                self.transient(&name).image = ImageState::Present;
+            }
+            Err(failure) => {
+                self.context.metrics.pull_errors.inc();
+                let now = self.now();
+                let backoff = self.pull_backoffs.entry(name.clone()).or_default();
+                backoff.step(now);
+                let again = backoff
+                    .until(now)
+                    .unwrap_or(now + SignedDuration::from_secs(10));
+                let said = format!("Failed to pull image \"{reference}\": {}", failure.message);
+                self.event_once("pull", Some(&name), "Failed", said);
+                self.event_once(
+                    "pull-reason",
+                    Some(&name),
+                    "Failed",
+                    format!("Error: {}", failure.reason),
+                );
+                self.transient(&name).image = ImageState::Failed {
+                    reason: failure.reason,
+                    message: failure.message,
+                    at: now,
+                    again,
+                };
+            }
+        }
+    }
+
+    /// Of the pod's pull secrets; those that are not there are passed over, as with the kubelet.
+    fn credentials(&self) -> Vec<Credentials> {
+        let spec = self.pod.spec.iter();
+        spec.flat_map(|spec| spec.image_pull_secrets.iter().flatten())
+            .filter_map(|reference| {
+                match self
+                    .context
+                    .objects
+                    .secret(&self.key.namespace, &reference.name)
+                {
+                    Lookup::Found(secret) => Some(credentials::of_secret(&secret)),
+                    Lookup::Absent | Lookup::Unknown => None,
+                }
+            })
+            .flatten()
+            .collect()
+    }
+}
+
+fn policy(container: &Container) -> PullPolicy {
+    match container.image_pull_policy.as_deref() {
+        Some("Always") => PullPolicy::Always,
+        Some("Never") => PullPolicy::Never,
+        Some(_) => PullPolicy::IfNotPresent,
+        None => {
+            let image = container.image.as_deref().unwrap_or_default();
+            let last = image.rsplit('/').next().unwrap_or_default();
+            let latest = !image.contains('@')
+                && last.rsplit_once(':').is_none_or(|(_, tag)| tag == "latest");
+            if latest {
+                PullPolicy::Always
+            } else {
+                PullPolicy::IfNotPresent
+            }
+        }
+    }
+}
+
+fn rounded(took: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(took.as_millis()).unwrap_or(u64::MAX))
+}

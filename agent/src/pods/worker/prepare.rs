@@ -1,0 +1,302 @@
+//! What stands around the containers: volumes, network, files, supervisor; and giving it back.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use jiff::SignedDuration;
+use k8s_openapi::api::core::v1::Volume;
+
+use super::Worker;
+use crate::pods::files;
+use crate::pods::machine::{Machine, PodSandbox};
+use crate::pods::mounts::{self, VolumeContent};
+use crate::pods::qos;
+use crate::runtime::SandboxSpec;
+use crate::volumes::{atomic, host_path};
+
+const AGAIN_AFTER: SignedDuration = SignedDuration::from_secs(1);
+
+/// Why the surroundings of the containers could not be made: the event's reason and what it says.
+struct Failure {
+    reason: &'static str,
+    message: String,
+}
+
+impl<M: Machine> Worker<M> {
+    /// Finds what an earlier agent left: its supervisor, and attempts that were being made.
+    pub(super) async fn adopt(&mut self) {
+        if !self.record.prepared {
+            return;
+        }
+        self.observe().await;
+        self.abandon_unmade().await;
+    }
+
+    pub(super) async fn prepare(&mut self) {
+        match self.try_prepare().await {
+            Ok(()) => {
+                self.transient.prepared = true;
+                self.transient.prepare_again = None;
+                self.look = true;
+                self.told.retain(|topic, _| !topic.starts_with("prepare"));
+            }
+            Err(failure) => {
+                self.context.metrics.prepare_errors.inc();
+                self.transient.prepare_again = Some(self.now() + AGAIN_AFTER);
+                tracing::warn!(pod = %self.key.name, namespace = %self.key.namespace,
+                    reason = failure.reason, "{}", failure.message);
+                self.event_once("prepare", None, failure.reason, failure.message);
+            }
+        }
+    }
+
+    async fn try_prepare(&mut self) -> Result<(), Failure> {
+        let fail = |reason: &'static str| move |message: String| Failure { reason, message };
+        // Noted first: whatever happens next, there may be something to give back.
+        self.record.prepared = true;
+        self.save();
+        let adopting = self.sandbox.is_some();
+        let host_network = self.host_network();
+        let (netns, addresses) = if host_network {
+            (None, self.context.settings.node_addresses.clone())
+        } else {
+            let attached = self
+                .context
+                .machine
+                .attach_network(&self.key.uid)
+                .await
+                .map_err(|error| format!("Failed to create pod sandbox: network: {error}"))
+                .map_err(fail("FailedCreatePodSandBox"))?;
+            (Some(attached.netns), attached.addresses)
+        };
+        self.record.addresses = addresses;
+        // What a running pod has mounted stays as it is: its objects may not be known yet.
+        if !adopting {
+            self.make_volumes().map_err(fail("FailedMount"))?;
+        }
+        self.write_files()
+            .map_err(|error| format!("Failed to write the pod's files: {error}"))
+            .map_err(fail("FailedCreatePodSandBox"))?;
+        if self.sandbox.is_none() {
+            self.connect().await;
+        }
+        if self.sandbox.is_none() {
+            let spec = self.sandbox_spec(netns);
+            let sandbox = self
+                .context
+                .machine
+                .start_sandbox(&spec)
+                .await
+                .map_err(|error| format!("Failed to create pod sandbox: {error}"))
+                .map_err(fail("FailedCreatePodSandBox"))?;
+            self.use_sandbox(sandbox);
+        }
+        Ok(())
+    }
+
+    pub(super) fn host_network(&self) -> bool {
+        self.pod
+            .spec
+            .as_ref()
+            .is_some_and(|spec| spec.host_network == Some(true))
+    }
+
+    fn sandbox_spec(&self, netns: Option<PathBuf>) -> SandboxSpec {
+        let spec = self.pod.spec.clone().unwrap_or_default();
+        SandboxSpec {
+            pod_uid: self.key.uid.clone(),
+            run_dir: self.dirs.run.clone(),
+            netns,
+            hostname: files::hostname(&self.pod, &self.context.settings.node_hostname),
+            cgroup_parent: self.context.settings.cgroup_parent.clone(),
+            resources: qos::pod_resources(&spec),
+        }
+    }
+
+    fn make_volumes(&self) -> Result<(), String> {
+        for volume in self.volumes() {
+            self.make_volume(volume).map_err(|error| {
+                format!(
+                    "MountVolume.SetUp failed for volume \"{}\" : {error}",
+                    volume.name
+                )
+            })?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn volumes(&self) -> &[Volume] {
+        self.pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.volumes.as_deref())
+            .unwrap_or_default()
+    }
+
+    fn make_volume(&self, volume: &Volume) -> Result<(), String> {
+        let around = self
+            .context
+            .settings
+            .surroundings(self.record.addresses.clone());
+        let content = mounts::resolve(&self.pod, volume, &self.context.objects, &around)
+            .map_err(|error| error.to_string())?;
+        let dir = self.dirs.volumes().join(&volume.name);
+        match content {
+            VolumeContent::HostPath { path, kind } => {
+                host_path::ensure(Path::new(&path), &kind).map_err(|error| error.to_string())
+            }
+            VolumeContent::Empty { memory, size_bytes } => {
+                std::fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
+                if memory {
+                    self.context.machine.mount_tmpfs(&dir, size_bytes)?;
+                }
+                self.open_to_all(&dir).map_err(|error| error.to_string())
+            }
+            VolumeContent::Files { memory, files } => {
+                std::fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
+                if memory {
+                    self.context.machine.mount_tmpfs(&dir, None)?;
+                }
+                atomic::write(&dir, &files)
+                    .map(|_| ())
+                    .map_err(|error| error.to_string())
+            }
+        }
+    }
+
+    /// An emptyDir may be written by any user, and belongs to the pod's `fsGroup` where there is one.
+    fn open_to_all(&self, dir: &Path) -> std::io::Result<()> {
+        let group = self
+            .pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.security_context.as_ref())
+            .and_then(|context| context.fs_group)
+            .and_then(|group| u32::try_from(group).ok());
+        if let Some(group) = group {
+            std::os::unix::fs::chown(dir, None, Some(group))?;
+        }
+        let mode = if group.is_some() { 0o2777 } else { 0o777 };
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))
+    }
+
+    /// Writes anew what ConfigMaps, Secrets and fields give; one that is gone leaves its files as they are.
+    pub(super) fn refresh_volumes(&mut self) {
+        for volume in self.volumes() {
+            if !mounts::is_read_only(volume) {
+                continue;
+            }
+            if let Err(error) = self.make_volume(volume) {
+                tracing::debug!(pod = %self.key.name, volume = %volume.name, %error,
+                    "volume not refreshed");
+            }
+        }
+    }
+
+    /// The files that every container of the pod sees.
+    fn write_files(&self) -> std::io::Result<()> {
+        let settings = &self.context.settings;
+        let spec = self.pod.spec.clone().unwrap_or_default();
+        let hostname = files::hostname(&self.pod, &settings.node_hostname);
+        let hosts = files::hosts(
+            &self.pod,
+            &hostname,
+            &settings.cluster_domain,
+            &self.record.addresses,
+            &settings.host_hosts,
+        );
+        let resolver = files::resolver(
+            &spec,
+            &self.key.namespace,
+            &settings.cluster_domain,
+            settings.cluster_dns,
+            &settings.host_resolver,
+        );
+        for (name, content) in [
+            ("etc-hosts", hosts),
+            ("etc-hostname", format!("{hostname}\n")),
+            ("resolv.conf", resolver.render()),
+        ] {
+            let path = self.dirs.data.join(name);
+            // Written in place: containers have the file itself mounted.
+            if std::fs::read_to_string(&path).ok().as_ref() != Some(&content) {
+                std::fs::write(&path, content)?;
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn release(&mut self) {
+        match self.try_release().await {
+            Ok(()) => {
+                self.record.prepared = false;
+                self.transient.prepared = false;
+                self.transient.release_again = None;
+                if self.transient.leaving.is_none() {
+                    self.record.released = true;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(pod = %self.key.name, namespace = %self.key.namespace, %error,
+                    "the pod's resources were not released");
+                self.transient.release_again = Some(self.now() + AGAIN_AFTER);
+            }
+        }
+    }
+
+    async fn try_release(&mut self) -> Result<(), String> {
+        if !self.record.prepared {
+            return Ok(());
+        }
+        self.stop_probing(None);
+        if self.sandbox.is_none() {
+            self.connect().await;
+        }
+        if let Some(sandbox) = self.sandbox.clone() {
+            sandbox.stop().await?;
+            self.sandbox = None;
+            self.changes = None;
+        } else {
+            self.context.machine.sweep_sandbox(&self.dirs.run).await?;
+        }
+        let containers = self.dirs.data.join("containers");
+        for dir in grandchildren(&containers) {
+            self.context.machine.unmount_image(&dir).await?;
+        }
+        self.context.machine.unmount_below(&self.dirs.data)?;
+        if !self.host_network() {
+            self.context.machine.detach_network(&self.key.uid).await?;
+        }
+        remove(&containers)?;
+        if self.transient.leaving.is_none() {
+            remove(&self.dirs.volumes())?;
+        }
+        remove(&self.dirs.run)
+    }
+}
+
+/// `containers/<name>/<attempt>`.
+fn grandchildren(dir: &Path) -> Vec<PathBuf> {
+    let children = |dir: &Path| {
+        std::fs::read_dir(dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .collect::<Vec<_>>()
+    };
+    children(dir)
+        .iter()
+        .flat_map(|child| children(child))
+        .collect()
+}
+
+fn remove(dir: &Path) -> Result<(), String> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("{}: {error}", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,68 @@
+//! What the agent tells a new supervisor, as a file in the pod's run directory; also what sweeping after a
+//! crash knows the pod's remains by.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+const FILE: &str = "sandbox.json";
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Config {
+    pub(crate) pod_uid: String,
+    pub(crate) hostname: String,
+    /// Network namespace that the containers join; the host's when absent.
+    pub(crate) netns: Option<PathBuf>,
+    /// Name or path of the OCI runtime.
+    pub(crate) runc: PathBuf,
+    /// How long one run of it may take.
+    pub(crate) runc_deadline: std::time::Duration,
+    /// The pod's cgroup, as a path inside each hierarchy.
+    pub(crate) cgroup: String,
+    /// Directories of the cgroup in which the supervisor itself lives.
+    pub(crate) own_cgroups: Vec<PathBuf>,
+}
+
+impl Config {
+    pub(crate) fn read(dir: &Path) -> io::Result<Self> {
+        let bytes = std::fs::read(dir.join(FILE))?;
+        serde_json::from_slice(&bytes).map_err(io::Error::from)
+    }
+
+    pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
+        write_atomically(&dir.join(FILE), &serde_json::to_vec(self)?)
+    }
+
+    pub(crate) fn remove(dir: &Path) -> io::Result<()> {
+        std::fs::remove_file(dir.join(FILE))
+    }
+}
+
+/// Replaces a file so that a reader sees the old content or the new, never a part.
+pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = std::fs::File::create(&temporary)?;
+    file.write_all(content)?;
+    std::fs::rename(&temporary, path)
+}
+
+/// runc's state of this pod's containers, apart from everybody else's.
+pub(crate) fn runc_root(dir: &Path) -> PathBuf {
+    dir.join("runc")
+}
+
+/// The bundle of one container.
+pub(crate) fn bundle(dir: &Path, id: &str) -> PathBuf {
+    dir.join("containers").join(id)
+}
+
+/// Container names become file names, cgroup names and arguments of runc.
+pub(crate) fn valid_id(id: &str) -> bool {
+    let mut bytes = id.bytes();
+    id.len() <= 200
+        && bytes
+            .next()
+            .is_some_and(|first| first.is_ascii_alphanumeric())
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.'))
+}

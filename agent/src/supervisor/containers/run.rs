@@ -1,0 +1,297 @@
+//! The steps of a container that need runc: beginning the next one, and what its end means.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Stdio;
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+use super::{Container, Containers, Ended, Job, Reply, internal};
+use crate::supervisor::logfile::LogFile;
+use crate::supervisor::output::Output;
+use crate::supervisor::protocol::{Answer, ContainerState, Create, Failure};
+use crate::supervisor::runc::{self, Runc, Standard};
+use crate::supervisor::{cgroup, record};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Create,
+    Start,
+    Delete,
+}
+
+impl Verb {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Start => "start",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// One runc under way.
+#[derive(Debug)]
+pub(super) struct Run {
+    pub(super) pid: u32,
+    pub(super) deadline: Instant,
+    pub(super) timed_out: bool,
+    allowed: Duration,
+    verb: Verb,
+    begun: SystemTime,
+    reply: Option<Reply>,
+    /// Why the container is deleted, when that is the answer.
+    reason: Option<Failure>,
+}
+
+impl Run {
+    fn new(pid: u32, verb: Verb, reply: Option<Reply>, allowed: Duration) -> Self {
+        Self {
+            pid,
+            deadline: Instant::now() + allowed,
+            allowed,
+            timed_out: false,
+            verb,
+            begun: SystemTime::now(),
+            reply,
+            reason: None,
+        }
+    }
+
+    /// Ends runc with everything in its process group.
+    pub(super) fn kill(&mut self) {
+        self.timed_out = true;
+        if let Ok(group) = libc::pid_t::try_from(self.pid) {
+            // SAFETY: kill takes numbers only; the group's leader is a child that is not yet reaped.
+            unsafe { libc::kill(-group, libc::SIGKILL) };
+        }
+    }
+
+    pub(super) fn started_at(&self) -> Option<SystemTime> {
+        (self.verb == Verb::Start).then_some(self.begun)
+    }
+}
+
+/// What became of trying to begin a job.
+enum Begun {
+    Running(Run),
+    Done(Answer),
+    /// Cannot begin yet; the job stays first.
+    Wait(Job),
+    /// Nothing came of creating: the container is taken off the table.
+    Void(Failure),
+}
+
+impl Containers {
+    /// Begins what can be begun for a container.
+    pub(super) fn advance(&mut self, id: &str) {
+        loop {
+            let Some(container) = self.table.get_mut(id) else {
+                return;
+            };
+            if container.run.is_some() {
+                return;
+            }
+            let Some((reply, job)) = container.jobs.pop_front() else {
+                return;
+            };
+            match container.begin(&self.runc, reply, job) {
+                Begun::Running(run) => container.run = Some(run),
+                Begun::Done(answer) => self.answer(reply, answer),
+                Begun::Wait(job) => {
+                    container.jobs.push_front((reply, job));
+                    return;
+                }
+                Begun::Void(failure) => {
+                    self.answer(reply, Answer::Failed(failure));
+                    self.forget(id);
+                }
+            }
+        }
+    }
+
+    /// Takes a container off the table and answers those who still wanted something of it.
+    fn forget(&mut self, id: &str) {
+        let Some(container) = self.table.remove(id) else {
+            return;
+        };
+        if let Some(output) = container.output {
+            output.finish();
+        }
+        for (reply, job) in container.jobs {
+            let answer = match job {
+                Job::Delete(None) => Answer::Done,
+                Job::Delete(Some(failure)) => Answer::Failed(failure),
+                Job::Create(_) | Job::Start => Answer::Failed(Failure::NotFound),
+            };
+            self.answer(reply, answer);
+        }
+        self.changed = true;
+    }
+
+    /// A container's runc has ended.
+    pub(super) fn run_ended(&mut self, id: &str, ended: Ended) {
+        let Some(container) = self.table.get_mut(id) else {
+            return;
+        };
+        let Some(run) = container.run.take() else {
+            return;
+        };
+        let failure = container.judge(&run, ended);
+        match (run.verb, failure) {
+            (Verb::Create, failure) => self.created(id, run.reply, failure),
+            (Verb::Start, None) => {
+                if let (Some(ContainerState::Created), Some(pid)) =
+                    (&container.state, container.pid)
+                {
+                    let started_at = run.begun;
+                    container.started_at = Some(started_at);
+                    container.state = Some(ContainerState::Running { pid, started_at });
+                    self.changed = true;
+                }
+                self.answer(run.reply, Answer::Done);
+            }
+            (Verb::Delete, None) => {
+                record::remove_bundle(&container.spec.bundle);
+                let answer = run.reason.map_or(Answer::Done, Answer::Failed);
+                self.answer(run.reply, answer);
+                self.forget(id);
+            }
+            (Verb::Delete, Some(failure)) if self.stopping || run.reason.is_some() => {
+                // Sweeping, by cgroup, is what comes after this.
+                eprintln!("delete {id}: {failure:?}");
+                let answer = Answer::Failed(run.reason.unwrap_or(failure));
+                self.answer(run.reply, answer);
+                self.forget(id);
+            }
+            (_, Some(failure)) => self.answer(run.reply, Answer::Failed(failure)),
+        }
+    }
+
+    fn created(&mut self, id: &str, reply: Option<Reply>, failure: Option<Failure>) {
+        let Some(container) = self.table.get_mut(id) else {
+            return;
+        };
+        let pid = match failure {
+            None => runc::read_pid(&container.spec.bundle).map_err(|e| internal("process id", &e)),
+            Some(failure) => Err(failure),
+        };
+        match pid {
+            Ok(pid) => {
+                container.pid = Some(pid);
+                container.state = Some(ContainerState::Created);
+                self.changed = true;
+                self.answer(reply, Answer::Done);
+                if let Some(ended) = self.unknown.remove(&pid) {
+                    self.exited(id, ended, SystemTime::now());
+                }
+            }
+            // A runc that was killed leaves its work half done: delete, then say what went wrong.
+            Err(failure) => container
+                .jobs
+                .push_front((reply, Job::Delete(Some(failure)))),
+        }
+    }
+}
+
+impl Container {
+    fn begin(&mut self, runc: &Runc, reply: Option<Reply>, job: Job) -> Begun {
+        let bundle = self.spec.bundle.clone();
+        let (verb, pid, reason) = match job {
+            Job::Create(_) if self.state == Some(ContainerState::Created) => {
+                return Begun::Done(Answer::Done);
+            }
+            Job::Create(_) if self.state.is_some() => return conflict("exists"),
+            Job::Create(create) => match self.begin_create(runc, create) {
+                Ok(pid) => (Verb::Create, Ok(pid), None),
+                Err(error) => return Begun::Void(internal("create", &error)),
+            },
+            Job::Start => match &self.state {
+                Some(ContainerState::Created) => {
+                    (Verb::Start, runc.start(&self.spec.id, &bundle), None)
+                }
+                Some(ContainerState::Running { .. }) => return Begun::Done(Answer::Done),
+                Some(ContainerState::Exited { .. }) => return conflict("ended"),
+                None => return Begun::Done(Answer::Failed(Failure::NotFound)),
+            },
+            Job::Delete(reason) => {
+                cgroup::kill_all(&self.spec.cgroups);
+                if let Some(pid) = self.pid {
+                    cgroup::send_signal(pid, libc::SIGKILL);
+                    return Begun::Wait(Job::Delete(reason));
+                }
+                (Verb::Delete, runc.delete(&self.spec.id, &bundle), reason)
+            }
+        };
+        match pid {
+            Ok(pid) => {
+                let mut run = Run::new(pid, verb, reply, runc.deadline);
+                run.reason = reason;
+                Begun::Running(run)
+            }
+            Err(error) => match reason {
+                Some(reason) => Begun::Void(reason),
+                None => Begun::Done(Answer::Failed(internal(verb.name(), &error))),
+            },
+        }
+    }
+
+    fn begin_create(&mut self, runc: &Runc, create: Create) -> io::Result<u32> {
+        let log = LogFile::open(create.log.clone())?;
+        let (stdout_reader, stdout) = pipe()?;
+        let (stderr_reader, stderr) = pipe()?;
+        let stdin = if create.stdin {
+            let (reader, writer) = io::pipe()?;
+            self.stdin_writer = Some(writer.into());
+            Stdio::from(reader)
+        } else {
+            Stdio::from(File::open("/dev/null")?)
+        };
+        let standard = Standard {
+            stdin,
+            stdout,
+            stderr,
+        };
+        let pid = runc.create(&create.id, &create.bundle, standard)?;
+        self.output = Some(Output::new(stdout_reader, stderr_reader, log));
+        self.spec = create;
+        Ok(pid)
+    }
+
+    /// `None` when runc did what it should.
+    fn judge(&mut self, run: &Run, ended: Ended) -> Option<Failure> {
+        if ended == Ended::Code(0) {
+            return None;
+        }
+        let message = if run.timed_out {
+            format!("timed out after {:?}", run.allowed)
+        } else {
+            let output = match self.output.take_if(|_| run.verb == Verb::Create) {
+                Some(output) => output.into_text(),
+                None => Vec::new(),
+            };
+            let status = match ended {
+                Ended::Code(code) => format!("exit code {code}"),
+                Ended::Signal(signal) => format!("signal {signal}"),
+            };
+            runc::failure(&runc::log_file(&self.spec.bundle), &output, &status)
+        };
+        Some(Failure::Runc {
+            verb: run.verb.name().to_owned(),
+            message,
+        })
+    }
+}
+
+fn conflict(state: &str) -> Begun {
+    Begun::Done(Answer::Failed(Failure::Conflict(state.to_owned())))
+}
+
+/// A pipe whose reading end does not block.
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer) = io::pipe()?;
+    fcntl(reader.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok((reader.into(), writer.into()))
+}

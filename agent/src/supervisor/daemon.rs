@@ -1,0 +1,156 @@
+//! Becoming a supervisor: out of the agent's process tree, session and cgroup, into the pod's namespaces.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use nix::sched::CloneFlags;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::stat::Mode;
+use nix::unistd::ForkResult;
+
+use super::config::Config;
+use super::{cgroup, protocol, serve};
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DaemonError {
+    #[error("{0}: {1}")]
+    Step(&'static str, #[source] io::Error),
+    #[error("another supervisor has this directory")]
+    Taken,
+    #[error("{0}")]
+    Reported(String),
+    #[error("ended before it was ready")]
+    Died,
+}
+
+trait Step<T> {
+    fn step(self, name: &'static str) -> Result<T, DaemonError>;
+}
+
+impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
+    fn step(self, name: &'static str) -> Result<T, DaemonError> {
+        self.map_err(|error| DaemonError::Step(name, error.into()))
+    }
+}
+
+/// Starts the supervisor of a pod's run directory in a process of its own; returns when it is ready.
+pub(crate) fn launch(dir: &Path) -> Result<(), DaemonError> {
+    let config = Config::read(dir).step("read configuration")?;
+    let lock = File::create(dir.join("supervisor.lock")).step("open lock")?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(std::fs::TryLockError::WouldBlock) => return Err(DaemonError::Taken),
+        Err(std::fs::TryLockError::Error(error)) => return Err(error).step("lock"),
+    }
+    let (mut ready, report) = io::pipe().step("make pipe")?;
+    // SAFETY: the program has no other thread yet. (In tests it has: the child then calls nothing but
+    // the allocator, which the C library keeps usable in the child, and system calls.)
+    match unsafe { nix::unistd::fork() }.step("fork")? {
+        ForkResult::Parent { .. } => {
+            drop(report);
+            let mut text = String::new();
+            ready.read_to_string(&mut text).step("wait until ready")?;
+            match text.as_str() {
+                "ready" => Ok(()),
+                "" => Err(DaemonError::Died),
+                _ => Err(DaemonError::Reported(text)),
+            }
+        }
+        ForkResult::Child => {
+            drop(ready);
+            let run = std::panic::AssertUnwindSafe(|| run(dir, &config, report));
+            let code = match std::panic::catch_unwind(run) {
+                Ok(()) => 0,
+                Err(_) => 101,
+            };
+            drop(lock);
+            // SAFETY: ends the process; nothing of it is used afterwards.
+            unsafe { libc::_exit(code) }
+        }
+    }
+}
+
+/// The child's life: prepare, tell the waiting parent, serve.
+fn run(dir: &Path, config: &Config, mut report: io::PipeWriter) {
+    match prepare(dir, config) {
+        Ok((listener, signals)) => {
+            let told = report.write_all(b"ready");
+            drop(report);
+            if told.is_ok() {
+                serve::serve(dir, config, &listener, &signals);
+            }
+        }
+        Err(error) => {
+            let _ = report.write_all(error.to_string().as_bytes());
+        }
+    }
+}
+
+fn prepare(dir: &Path, config: &Config) -> Result<(UnixListener, SignalFd), DaemonError> {
+    nix::unistd::setsid().step("setsid")?;
+    redirect(dir).step("redirect output")?;
+    for own in &config.own_cgroups {
+        cgroup::join(own).step("join cgroup")?;
+    }
+    // The pod's containers join these namespaces through /proc/<this process>/ns: they are there as long
+    // as this process is, and nothing is left of them afterwards.
+    nix::sched::unshare(CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC).step("unshare")?;
+    nix::unistd::sethostname(&config.hostname).step("set host name")?;
+    nix::sys::prctl::set_child_subreaper(true).step("become subreaper")?;
+    // A wish: in a user namespace or without the capability the default has to do.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-999");
+    let mut mask = SigSet::empty();
+    for signal in [
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+    ] {
+        mask.add(signal);
+    }
+    // Blocked rather than ignored: what is ignored would be ignored by containers, too.
+    mask.thread_set_mask().step("block signals")?;
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let signals = SignalFd::with_flags(&mask, flags).step("make signal descriptor")?;
+    let listener = listen(dir).step("listen")?;
+    Ok((listener, signals))
+}
+
+/// Standard input and output lead nowhere, errors to a file in the run directory.
+fn redirect(dir: &Path) -> io::Result<()> {
+    // SAFETY: only sets a flag on descriptors; what was inherited without it must not reach containers.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
+    let null = File::options().read(true).write(true).open("/dev/null")?;
+    let errors = File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(dir.join("supervisor.log"))?;
+    for (from, to) in [(&null, 0), (&null, 1), (&errors, 2)] {
+        // SAFETY: both are numbers of descriptors; the standard ones are not owned by any object here.
+        if unsafe { libc::dup2(from.as_raw_fd(), to) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+fn listen(dir: &Path) -> io::Result<UnixListener> {
+    // By a short relative name: a socket's path must fit in 107 bytes.
+    std::env::set_current_dir(dir)?;
+    match std::fs::remove_file(protocol::SOCKET) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let before = nix::sys::stat::umask(Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(protocol::SOCKET)?;
+    nix::sys::stat::umask(before);
+    listener.set_nonblocking(true)?;
+    std::env::set_current_dir("/")?;
+    Ok(listener)
+}

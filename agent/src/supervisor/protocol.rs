@@ -1,0 +1,183 @@
+//! What the agent and a supervisor say to each other: frames of a four-byte length (big endian) and JSON.
+//!
+//! A supervisor may be older than the agent that talks to it (it outlives agents), so messages only ever
+//! gain fields, and unknown ones are ignored.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+/// Raised when a message changes in a way that older programs would misread.
+pub(crate) const VERSION: u32 = 1;
+
+/// Longest frame; the largest message is the table of a pod's containers.
+pub(crate) const MAX_FRAME: usize = 1 << 20;
+
+/// Where a supervisor listens, in the pod's run directory.
+pub(crate) const SOCKET: &str = "supervisor.sock";
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum ContainerState {
+    Created,
+    Running {
+        pid: u32,
+        started_at: SystemTime,
+    },
+    Exited {
+        code: i32,
+        signal: Option<i32>,
+        oom_killed: bool,
+        started_at: Option<SystemTime>,
+        finished_at: SystemTime,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Request {
+    pub(crate) version: u32,
+    /// Chosen by the client, returned with the answer.
+    pub(crate) id: u64,
+    pub(crate) call: Call,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Call {
+    /// Who is there; from now on the client is told of changes.
+    Hello,
+    Create(Create),
+    Start {
+        id: String,
+    },
+    Kill {
+        id: String,
+        signal: i32,
+    },
+    Delete {
+        id: String,
+    },
+    States,
+    /// Kills and deletes everything; the supervisor ends after its answer.
+    Stop,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Create {
+    pub(crate) id: String,
+    pub(crate) bundle: PathBuf,
+    pub(crate) log: LogTarget,
+    /// Directories of the container's cgroup, one per hierarchy.
+    pub(crate) cgroups: Vec<PathBuf>,
+    /// File with the kernel's count of OOM kills in the container's cgroup.
+    pub(crate) oom_events: Option<PathBuf>,
+    /// Standard input stays open (and silent) instead of being `/dev/null`.
+    #[serde(default)]
+    pub(crate) stdin: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LogTarget {
+    pub(crate) path: PathBuf,
+    pub(crate) max_bytes: u64,
+    /// Files in all, the one being written included.
+    pub(crate) max_files: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Message {
+    Answer {
+        id: u64,
+        answer: Answer,
+    },
+    /// A container changed state; the counter only grows.
+    Changed {
+        counter: u64,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Answer {
+    Hello { version: u32, pid: u32 },
+    Done,
+    States(BTreeMap<String, ContainerState>),
+    Failed(Failure),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Failure {
+    /// runc said no, died or took too long.
+    Runc {
+        verb: String,
+        message: String,
+    },
+    /// There is no container of that name.
+    NotFound,
+    /// The container is in a state in which that cannot be done.
+    Conflict(String),
+    /// The supervisor could not do its own part.
+    Internal(String),
+    /// The supervisor is ending.
+    Stopping,
+    Unsupported {
+        version: u32,
+    },
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FrameError {
+    #[error("frame of {0} bytes")]
+    Length(usize),
+    #[error("malformed message: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// A message as it goes over the wire.
+pub(crate) fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
+    let mut frame = vec![0; 4];
+    serde_json::to_writer(&mut frame, message)?;
+    let length = frame.len() - 4;
+    if length > MAX_FRAME {
+        return Err(FrameError::Length(length));
+    }
+    let prefix = u32::try_from(length).map_err(|_| FrameError::Length(length))?;
+    frame[..4].copy_from_slice(&prefix.to_be_bytes());
+    Ok(frame)
+}
+
+/// Puts frames together from pieces as they arrive. After an error it must not be used again.
+#[derive(Debug, Default)]
+pub(crate) struct Decoder {
+    buffer: Vec<u8>,
+}
+
+impl Decoder {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole message, if there is one.
+    pub(crate) fn next<T: for<'a> Deserialize<'a>>(&mut self) -> Result<Option<T>, FrameError> {
+        let Some((prefix, rest)) = self.buffer.split_first_chunk::<4>() else {
+            return Ok(None);
+        };
+        let length = u32::from_be_bytes(*prefix) as usize;
+        if length > MAX_FRAME {
+            return Err(FrameError::Length(length));
+        }
+        let Some(body) = rest.get(..length) else {
+            return Ok(None);
+        };
+        let message = serde_json::from_slice(body)?;
+        self.buffer.drain(..4 + length);
+        if self.buffer.is_empty() {
+            // A supervisor lives long: a large frame must not keep its memory.
+            self.buffer = Vec::new();
+        }
+        Ok(Some(message))
+    }
+}

@@ -1,0 +1,122 @@
+//! Running runc: command lines, its error messages, and what its end means.
+//!
+//! Nothing here waits: the supervisor's loop reaps, the agent's sweeping has its own deadline.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use super::config::{self, Config};
+
+/// Where and how runc is run for one pod.
+#[derive(Debug, Clone)]
+pub(crate) struct Runc {
+    program: PathBuf,
+    root: PathBuf,
+    pub(crate) deadline: Duration,
+}
+
+/// The pipes and files a created container begins with.
+pub(crate) struct Standard {
+    pub(crate) stdin: Stdio,
+    pub(crate) stdout: OwnedFd,
+    pub(crate) stderr: OwnedFd,
+}
+
+impl Runc {
+    pub(crate) fn new(dir: &Path, config: &Config) -> Self {
+        Self {
+            program: config.runc.clone(),
+            root: config::runc_root(dir),
+            deadline: config.runc_deadline,
+        }
+    }
+
+    /// A run of runc, in a process group of its own so that it can be killed with what it has started.
+    pub(crate) fn command(&self, log: Option<&Path>) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("--root").arg(&self.root);
+        if let Some(log) = log {
+            // Errors of earlier runs are not this one's.
+            let _ = std::fs::remove_file(log);
+            command.arg("--log").arg(log);
+            command.args(["--log-format", "json"]);
+        }
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0);
+        command
+    }
+
+    pub(crate) fn create(&self, id: &str, bundle: &Path, standard: Standard) -> io::Result<u32> {
+        let mut command = self.command(Some(&log_file(bundle)));
+        command
+            .arg("create")
+            .arg("--bundle")
+            .arg(bundle)
+            .arg("--pid-file")
+            .arg(pid_file(bundle))
+            .arg(id)
+            .stdin(standard.stdin)
+            .stdout(standard.stdout)
+            .stderr(standard.stderr);
+        Ok(command.spawn()?.id())
+    }
+
+    pub(crate) fn start(&self, id: &str, bundle: &Path) -> io::Result<u32> {
+        let mut command = self.command(Some(&log_file(bundle)));
+        Ok(command.args(["start", id]).spawn()?.id())
+    }
+
+    pub(crate) fn delete(&self, id: &str, bundle: &Path) -> io::Result<u32> {
+        let mut command = self.command(Some(&log_file(bundle)));
+        Ok(command.args(["delete", "--force", id]).spawn()?.id())
+    }
+}
+
+pub(crate) fn log_file(bundle: &Path) -> PathBuf {
+    bundle.join("runc.log")
+}
+
+/// The process id of a container's first process, as runc wrote it.
+pub(crate) fn read_pid(bundle: &Path) -> io::Result<u32> {
+    let text = std::fs::read_to_string(pid_file(bundle))?;
+    text.trim()
+        .parse()
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("process id {text:?}")))
+}
+
+fn pid_file(bundle: &Path) -> PathBuf {
+    bundle.join("init.pid")
+}
+
+/// The last error in runc's log, which is the reason of its failure.
+pub(crate) fn last_error(log: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Line {
+        level: String,
+        msg: String,
+    }
+    log.split(|byte| *byte == b'\n')
+        .rev()
+        .filter_map(|line| serde_json::from_slice::<Line>(line).ok())
+        .find(|line| matches!(line.level.as_str(), "error" | "fatal" | "panic"))
+        .map(|line| line.msg)
+}
+
+/// Why a run of runc failed: its log, else what it wrote to its output, else how it ended.
+pub(crate) fn failure(log: &Path, output: &[u8], status: &str) -> String {
+    let logged = std::fs::read(log).ok().and_then(|log| last_error(&log));
+    logged.unwrap_or_else(|| {
+        let text = String::from_utf8_lossy(output);
+        match text.trim() {
+            "" => format!("ended with {status}"),
+            text => text.to_owned(),
+        }
+    })
+}
