@@ -14,7 +14,7 @@ use crate::images::{ImageStore, build};
 use crate::network::Networks;
 use crate::pods::report::recorder::{container, is_ready, waits_for};
 use crate::runtime::logs::{LogOptions, LogStream};
-use crate::runtime::{Hierarchies, remove_cgroup_parent};
+use crate::runtime::remove_cgroup_parent;
 
 const IMAGE: &str = "localhost/busybox:v1";
 
@@ -25,6 +25,8 @@ struct Node {
     recorder: Arc<Recorder>,
     objects: Arc<Objects>,
     settings: Settings,
+    /// Before the first pod.
+    links: BTreeSet<String>,
 }
 
 impl Node {
@@ -47,7 +49,7 @@ impl Node {
             node_name: "node1".to_owned(),
             pin_dir: settings.run_dir.join("bpf"),
             cgroup: cgroup.to_owned(),
-            uplink: None,
+            uplink: Some("up0".to_owned()),
             pod_cidrs: vec!["10.78.0.0/24".parse().unwrap()],
             service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
             cluster_dns: settings.cluster_dns,
@@ -70,6 +72,7 @@ impl Node {
             recorder: Arc::default(),
             objects: Arc::default(),
             settings,
+            links: links(),
         }
     }
 
@@ -107,18 +110,22 @@ impl Node {
             let left = std::fs::read_dir(&dir).into_iter().flatten().count();
             assert_eq!(left, 0, "{below}");
         }
-        let links = std::process::Command::new("ip")
-            .args(["-o", "link"])
-            .output()
-            .unwrap();
-        let links = String::from_utf8(links.stdout).unwrap();
-        assert!(!links.contains("veth"), "{links}");
+        assert_eq!(links(), self.links);
         assert!(
             remove_cgroup_parent(&self.settings.cgroup_parent)
                 .await
                 .unwrap()
         );
     }
+}
+
+/// Names of the interfaces.
+fn links() -> BTreeSet<String> {
+    nix::net::if_::if_nameindex()
+        .unwrap()
+        .iter()
+        .map(|link| link.name().to_string_lossy().into_owned())
+        .collect()
 }
 
 /// This test program as the supervisor.
@@ -144,18 +151,29 @@ fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce(Arc<Node>) -> F + Send + 
         std::process::id(),
         NUMBER.fetch_add(1, Ordering::Relaxed)
     );
-    let unified = Hierarchies::detect().unwrap().directories("/");
-    let cgroup = unified.last().unwrap().join(name);
+    let unified = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+        .map(Path::new)
+        .into_iter()
+        .find(|dir| dir.join("cgroup.controllers").exists());
+    let cgroup = unified.unwrap().join(name);
     std::fs::create_dir(&cgroup).unwrap();
     let attach = cgroup.clone();
     let result = std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
-        let status = std::process::Command::new("ip")
-            .args(["link", "set", "lo", "up"])
-            .status();
-        assert!(status.unwrap().success());
+        for line in [
+            "link set lo up",
+            "link add up0 type veth peer name up1",
+            "address add 192.0.2.2/24 dev up0",
+            "link set up1 up",
+            "link set up0 up",
+        ] {
+            let status = std::process::Command::new("ip")
+                .args(line.split(' '))
+                .status();
+            assert!(status.unwrap().success(), "{line}");
+        }
         let dir = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -163,8 +181,11 @@ fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce(Arc<Node>) -> F + Send + 
             .unwrap();
         runtime.block_on(async {
             let node = Arc::new(Node::new(dir.path(), &attach).await);
-            let bounded = tokio::time::timeout(Duration::from_secs(120), test(Arc::clone(&node)));
-            bounded.await.expect("the test takes too long");
+            let bounded = tokio::time::timeout(Duration::from_secs(60), test(Arc::clone(&node)));
+            if bounded.await.is_err() {
+                let last = node.recorder.statuses("uid-1").pop();
+                panic!("too long: {:#?}\n{last:#?}", node.recorder.events());
+            }
             node.machine.data_plane.clone().unload().await.unwrap();
         });
         drop(runtime);
@@ -204,10 +225,7 @@ fn a_pod_runs_is_restarted_and_deleted_and_nothing_is_left() {
         let pods = node.open().await;
         let asked = server();
         pods.set(asked.clone()).await;
-        let status = node
-            .recorder
-            .status_when("uid-1", "ready", is_ready)
-            .await;
+        let status = node.recorder.status_when("uid-1", "ready", is_ready).await;
         assert_eq!(status.phase.as_deref(), Some("Running"));
         assert!(status.pod_ip.unwrap().starts_with("10.78.0."));
         assert_eq!(node.log(&pods, "web", 0).await, "image hello\np\n");
@@ -215,7 +233,12 @@ fn a_pod_runs_is_restarted_and_deleted_and_nothing_is_left() {
         // Killed from outside, it comes back at once, with its log kept.
         let id = node.record("uid-1").attempt("web").unwrap().id.clone();
         let run_dir = node.settings.run_dir.join("pods/uid-1");
-        let sandbox = node.machine.connect_sandbox(&run_dir).await.unwrap().unwrap();
+        let sandbox = node
+            .machine
+            .connect_sandbox(&run_dir)
+            .await
+            .unwrap()
+            .unwrap();
         sandbox.kill(&id, 9).await.unwrap();
         let status = node
             .recorder
@@ -225,7 +248,10 @@ fn a_pod_runs_is_restarted_and_deleted_and_nothing_is_left() {
             .await;
         let last = container(&status, "web").last_state.clone().unwrap();
         let last = last.terminated.unwrap();
-        assert_eq!((last.exit_code, last.reason.as_deref()), (137, Some("Error")));
+        assert_eq!(
+            (last.exit_code, last.reason.as_deref()),
+            (137, Some("Error"))
+        );
         assert_eq!(node.log(&pods, "web", 0).await, "image hello\np\n");
 
         pods.set(deleted(&asked, 2)).await;
@@ -301,7 +327,8 @@ fn what_cannot_start_says_why() {
             name: name.to_owned(),
         };
         node.objects.set_config_map(name("settings"), None);
-        pods.set(pod("uid-2", spec)).await;
+        let asked = pod("uid-2", spec);
+        pods.set(asked.clone()).await;
         let status = node
             .recorder
             .status_when("uid-2", "all in trouble", |status| {
@@ -315,6 +342,8 @@ fn what_cannot_start_says_why() {
         assert_eq!(nothing.exit_code, 128);
         assert_eq!(nothing.reason.as_deref(), Some("StartError"));
         assert!(nothing.message.unwrap().contains("/no/such/program"));
+        pods.set(deleted(&asked, 0)).await;
+        node.recorder.terminated_when("uid-2").await;
         pods.end_all(Duration::ZERO, Duration::from_secs(10)).await;
         node.assert_clean().await;
     });
