@@ -3,7 +3,11 @@
 fn main() -> anyhow::Result<()> {
     println!("cargo:rerun-if-changed=proto");
     let files = protox::compile(
-        ["waggle/node/v1/node.proto", "waggle/raft/v1/raft.proto"],
+        [
+            "waggle/node/v1/node.proto",
+            "waggle/raft/v1/raft.proto",
+            "waggle/raft/v1/record.proto",
+        ],
         ["proto"],
     )?;
 

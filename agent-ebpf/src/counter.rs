@@ -38,6 +38,8 @@ counters! {
         NoSuchPod = "no_such_pod",
         /// For an address in a Service range that is not a Service's, or not on this port.
         NoSuchService = "no_such_service",
+        /// Neighbour discovery and multicast listener reports from a pod, which needs neither.
+        Ipv6Control = "ipv6_control",
         /// The Service has no usable endpoint.
         NoEndpoints = "no_endpoints",
         /// For a Service, but not sent through a socket hook (raw sockets).

@@ -72,6 +72,13 @@ impl Packet {
         }
     }
 
+    /// IPv6 neighbour discovery or multicast listener discovery: of a link, never routed.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_v6_control(&self) -> bool {
+        self.protocol == PROTOCOL_ICMPV6 && matches!(self.icmp_type, 130..=137 | 143)
+    }
+
     /// An ICMP error: it carries the start of the packet that it is about.
     #[inline(always)]
     #[must_use]

@@ -158,7 +158,7 @@ fn domain(text: &str) -> Result<Name, DnsError> {
         detail,
     };
     let mut name = Name::from_ascii(text.to_ascii_lowercase()).map_err(|e| error(e.to_string()))?;
-    if name.is_root() {
+    if name.num_labels() == 0 {
         return Err(error("it is empty".to_owned()));
     }
     name.set_fqdn(true);

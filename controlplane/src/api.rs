@@ -1,1 +1,63 @@
 //! HTTP: TLS, routing, verbs, watch streams, discovery, tables, log streams.
+//!
+//! A request goes: [`server`] (TLS, who is it) -> [`dispatch`] (may they) -> a verb -> `registry`. What is
+//! not here: what objects mean (`kinds`), how they are written (`registry`), what pods do (`nodestream`).
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::Chain;
+use crate::nodestream::NodeStreams;
+use crate::registry::Registry;
+
+mod body;
+mod discovery;
+mod dispatch;
+mod event_versions;
+mod health;
+mod logs;
+mod metrics;
+mod negotiate;
+mod openapi;
+mod read;
+mod request;
+mod respond;
+mod review;
+pub(crate) mod server;
+mod table;
+mod watch;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use metrics::Metrics;
+
+/// The API server's state; one per member.
+#[derive(Debug)]
+pub(crate) struct Api {
+    registry: Registry,
+    authorizer: Chain,
+    streams: NodeStreams,
+    metrics: Arc<Metrics>,
+    /// Ends watches and log streams when the member stops.
+    stopping: CancellationToken,
+}
+
+impl Api {
+    pub(crate) fn new(
+        registry: Registry,
+        streams: NodeStreams,
+        metrics: Arc<Metrics>,
+        stopping: CancellationToken,
+    ) -> Self {
+        Self {
+            registry,
+            authorizer: Chain::default(),
+            streams,
+            metrics,
+            stopping,
+        }
+    }
+}

@@ -1,1 +1,10 @@
-//! Certificates, authentication and authorization.
+//! Certificates, authentication and authorization. Serves `api` and `sync`; knows no kinds and no store.
+
+mod authorizer;
+mod identity;
+mod pki;
+
+pub(crate) use authorizer::{Attributes, Authorizer, Chain, Decision, ResourceRule, Rules};
+pub(crate) use identity::User;
+pub use pki::NodeIdentity;
+pub(crate) use pki::{Pki, PkiError, Sans};

@@ -1,10 +1,36 @@
 //! The composition root of the control plane: opens the store, then starts what runs on it, and stops it
 //! in the opposite order.
+//!
+//! Order of start: data directory, store (whose lock tells a second process), port, certificates, bootstrap
+//! objects, what runs while this member leads, and the server last, when all it serves is there.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+mod leading;
 
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::server::{Served, serve};
+use crate::api::{Api, Metrics};
+pub use crate::auth::NodeIdentity;
+use crate::auth::{Pki, PkiError, Sans};
+use crate::cache::Cache;
+use crate::controllers::{ControllerMetrics, ControllersConfig};
+use crate::nodestream::NodeStreams;
+use crate::registry::Registry;
+use crate::registry::bootstrap::first_address;
+use crate::scheduler::SchedulerMetrics;
+use crate::store::{Store, StoreConfig, StoreError};
+use crate::sync::{self, SyncMetrics};
 
 /// What a control plane member is started with.
 #[derive(Debug, Clone)]
@@ -33,8 +59,328 @@ pub enum StartError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error("data directory {path} is in use by another process ({holder})")]
+    InUse { path: PathBuf, holder: String },
+    #[error("store in {path}: {why}")]
+    Store { path: PathBuf, why: String },
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
+    #[error("certificates: {0}")]
+    Certificates(String),
+    #[error("configuration: {0}")]
+    Config(String),
+    #[error("writing the first objects: {0}")]
+    Bootstrap(String),
 }
+
+impl From<PkiError> for StartError {
+    fn from(error: PkiError) -> Self {
+        Self::Certificates(error.to_string())
+    }
+}
+
+/// Open requests may take this long to end when the member stops.
+const DRAIN: Duration = Duration::from_secs(5);
+/// Identity of the only member of a new Raft group.
+const FIRST_MEMBER: u64 = 1;
 
 /// A running control plane member.
 #[derive(Debug)]
-pub struct Controller {}
+pub struct Controller {
+    address: SocketAddr,
+    pki: Pki,
+    store: Store,
+    /// Ends watches, streams and what runs while leading.
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+    /// Says why the member does not work any more.
+    failure: watch::Receiver<Option<String>>,
+}
+
+impl Controller {
+    /// Returns when the API is served.
+    pub async fn start(config: ControllerConfig) -> Result<Self, StartError> {
+        check(&config)?;
+        let data_dir = &config.data_dir;
+        prepare(data_dir)?;
+        let store = open_store(&data_dir.join("store")).await?;
+        match Self::start_on(&config, store.clone()).await {
+            Ok(controller) => Ok(controller),
+            Err(error) => {
+                // The next start must find the directory unlocked.
+                let _ = store.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn start_on(config: &ControllerConfig, store: Store) -> Result<Self, StartError> {
+        let listen_error = |source| StartError::Listen {
+            address: config.listen,
+            source,
+        };
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(listen_error)?;
+        let address = listener.local_addr().map_err(listen_error)?;
+        let endpoint = endpoint(address);
+        let sans = sans(config, address, endpoint);
+        let pki = Pki::open(&config.data_dir.join("pki"), &sans, jiff::Timestamp::now())?;
+        let tls = Arc::new(pki.server_config()?);
+
+        let (registry, recorder) = Registry::new(store.clone(), config.service_cidrs.clone());
+        registry
+            .bootstrap(config.cluster_dns, endpoint)
+            .await
+            .map_err(|error| StartError::Bootstrap(error.to_string()))?;
+
+        let metrics = Arc::new(Metrics::new());
+        metrics.register(|all| store.register_metrics(all));
+        let stop = CancellationToken::new();
+        let streams = NodeStreams::default();
+        let client = registry.client("waggle-controller");
+        let cache = Cache::start(&client, &stop);
+        let node_sync = SyncMetrics::default();
+        let leading = leading::Leading {
+            client: client.clone(),
+            cache: cache.clone(),
+            config: ControllersConfig {
+                ca_pem: pki.ca_pem().to_owned(),
+                pod_cidrs: config.pod_cidrs.clone(),
+            },
+            controllers: ControllerMetrics::default(),
+            scheduler: SchedulerMetrics::default(),
+        };
+        metrics.register(|all| {
+            node_sync.register(all);
+            leading.controllers.register(all);
+            leading.scheduler.register(all);
+        });
+        let (grpc, _applied) = sync::service(&client, &cache, &streams, &node_sync, &stop);
+        let leading = tokio::spawn(leading.run(store.leadership(), stop.clone()));
+        let api = Api::new(registry, streams, metrics, stop.clone());
+        let served = Served {
+            api: Arc::new(api),
+            grpc: Some(grpc),
+        };
+        let server = tokio::spawn(serve(listener, tls, served, stop.clone(), DRAIN));
+        let recorder = {
+            let stop = stop.clone();
+            tokio::spawn(async move {
+                tokio::select! { () = recorder.run() => {}, () = stop.cancelled() => {} }
+            })
+        };
+        let (failed, failure) = watch::channel(None);
+        let watchdog = tokio::spawn(watch_over(store.clone(), server, stop.clone(), failed));
+        tracing::info!(%address, "control plane member is up");
+        Ok(Self {
+            address,
+            pki,
+            store,
+            stop,
+            tasks: vec![leading, recorder, watchdog],
+            failure,
+        })
+    }
+
+    /// Where the API is served; the port is the real one where the configuration said 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The cluster CA, PEM.
+    pub fn ca_pem(&self) -> &str {
+        self.pki.ca_pem()
+    }
+
+    /// A kubeconfig for the administrator. It holds a key: write it with mode 0600.
+    pub fn admin_kubeconfig(&self, server_url: &str) -> String {
+        let (certificate, key) = self.pki.admin();
+        kubeconfig(server_url, self.pki.ca_pem(), certificate, key)
+    }
+
+    /// Certificate and key for the node of this name.
+    pub fn issue_node_identity(&self, name: &str) -> Result<NodeIdentity, StartError> {
+        Ok(self.pki.issue_node(name)?)
+    }
+
+    /// Resolves, with the reason, when the member has died and should be shut down.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.failure.clone();
+        match failure.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => "the member's tasks have ended".to_owned(),
+        }
+    }
+
+    /// Ends watches, lets other requests finish for some seconds, stops what runs, and closes the store.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        for task in self.tasks {
+            if let Err(error) = task.await {
+                tracing::warn!(%error, "a task ended badly");
+            }
+        }
+        if let Err(error) = self.store.close().await {
+            tracing::warn!(%error, "closing the store");
+        }
+    }
+}
+
+/// Waits for the server to end. An end that nobody asked for, or a store that fails, is a failure.
+async fn watch_over(
+    store: Store,
+    server: JoinHandle<()>,
+    stop: CancellationToken,
+    failed: watch::Sender<Option<String>>,
+) {
+    let mut failure = store.failure();
+    let mut server = server;
+    tokio::select! {
+        result = &mut server => {
+            if !stop.is_cancelled() {
+                let why = result.err().map_or_else(String::new, |error| format!(": {error}"));
+                failed.send_replace(Some(format!("the API server has ended{why}")));
+            }
+            return;
+        }
+        Ok(reason) = failure.wait_for(Option::is_some) => {
+            let why = reason.as_ref().map_or_else(String::new, ToString::to_string);
+            tracing::error!(why, "the store has failed");
+            failed.send_replace(Some(why));
+        }
+        () = stop.cancelled() => {}
+    }
+    let _ = server.await;
+}
+
+fn check(config: &ControllerConfig) -> Result<(), StartError> {
+    let refuse = |why: String| Err(StartError::Config(why));
+    let Some(first) = config.service_cidrs.first() else {
+        return refuse("no Service range is given".to_owned());
+    };
+    if !first.contains(&config.cluster_dns) {
+        return refuse(format!(
+            "the cluster DNS address {} is not in the Service range {first}",
+            config.cluster_dns
+        ));
+    }
+    if first_address(first).is_none_or(|address| address == config.cluster_dns) {
+        return refuse(format!(
+            "the Service range {first} has no room for the API and the cluster DNS address {}",
+            config.cluster_dns
+        ));
+    }
+    for services in &config.service_cidrs {
+        for pods in &config.pod_cidrs {
+            if services.contains(pods) || pods.contains(services) {
+                return refuse(format!(
+                    "Service range {services} and pod range {pods} overlap"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn prepare(data_dir: &Path) -> Result<(), StartError> {
+    let failed = |source| StartError::DataDir {
+        path: data_dir.to_owned(),
+        source,
+    };
+    std::fs::create_dir_all(data_dir).map_err(failed)?;
+    std::fs::read_dir(data_dir).map(drop).map_err(failed)
+}
+
+async fn open_store(dir: &Path) -> Result<Store, StartError> {
+    let config = StoreConfig {
+        dir: dir.to_owned(),
+        node_id: FIRST_MEMBER,
+    };
+    Store::open(config).await.map_err(|error| match error {
+        StoreError::Locked { dir, holder } => StartError::InUse { path: dir, holder },
+        other => StartError::Store {
+            path: dir.to_owned(),
+            why: other.to_string(),
+        },
+    })
+}
+
+/// The address under which others reach this member: the one it listens on, or that of the way out.
+fn endpoint(listening: SocketAddr) -> Option<SocketAddr> {
+    let ip = listening.ip();
+    if ip.is_loopback() {
+        return None;
+    }
+    if !ip.is_unspecified() {
+        return Some(listening);
+    }
+    // Connecting a UDP socket sends nothing; it makes the kernel choose the source address.
+    let (local, documentation) = match ip {
+        IpAddr::V4(_) => ("0.0.0.0:0", "192.0.2.1:9"),
+        IpAddr::V6(_) => ("[::]:0", "[2001:db8::1]:9"),
+    };
+    let socket = UdpSocket::bind(local).ok()?;
+    socket.connect(documentation).ok()?;
+    let source = socket.local_addr().ok()?.ip();
+    (!source.is_unspecified() && !source.is_loopback())
+        .then(|| SocketAddr::new(source, listening.port()))
+}
+
+fn sans(config: &ControllerConfig, listening: SocketAddr, endpoint: Option<SocketAddr>) -> Sans {
+    let mut sans = Sans::default();
+    for name in [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "localhost",
+    ] {
+        sans.add(name);
+    }
+    sans.add(&format!("kubernetes.default.svc.{}", config.cluster_domain));
+    sans.add("127.0.0.1");
+    sans.add("::1");
+    for address in config.service_cidrs.iter().filter_map(first_address) {
+        sans.add(&address.to_string());
+    }
+    for address in [Some(listening), endpoint].into_iter().flatten() {
+        if !address.ip().is_unspecified() {
+            sans.add(&address.ip().to_string());
+        }
+    }
+    for extra in &config.extra_sans {
+        sans.add(extra);
+    }
+    sans
+}
+
+fn kubeconfig(server: &str, ca: &str, certificate: &str, key: &str) -> String {
+    let [ca, certificate, key] = [ca, certificate, key].map(|pem| STANDARD.encode(pem));
+    format!(
+        "apiVersion: v1
+kind: Config
+clusters:
+- name: waggle
+  cluster:
+    server: {server}
+    certificate-authority-data: {ca}
+users:
+- name: admin
+  user:
+    client-certificate-data: {certificate}
+    client-key-data: {key}
+contexts:
+- name: waggle
+  context:
+    cluster: waggle
+    user: admin
+current-context: waggle
+"
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,32 @@
 //! The kinds that the API serves. Adding one is one file: names, scope, defaults, validation, immutable
-//! fields, printer columns, status split. Pure: no I/O.
+//! fields, printer columns, status split. Pure: no I/O, no clock.
 
+pub(crate) mod access;
+mod config_map;
+mod deployment;
+mod endpoint_slice;
+mod endpoints;
+mod errors;
+pub(crate) mod event;
+pub(crate) mod int_or_percent;
+mod lease;
+pub(crate) mod meta;
+mod names;
+mod namespace;
+mod node;
+pub(crate) mod pod;
+pub(crate) mod quantity;
+mod replica_set;
+mod secret;
+pub(crate) mod selector;
+mod service;
+mod service_account;
+mod table;
+#[cfg(test)]
+pub(crate) mod tests;
+pub(crate) mod time;
+
+use schemars::SchemaGenerator;
 use serde_json::Value;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +63,7 @@ pub(crate) enum Cause {
     Required,
     Invalid,
     Duplicate,
+    NotFound,
     NotSupported,
     Forbidden,
     TooLong,
@@ -63,6 +90,27 @@ pub(crate) struct Kind {
     /// Name check of `metadata.name`.
     pub(crate) name_rule: NameRule,
     pub(crate) strategy: &'static dyn Strategy,
+    /// Adds the type to the JSON schema.
+    pub(crate) register: fn(&mut SchemaGenerator),
+}
+
+impl Kind {
+    /// `v1`, `apps/v1`
+    pub(crate) fn api_version(&self) -> String {
+        if self.group.is_empty() {
+            self.version.to_owned()
+        } else {
+            format!("{}/{}", self.group, self.version)
+        }
+    }
+
+    pub(crate) fn is_namespaced(&self) -> bool {
+        self.scope == Scope::Namespaced
+    }
+
+    pub(crate) fn has_subresource(&self, name: &str) -> bool {
+        self.subresources.contains(&name)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +130,7 @@ pub(crate) trait Strategy: std::fmt::Debug + Sync {
     fn default(&self, object: &mut Value);
 
     /// On create: drop what clients may not set (status), set initial values.
-    fn prepare_create(&self, object: &mut Value);
+    fn prepare_create(&self, _object: &mut Value) {}
 
     /// On update of the main resource: keep the old status, bump `metadata.generation` when the spec
     /// changed, and so on. On update of a subresource only that part may change.
@@ -112,17 +160,72 @@ pub(crate) trait Strategy: std::fmt::Debug + Sync {
     }
 }
 
+static ALL: &[&Kind] = &[
+    &config_map::KIND,
+    &endpoints::KIND,
+    &event::KIND,
+    &namespace::KIND,
+    &node::KIND,
+    &pod::KIND,
+    &secret::KIND,
+    &service_account::KIND,
+    &service::KIND,
+    &event::EVENTS_KIND,
+    &deployment::KIND,
+    &replica_set::KIND,
+    &lease::KIND,
+    &endpoint_slice::KIND,
+];
+
 /// Every kind, in the order of discovery.
 pub(crate) fn all() -> &'static [&'static Kind] {
-    &[]
+    ALL
 }
 
-#[allow(unused_variables)]
+/// Groups with their preferred version, in the order of discovery; core is `("", "v1")`.
+pub(crate) fn groups() -> &'static [(&'static str, &'static str)] {
+    &[
+        ("", "v1"),
+        ("events.k8s.io", "v1"),
+        ("apps", "v1"),
+        ("coordination.k8s.io", "v1"),
+        ("discovery.k8s.io", "v1"),
+    ]
+}
+
 pub(crate) fn by_plural(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
-    todo!()
+    all()
+        .iter()
+        .find(|kind| kind.group == group && kind.version == version && kind.plural == plural)
+        .copied()
 }
 
-#[allow(unused_variables)]
 pub(crate) fn by_kind(group: &str, version: &str, kind: &str) -> Option<&'static Kind> {
-    todo!()
+    all()
+        .iter()
+        .find(|known| known.group == group && known.version == version && known.kind == kind)
+        .copied()
+}
+
+/// Adds to the JSON schema what requests and answers use besides the stored kinds.
+pub(crate) fn register_common(generator: &mut SchemaGenerator) {
+    use k8s_openapi::api::{authentication::v1 as authn, authorization::v1 as authz};
+    use k8s_openapi::api::{
+        autoscaling::v1 as autoscaling, core::v1 as core, policy::v1 as policy,
+    };
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+    generator.subschema_for::<authn::SelfSubjectReview>();
+    generator.subschema_for::<authn::TokenRequest>();
+    generator.subschema_for::<authn::TokenReview>();
+    generator.subschema_for::<authz::LocalSubjectAccessReview>();
+    generator.subschema_for::<authz::SelfSubjectAccessReview>();
+    generator.subschema_for::<authz::SelfSubjectRulesReview>();
+    generator.subschema_for::<authz::SubjectAccessReview>();
+    generator.subschema_for::<autoscaling::Scale>();
+    generator.subschema_for::<core::Binding>();
+    generator.subschema_for::<policy::Eviction>();
+    generator.subschema_for::<meta::DeleteOptions>();
+    generator.subschema_for::<meta::ListMeta>();
+    generator.subschema_for::<meta::Patch>();
+    generator.subschema_for::<meta::Status>();
 }

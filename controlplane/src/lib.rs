@@ -14,6 +14,7 @@
 
 mod api;
 mod auth;
+mod cache;
 mod controller;
 mod controllers;
 mod kinds;
@@ -25,4 +26,4 @@ mod schema;
 mod store;
 mod sync;
 
-pub use controller::{Controller, ControllerConfig, StartError};
+pub use controller::{Controller, ControllerConfig, NodeIdentity, StartError};

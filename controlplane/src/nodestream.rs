@@ -1,24 +1,62 @@
 //! Byte streams to pods on nodes: the API server asks, the node's agent dials back over node sync.
 //!
 //! Below `api` (which opens streams) and `sync` (which carries them), so that neither imports the other.
+//!
+//! Deliberately not here: what a stream carries. State: `nodes` is written by node sync, `waiting` by both
+//! sides; there is one lock for the two.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use proto::node::v1::{StreamFrame, StreamRequest};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::registry::ApiError;
 
+#[cfg(test)]
+mod tests;
+
+/// How long an agent has to dial back.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Frames that may wait in each direction of a stream.
+const FRAMES: usize = 16;
+/// Requests that may wait for one node.
+const REQUESTS: usize = 64;
+
 /// Nodes that are connected and the streams that wait for their agent to dial back.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct NodeStreams {}
+pub(crate) struct NodeStreams {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    nodes: HashMap<String, mpsc::Sender<StreamRequest>>,
+    waiting: HashMap<String, Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    node: String,
+    /// Tells the asking side that the agent has dialled back.
+    opened: oneshot::Sender<()>,
+    /// The agent's ends of the two channels.
+    agent_side: NodeStream,
+}
 
 /// One open stream, both directions, bounded in memory by the channels' capacity.
+///
+/// The names are those of the side that asked: it reads `from_node` and writes `to_node`. What
+/// [`NodeStreams::accept`] returns is the mirror image: node sync reads `from_node` what is to be sent to
+/// the node, and writes to `to_node` what came from it.
 #[derive(Debug)]
 pub(crate) struct NodeStream {
     pub(crate) from_node: mpsc::Receiver<StreamFrame>,
     pub(crate) to_node: mpsc::Sender<StreamFrame>,
 }
 
-#[allow(unused_variables, clippy::unused_async)]
 impl NodeStreams {
     /// Asks the node for a stream and waits until it is open; `request.id` is filled in here. Fails with a
     /// 5xx Status when the node is not connected or does not answer within 10 s.
@@ -27,14 +65,122 @@ impl NodeStreams {
         node: &str,
         request: StreamRequest,
     ) -> Result<NodeStream, ApiError> {
-        todo!()
+        self.open_within(node, request, OPEN_TIMEOUT).await
     }
+
+    async fn open_within(
+        &self,
+        node: &str,
+        mut request: StreamRequest,
+        timeout: Duration,
+    ) -> Result<NodeStream, ApiError> {
+        let id = uuid::Uuid::new_v4().to_string();
+        request.id.clone_from(&id);
+        let (to_agent, from_caller) = mpsc::channel(FRAMES);
+        let (to_caller, from_agent) = mpsc::channel(FRAMES);
+        let (opened, wait) = oneshot::channel();
+        let requests = {
+            let mut state = self.lock();
+            let Some(requests) = state.nodes.get(node).cloned() else {
+                return Err(unavailable(format!("node \"{node}\" is not connected")));
+            };
+            state.waiting.insert(
+                id.clone(),
+                Waiting {
+                    node: node.to_owned(),
+                    opened,
+                    agent_side: NodeStream {
+                        from_node: from_caller,
+                        to_node: to_caller,
+                    },
+                },
+            );
+            requests
+        };
+        // Removes the entry also when the caller gives up and drops this future.
+        let _forget = Forget { streams: self, id };
+        match requests.try_send(request) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                return Err(unavailable(format!(
+                    "node \"{node}\" has too many streams waiting to be opened"
+                )));
+            }
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                return Err(unavailable(format!("node \"{node}\" is not connected")));
+            }
+        }
+        tokio::select! {
+            opened = wait => opened.map_err(|_| {
+                unavailable(format!("node \"{node}\" disconnected"))
+            })?,
+            () = requests.closed() => {
+                return Err(unavailable(format!("node \"{node}\" disconnected")));
+            }
+            () = tokio::time::sleep(timeout) => {
+                return Err(error(504, "Timeout", format!(
+                    "node \"{node}\" did not open the stream within {} s",
+                    timeout.as_secs()
+                )));
+            }
+        }
+        Ok(NodeStream {
+            from_node: from_agent,
+            to_node: to_agent,
+        })
+    }
+
     /// Called by node sync when a node connects: where requests for it go, until the receiver is dropped.
+    /// A second connection of the same node takes over from the first.
     pub(crate) fn register(&self, node: &str) -> mpsc::Receiver<StreamRequest> {
-        todo!()
+        let (sender, receiver) = mpsc::channel(REQUESTS);
+        let mut state = self.lock();
+        state.nodes.retain(|_, sender| !sender.is_closed());
+        state.nodes.insert(node.to_owned(), sender);
+        receiver
     }
+
     /// Called by node sync when an agent dials back. `None` when nobody waits for this id from this node.
     pub(crate) fn accept(&self, node: &str, id: &str) -> Option<NodeStream> {
-        todo!()
+        let waiting = {
+            let mut state = self.lock();
+            if state.waiting.get(id)?.node != node {
+                return None;
+            }
+            state.waiting.remove(id)?
+        };
+        waiting.opened.send(()).ok()?;
+        Some(waiting.agent_side)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while held")
+    }
+}
+
+struct Forget<'a> {
+    streams: &'a NodeStreams,
+    id: String,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.streams.lock().waiting.remove(&self.id);
+    }
+}
+
+fn unavailable(message: String) -> ApiError {
+    error(503, "ServiceUnavailable", message)
+}
+
+fn error(code: i32, reason: &str, message: String) -> ApiError {
+    ApiError {
+        status: Box::new(Status {
+            status: Some("Failure".to_owned()),
+            code: Some(code),
+            reason: Some(reason.to_owned()),
+            message: Some(message),
+            ..Status::default()
+        }),
     }
 }

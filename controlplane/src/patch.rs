@@ -1,6 +1,17 @@
 //! The four kinds of patch, each a pure function from (object, patch) to object.
 
+mod apply;
+mod fields;
+mod json;
+mod managed;
+mod strategic;
+#[cfg(test)]
+mod tests;
+mod typed;
+
 use serde_json::Value;
+
+use crate::schema;
 
 /// Why a patch cannot be applied; [`crate::registry::ApiError`] gives each its status.
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -12,7 +23,7 @@ pub(crate) enum PatchError {
     #[error("{0}")]
     Unprocessable(String),
     /// Server-side apply: fields owned by others: 409, one entry per (manager, field path).
-    #[error("apply failed with {} conflict(s)", .0.len())]
+    #[error("{}", managed::conflict_message(.0))]
     Conflicts(Vec<ApplyConflict>),
 }
 
@@ -21,35 +32,41 @@ pub(crate) struct ApplyConflict {
     pub(crate) manager: String,
     pub(crate) operation: String,
     pub(crate) api_version: String,
+    /// `.spec.replicas`
     pub(crate) field: String,
+    /// Subresource through which the other manager owns the field, mostly empty.
+    pub(crate) subresource: String,
+}
+
+impl ApplyConflict {
+    /// The message of the cause in `Status.details`: `conflict with "kubectl" using apps/v1`.
+    pub(crate) fn message(&self) -> String {
+        managed::cause_message(self)
+    }
 }
 
 /// RFC 6902.
-#[allow(unused_variables)]
 pub(crate) fn json_patch(object: &Value, patch: &Value) -> Result<Value, PatchError> {
-    todo!()
+    json::json_patch(object, patch)
 }
 
 /// RFC 7386.
-#[allow(unused_variables)]
 pub(crate) fn merge_patch(object: &Value, patch: &Value) -> Value {
-    todo!()
+    json::merge_patch(object, patch)
 }
 
 /// Strategic merge patch with the merge keys of `definition`'s lists, `$patch`, `$retainKeys`,
 /// `$deleteFromPrimitiveList` and `$setElementOrder`.
-#[allow(unused_variables)]
 pub(crate) fn strategic_merge_patch(
     definition: &str,
     object: &Value,
     patch: &Value,
 ) -> Result<Value, PatchError> {
-    todo!()
+    strategic::patch(schema::schema(), definition, object, patch)
 }
 
 /// Server-side apply. `live` is `None` when the object does not exist. Returns the merged object with its
 /// `metadata.managedFields` brought up to date (`now` is RFC 3339).
-#[allow(unused_variables)]
 pub(crate) fn server_side_apply(
     definition: &str,
     live: Option<&Value>,
@@ -59,11 +76,17 @@ pub(crate) fn server_side_apply(
     subresource: &str,
     now: &str,
 ) -> Result<Value, PatchError> {
-    todo!()
+    let request = managed::Request {
+        definition,
+        manager,
+        subresource,
+        now,
+    };
+    apply::apply(schema::schema(), &request, live, applied, force)
 }
 
-/// Brings `metadata.managedFields` up to date after a create, update or (non-apply) patch.
-#[allow(unused_variables)]
+/// Brings `metadata.managedFields` up to date after a create, update or (non-apply) patch. Call it with the
+/// object as it is going to be stored (defaulted), before its managed fields are looked at.
 pub(crate) fn track_update(
     definition: &str,
     old: Option<&Value>,
@@ -72,5 +95,11 @@ pub(crate) fn track_update(
     subresource: &str,
     now: &str,
 ) {
-    todo!()
+    let request = managed::Request {
+        definition,
+        manager,
+        subresource,
+        now,
+    };
+    managed::track_update(schema::schema(), &request, old, new);
 }

@@ -2,14 +2,38 @@
 //! results to Kubernetes answers. The API server and the controllers use the same path.
 //!
 //! [`Registry`] is dynamic (kind + JSON) and serves the API; [`Client`] is the typed view of it that
-//! controllers, scheduler and node sync use.
+//! controllers, scheduler and node sync use. One file per verb. HTTP, users and formats are not known here.
 
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+
+use crate::kinds::Kind;
+use crate::store::{Freshness, KeyValue, Store, Txn, TxnOutcome};
+
+pub(crate) mod bind;
+pub(crate) mod bootstrap;
+mod client;
+pub(crate) mod create;
+pub(crate) mod delete;
+pub(crate) mod error;
+pub(crate) mod events;
+mod generated_name;
+pub(crate) mod key;
+pub(crate) mod list;
+pub(crate) mod object;
+pub(crate) mod patch;
+pub(crate) mod scale;
+pub(crate) mod selector;
+mod service_alloc;
+pub(crate) mod update;
+pub(crate) mod watch;
+
+pub(crate) use client::Client;
 
 /// An error that a client sees: always a complete `Status`.
 #[derive(Debug, Clone)]
@@ -77,78 +101,7 @@ pub(crate) struct DeleteOptions {
     pub(crate) propagation: Option<String>,
 }
 
-/// Typed access to the registry; writes are made as `manager` (the field manager and user agent of a
-/// controller, e.g. `deployment-controller`).
-#[derive(Debug, Clone)]
-pub(crate) struct Client {}
-
-#[allow(unused_variables, clippy::unused_async)]
-impl Client {
-    pub(crate) fn with_manager(&self, manager: &'static str) -> Self {
-        todo!()
-    }
-    pub(crate) async fn get<K: Object>(
-        &self,
-        namespace: &str,
-        name: &str,
-    ) -> Result<Option<K>, ApiError> {
-        todo!()
-    }
-    /// All objects of the kind (all namespaces when empty) and the revision of the list.
-    pub(crate) async fn list<K: Object>(
-        &self,
-        namespace: &str,
-    ) -> Result<(Vec<Arc<K>>, u64), ApiError> {
-        todo!()
-    }
-    pub(crate) async fn create<K: Object>(&self, object: &K) -> Result<K, ApiError> {
-        todo!()
-    }
-    /// Compare-and-set on the object's resourceVersion when it has one.
-    pub(crate) async fn update<K: Object>(&self, object: &K) -> Result<K, ApiError> {
-        todo!()
-    }
-    pub(crate) async fn update_status<K: Object>(&self, object: &K) -> Result<K, ApiError> {
-        todo!()
-    }
-    /// RFC 7386 merge patch of the main resource (`subresource` empty) or a subresource.
-    pub(crate) async fn merge_patch<K: Object>(
-        &self,
-        namespace: &str,
-        name: &str,
-        subresource: &str,
-        patch: &Value,
-    ) -> Result<K, ApiError> {
-        todo!()
-    }
-    /// `Ok` also when it was gone already.
-    pub(crate) async fn delete<K: Object>(
-        &self,
-        namespace: &str,
-        name: &str,
-        options: DeleteOptions,
-    ) -> Result<(), ApiError> {
-        todo!()
-    }
-    /// Sets `spec.nodeName` of a pod that has none (the binding subresource), many in one transaction.
-    /// One result per pod, in order.
-    pub(crate) async fn bind(&self, bindings: &[Binding]) -> Vec<Result<(), ApiError>> {
-        todo!()
-    }
-    /// Changes after `revision`; an `Err` item ends the stream and the caller lists again.
-    pub(crate) fn watch<K: Object>(
-        &self,
-        revision: u64,
-    ) -> futures::stream::BoxStream<'static, Result<(Vec<Change<K>>, u64), ApiError>> {
-        todo!()
-    }
-    /// Records an event (aggregated by involved object, reason and message).
-    pub(crate) fn event<K: Object>(&self, about: &K, kind: EventType, reason: &str, message: &str) {
-        todo!()
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum EventType {
     Normal,
     Warning,
@@ -160,4 +113,93 @@ pub(crate) struct Binding {
     pub(crate) pod: String,
     pub(crate) uid: String,
     pub(crate) node: String,
+}
+
+/// How often a write is computed again when another one came in between, before the client gets the 409.
+const MAX_ATTEMPTS: usize = 16;
+
+/// Dynamic access to all objects; a cheap handle.
+#[derive(Debug, Clone)]
+pub(crate) struct Registry {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    /// Ranges that ClusterIPs come from, the preferred family first.
+    service_cidrs: Vec<IpNet>,
+    events: events::Sink,
+}
+
+/// What a write is made with.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct WriteOptions {
+    pub(crate) dry_run: bool,
+    /// Field manager: who owns the fields that this write sets.
+    pub(crate) manager: String,
+}
+
+/// The object as it is after a write.
+#[derive(Debug, Clone)]
+pub(crate) enum Written {
+    Stored(Arc<KeyValue>),
+    /// What would have been stored (dry run), or the last state of an object that the write removed.
+    Unstored(Value),
+}
+
+impl Written {
+    pub(crate) fn to_value(&self) -> Value {
+        match self {
+            Self::Stored(kv) => object::decode(kv),
+            Self::Unstored(value) => value.clone(),
+        }
+    }
+}
+
+impl Registry {
+    /// The second part records the events that are reported; it runs as a task of its own.
+    pub(crate) fn new(store: Store, service_cidrs: Vec<IpNet>) -> (Self, events::Recorder) {
+        let (events, reports) = events::channel();
+        let registry = Self {
+            inner: Arc::new(Inner {
+                store,
+                service_cidrs,
+                events,
+            }),
+        };
+        let recorder = events::Recorder::new(registry.clone(), reports);
+        (registry, recorder)
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    pub(crate) fn client(&self, manager: &'static str) -> Client {
+        Client::new(self.clone(), manager)
+    }
+
+    /// The current version, or 404.
+    pub(crate) async fn get(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+        freshness: Freshness,
+    ) -> Result<Arc<KeyValue>, ApiError> {
+        let key = key::object(kind, namespace, name);
+        self.store()
+            .get(&key, freshness)
+            .await?
+            .ok_or_else(|| ApiError::not_found(kind, name))
+    }
+
+    /// The inner result is the key whose comparison failed.
+    async fn commit(&self, txn: Txn) -> Result<Result<Vec<Arc<KeyValue>>, String>, ApiError> {
+        match self.store().txn(txn).await? {
+            TxnOutcome::Committed { written, .. } => Ok(Ok(written)),
+            TxnOutcome::Conflict { compare, .. } => Ok(Err(compare.key)),
+        }
+    }
 }

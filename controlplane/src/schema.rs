@@ -1,40 +1,31 @@
-//! What the fields of every Kubernetes type are: made once at start from the JSON schemas that k8s-openapi
-//! carries (API level 1.36), plus the list merge keys that Kubernetes documents per field.
+//! What the fields of every Kubernetes type are: made once, at first use, from the JSON schemas that
+//! k8s-openapi carries (API level 1.36), plus the list types and merge keys that the Kubernetes API
+//! reference documents per field (`schema/facts.rs`).
 //!
 //! Used for unknown-field checks, pruning, strategic merge patch, server-side apply and the OpenAPI
-//! documents. Pure: no I/O.
+//! documents. Pure: no I/O. Descriptions are not kept in memory; the OpenAPI documents, which need them, are
+//! generated on demand.
+
+mod check;
+mod facts;
+mod load;
+mod openapi;
+#[cfg(test)]
+mod tests;
+mod types;
+
+use std::sync::LazyLock;
 
 use serde_json::Value;
 
-/// How a list is merged (strategic merge patch and server-side apply).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum ListType {
-    /// Replaced as a whole.
-    Atomic,
-    /// Entries are a set of scalars.
-    Set,
-    /// Entries are objects told apart by these fields.
-    Map(Vec<&'static str>),
-}
+pub(crate) use openapi::group_versions;
+pub(crate) use types::{Field, ListType, Node, PatchStrategy, Schema};
 
-/// One node of a type's schema. Field-level documentation is not kept here (see `schema/openapi.rs`).
-#[derive(Debug, Clone)]
-pub(crate) enum Node {
-    /// An object with known fields.
-    Object(&'static str),
-    /// An object with arbitrary keys and one type of value.
-    Map(Box<Node>),
-    List {
-        items: Box<Node>,
-        list_type: ListType,
-    },
-    String,
-    Integer,
-    Number,
-    Boolean,
-    IntOrString,
-    /// Anything at all (RawExtension, JSON).
-    Any,
+static SCHEMA: LazyLock<Schema> = LazyLock::new(load::load);
+
+/// The compact schema of everything that is served.
+pub(crate) fn schema() -> &'static Schema {
+    &SCHEMA
 }
 
 /// A problem found in a body: the JSON path as Kubernetes writes it (`spec.containers[0].foo`).
@@ -50,31 +41,104 @@ pub(crate) enum ProblemKind {
     Duplicate,
     /// Wrong JSON type: what was expected and what was there.
     Type {
-        expected: &'static str,
-        found: &'static str,
+        /// The type that has the field, such as `ServicePort`.
+        holder: &'static str,
+        expected: String,
+        found: String,
     },
+    /// The right JSON type with a text that cannot be read (quantities, times, base64): what is wrong.
+    Value(String),
+}
+
+impl FieldProblem {
+    /// Whether the body cannot be decoded at all, whatever `fieldValidation` says.
+    pub(crate) fn is_fatal(&self) -> bool {
+        matches!(self.kind, ProblemKind::Type { .. } | ProblemKind::Value(_))
+    }
+}
+
+impl std::fmt::Display for FieldProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.kind {
+            ProblemKind::Unknown => write!(f, "unknown field {:?}", self.path),
+            ProblemKind::Duplicate => write!(f, "duplicate field {:?}", self.path),
+            ProblemKind::Type {
+                holder,
+                expected,
+                found,
+            } if self.path.is_empty() => {
+                let _ = holder;
+                write!(
+                    f,
+                    "json: cannot unmarshal {found} into Go value of type {expected}"
+                )
+            }
+            ProblemKind::Type {
+                holder,
+                expected,
+                found,
+            } => write!(
+                f,
+                "json: cannot unmarshal {found} into Go struct field {holder}.{} of type {expected}",
+                without_indexes(&self.path)
+            ),
+            ProblemKind::Value(message) => f.write_str(message),
+        }
+    }
+}
+
+/// `spec.ports[0].port` as `spec.ports.port`, which is how the messages about types write it.
+fn without_indexes(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    let mut inside = false;
+    for c in path.chars() {
+        match c {
+            '[' => inside = true,
+            ']' => inside = false,
+            _ if !inside => out.push(c),
+            _ => {}
+        }
+    }
+    out
+}
+
+/// The message of the 400 that a body with fatal problems gets, `None` when it has none.
+pub(crate) fn decode_error(kind: &str, version: &str, problems: &[FieldProblem]) -> Option<String> {
+    let fatal = problems.iter().find(|p| p.is_fatal())?;
+    Some(format!(
+        "{kind} in version {version:?} cannot be handled as a {kind}: {fatal}"
+    ))
+}
+
+/// The message for `fieldValidation=Strict`, `None` when no field is unknown or duplicate.
+pub(crate) fn strict_error(problems: &[FieldProblem]) -> Option<String> {
+    let all: Vec<String> = problems
+        .iter()
+        .filter(|p| !p.is_fatal())
+        .map(ToString::to_string)
+        .collect();
+    (!all.is_empty()).then(|| format!("strict decoding error: {}", all.join(", ")))
 }
 
 /// Checks `body` against the type (definition name such as `io.k8s.api.core.v1.Pod`) and removes unknown
 /// fields from it. Type problems are always errors; unknown ones depend on the request's fieldValidation.
-#[allow(unused_variables)]
+/// Quantities and times are brought into the form that Kubernetes stores; `null` means absent.
 pub(crate) fn check_and_prune(definition: &str, body: &mut Value) -> Vec<FieldProblem> {
-    todo!()
+    check::check_and_prune(schema(), definition, body)
 }
 
 /// OpenAPI v3 document of one group version (`/openapi/v3/apis/apps/v1`), as JSON.
-#[allow(unused_variables)]
 pub(crate) fn openapi_v3(group: &str, version: &str) -> Option<Value> {
-    todo!()
+    openapi::v3::document(group, version)
 }
 
 /// OpenAPI v2 document of everything, as JSON.
 pub(crate) fn openapi_v2() -> Value {
-    todo!()
+    openapi::v2::document()
 }
 
 /// The same as [`openapi_v2`] in the protobuf form that kubectl up to 1.26 asks for
 /// (`application/com.github.proto-openapi.spec.v2@v1.0+protobuf`).
 pub(crate) fn openapi_v2_protobuf() -> Vec<u8> {
-    todo!()
+    openapi::protobuf::encode(&openapi_v2())
 }

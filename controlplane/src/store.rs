@@ -6,18 +6,36 @@
 //! This file is the surface that the rest of the control plane sees; below it `store/` has the log, the
 //! state machine, the key index, compaction and the watch hub.
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+
+mod codec;
+mod compaction;
+mod directory;
+mod disk;
+mod log;
+mod machine;
+mod member;
+mod metrics;
+mod mvcc;
+mod peers;
+mod proposals;
+mod raft;
+mod record;
+mod snapshot;
+mod watch;
+mod writer;
+
+pub(crate) use watch::Watch;
 
 /// A revision of the whole store; the first write has revision 1... Zero means "the key does not exist" in
 /// comparisons.
 pub(crate) type Revision = u64;
 
 /// One version of one key. Shared (`Arc`) by the index, every list and every watcher.
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) struct KeyValue {
     pub(crate) key: Arc<str>,
     pub(crate) value: Bytes,
@@ -26,6 +44,7 @@ pub(crate) struct KeyValue {
     /// Number of writes since creation, 1 for a created key.
     pub(crate) version: u64,
     /// What the layer above serves for this version: made once, shared by every reader.
+    #[serde(skip)]
     rendered: OnceLock<Bytes>,
 }
 
@@ -106,7 +125,7 @@ pub(crate) struct Txn {
     pub(crate) ops: Vec<Op>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
 pub(crate) enum TxnOutcome {
     /// Revision of the writes, and the new version of each put key in the order of `ops`.
     Committed {
@@ -133,7 +152,7 @@ pub(crate) enum WatchEvent {
     },
 }
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum StoreError {
     #[error("revision {requested} is compacted, the oldest kept is {oldest}")]
     Compacted {
@@ -147,10 +166,42 @@ pub(crate) enum StoreError {
     },
     #[error("no leader: {0}")]
     NoLeader(String),
+    /// Nothing was written, and nothing can be until there is space.
+    #[error("the store's disk is full: {0}")]
+    DiskFull(String),
+    /// What is on the disk is not what was written there.
+    #[error("the store's data is corrupt: {0}")]
+    Corrupt(String),
+    #[error(
+        "{} has format {found}, this version knows format {known}: it was written by another version of waggle",
+        dir.display()
+    )]
+    Format {
+        dir: PathBuf,
+        found: u32,
+        known: u32,
+    },
+    #[error("{} is in use by {holder}", dir.display())]
+    Locked { dir: PathBuf, holder: String },
+    #[error("transaction: {0}")]
+    InvalidTxn(String),
+    /// The transaction may still happen.
+    #[error("the store did not answer in time")]
+    Timeout,
     #[error("storage: {0}")]
     Storage(String),
     #[error("the store is shutting down")]
     Closed,
+}
+
+impl From<disk::DiskError> for StoreError {
+    fn from(error: disk::DiskError) -> Self {
+        match error {
+            disk::DiskError::Full(what) => Self::DiskFull(what),
+            disk::DiskError::Corrupt(what) => Self::Corrupt(what),
+            disk::DiskError::Io(what) => Self::Storage(what),
+        }
+    }
 }
 
 /// Why a watch ended.
@@ -162,11 +213,93 @@ pub(crate) enum WatchEnd {
     Closed,
 }
 
-/// An ordered stream of events without gap or duplicate.
-#[derive(Debug)]
-pub(crate) struct Watch {
-    #[allow(dead_code)]
-    pending: VecDeque<WatchEvent>,
+impl Op {
+    pub(crate) fn key(&self) -> &str {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key } => key,
+        }
+    }
+}
+
+/// Longest key.
+const MAX_KEY: usize = 4 << 10;
+/// Largest transaction, with all its keys and values.
+const MAX_TXN: usize = 8 << 20;
+
+impl Txn {
+    /// About how many bytes it takes.
+    fn size(&self) -> usize {
+        let compares: usize = self.compares.iter().map(|c| c.key.len() + 24).sum();
+        let ops = self.ops.iter().map(|op| match op {
+            Op::Put { key, value } => key.len() + value.len() + 24,
+            Op::Delete { key } => key.len() + 24,
+        });
+        compares + ops.sum::<usize>()
+    }
+
+    /// What must hold before it may be proposed.
+    fn validate(&self) -> Result<(), StoreError> {
+        let keys = self.ops.iter().map(Op::key);
+        for key in keys.chain(self.compares.iter().map(|c| c.key.as_str())) {
+            let fault = match key {
+                "" => "a key is empty",
+                key if key.len() > MAX_KEY => "a key is too long",
+                key if key.contains('\0') => "a key contains a NUL",
+                _ => continue,
+            };
+            return Err(StoreError::InvalidTxn(fault.into()));
+        }
+        let mut keys: Vec<&str> = self.ops.iter().map(Op::key).collect();
+        keys.sort_unstable();
+        if let Some(twice) = keys.windows(2).find(|pair| pair[0] == pair[1]) {
+            let fault = format!("key {:?} is written twice", twice[0]);
+            return Err(StoreError::InvalidTxn(fault));
+        }
+        if self.size() > MAX_TXN {
+            let fault = format!("{} bytes are more than {MAX_TXN}", self.size());
+            return Err(StoreError::InvalidTxn(fault));
+        }
+        Ok(())
+    }
+}
+
+impl WatchEvent {
+    pub(crate) fn key(&self) -> &Arc<str> {
+        match self {
+            Self::Put { kv, .. } => &kv.key,
+            Self::Delete { previous, .. } => &previous.key,
+        }
+    }
+
+    pub(crate) fn revision(&self) -> Revision {
+        match self {
+            Self::Put { kv, .. } => kv.mod_revision,
+            Self::Delete { revision, .. } => *revision,
+        }
+    }
+
+    pub(crate) fn previous(&self) -> Option<&Arc<KeyValue>> {
+        match self {
+            Self::Put { previous, .. } => previous.as_ref(),
+            Self::Delete { previous, .. } => Some(previous),
+        }
+    }
+
+    /// About how many bytes a reader that has not taken it keeps alive.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Put { kv, .. } => kv.value.len() + 128,
+            Self::Delete { .. } => 128,
+        }
+    }
+
+    /// What it leaves behind.
+    fn version(&self) -> mvcc::Version {
+        match self {
+            Self::Put { kv, .. } => mvcc::Version::Live(Arc::clone(kv)),
+            Self::Delete { revision, .. } => mvcc::Version::Gone(*revision),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -177,60 +310,100 @@ pub(crate) struct StoreConfig {
 }
 
 /// A cheap handle to the member's store.
-#[derive(Debug, Clone)]
-pub(crate) struct Store {}
+#[derive(Clone)]
+pub(crate) struct Store {
+    member: Arc<member::Member>,
+}
 
-// The signatures that the layers above are written against.
-#[allow(unused_variables, clippy::unused_async)]
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store")
+            .field("revision", &self.revision())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Store {
     /// Opens (or creates) the store and waits until this member can serve. Fails when another process owns
     /// the directory, when the data is of an unknown format version, or when a record is corrupt.
     pub(crate) async fn open(config: StoreConfig) -> Result<Self, StoreError> {
-        todo!()
+        let member = member::Member::open(config, member::Options::default()).await?;
+        Ok(Self {
+            member: Arc::new(member),
+        })
     }
+
     pub(crate) async fn get(
         &self,
         key: &str,
         freshness: Freshness,
     ) -> Result<Option<Arc<KeyValue>>, StoreError> {
-        todo!()
+        self.member.freshen(freshness).await?;
+        Ok(self.member.state().read().mvcc.get(key).cloned())
     }
+
     pub(crate) async fn range(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
-        todo!()
+        self.member.freshen(request.freshness).await?;
+        self.member.state().read().mvcc.range(&request)
     }
-    /// Returns once the transaction is durable and applied.
+
+    /// Returns once the transaction is durable and applied. A transaction that changes nothing gets no revision
+    /// of its own: it answers with the current one.
     pub(crate) async fn txn(&self, txn: Txn) -> Result<TxnOutcome, StoreError> {
-        todo!()
+        txn.validate()?;
+        let result = self.member.proposals()?.propose(txn).await;
+        match result {
+            // The disk's error says more than what it did to Raft.
+            Err(StoreError::Storage(_) | StoreError::Closed) => {
+                self.member.usable()?;
+                result
+            }
+            result => result,
+        }
     }
+
     /// Events of all keys below `prefix` with a revision greater than `after`.
     pub(crate) fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, StoreError> {
-        todo!()
+        self.member.usable()?;
+        let (mut watch, published) = self.member.hub().register(prefix, after);
+        let state = self.member.state().read();
+        let changes = state.mvcc.changes_after(after)?;
+        if after < published {
+            watch.replay(changes, published);
+        }
+        Ok(watch)
     }
+
     /// Revision of the last applied write.
     pub(crate) fn revision(&self) -> Revision {
-        todo!()
+        self.member.state().read().mvcc.revision()
     }
-    /// Drops history before `revision`; later watches from there get [`StoreError::Compacted`].
+
+    /// Drops history before `revision`; later watches from there get [`StoreError::Compacted`]. Old history is
+    /// also dropped without being asked (`store/compaction.rs`).
     pub(crate) async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
-        todo!()
+        self.member.compact(revision).await
     }
+
     /// True on the member that runs controllers and scheduler.
     pub(crate) fn leadership(&self) -> tokio::sync::watch::Receiver<bool> {
-        todo!()
+        self.member.leadership()
     }
+
+    /// Becomes an error when this member has stopped for good, as after a failed sync. The process should end.
+    pub(crate) fn failure(&self) -> tokio::sync::watch::Receiver<Option<StoreError>> {
+        self.member.failure()
+    }
+
+    pub(crate) fn register_metrics(&self, registry: &mut prometheus_client::registry::Registry) {
+        self.member.metrics().register(registry);
+    }
+
+    /// Makes everything durable and lets go of the directory; other handles answer [`StoreError::Closed`].
     pub(crate) async fn close(self) -> Result<(), StoreError> {
-        todo!()
+        self.member.close().await
     }
 }
 
-impl Watch {
-    /// The next batch of events (never empty): all of them of one or more whole revisions. Cancel-safe.
-    /// The `Revision` is the one up to which the watch is now complete.
-    pub(crate) async fn next(&mut self) -> Result<(Vec<WatchEvent>, Revision), WatchEnd> {
-        todo!()
-    }
-    /// Revision up to which nothing is missing, also where no event matched (for bookmarks).
-    pub(crate) fn progress(&self) -> Revision {
-        todo!()
-    }
-}
+#[cfg(test)]
+mod tests;

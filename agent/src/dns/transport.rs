@@ -297,7 +297,7 @@ async fn connection(
 }
 
 /// A query, or the reply (perhaps empty) to what is none.
-fn read(
+pub(super) fn read(
     answerer: &Answerer,
     query: &[u8],
     from: SocketAddr,

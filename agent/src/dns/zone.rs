@@ -155,4 +155,4 @@ fn pointers(names: &ServiceNames) -> BTreeSet<(IpAddr, Pointer)> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -97,12 +97,8 @@ impl Link {
     async fn open(dir: &Path) -> io::Result<Option<Self>> {
         let stream = match connect(dir).await {
             Ok(stream) => stream,
-            Err(error) => {
-                return match error.kind() {
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
-                    _ => Err(error),
-                };
-            }
+            Err(error) if nobody_listens(&error) => return Ok(None),
+            Err(error) => return Err(error),
         };
         let pid = stream.peer_cred()?.pid();
         let peer = pid.and_then(|pid| u32::try_from(pid).ok());
@@ -161,6 +157,14 @@ fn ended(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
+}
+
+/// Also when a supervisor ends just as it is connected to.
+pub(super) fn nobody_listens(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
     )
 }
 

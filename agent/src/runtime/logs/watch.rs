@@ -33,7 +33,9 @@ impl Watch {
     }
 
     pub(super) fn register(self) -> io::Result<Changes> {
-        AsyncFd::with_interest(self.0, Interest::READABLE).map(Changes)
+        // SAFETY: the file owns its descriptor, which stays the same open one until it is dropped.
+        let fd = unsafe { AsyncFd::register_with_interest(self.0, Interest::READABLE) }?;
+        Ok(Changes(fd))
     }
 }
 

@@ -1,0 +1,427 @@
+//! What the API is: `/api`, `/apis`, resource lists, aggregated discovery, `/version`. Made from the kinds.
+
+use std::sync::OnceLock;
+
+use axum::body::Body;
+use http::header::{ACCEPT, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::dispatch::header;
+use super::negotiate::media_ranges;
+use super::respond;
+use crate::kinds::{self, Kind, Scope};
+
+const MAJOR: &str = "1";
+const MINOR: &str = "36";
+
+const KIND_VERBS: &[&str] = &[
+    "create",
+    "delete",
+    "deletecollection",
+    "get",
+    "list",
+    "patch",
+    "update",
+    "watch",
+];
+
+/// Resources that are answered, not stored.
+struct Answered {
+    group: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    scope: Scope,
+}
+
+const ANSWERED: &[Answered] = &[
+    Answered {
+        group: "authentication.k8s.io",
+        kind: "SelfSubjectReview",
+        plural: "selfsubjectreviews",
+        singular: "selfsubjectreview",
+        scope: Scope::Cluster,
+    },
+    Answered {
+        group: "authorization.k8s.io",
+        kind: "LocalSubjectAccessReview",
+        plural: "localsubjectaccessreviews",
+        singular: "localsubjectaccessreview",
+        scope: Scope::Namespaced,
+    },
+    Answered {
+        group: "authorization.k8s.io",
+        kind: "SelfSubjectAccessReview",
+        plural: "selfsubjectaccessreviews",
+        singular: "selfsubjectaccessreview",
+        scope: Scope::Cluster,
+    },
+    Answered {
+        group: "authorization.k8s.io",
+        kind: "SelfSubjectRulesReview",
+        plural: "selfsubjectrulesreviews",
+        singular: "selfsubjectrulesreview",
+        scope: Scope::Cluster,
+    },
+    Answered {
+        group: "authorization.k8s.io",
+        kind: "SubjectAccessReview",
+        plural: "subjectaccessreviews",
+        singular: "subjectaccessreview",
+        scope: Scope::Cluster,
+    },
+];
+
+/// Groups that exist for a subresource only: `kubectl drain` looks for this one.
+const BARE_GROUPS: &[&str] = &["policy"];
+
+/// Groups with their versions, in order; the core group is not among them.
+pub(super) fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+    let stored = kinds::all().iter().map(|kind| (kind.group, kind.version));
+    let answered = ANSWERED.iter().map(|resource| (resource.group, "v1"));
+    let bare = BARE_GROUPS.iter().map(|group| (*group, "v1"));
+    for (group, version) in stored.chain(answered).chain(bare) {
+        if group.is_empty() {
+            continue;
+        }
+        match groups.iter_mut().find(|(known, _)| *known == group) {
+            Some((_, versions)) if versions.contains(&version) => {}
+            Some((_, versions)) => versions.push(version),
+            None => groups.push((group, vec![version])),
+        }
+    }
+    groups
+}
+
+fn scope(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Cluster => "Cluster",
+        Scope::Namespaced => "Namespaced",
+    }
+}
+
+/// Group, version and kind that a subresource speaks, and its verbs.
+fn subresource(
+    kind: &Kind,
+    name: &str,
+) -> (
+    (&'static str, &'static str, &'static str),
+    Vec<&'static str>,
+) {
+    let own = (kind.group, kind.version, kind.kind);
+    match name {
+        "scale" => (
+            ("autoscaling", "v1", "Scale"),
+            vec!["get", "patch", "update"],
+        ),
+        "eviction" => (("policy", "v1", "Eviction"), vec!["create"]),
+        "binding" => (("", "v1", "Binding"), vec!["create"]),
+        "token" => (
+            ("authentication.k8s.io", "v1", "TokenRequest"),
+            vec!["create"],
+        ),
+        "log" => (own, vec!["get"]),
+        "finalize" => (own, vec!["update"]),
+        _ => (own, vec!["get", "patch", "update"]),
+    }
+}
+
+fn is_answerable(name: &str) -> bool {
+    // Token requests come with service-account tokens.
+    name != "token"
+}
+
+fn subresources(kind: &'static Kind) -> impl Iterator<Item = &'static str> {
+    kind.subresources
+        .iter()
+        .copied()
+        .filter(|name| is_answerable(name))
+}
+
+/// `/version`.
+pub(super) fn version() -> Value {
+    let own = env!("CARGO_PKG_VERSION");
+    json!({
+        "major": MAJOR,
+        "minor": MINOR,
+        "gitVersion": format!("v{MAJOR}.{MINOR}.0+waggle.{own}"),
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": format!("linux/{}", platform()),
+    })
+}
+
+fn platform() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// Answers everything below `/api` and `/apis`, and `/` itself.
+pub(super) fn serve(segments: &[&str], headers: &HeaderMap) -> Option<Response<Body>> {
+    if matches!(segments, ["api"] | ["apis"])
+        && let Some(version) = aggregated_version(header(headers, &ACCEPT))
+    {
+        return Some(serve_aggregated(segments[0], version, headers));
+    }
+    let value = match segments {
+        [] => json!({"paths": paths()}),
+        ["api"] => json!({
+            "kind": "APIVersions",
+            "versions": ["v1"],
+            "serverAddressByClientCIDRs": [],
+        }),
+        ["apis"] => json!({
+            "kind": "APIGroupList",
+            "apiVersion": "v1",
+            "groups": groups().iter().map(group).collect::<Vec<_>>(),
+        }),
+        ["api", version] => resource_list("", version)?,
+        ["apis", name] => {
+            let groups = groups();
+            let found = groups.iter().find(|(known, _)| known == name)?;
+            let mut value = group(found);
+            value["kind"] = "APIGroup".into();
+            value["apiVersion"] = "v1".into();
+            value
+        }
+        ["apis", group, version] => resource_list(group, version)?,
+        _ => return None,
+    };
+    Some(respond::value(StatusCode::OK, &value))
+}
+
+fn paths() -> Vec<String> {
+    let mut paths = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned()];
+    for (group, versions) in groups() {
+        paths.push(format!("/apis/{group}"));
+        paths.extend(
+            versions
+                .iter()
+                .map(|version| format!("/apis/{group}/{version}")),
+        );
+    }
+    let others = [
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/readyz",
+        "/version",
+    ];
+    paths.extend(others.map(str::to_owned));
+    paths
+}
+
+fn group((name, versions): &(&'static str, Vec<&'static str>)) -> Value {
+    let entry =
+        |version: &&str| json!({"groupVersion": format!("{name}/{version}"), "version": version});
+    json!({
+        "name": name,
+        "versions": versions.iter().map(entry).collect::<Vec<_>>(),
+        "preferredVersion": versions.first().map(entry),
+    })
+}
+
+fn resource_list(group: &str, version: &str) -> Option<Value> {
+    let mut resources = Vec::new();
+    for kind in kinds::all()
+        .iter()
+        .filter(|kind| kind.group == group && kind.version == version)
+    {
+        let mut entry = json!({
+            "name": kind.plural,
+            "singularName": kind.singular,
+            "namespaced": kind.scope == Scope::Namespaced,
+            "kind": kind.kind,
+            "verbs": KIND_VERBS,
+        });
+        if !kind.short_names.is_empty() {
+            entry["shortNames"] = json!(kind.short_names);
+        }
+        if !kind.categories.is_empty() {
+            entry["categories"] = json!(kind.categories);
+        }
+        resources.push(entry);
+        for name in subresources(kind) {
+            let ((other_group, other_version, other_kind), verbs) = subresource(kind, name);
+            let mut entry = json!({
+                "name": format!("{}/{name}", kind.plural),
+                "singularName": "",
+                "namespaced": kind.scope == Scope::Namespaced,
+                "kind": other_kind,
+                "verbs": verbs,
+            });
+            if (other_group, other_version) != (group, version) {
+                entry["group"] = other_group.into();
+                entry["version"] = other_version.into();
+            }
+            resources.push(entry);
+        }
+    }
+    for resource in ANSWERED
+        .iter()
+        .filter(|resource| resource.group == group && version == "v1")
+    {
+        resources.push(json!({
+            "name": resource.plural,
+            "singularName": resource.singular,
+            "namespaced": resource.scope == Scope::Namespaced,
+            "kind": resource.kind,
+            "verbs": ["create"],
+        }));
+    }
+    let bare = BARE_GROUPS.contains(&group) && version == "v1";
+    let group_version = if group.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{group}/{version}")
+    };
+    (bare || !resources.is_empty()).then(|| {
+        json!({
+            "kind": "APIResourceList",
+            "apiVersion": "v1",
+            "groupVersion": group_version,
+            "resources": resources,
+        })
+    })
+}
+
+/// The version of `apidiscovery.k8s.io` that the client prefers to the plain lists.
+fn aggregated_version(accept: &str) -> Option<&'static str> {
+    for range in media_ranges(accept) {
+        if range.media_type != "application/json" {
+            continue;
+        }
+        let aggregated = range.parameter("g") == "apidiscovery.k8s.io"
+            && range.parameter("as") == "APIGroupDiscoveryList";
+        match (aggregated, range.parameter("v")) {
+            (true, "v2") => return Some("v2"),
+            (true, "v2beta1") => return Some("v2beta1"),
+            (true, _) => {}
+            (false, _) => return None,
+        }
+    }
+    None
+}
+
+fn serve_aggregated(root: &str, version: &'static str, headers: &HeaderMap) -> Response<Body> {
+    static CORE: OnceLock<(String, Value)> = OnceLock::new();
+    static OTHERS: OnceLock<(String, Value)> = OnceLock::new();
+    let (etag, items) = if root == "api" {
+        CORE.get_or_init(|| tagged(vec![aggregated("", &["v1"])]))
+    } else {
+        OTHERS.get_or_init(|| {
+            tagged(
+                groups()
+                    .iter()
+                    .map(|(group, versions)| aggregated(group, versions))
+                    .collect(),
+            )
+        })
+    };
+    let etag = format!("\"{version}{etag}\"");
+    if header(headers, &IF_NONE_MATCH) == etag {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        return response;
+    }
+    let mut response = respond::value(
+        StatusCode::OK,
+        &json!({
+            "kind": "APIGroupDiscoveryList",
+            "apiVersion": format!("apidiscovery.k8s.io/{version}"),
+            "metadata": {},
+            "items": items,
+        }),
+    );
+    let media =
+        format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+    let set = response.headers_mut();
+    if let Ok(media) = HeaderValue::from_str(&media) {
+        set.insert(CONTENT_TYPE, media);
+    }
+    if let Ok(etag) = HeaderValue::from_str(&etag) {
+        set.insert(ETAG, etag);
+    }
+    set.insert(VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+fn tagged(items: Vec<Value>) -> (String, Value) {
+    let items = Value::Array(items);
+    (hex::encode(Sha256::digest(items.to_string())), items)
+}
+
+fn response_kind((group, version, kind): (&str, &str, &str)) -> Value {
+    json!({"group": group, "version": version, "kind": kind})
+}
+
+fn aggregated(group: &str, versions: &[&str]) -> Value {
+    let versions: Vec<Value> = versions
+        .iter()
+        .map(|version| {
+            let mut resources: Vec<Value> = kinds::all()
+                .iter()
+                .filter(|kind| kind.group == group && kind.version == *version)
+                .map(|kind| aggregated_kind(kind))
+                .collect();
+            resources.extend(
+                ANSWERED
+                    .iter()
+                    .filter(|resource| resource.group == group)
+                    .map(|resource| {
+                        json!({
+                            "resource": resource.plural,
+                            "responseKind": response_kind((group, version, resource.kind)),
+                            "scope": scope(resource.scope),
+                            "singularResource": resource.singular,
+                            "verbs": ["create"],
+                        })
+                    }),
+            );
+            json!({"version": version, "resources": resources, "freshness": "Current"})
+        })
+        .collect();
+    let metadata = if group.is_empty() {
+        json!({"creationTimestamp": null})
+    } else {
+        json!({"name": group, "creationTimestamp": null})
+    };
+    json!({"metadata": metadata, "versions": versions})
+}
+
+fn aggregated_kind(kind: &'static Kind) -> Value {
+    let mut entry = json!({
+        "resource": kind.plural,
+        "responseKind": response_kind((kind.group, kind.version, kind.kind)),
+        "scope": scope(kind.scope),
+        "singularResource": kind.singular,
+        "verbs": KIND_VERBS,
+    });
+    if !kind.short_names.is_empty() {
+        entry["shortNames"] = json!(kind.short_names);
+    }
+    if !kind.categories.is_empty() {
+        entry["categories"] = json!(kind.categories);
+    }
+    let below: Vec<Value> = subresources(kind)
+        .map(|name| {
+            let (speaks, verbs) = subresource(kind, name);
+            json!({"subresource": name, "responseKind": response_kind(speaks), "verbs": verbs})
+        })
+        .collect();
+    if !below.is_empty() {
+        entry["subresources"] = Value::Array(below);
+    }
+    entry
+}

@@ -1,0 +1,242 @@
+//! One request from its head to its verb: who is it, may they, does the place exist, which verb is it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
+
+use super::negotiate;
+use super::read::{Subject, Wish};
+use super::request::{Place, Query, Target, attributes, parse_path};
+use super::write::Write;
+use super::{Api, body, respond};
+use crate::auth::User;
+use crate::kinds::{self, Kind, Scope};
+use crate::registry::ApiError;
+
+/// How long anything but a watch or a log stream may take.
+const DEADLINE: Duration = Duration::from_secs(60);
+const IMPERSONATE: &str = "impersonate-";
+
+pub(super) fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
+    headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("")
+}
+
+impl Api {
+    /// Never fails: every error is an answer.
+    pub(crate) async fn handle(self: Arc<Self>, request: Request<Body>) -> Response<Body> {
+        let started = Instant::now();
+        let (parts, body) = request.into_parts();
+        let place = parse_path(parts.uri.path());
+        let query = Query::parse(parts.uri.query().unwrap_or(""));
+        let (verb, resource) = match &place {
+            Some(Place::Resource(target)) => (
+                super::request::verb(&parts.method, target, &query),
+                metric_resource(target),
+            ),
+            _ => ("", String::new()),
+        };
+        let _inflight = self.metrics.inflight();
+        let result = match &place {
+            Some(place) => tokio::time::timeout(DEADLINE, self.route(&parts, body, place, &query))
+                .await
+                .unwrap_or_else(|_| Err(ApiError::timeout("the request did not complete in time"))),
+            None => Err(ApiError::no_such_resource()),
+        };
+        let response = result.unwrap_or_else(|error| respond::error(&error));
+        let elapsed = started.elapsed();
+        self.metrics
+            .observe(verb, &resource, response.status().as_u16(), elapsed);
+        tracing::debug!(
+            method = %parts.method,
+            path = parts.uri.path(),
+            code = response.status().as_u16(),
+            micros = elapsed.as_micros(),
+            "request"
+        );
+        response
+    }
+
+    async fn route(
+        &self,
+        parts: &Parts,
+        body: Body,
+        place: &Place,
+        query: &Query,
+    ) -> Result<Response<Body>, ApiError> {
+        let user = authenticated(parts)?;
+        let wanted = attributes(&parts.method, parts.uri.path(), place, query);
+        if !self.authorizer.allows(&user, &wanted) {
+            if user.is_anonymous() {
+                return Err(ApiError::unauthorized());
+            }
+            return Err(ApiError::forbidden(
+                &wanted.group,
+                &wanted.resource,
+                &wanted.name,
+                &wanted.refusal(&user),
+            ));
+        }
+        match place {
+            Place::Path(segments) => self.path(parts, segments, query),
+            Place::Resource(target) => match super::review::review(target) {
+                Some(review) if parts.method == Method::POST => {
+                    self.review(review, &user, target, parts, body).await
+                }
+                Some(_) => Err(ApiError::method_not_allowed()),
+                None => self.resource(parts, body, target, query).await,
+            },
+        }
+    }
+
+    /// What is no resource.
+    fn path(
+        &self,
+        parts: &Parts,
+        segments: &[String],
+        query: &Query,
+    ) -> Result<Response<Body>, ApiError> {
+        if !matches!(parts.method, Method::GET | Method::HEAD) {
+            return Err(ApiError::method_not_allowed());
+        }
+        let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+        match segments.as_slice() {
+            ["version"] => Ok(respond::value(StatusCode::OK, &super::discovery::version())),
+            ["healthz" | "livez" | "readyz", rest @ ..] => {
+                Ok(self.health(segments[0], rest.first().copied(), query))
+            }
+            ["metrics"] => Ok(self.metrics.scrape(&self.registry)),
+            [] | ["api" | "apis", ..] => super::discovery::serve(&segments, &parts.headers)
+                .ok_or_else(ApiError::no_such_resource),
+            ["openapi", rest @ ..] => {
+                super::openapi::serve(rest, &parts.headers).ok_or_else(ApiError::no_such_resource)
+            }
+            _ => Err(ApiError::no_such_resource()),
+        }
+    }
+
+    async fn resource(
+        &self,
+        parts: &Parts,
+        body: Body,
+        target: &Target,
+        query: &Query,
+    ) -> Result<Response<Body>, ApiError> {
+        let kind = served(target)?;
+        let subject = Subject {
+            kind,
+            namespace: &target.namespace,
+            name: &target.name,
+            subresource: &target.subresource,
+        };
+        if (kind.plural, subject.subresource) == ("pods", "log") {
+            return match parts.method {
+                Method::GET => self.logs(subject, query).await,
+                _ => Err(ApiError::method_not_allowed()),
+            };
+        }
+        check_method(&parts.method, subject)?;
+        let wish = Wish {
+            format: negotiate::accept(header(&parts.headers, &ACCEPT))?,
+            gzip: negotiate::accepts_gzip(header(&parts.headers, &ACCEPT_ENCODING)),
+        };
+        match super::request::verb(&parts.method, target, query) {
+            "get" => return self.get(subject, query, wish).await,
+            "list" => return self.list(subject, query, wish).await,
+            "watch" => return self.watch(subject, query, wish).await,
+            _ => {}
+        }
+        let write = Write {
+            subject,
+            query,
+            headers: &parts.headers,
+            body: body::read(body).await?,
+            wish,
+        };
+        match super::request::verb(&parts.method, target, query) {
+            "create" => self.create(write).await,
+            "update" => self.update(write).await,
+            "patch" => self.patch(write).await,
+            "delete" => self.delete(write).await,
+            "deletecollection" => self.delete_collection(write).await,
+            _ => Err(ApiError::method_not_allowed()),
+        }
+    }
+}
+
+/// The user of the connection. Credentials that cannot be checked are refused, not ignored.
+fn authenticated(parts: &Parts) -> Result<User, ApiError> {
+    let impersonates = parts
+        .headers
+        .keys()
+        .any(|name| name.as_str().starts_with(IMPERSONATE));
+    if impersonates {
+        return Err(ApiError::forbidden(
+            "",
+            "",
+            "",
+            "impersonation is not supported by this server",
+        ));
+    }
+    match parts.extensions.get::<User>() {
+        Some(user) => Ok(user.clone()),
+        None if parts.headers.contains_key(AUTHORIZATION) => Err(ApiError::unauthorized()),
+        None => Ok(User::anonymous()),
+    }
+}
+
+/// The kind behind the path, if the path can be about it at all.
+fn served(target: &Target) -> Result<&'static Kind, ApiError> {
+    let kind = kinds::by_plural(&target.group, &target.version, &target.resource)
+        .ok_or_else(ApiError::no_such_resource)?;
+    let misplaced = match kind.scope {
+        Scope::Cluster => !target.namespace.is_empty(),
+        Scope::Namespaced => target.namespace.is_empty() && !target.name.is_empty(),
+    };
+    let unknown =
+        !target.subresource.is_empty() && !kind.subresources.contains(&target.subresource.as_str());
+    if misplaced || unknown {
+        return Err(ApiError::no_such_resource());
+    }
+    Ok(kind)
+}
+
+/// Which methods a place has.
+fn check_method(method: &Method, subject: Subject<'_>) -> Result<(), ApiError> {
+    let allowed: &[Method] = match (subject.subresource, subject.name.is_empty()) {
+        ("", true) if subject.kind.scope == Scope::Namespaced && subject.namespace.is_empty() => {
+            &[Method::GET, Method::HEAD, Method::DELETE]
+        }
+        ("", true) => &[Method::GET, Method::HEAD, Method::POST, Method::DELETE],
+        ("", false) => &[
+            Method::GET,
+            Method::HEAD,
+            Method::PUT,
+            Method::PATCH,
+            Method::DELETE,
+        ],
+        ("binding" | "eviction", _) => &[Method::POST],
+        ("finalize", _) => &[Method::PUT],
+        _ => &[Method::GET, Method::HEAD, Method::PUT, Method::PATCH],
+    };
+    if allowed.contains(method) {
+        Ok(())
+    } else {
+        Err(ApiError::method_not_allowed())
+    }
+}
+
+/// Label of metrics: only what is served, so that paths cannot make series.
+fn metric_resource(target: &Target) -> String {
+    if kinds::by_plural(&target.group, &target.version, &target.resource).is_some() {
+        target.resource.clone()
+    } else {
+        String::new()
+    }
+}

@@ -1,0 +1,204 @@
+//! What a request is about, read from method, path and query. Pure.
+
+use http::Method;
+
+use crate::auth::Attributes;
+use crate::registry::ApiError;
+
+/// Parameters beyond this many are nonsense.
+const MAX_PARAMETERS: usize = 64;
+
+/// A resource, or something in one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Target {
+    pub(crate) group: String,
+    pub(crate) version: String,
+    /// Plural name.
+    pub(crate) resource: String,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) subresource: String,
+    /// The old form of a watch: `/api/v1/watch/pods`.
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    Resource(Target),
+    /// Everything else, by its segments.
+    Path(Vec<String>),
+}
+
+/// Splits a URL path. `None` where it cannot be the path of anything: bad escapes, or segments that would
+/// mean something else to another program (`.`, `..`, an escaped slash).
+pub(crate) fn parse_path(path: &str) -> Option<Place> {
+    let mut segments = Vec::new();
+    for segment in path.split('/').filter(|segment| !segment.is_empty()) {
+        segments.push(decode_segment(segment)?);
+    }
+    let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let target = match parts.as_slice() {
+        ["api", version, rest @ ..] if !rest.is_empty() => target("", version, rest)?,
+        ["apis", group, version, rest @ ..] if !rest.is_empty() => target(group, version, rest)?,
+        _ => return Some(Place::Path(segments)),
+    };
+    Some(Place::Resource(target))
+}
+
+fn decode_segment(segment: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let high = char::from(rest.next()?).to_digit(16)?;
+        let low = char::from(rest.next()?).to_digit(16)?;
+        bytes.push(u8::try_from(high * 16 + low).ok()?);
+    }
+    let text = String::from_utf8(bytes).ok()?;
+    let dangerous =
+        matches!(text.as_str(), "." | "..") || text.chars().any(|c| c == '/' || c.is_control());
+    (!dangerous).then_some(text)
+}
+
+fn target(group: &str, version: &str, rest: &[&str]) -> Option<Target> {
+    let (watch, rest) = match rest {
+        ["watch", rest @ ..] if !rest.is_empty() => (true, rest),
+        rest => (false, rest),
+    };
+    let mut target = Target {
+        group: group.to_owned(),
+        version: version.to_owned(),
+        watch,
+        ..Target::default()
+    };
+    let rest = match rest {
+        // `/namespaces/x` and its own subresources are about the Namespace itself.
+        ["namespaces", _] | ["namespaces", _, "status" | "finalize"] => rest,
+        ["namespaces", namespace, rest @ ..] => {
+            target.namespace = (*namespace).to_owned();
+            rest
+        }
+        rest => rest,
+    };
+    match rest {
+        [resource] => target.resource = (*resource).to_owned(),
+        [resource, name] => {
+            target.resource = (*resource).to_owned();
+            target.name = (*name).to_owned();
+        }
+        [resource, name, subresource] => {
+            target.resource = (*resource).to_owned();
+            target.name = (*name).to_owned();
+            target.subresource = (*subresource).to_owned();
+        }
+        // Deeper paths belong to proxies, which are not served.
+        [resource, name, subresource, ..] => {
+            target.resource = (*resource).to_owned();
+            target.name = (*name).to_owned();
+            target.subresource = format!("{subresource}/…");
+        }
+        [] => return None,
+    }
+    Some(target)
+}
+
+/// Query parameters; the first of a name counts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub(crate) fn parse(text: &str) -> Self {
+        Self(
+            form_urlencoded::parse(text.as_bytes())
+                .take(MAX_PARAMETERS)
+                .map(|(name, value)| (name.into_owned(), value.into_owned()))
+                .collect(),
+        )
+    }
+
+    /// Empty when absent.
+    pub(crate) fn get(&self, name: &str) -> &str {
+        self.0
+            .iter()
+            .find(|(known, _)| known == name)
+            .map_or("", |(_, value)| value)
+    }
+
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(known, _)| known == name)
+    }
+
+    /// `true`, `1` and a bare name are true, as in Kubernetes.
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        self.has(name)
+            && !matches!(
+                self.get(name),
+                "false" | "0" | "f" | "F" | "False" | "FALSE"
+            )
+    }
+
+    pub(crate) fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, ApiError> {
+        match self.get(name) {
+            "" => Ok(None),
+            text => text.parse().map(Some).map_err(|_| {
+                ApiError::bad_request(format!(
+                    "strconv.ParseInt: parsing \"{text}\": invalid syntax (parameter {name})"
+                ))
+            }),
+        }
+    }
+
+    /// `dryRun=All` is the only dry run there is.
+    pub(crate) fn dry_run(&self) -> Result<bool, ApiError> {
+        match self.get("dryRun") {
+            "" => Ok(false),
+            "All" => Ok(true),
+            other => Err(ApiError::bad_request(format!(
+                "invalid dryRun value \"{other}\": supported values: \"All\""
+            ))),
+        }
+    }
+}
+
+/// The verb of RBAC.
+pub(crate) fn verb(method: &Method, target: &Target, query: &Query) -> &'static str {
+    let watches = target.watch || query.flag("watch");
+    match *method {
+        Method::GET | Method::HEAD if watches && target.subresource.is_empty() => "watch",
+        Method::GET | Method::HEAD if target.name.is_empty() => "list",
+        Method::GET | Method::HEAD => "get",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE if target.name.is_empty() => "deletecollection",
+        Method::DELETE => "delete",
+        _ => "",
+    }
+}
+
+/// What has to be allowed for the request.
+pub(crate) fn attributes(method: &Method, path: &str, place: &Place, query: &Query) -> Attributes {
+    match place {
+        Place::Resource(target) => Attributes {
+            verb: verb(method, target, query).to_owned(),
+            group: target.group.clone(),
+            version: target.version.clone(),
+            resource: target.resource.clone(),
+            subresource: target.subresource.clone(),
+            namespace: target.namespace.clone(),
+            name: target.name.clone(),
+            path: None,
+        },
+        Place::Path(_) => Attributes {
+            verb: method.as_str().to_lowercase(),
+            path: Some(path.to_owned()),
+            ..Attributes::default()
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests;

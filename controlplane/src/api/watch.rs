@@ -1,0 +1,238 @@
+//! Watch: a stream of JSON frames that ends when its time is over, the client goes, the member stops, or an
+//! error has been told.
+//!
+//! A plain watcher gets the bytes that every other reader of the version gets; only tables, partial objects
+//! and deletions are made for it alone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{Response, StatusCode};
+use rand::Rng;
+use serde_json::{Value, json};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use super::event_versions::{converts, stored};
+use super::negotiate::{Encoding, Shape};
+use super::read::{Subject, Wish, now, resource_version, version_match};
+use super::request::Query;
+use super::table::{Include, View};
+use super::{Api, Metrics, respond};
+use crate::registry::list::{VersionMatch, version_match_forbidden};
+use crate::registry::selector::Selector;
+use crate::registry::watch::{Frame, ObjectWatch, WatchOptions};
+use crate::registry::{ApiError, object};
+use crate::store::KeyValue;
+
+/// A watch without `timeoutSeconds` lasts between this and twice this.
+const DEFAULT_SECONDS: u64 = 1800;
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+/// Where the initial state ends (KEP-3157).
+const INITIAL_END: &str = "k8s.io/initial-events-end";
+
+impl Api {
+    pub(super) async fn watch(
+        &self,
+        subject: Subject<'_>,
+        query: &Query,
+        wish: Wish,
+    ) -> Result<Response<Body>, ApiError> {
+        if wish.format.encoding == Encoding::Yaml {
+            return Err(ApiError::not_acceptable("application/json"));
+        }
+        let kind = subject.kind;
+        let fields = match subject.name {
+            "" => query.get("fieldSelector").to_owned(),
+            name => format!("metadata.name={name}"),
+        };
+        let bookmarks = query.flag("allowWatchBookmarks");
+        let send_initial_events = initial_events(query, bookmarks)?;
+        let options = WatchOptions {
+            selector: Selector::parse(stored(kind), query.get("labelSelector"), &fields)?,
+            resource_version: resource_version(query)?,
+            send_initial_events,
+        };
+        let seconds = match query.number::<u64>("timeoutSeconds")? {
+            Some(seconds) if seconds > 0 => seconds.min(24 * 3600),
+            _ => DEFAULT_SECONDS + rand::rng().random_range(0..DEFAULT_SECONDS),
+        };
+        let view = View {
+            kind,
+            shape: wish.format.shape,
+            include: Include::parse(query.get("includeObject"))?,
+        };
+        let watch = self
+            .registry
+            .watch(stored(kind), subject.namespace, options)
+            .await?;
+        let mut ticks = tokio::time::interval_at(Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.metrics.watches.inc();
+        let session = Session {
+            watch,
+            view,
+            bookmarks: bookmarks.then_some(ticks),
+            deadline: Instant::now() + Duration::from_secs(seconds),
+            stopping: self.stopping.clone(),
+            metrics: Arc::clone(&self.metrics),
+            first: true,
+            ended: false,
+        };
+        let stream = futures::stream::unfold(session, |mut session| async move {
+            let bytes = session.next().await?;
+            Some((Ok::<_, std::convert::Infallible>(bytes), session))
+        });
+        Ok(respond::json(StatusCode::OK, Body::from_stream(stream)))
+    }
+}
+
+/// `sendInitialEvents` comes with conditions.
+fn initial_events(query: &Query, bookmarks: bool) -> Result<bool, ApiError> {
+    let matching = version_match(query)?;
+    if !query.has("sendInitialEvents") {
+        return match matching {
+            VersionMatch::Unset => Ok(false),
+            _ => Err(version_match_forbidden(
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            )),
+        };
+    }
+    if matching != VersionMatch::NotOlderThan {
+        return Err(version_match_forbidden(
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        ));
+    }
+    let wanted = query.flag("sendInitialEvents");
+    if wanted && !bookmarks {
+        return Err(version_match_forbidden(
+            "sendInitialEvents requires setting allowWatchBookmarks to true",
+        ));
+    }
+    Ok(wanted)
+}
+
+struct Session {
+    watch: ObjectWatch,
+    view: View,
+    bookmarks: Option<Interval>,
+    deadline: Instant,
+    stopping: CancellationToken,
+    metrics: Arc<Metrics>,
+    /// Nothing has been sent yet.
+    first: bool,
+    ended: bool,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.metrics.watches.dec();
+    }
+}
+
+impl Session {
+    /// The next bytes to send; `None` ends the response.
+    async fn next(&mut self) -> Option<Bytes> {
+        while !self.ended {
+            let bytes = tokio::select! {
+                biased;
+                () = self.stopping.cancelled() => return None,
+                () = tokio::time::sleep_until(self.deadline) => {
+                    self.ended = true;
+                    if self.bookmarks.is_some() { self.bookmark(self.watch.progress(), false) } else { Bytes::new() }
+                }
+                frames = self.watch.next() => match frames {
+                    Ok(Some(frames)) => self.frames(frames),
+                    Ok(None) => return None,
+                    Err(error) => {
+                        self.ended = true;
+                        wrap("ERROR", &respond::status_json(&error))
+                    }
+                },
+                () = tick(&mut self.bookmarks) => self.bookmark(self.watch.progress(), false),
+            };
+            if !bytes.is_empty() {
+                return Some(bytes);
+            }
+        }
+        None
+    }
+
+    fn frames(&mut self, frames: Vec<Frame>) -> Bytes {
+        let mut out = BytesMut::new();
+        for frame in frames {
+            let bytes = match frame {
+                Frame::Added(kv) => self.object("ADDED", &kv),
+                Frame::Modified(kv) => self.object("MODIFIED", &kv),
+                Frame::Deleted(kv, revision) => self.deleted(&kv, revision),
+                Frame::InitialEnd(revision) => self.bookmark(revision, true),
+            };
+            self.first = false;
+            self.metrics.watch_events.inc();
+            if out.is_empty() {
+                out = BytesMut::from(bytes);
+            } else {
+                out.put_slice(&bytes);
+            }
+        }
+        out.freeze()
+    }
+
+    fn is_plain(&self) -> bool {
+        self.view.shape == Shape::Object && !converts(self.view.kind)
+    }
+
+    fn object(&self, event: &str, kv: &KeyValue) -> Bytes {
+        if self.is_plain() {
+            wrap(event, &object::rendered(kv))
+        } else {
+            self.made(event, object::decode(kv))
+        }
+    }
+
+    fn deleted(&self, last: &KeyValue, revision: u64) -> Bytes {
+        if self.is_plain() {
+            wrap("DELETED", &object::splice(&last.value, revision))
+        } else {
+            self.made("DELETED", object::decode_at(last, revision))
+        }
+    }
+
+    fn made(&self, event: &str, stored: Value) -> Bytes {
+        let shown = self.view.watched(stored, self.first, now());
+        wrap(event, shown.to_string().as_bytes())
+    }
+
+    fn bookmark(&self, revision: u64, initial_end: bool) -> Bytes {
+        let mut metadata =
+            json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if initial_end {
+            metadata["annotations"] = json!({INITIAL_END: "true"});
+        }
+        wrap(
+            "BOOKMARK",
+            self.view.bookmark(metadata).to_string().as_bytes(),
+        )
+    }
+}
+
+async fn tick(interval: &mut Option<Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn wrap(event: &str, object: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(object.len() + event.len() + 24);
+    out.put_slice(b"{\"type\":\"");
+    out.put_slice(event.as_bytes());
+    out.put_slice(b"\",\"object\":");
+    out.put_slice(object);
+    out.put_slice(b"}\n");
+    out.freeze()
+}

@@ -1,0 +1,501 @@
+//! Create, update, patch and delete, and the subresources that write.
+
+use std::sync::Mutex;
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, USER_AGENT};
+use http::{HeaderMap, Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::body::{self, FieldValidation};
+use super::event_versions::{stored, to_stored};
+use super::negotiate::{self, PatchMedia};
+use super::read::{Subject, Wish, list_options};
+use super::request::Query;
+use super::{Api, respond};
+use crate::kinds::{self, Cause, Kind};
+use crate::registry::delete::Deleted;
+use crate::registry::error::field_error;
+use crate::registry::list::ListPage;
+use crate::registry::patch::{PatchRequest, PatchType};
+use crate::registry::scale::{self, SCALE};
+use crate::registry::{ApiError, Binding, DeleteOptions, WriteOptions, Written, object};
+use crate::schema::FieldProblem;
+
+/// Kinds whose deletion is answered with the object instead of a Status.
+const RETURNED: &[&str] = &["pods", "services", "serviceaccounts"];
+const MAX_MANAGER: usize = 128;
+
+/// A write request: what it is about and what came with it.
+pub(super) struct Write<'a> {
+    pub(super) subject: Subject<'a>,
+    pub(super) query: &'a Query,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) body: Bytes,
+    pub(super) wish: Wish,
+}
+
+fn header<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> &'a str {
+    headers
+        .get(name)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or("")
+}
+
+impl Write<'_> {
+    fn options(&self) -> Result<WriteOptions, ApiError> {
+        Ok(WriteOptions {
+            dry_run: self.query.dry_run()?,
+            manager: self.manager()?,
+        })
+    }
+
+    /// The field manager: as given, else the program's name.
+    fn manager(&self) -> Result<String, ApiError> {
+        let given = self.query.get("fieldManager");
+        if given.len() > MAX_MANAGER || given.chars().any(char::is_control) {
+            return Err(ApiError::invalid_named(
+                "meta.k8s.io",
+                "CreateOptions",
+                "",
+                &[field_error(
+                    "fieldManager",
+                    Cause::TooLong,
+                    format!("Too long: may not be more than {MAX_MANAGER} bytes"),
+                )],
+            ));
+        }
+        if !given.is_empty() {
+            return Ok(given.to_owned());
+        }
+        let agent = header(self.headers, &USER_AGENT);
+        let program = agent.split('/').next().unwrap_or("");
+        let clean: String = program
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(MAX_MANAGER)
+            .collect();
+        Ok(if clean.is_empty() {
+            "unknown".to_owned()
+        } else {
+            clean
+        })
+    }
+
+    fn validation(&self) -> Result<FieldValidation, ApiError> {
+        FieldValidation::parse(self.query.get("fieldValidation"))
+    }
+
+    fn parsed(&self) -> Result<Value, ApiError> {
+        let encoding = negotiate::content(header(self.headers, &CONTENT_TYPE))?;
+        body::parse(&self.body, encoding)
+    }
+
+    /// The body as an object of the kind, as it is stored, and warnings.
+    fn object_of(&self, kind: &'static Kind) -> Result<(Value, Vec<String>), ApiError> {
+        let (object, mut warnings) = body::object_of(kind, self.parsed()?, self.validation()?)?;
+        warnings.extend(kind.strategy.warnings(&object));
+        Ok((to_stored(kind, object), warnings))
+    }
+}
+
+impl Api {
+    pub(super) async fn create(&self, write: Write<'_>) -> Result<Response<Body>, ApiError> {
+        let Subject {
+            kind,
+            namespace,
+            name,
+            subresource,
+        } = write.subject;
+        match (kind.plural, subresource) {
+            ("pods", "binding") => return self.bind(&write).await,
+            ("pods", "eviction") => return self.evict(&write).await,
+            (_, "") => {}
+            _ => return Err(ApiError::method_not_allowed()),
+        }
+        if !name.is_empty() {
+            return Err(ApiError::method_not_allowed());
+        }
+        let (object, warnings) = write.object_of(kind)?;
+        let written = self
+            .registry
+            .create(stored(kind), namespace, object, &write.options()?)
+            .await?;
+        let mut response =
+            self.show(kind, &written, StatusCode::CREATED, write.query, write.wish)?;
+        respond::warn(&mut response, &warnings);
+        Ok(response)
+    }
+
+    pub(super) async fn update(&self, write: Write<'_>) -> Result<Response<Body>, ApiError> {
+        let Subject {
+            kind,
+            namespace,
+            name,
+            subresource,
+        } = write.subject;
+        let options = write.options()?;
+        if subresource == "scale" {
+            let (scale, _) = write.object_of(&SCALE)?;
+            let written = self
+                .registry
+                .update_scale(kind, namespace, name, &scale, &options)
+                .await?;
+            return show_scale(&written, write.wish);
+        }
+        let (object, warnings) = write.object_of(kind)?;
+        let written = self
+            .registry
+            .update(stored(kind), namespace, name, subresource, object, &options)
+            .await?;
+        let mut response = self.show(kind, &written, StatusCode::OK, write.query, write.wish)?;
+        respond::warn(&mut response, &warnings);
+        Ok(response)
+    }
+
+    pub(super) async fn patch(&self, write: Write<'_>) -> Result<Response<Body>, ApiError> {
+        let Subject {
+            kind,
+            namespace,
+            name,
+            subresource,
+        } = write.subject;
+        let (patch_type, patch) = parse_patch(&write)?;
+        let validation = write.validation()?;
+        let warnings = Mutex::new(Vec::new());
+        let judged = if subresource == "scale" { &SCALE } else { kind };
+        let judge = |problems: &[FieldProblem]| {
+            let found = validation.judge(judged, problems)?;
+            // Computed again after a conflict, the same warnings come again.
+            *warnings
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner) = found;
+            Ok(())
+        };
+        let request = PatchRequest {
+            kind: stored(kind),
+            namespace,
+            name,
+            subresource,
+            patch_type,
+            patch: &patch,
+        };
+        let options = write.options()?;
+        let (mut response, object) = if subresource == "scale" {
+            let written = self.registry.patch_scale(request, &options, &judge).await?;
+            (show_scale(&written, write.wish)?, None)
+        } else {
+            let (written, created) = self.registry.patch(request, &options, &judge).await?;
+            let status = if created {
+                StatusCode::CREATED
+            } else {
+                StatusCode::OK
+            };
+            let response = self.show(kind, &written, status, write.query, write.wish)?;
+            (response, Some(written.to_value()))
+        };
+        let mut warnings = warnings
+            .into_inner()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(object) = object {
+            warnings.extend(kind.strategy.warnings(&object));
+        }
+        respond::warn(&mut response, &warnings);
+        Ok(response)
+    }
+
+    pub(super) async fn delete(&self, write: Write<'_>) -> Result<Response<Body>, ApiError> {
+        let Subject {
+            kind,
+            namespace,
+            name,
+            subresource,
+        } = write.subject;
+        if !subresource.is_empty() {
+            return Err(ApiError::method_not_allowed());
+        }
+        let (options, dry_run) = delete_options(&write)?;
+        let deleted = self
+            .registry
+            .delete(stored(kind), namespace, name, &options, dry_run)
+            .await?;
+        match deleted {
+            Deleted::Gone(last) if RETURNED.contains(&kind.plural) => {
+                let written = Written::Unstored(last);
+                self.show(kind, &written, StatusCode::OK, write.query, write.wish)
+            }
+            Deleted::Gone(last) => Ok(respond::value(StatusCode::OK, &success(kind, &last))),
+            Deleted::Pending(written) => {
+                self.show(kind, &written, StatusCode::OK, write.query, write.wish)
+            }
+        }
+    }
+
+    pub(super) async fn delete_collection(
+        &self,
+        write: Write<'_>,
+    ) -> Result<Response<Body>, ApiError> {
+        let Subject {
+            kind, namespace, ..
+        } = write.subject;
+        let (options, dry_run) = delete_options(&write)?;
+        let list = list_options(stored(kind), write.query)?;
+        let items = self
+            .registry
+            .delete_collection(stored(kind), namespace, &list, &options, dry_run)
+            .await?;
+        let page = ListPage {
+            items,
+            revision: self.registry.store().revision(),
+            continue_token: None,
+            remaining: None,
+        };
+        self.show_list(kind, page, write.query, write.wish)
+    }
+
+    async fn bind(&self, write: &Write<'_>) -> Result<Response<Body>, ApiError> {
+        let binding = write.parsed()?;
+        let node = binding["target"]["name"].as_str().unwrap_or("");
+        if node.is_empty() {
+            return Err(ApiError::invalid_named(
+                "",
+                "Binding",
+                write.subject.name,
+                &[field_error(
+                    "target.name",
+                    Cause::Required,
+                    "Required value",
+                )],
+            ));
+        }
+        if write.query.dry_run()? {
+            return Ok(respond::value(StatusCode::CREATED, &created_status()));
+        }
+        let request = Binding {
+            namespace: write.subject.namespace.to_owned(),
+            pod: write.subject.name.to_owned(),
+            uid: object::uid(&binding).to_owned(),
+            node: node.to_owned(),
+        };
+        for result in self.registry.bind(&[request]).await {
+            result?;
+        }
+        Ok(respond::value(StatusCode::CREATED, &created_status()))
+    }
+
+    /// There are no disruption budgets yet, so that an eviction is a deletion.
+    async fn evict(&self, write: &Write<'_>) -> Result<Response<Body>, ApiError> {
+        let eviction = write.parsed()?;
+        let options = options_from(&eviction["deleteOptions"], write.query)?;
+        let dry_run = write.query.dry_run()? || asks_dry_run(&eviction["deleteOptions"]);
+        let pods = kinds::by_plural("", "v1", "pods").ok_or_else(ApiError::no_such_resource)?;
+        self.registry
+            .delete(
+                pods,
+                write.subject.namespace,
+                write.subject.name,
+                &options,
+                dry_run,
+            )
+            .await?;
+        Ok(respond::value(StatusCode::CREATED, &created_status()))
+    }
+}
+
+fn created_status() -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
+}
+
+fn success(kind: &Kind, last: &Value) -> Value {
+    let mut details = json!({
+        "name": object::name(last),
+        "kind": kind.plural,
+        "uid": object::uid(last),
+    });
+    if !kind.group.is_empty() {
+        details["group"] = kind.group.into();
+    }
+    json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details,
+    })
+}
+
+fn show_scale(written: &Written, wish: Wish) -> Result<Response<Body>, ApiError> {
+    let scale = scale::of(&written.to_value());
+    respond::object(
+        StatusCode::OK,
+        wish.format.encoding,
+        scale.to_string().into(),
+    )
+}
+
+fn parse_patch(write: &Write<'_>) -> Result<(PatchType, Value), ApiError> {
+    let media = negotiate::patch_content(header(write.headers, &CONTENT_TYPE))?;
+    let patch_type = match media {
+        PatchMedia::Json => PatchType::Json,
+        PatchMedia::Merge => PatchType::Merge,
+        PatchMedia::Strategic => PatchType::Strategic,
+        PatchMedia::Apply => PatchType::Apply {
+            force: write.query.flag("force"),
+        },
+    };
+    let force_alone = write.query.has("force") && media != PatchMedia::Apply;
+    let anonymous = media == PatchMedia::Apply && write.query.get("fieldManager").is_empty();
+    let complaint = if force_alone {
+        Some((
+            "force",
+            Cause::Forbidden,
+            "Forbidden: may not be specified for non-apply patch",
+        ))
+    } else if anonymous {
+        Some((
+            "fieldManager",
+            Cause::Required,
+            "Required value: is required for apply patch",
+        ))
+    } else {
+        None
+    };
+    if let Some((field, cause, message)) = complaint {
+        return Err(ApiError::invalid_named(
+            "meta.k8s.io",
+            "PatchOptions",
+            "",
+            &[field_error(field, cause, message)],
+        ));
+    }
+    if media != PatchMedia::Apply {
+        let patch = serde_json::from_slice(&write.body)
+            .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
+        return Ok((
+            patch_type,
+            to_stored_patch(write.subject.kind, media, patch),
+        ));
+    }
+    let mut applied = body::parse_yaml(&write.body)?;
+    let kind = if write.subject.subresource == "scale" {
+        &SCALE
+    } else {
+        write.subject.kind
+    };
+    check_applied(kind, write.subject, &applied)?;
+    object::strip_nulls(&mut applied);
+    Ok((patch_type, to_stored(write.subject.kind, applied)))
+}
+
+/// Patches name fields as they are served.
+fn to_stored_patch(kind: &'static Kind, media: PatchMedia, patch: Value) -> Value {
+    if media == PatchMedia::Json || !patch.is_object() {
+        return patch;
+    }
+    if super::event_versions::converts(kind) {
+        to_stored(kind, patch)
+    } else {
+        patch
+    }
+}
+
+/// An applied configuration must say what it is, and must be about the object of the URL.
+fn check_applied(kind: &Kind, subject: Subject<'_>, applied: &Value) -> Result<(), ApiError> {
+    let version = crate::registry::create::api_version(kind);
+    if applied["kind"] != kind.kind || applied["apiVersion"] != version.as_str() {
+        return Err(ApiError::bad_request(format!(
+            "the applied object must be of kind {} in version {version}",
+            kind.kind
+        )));
+    }
+    let name = object::name(applied);
+    if !name.is_empty() && name != subject.name {
+        return Err(ApiError::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            subject.name
+        )));
+    }
+    if applied["metadata"]
+        .get("managedFields")
+        .is_some_and(|fields| !fields.is_null())
+    {
+        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+    }
+    Ok(())
+}
+
+/// From the body where there is one, else from the query.
+fn delete_options(write: &Write<'_>) -> Result<(DeleteOptions, bool), ApiError> {
+    let body = if write.body.iter().all(u8::is_ascii_whitespace) {
+        Value::Null
+    } else {
+        write.parsed()?
+    };
+    let options = options_from(&body, write.query)?;
+    Ok((options, write.query.dry_run()? || asks_dry_run(&body)))
+}
+
+fn asks_dry_run(options: &Value) -> bool {
+    options["dryRun"]
+        .as_array()
+        .is_some_and(|list| list.iter().any(|value| value == "All"))
+}
+
+fn options_from(body: &Value, query: &Query) -> Result<DeleteOptions, ApiError> {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let mut options = DeleteOptions {
+        grace_period_seconds: match body["gracePeriodSeconds"].as_i64() {
+            Some(seconds) => Some(seconds),
+            None => query.number("gracePeriodSeconds")?,
+        },
+        uid: text(&body["preconditions"]["uid"]),
+        resource_version: text(&body["preconditions"]["resourceVersion"]),
+        propagation: text(&body["propagationPolicy"])
+            .or_else(|| Some(query.get("propagationPolicy").to_owned()))
+            .filter(|policy| !policy.is_empty()),
+    };
+    let orphan = match &body["orphanDependents"] {
+        Value::Bool(orphan) => Some(*orphan),
+        _ => query
+            .has("orphanDependents")
+            .then(|| query.flag("orphanDependents")),
+    };
+    if options.propagation.is_none()
+        && let Some(orphan) = orphan
+    {
+        options.propagation = Some(if orphan { "Orphan" } else { "Background" }.to_owned());
+    }
+    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn delete_options_come_from_body_or_query() {
+        let none = Query::default();
+        let from_body = options_from(
+            &json!({"gracePeriodSeconds": 0, "propagationPolicy": "Foreground",
+                    "preconditions": {"uid": "u", "resourceVersion": "5"}}),
+            &Query::parse("gracePeriodSeconds=9&propagationPolicy=Orphan"),
+        )
+        .unwrap();
+        assert_eq!(from_body.grace_period_seconds, Some(0));
+        assert_eq!(from_body.propagation.as_deref(), Some("Foreground"));
+        assert_eq!(from_body.uid.as_deref(), Some("u"));
+        let from_query = options_from(
+            &Value::Null,
+            &Query::parse("gracePeriodSeconds=9&orphanDependents=true"),
+        )
+        .unwrap();
+        assert_eq!(from_query.grace_period_seconds, Some(9));
+        assert_eq!(from_query.propagation.as_deref(), Some("Orphan"));
+        assert!(options_from(&Value::Null, &Query::parse("gracePeriodSeconds=x")).is_err());
+        assert!(
+            options_from(&Value::Null, &none)
+                .unwrap()
+                .propagation
+                .is_none()
+        );
+    }
+}

@@ -1,0 +1,86 @@
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+fn user(name: &str, groups: &[&str]) -> User {
+    User {
+        name: name.to_owned(),
+        groups: groups
+            .iter()
+            .chain(&[AUTHENTICATED])
+            .map(|group| (*group).to_owned())
+            .collect(),
+    }
+}
+
+fn resource(verb: &str, resource: &str, namespace: &str, name: &str) -> Attributes {
+    Attributes {
+        verb: verb.into(),
+        version: "v1".into(),
+        resource: resource.into(),
+        namespace: namespace.into(),
+        name: name.into(),
+        ..Attributes::default()
+    }
+}
+
+fn path(path: &str) -> Attributes {
+    Attributes {
+        verb: "get".into(),
+        path: Some(path.into()),
+        ..Attributes::default()
+    }
+}
+
+#[test]
+fn masters_may_everything_and_others_nothing() {
+    let chain = Chain::default();
+    let wanted = resource("delete", "secrets", "default", "a");
+    assert!(chain.allows(&user("admin", &[MASTERS]), &wanted));
+    let eve = user("eve", &[]);
+    assert!(!chain.allows(&eve, &wanted));
+    assert_eq!(
+        wanted.refusal(&eve),
+        "User \"eve\" cannot delete resource \"secrets\" in API group \"\" in the namespace \"default\""
+    );
+    assert_eq!(
+        resource("list", "nodes", "", "").refusal(&eve),
+        "User \"eve\" cannot list resource \"nodes\" in API group \"\" at the cluster scope"
+    );
+}
+
+#[test]
+fn a_node_sees_itself_only() {
+    let chain = Chain::default();
+    let node = user("system:node:a", &["system:nodes"]);
+    assert!(chain.allows(&node, &resource("get", "nodes", "", "a")));
+    assert!(!chain.allows(&node, &resource("get", "nodes", "", "b")));
+    assert!(!chain.allows(&node, &resource("list", "nodes", "", "")));
+    assert!(!chain.allows(&node, &resource("get", "secrets", "default", "a")));
+    // The name without the group is nobody special.
+    let fake = user("system:node:a", &[]);
+    assert!(!chain.allows(&fake, &resource("get", "nodes", "", "a")));
+}
+
+#[test]
+fn anonymous_gets_health_and_version_and_no_more() {
+    let chain = Chain::default();
+    let nobody = User::anonymous();
+    for open in ["/healthz", "/livez", "/readyz", "/readyz/store", "/version"] {
+        assert!(chain.allows(&nobody, &path(open)), "{open}");
+    }
+    for closed in [
+        "/api",
+        "/apis",
+        "/metrics",
+        "/openapi/v2",
+        "/versionx",
+        "/",
+        "/healthzz",
+    ] {
+        assert!(!chain.allows(&nobody, &path(closed)), "{closed}");
+    }
+    let known = user("eve", &[]);
+    assert!(chain.allows(&known, &path("/apis/apps/v1")));
+    assert!(!chain.allows(&known, &path("/metrics")));
+}

@@ -1,0 +1,309 @@
+//! One kind's objects as an indexed snapshot, with subscriptions to its changes.
+//!
+//! Writers: only the cache's feed (and tests) change the snapshot, under the `handlers` lock, which
+//! is also taken to subscribe; so a new subscriber sees the objects that are there and then every later
+//! change. Lock order: `handlers`, then `snapshot`. Handlers run under `handlers` without `snapshot`, must
+//! be quick, and may read any informer but not subscribe.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, RwLock};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::key::ObjectKey;
+use crate::registry::{Change, Object};
+
+/// What changed. `old` and `new` are never both absent.
+#[derive(Debug)]
+pub(crate) struct Delta<'a, K> {
+    pub(crate) key: &'a ObjectKey,
+    pub(crate) old: Option<&'a Arc<K>>,
+    pub(crate) new: Option<&'a Arc<K>>,
+}
+
+impl<K> Delta<'_, K> {
+    /// The latest version there is: the new one, or the last one of a deleted object.
+    pub(crate) fn latest(&self) -> &Arc<K> {
+        self.new
+            .or(self.old)
+            .expect("a delta has an old or a new version")
+    }
+}
+
+type Handler<K> = Box<dyn Fn(&Delta<'_, K>) + Send + Sync>;
+/// The values under which an index lists an object.
+type IndexFn<K> = fn(&K) -> Vec<String>;
+
+/// Ends when dropped: the handler is not called any more.
+#[must_use = "dropping a subscription ends it"]
+pub(crate) struct Subscription {
+    cancel: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        (self.cancel)();
+    }
+}
+
+impl std::fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subscription").finish_non_exhaustive()
+    }
+}
+
+struct Snapshot<K> {
+    objects: BTreeMap<ObjectKey, Arc<K>>,
+    /// Per index: value to keys.
+    indexes: Vec<HashMap<String, BTreeSet<ObjectKey>>>,
+}
+
+struct Handlers<K> {
+    next_id: u64,
+    list: Vec<(u64, Handler<K>)>,
+}
+
+struct Shared<K> {
+    indexers: Vec<(&'static str, IndexFn<K>)>,
+    handlers: Mutex<Handlers<K>>,
+    snapshot: RwLock<Snapshot<K>>,
+    /// Revision up to which the snapshot is complete and handlers have been told.
+    progress: AtomicU64,
+    advanced: watch::Sender<u64>,
+    synced: watch::Sender<bool>,
+}
+
+/// A handle to one kind's informer. Cheap to clone.
+pub(crate) struct Informer<K> {
+    shared: Arc<Shared<K>>,
+}
+
+impl<K> Clone for Informer<K> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<K: Object> Informer<K> {
+    pub(super) fn new(indexers: Vec<(&'static str, IndexFn<K>)>) -> Self {
+        let indexes = indexers.iter().map(|_| HashMap::new()).collect();
+        Self {
+            shared: Arc::new(Shared {
+                indexers,
+                handlers: Mutex::new(Handlers {
+                    next_id: 0,
+                    list: Vec::new(),
+                }),
+                snapshot: RwLock::new(Snapshot {
+                    objects: BTreeMap::new(),
+                    indexes,
+                }),
+                progress: AtomicU64::new(0),
+                advanced: watch::Sender::new(0),
+                synced: watch::Sender::new(false),
+            }),
+        }
+    }
+
+    /// Calls `handler` for every object that is there and then for every change, in order.
+    pub(crate) fn subscribe(
+        &self,
+        handler: impl Fn(&Delta<'_, K>) + Send + Sync + 'static,
+    ) -> Subscription {
+        let mut handlers = self.shared.handlers.lock().expect("handlers do not panic");
+        let objects = self.list("");
+        for object in &objects {
+            handler(&Delta {
+                key: &ObjectKey::of(object.as_ref()),
+                old: None,
+                new: Some(object),
+            });
+        }
+        let id = handlers.next_id;
+        handlers.next_id += 1;
+        handlers.list.push((id, Box::new(handler)));
+        let shared = Arc::downgrade(&self.shared);
+        Subscription {
+            cancel: Box::new(move || {
+                if let Some(shared) = shared.upgrade()
+                    && let Ok(mut handlers) = shared.handlers.lock()
+                {
+                    handlers.list.retain(|(other, _)| *other != id);
+                }
+            }),
+        }
+    }
+
+    pub(crate) fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
+        self.get_key(&ObjectKey::new(namespace, name))
+    }
+
+    pub(crate) fn get_key(&self, key: &ObjectKey) -> Option<Arc<K>> {
+        self.read().objects.get(key).cloned()
+    }
+
+    /// Objects of a namespace, or all when it is empty, in order of their keys.
+    pub(crate) fn list(&self, namespace: &str) -> Vec<Arc<K>> {
+        let snapshot = self.read();
+        if namespace.is_empty() {
+            return snapshot.objects.values().cloned().collect();
+        }
+        snapshot
+            .objects
+            .range(ObjectKey::new(namespace, "")..)
+            .take_while(|(key, _)| key.namespace.as_ref() == namespace)
+            .map(|(_, object)| Arc::clone(object))
+            .collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.read().objects.len()
+    }
+
+    /// How many objects the index `name` has under `value`.
+    pub(crate) fn count_indexed(&self, name: &str, value: &str) -> usize {
+        let position = self.position(name);
+        self.read().indexes[position]
+            .get(value)
+            .map_or(0, BTreeSet::len)
+    }
+
+    fn position(&self, name: &str) -> usize {
+        self.shared
+            .indexers
+            .iter()
+            .position(|(index, _)| *index == name)
+            .expect("the index exists")
+    }
+
+    /// Objects for which the index `name` has `value`.
+    pub(crate) fn indexed(&self, name: &str, value: &str) -> Vec<Arc<K>> {
+        let position = self.position(name);
+        let snapshot = self.read();
+        let Some(keys) = snapshot.indexes[position].get(value) else {
+            return Vec::new();
+        };
+        keys.iter()
+            .filter_map(|key| snapshot.objects.get(key).cloned())
+            .collect()
+    }
+
+    /// Revision up to which the snapshot is complete and every handler was told.
+    pub(crate) fn progress(&self) -> u64 {
+        self.shared.progress.load(Ordering::Acquire)
+    }
+
+    pub(crate) async fn synced(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.shared.synced.subscribe().wait_for(|done| *done).await;
+    }
+
+    /// Waits until the snapshot holds the write that made `revision`. False after `timeout`.
+    pub(crate) async fn wait_for(&self, revision: u64, timeout: Duration) -> bool {
+        if self.progress() >= revision {
+            return true;
+        }
+        let mut advanced = self.shared.advanced.subscribe();
+        let reached = advanced.wait_for(|progress| *progress >= revision);
+        matches!(tokio::time::timeout(timeout, reached).await, Ok(Ok(_)))
+    }
+
+    /// Makes the snapshot equal to a full list and reports the differences.
+    pub(crate) fn replace(&self, objects: Vec<Arc<K>>, revision: u64) {
+        let handlers = self.shared.handlers.lock().expect("handlers do not panic");
+        let mut gone: BTreeSet<ObjectKey> = self.read().objects.keys().cloned().collect();
+        for object in objects {
+            let key = ObjectKey::of(object.as_ref());
+            gone.remove(&key);
+            let same = self.get_key(&key).is_some_and(|old| {
+                old.metadata().resource_version == object.metadata().resource_version
+                    && old.metadata().uid == object.metadata().uid
+            });
+            if !same {
+                self.put(&handlers, &key, Some(object));
+            }
+        }
+        for key in gone {
+            self.put(&handlers, &key, None);
+        }
+        self.advance(revision);
+        drop(handlers);
+        self.shared.synced.send_replace(true);
+    }
+
+    /// Takes in one change; [`Informer::advance`] says later how far that was.
+    pub(super) fn change(&self, key: &ObjectKey, new: Option<Arc<K>>) {
+        let handlers = self.shared.handlers.lock().expect("handlers do not panic");
+        self.put(&handlers, key, new);
+    }
+
+    /// Takes in the changes of one watch batch.
+    pub(crate) fn apply(&self, changes: Vec<Change<K>>, revision: u64) {
+        let handlers = self.shared.handlers.lock().expect("handlers do not panic");
+        for change in changes {
+            let (key, new) = match change {
+                Change::Applied(object) => (ObjectKey::of(object.as_ref()), Some(object)),
+                Change::Deleted(object) => (ObjectKey::of(object.as_ref()), None),
+            };
+            self.put(&handlers, &key, new);
+        }
+        self.advance(revision);
+    }
+
+    fn put(&self, handlers: &Handlers<K>, key: &ObjectKey, new: Option<Arc<K>>) {
+        let old = {
+            let mut snapshot = self.shared.snapshot.write().expect("no panic while held");
+            let old = match &new {
+                Some(object) => snapshot.objects.insert(key.clone(), Arc::clone(object)),
+                None => snapshot.objects.remove(key),
+            };
+            for (position, (_, index)) in self.shared.indexers.iter().enumerate() {
+                let before = old.as_deref().map(index).unwrap_or_default();
+                let after = new.as_deref().map(index).unwrap_or_default();
+                if before == after {
+                    continue;
+                }
+                let values = &mut snapshot.indexes[position];
+                for value in before {
+                    if let Some(keys) = values.get_mut(&value) {
+                        keys.remove(key);
+                        if keys.is_empty() {
+                            values.remove(&value);
+                        }
+                    }
+                }
+                for value in after {
+                    values.entry(value).or_default().insert(key.clone());
+                }
+            }
+            old
+        };
+        if old.is_none() && new.is_none() {
+            return;
+        }
+        let delta = Delta {
+            key,
+            old: old.as_ref(),
+            new: new.as_ref(),
+        };
+        for (_, handler) in &handlers.list {
+            handler(&delta);
+        }
+    }
+
+    /// After the handlers: whoever sees this progress knows that they were told.
+    pub(super) fn advance(&self, revision: u64) {
+        if revision > self.progress() {
+            self.shared.progress.store(revision, Ordering::Release);
+            self.shared.advanced.send_replace(revision);
+        }
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Snapshot<K>> {
+        self.shared.snapshot.read().expect("no panic while held")
+    }
+}

@@ -1,0 +1,210 @@
+//! EndpointSlice (discovery.k8s.io/v1).
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use super::access::{at, fill, integer, list, list_mut, object_mut, same, text};
+use super::endpoints::{protocol, usable_address};
+use super::errors::Errors;
+use super::table;
+use super::{Column, FieldError, Kind, NameRule, Scope, Strategy, names};
+
+pub(super) static KIND: Kind = Kind {
+    group: "discovery.k8s.io",
+    version: "v1",
+    kind: "EndpointSlice",
+    plural: "endpointslices",
+    singular: "endpointslice",
+    short_names: &[],
+    categories: &[],
+    scope: Scope::Namespaced,
+    definition: "io.k8s.api.discovery.v1.EndpointSlice",
+    subresources: &[],
+    name_rule: NameRule::DnsSubdomain,
+    strategy: &EndpointSlice,
+    register: |generator| {
+        generator.subschema_for::<k8s_openapi::api::discovery::v1::EndpointSlice>();
+    },
+};
+
+const MAX_ENDPOINTS: usize = 1000;
+const MAX_ADDRESSES: usize = 100;
+const MAX_PORTS: usize = 20_000;
+
+#[derive(Debug)]
+struct EndpointSlice;
+
+impl Strategy for EndpointSlice {
+    fn default(&self, object: &mut Value) {
+        for port in list_mut(object, &["ports"]) {
+            if let Some(port) = port.as_object_mut() {
+                if port.get("name").is_none_or(Value::is_null) {
+                    port.insert("name".into(), "".into());
+                }
+                fill(port, "protocol", "TCP");
+            }
+        }
+    }
+
+    fn prepare_create(&self, object: &mut Value) {
+        object_mut(object, &["metadata"]).insert("generation".into(), 1.into());
+    }
+
+    fn prepare_update(&self, object: &mut Value, old: &Value, _subresource: &str) {
+        let changed = ["addressType", "endpoints", "ports"]
+            .iter()
+            .any(|field| !same(object.get(*field), old.get(*field)));
+        let before = integer(old, &["metadata", "generation"]).unwrap_or(0);
+        object_mut(object, &["metadata"]).insert(
+            "generation".into(),
+            before.saturating_add(i64::from(changed)).into(),
+        );
+    }
+
+    fn validate(&self, object: &Value, old: Option<&Value>, _subresource: &str) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        let address_type = text(object, &["addressType"]);
+        match address_type {
+            "" => errors.required("addressType", ""),
+            "IPv4" | "IPv6" | "FQDN" => {}
+            other => errors.not_supported("addressType", other, &["FQDN", "IPv4", "IPv6"]),
+        }
+        let endpoints = list(object, &["endpoints"]);
+        if endpoints.len() > MAX_ENDPOINTS {
+            errors.too_many("endpoints", endpoints.len(), MAX_ENDPOINTS);
+            return errors.into_vec();
+        }
+        for (at, endpoint) in endpoints.iter().enumerate() {
+            validate_endpoint(
+                endpoint,
+                address_type,
+                &format!("endpoints[{at}]"),
+                &mut errors,
+            );
+        }
+        validate_ports(list(object, &["ports"]), &mut errors);
+        if let Some(old) = old {
+            errors.immutable(
+                "addressType",
+                object.get("addressType"),
+                old.get("addressType"),
+            );
+        }
+        errors.into_vec()
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        const COLUMNS: &[Column] = &[
+            table::NAME,
+            table::column("AddressType", "string", "Kind of address of the endpoints."),
+            table::column("Ports", "string", "Ports of every endpoint."),
+            table::column("Endpoints", "string", "Addresses of the endpoints."),
+            table::AGE,
+        ];
+        COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: i64) -> Vec<Value> {
+        let ports: Vec<String> = list(object, &["ports"])
+            .iter()
+            .map(|port| match integer(port, &["port"]) {
+                Some(number) => number.to_string(),
+                None => match text(port, &["name"]) {
+                    "" => "*".to_owned(),
+                    name => name.to_owned(),
+                },
+            })
+            .collect();
+        let addresses: Vec<String> = list(object, &["endpoints"])
+            .iter()
+            .flat_map(|endpoint| list(endpoint, &["addresses"]))
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect();
+        vec![
+            table::name(object),
+            text(object, &["addressType"]).into(),
+            table::first(&ports, 3, "<unset>"),
+            table::first(&addresses, 3, "<unset>"),
+            table::age(object, now),
+        ]
+    }
+}
+
+fn validate_endpoint(endpoint: &Value, address_type: &str, field: &str, errors: &mut Errors) {
+    let addresses = list(endpoint, &["addresses"]);
+    if addresses.is_empty() {
+        errors.required(
+            format!("{field}.addresses"),
+            "must contain at least 1 address",
+        );
+    } else if addresses.len() > MAX_ADDRESSES {
+        errors.too_many(format!("{field}.addresses"), addresses.len(), MAX_ADDRESSES);
+    }
+    let mut seen = HashSet::new();
+    for (at, address) in addresses.iter().enumerate() {
+        let field = format!("{field}.addresses[{at}]");
+        let address = address.as_str().unwrap_or("");
+        if !seen.insert(address) {
+            errors.duplicate(&*field, address);
+            continue;
+        }
+        match (address_type, address.parse::<IpAddr>()) {
+            ("FQDN", _) => errors.format(&field, address, names::dns_subdomain(address)),
+            ("IPv4", Ok(IpAddr::V6(_)) | Err(_)) => {
+                errors.invalid(field, address, "must be a valid IPv4 address");
+            }
+            ("IPv6", Ok(IpAddr::V4(_)) | Err(_)) => {
+                errors.invalid(field, address, "must be a valid IPv6 address");
+            }
+            _ => usable_address(address, &field, errors),
+        }
+    }
+    let hostname = text(endpoint, &["hostname"]);
+    if !hostname.is_empty() {
+        errors.format(
+            &format!("{field}.hostname"),
+            hostname,
+            names::dns_label(hostname),
+        );
+    }
+    let node = text(endpoint, &["nodeName"]);
+    if !node.is_empty() {
+        errors.format(
+            &format!("{field}.nodeName"),
+            node,
+            names::dns_subdomain(node),
+        );
+    }
+}
+
+fn validate_ports(ports: &[Value], errors: &mut Errors) {
+    if ports.len() > MAX_PORTS {
+        errors.too_many("ports", ports.len(), MAX_PORTS);
+        return;
+    }
+    let mut seen = HashSet::new();
+    for (index, port) in ports.iter().enumerate() {
+        let field = format!("ports[{index}]");
+        let name = text(port, &["name"]);
+        if !name.is_empty() {
+            errors.format(&format!("{field}.name"), name, names::dns_label(name));
+        }
+        if !seen.insert(name) {
+            errors.duplicate(format!("{field}.name"), name);
+        }
+        protocol(
+            text(port, &["protocol"]),
+            &format!("{field}.protocol"),
+            errors,
+        );
+        if at(port, &["port"]).is_some() {
+            let number = integer(port, &["port"]).unwrap_or(0);
+            for message in names::port_number(number) {
+                errors.invalid(format!("{field}.port"), number, &message);
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Pod (core/v1), and the pod templates of workloads.
+
+mod admission;
+mod affinity;
+mod columns;
+mod containers;
+mod defaults;
+mod probes;
+mod qos;
+mod update;
+mod validate;
+mod volumes;
+
+use serde_json::{Value, json};
+
+use super::access::{at, integer, list, object_mut, text};
+use super::errors::Errors;
+use super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, selector};
+
+pub(crate) use columns::shown_status;
+
+pub(super) static KIND: Kind = Kind {
+    group: "",
+    version: "v1",
+    kind: "Pod",
+    plural: "pods",
+    singular: "pod",
+    short_names: &["po"],
+    categories: &["all"],
+    scope: Scope::Namespaced,
+    definition: "io.k8s.api.core.v1.Pod",
+    subresources: &[
+        "attach",
+        "binding",
+        "ephemeralcontainers",
+        "eviction",
+        "exec",
+        "log",
+        "portforward",
+        "proxy",
+        "resize",
+        "status",
+    ],
+    name_rule: NameRule::DnsSubdomain,
+    strategy: &Pod,
+    register: |generator| {
+        generator.subschema_for::<k8s_openapi::api::core::v1::Pod>();
+    },
+};
+
+#[derive(Debug)]
+struct Pod;
+
+impl Strategy for Pod {
+    fn default(&self, object: &mut Value) {
+        defaults::pod_spec(object, &["spec"]);
+        admission::fill_in(object);
+    }
+
+    fn prepare_create(&self, object: &mut Value) {
+        let class = qos::class(object);
+        object_mut(object, &[]).insert(
+            "status".into(),
+            json!({"phase": "Pending", "qosClass": class}),
+        );
+        meta::set_generation(object, None);
+    }
+
+    fn prepare_update(&self, object: &mut Value, old: &Value, subresource: &str) {
+        match subresource {
+            "status" => {
+                meta::keep_all_but_status(object, old);
+                // The class follows from the spec, whatever the reporter says.
+                if let Some(class) = at(old, &["status", "qosClass"]).cloned() {
+                    object_mut(object, &["status"]).insert("qosClass".into(), class);
+                }
+            }
+            _ => {
+                meta::keep_status(object, old);
+                meta::set_generation(object, Some(old));
+            }
+        }
+    }
+
+    fn validate(&self, object: &Value, old: Option<&Value>, subresource: &str) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        match old {
+            None => validate::pod(object, &mut errors),
+            Some(old) => match subresource {
+                "" | "scale" => update::spec(object, old, &mut errors),
+                "resize" => {
+                    update::resize(object, old, &mut errors);
+                    validate::spec(object, "spec", &mut errors);
+                }
+                "ephemeralcontainers" => validate::spec(object, "spec", &mut errors),
+                "status" => update::status(object, old, &mut errors),
+                _ => {}
+            },
+        }
+        errors.into_vec()
+    }
+
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        validate::warnings(object, "spec")
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        columns::COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: i64) -> Vec<Value> {
+        columns::row(object, now)
+    }
+
+    fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
+        let field = |path: &[&str]| text(object, path).to_owned();
+        let pod_ip = list(object, &["status", "podIPs"]).first().map_or_else(
+            || text(object, &["status", "podIP"]),
+            |ip| text(ip, &["ip"]),
+        );
+        vec![
+            ("spec.nodeName", field(&["spec", "nodeName"])),
+            ("spec.restartPolicy", field(&["spec", "restartPolicy"])),
+            ("spec.schedulerName", field(&["spec", "schedulerName"])),
+            (
+                "spec.serviceAccountName",
+                field(&["spec", "serviceAccountName"]),
+            ),
+            (
+                "spec.hostNetwork",
+                super::access::flag(object, &["spec", "hostNetwork"]).to_string(),
+            ),
+            ("status.phase", field(&["status", "phase"])),
+            ("status.podIP", pod_ip.to_owned()),
+            (
+                "status.nominatedNodeName",
+                field(&["status", "nominatedNodeName"]),
+            ),
+        ]
+    }
+
+    fn default_grace_period(&self, object: &Value) -> Option<i64> {
+        // What never was on a node, or has ended, has nothing to wait for.
+        let phase = text(object, &["status", "phase"]);
+        if text(object, &["spec", "nodeName"]).is_empty() || matches!(phase, "Succeeded" | "Failed")
+        {
+            return Some(0);
+        }
+        Some(integer(object, &["spec", "terminationGracePeriodSeconds"]).unwrap_or(30))
+    }
+}
+
+/// Fills in the defaults of the pod template at `spec.template`.
+pub(super) fn default_template(object: &mut Value) {
+    if at(object, &["spec", "template"]).is_some() {
+        defaults::pod_spec(object, &["spec", "template", "spec"]);
+    }
+}
+
+/// Checks a pod template, `field` being its path.
+pub(super) fn validate_template(template: &Value, field: &str, errors: &mut Errors) {
+    selector::labels(
+        at(template, &["metadata", "labels"]),
+        &format!("{field}.metadata.labels"),
+        errors,
+    );
+    if let Some(template_meta) = template.get("metadata") {
+        meta::annotations(
+            template_meta,
+            &format!("{field}.metadata.annotations"),
+            errors,
+        );
+    }
+    validate::spec(template, &format!("{field}.spec"), errors);
+}

@@ -1,0 +1,471 @@
+//! Validation of containers of all three sorts.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use super::probes;
+use crate::kinds::access::{at, flag, integer, list, strings, text};
+use crate::kinds::endpoints::protocol;
+use crate::kinds::errors::Errors;
+use crate::kinds::names;
+use crate::kinds::quantity::Quantity;
+
+/// Checks the containers in `spec.<kind>`, `field` being the path of the pod spec. `volumes` are the names of
+/// the pod's volumes, `names_seen` the names of containers checked before.
+pub(super) fn validate<'a>(
+    spec: &'a Value,
+    kind: &str,
+    field: &str,
+    volumes: &HashSet<&str>,
+    names_seen: &mut HashSet<&'a str>,
+    errors: &mut Errors,
+) {
+    for (index, container) in list(spec, &[kind]).iter().enumerate() {
+        let field = format!("{field}.{kind}[{index}]");
+        let name = text(container, &["name"]);
+        if name.is_empty() {
+            errors.required(format!("{field}.name"), "");
+        } else {
+            errors.format(&format!("{field}.name"), name, names::dns_label(name));
+            if !names_seen.insert(name) {
+                errors.duplicate(format!("{field}.name"), name);
+            }
+        }
+        image(container, &field, errors);
+        ports(container, &field, errors);
+        environment(container, &field, errors);
+        mounts(container, volumes, &field, errors);
+        hooks(container, kind, &field, errors);
+        resources(container, &field, errors);
+        security(container, &field, errors);
+        match text(container, &["terminationMessagePolicy"]) {
+            "" => errors.required(format!("{field}.terminationMessagePolicy"), ""),
+            "File" | "FallbackToLogsOnError" => {}
+            other => errors.not_supported(
+                format!("{field}.terminationMessagePolicy"),
+                other,
+                &["FallbackToLogsOnError", "File"],
+            ),
+        }
+    }
+}
+
+fn image(container: &Value, field: &str, errors: &mut Errors) {
+    let image = text(container, &["image"]);
+    if image.is_empty() {
+        errors.required(format!("{field}.image"), "");
+    } else if image.trim() != image {
+        errors.invalid(
+            format!("{field}.image"),
+            image,
+            "must not have leading or trailing whitespace",
+        );
+    }
+    match text(container, &["imagePullPolicy"]) {
+        "" => errors.required(format!("{field}.imagePullPolicy"), ""),
+        "Always" | "IfNotPresent" | "Never" => {}
+        other => errors.not_supported(
+            format!("{field}.imagePullPolicy"),
+            other,
+            &["Always", "IfNotPresent", "Never"],
+        ),
+    }
+}
+
+fn ports(container: &Value, field: &str, errors: &mut Errors) {
+    let mut seen = HashSet::new();
+    for (index, port) in list(container, &["ports"]).iter().enumerate() {
+        let field = format!("{field}.ports[{index}]");
+        let name = text(port, &["name"]);
+        if !name.is_empty() {
+            let messages = names::port_name(name);
+            if messages.is_empty() && !seen.insert(name) {
+                errors.duplicate(format!("{field}.name"), name);
+            }
+            errors.format(&format!("{field}.name"), name, messages);
+        }
+        match integer(port, &["containerPort"]).unwrap_or(0) {
+            0 => errors.required(format!("{field}.containerPort"), ""),
+            number => {
+                for message in names::port_number(number) {
+                    errors.invalid(format!("{field}.containerPort"), number, &message);
+                }
+            }
+        }
+        let host = integer(port, &["hostPort"]).unwrap_or(0);
+        if host != 0 {
+            for message in names::port_number(host) {
+                errors.invalid(format!("{field}.hostPort"), host, &message);
+            }
+        }
+        protocol(
+            text(port, &["protocol"]),
+            &format!("{field}.protocol"),
+            errors,
+        );
+    }
+}
+
+const SOURCES: &[&str] = &[
+    "fieldRef",
+    "resourceFieldRef",
+    "configMapKeyRef",
+    "secretKeyRef",
+    "fileKeyRef",
+];
+
+fn environment(container: &Value, field: &str, errors: &mut Errors) {
+    for (index, variable) in list(container, &["env"]).iter().enumerate() {
+        let field = format!("{field}.env[{index}]");
+        let name = text(variable, &["name"]);
+        if name.is_empty() {
+            errors.required(format!("{field}.name"), "");
+        } else {
+            errors.format(&format!("{field}.name"), name, names::env_name(name));
+        }
+        let Some(source) = at(variable, &["valueFrom"]) else {
+            continue;
+        };
+        let field = format!("{field}.valueFrom");
+        let given: Vec<&str> = SOURCES
+            .iter()
+            .copied()
+            .filter(|kind| at(source, &[kind]).is_some())
+            .collect();
+        if given.is_empty() {
+            errors.invalid(
+                &*field,
+                "",
+                "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, \
+                 `secretKeyRef` or `fileKeyRef`",
+            );
+        } else if !text(variable, &["value"]).is_empty() {
+            errors.invalid(
+                &*field,
+                "",
+                "may not be specified when `value` is not empty",
+            );
+        } else if given.len() > 1 {
+            errors.invalid(
+                &*field,
+                "",
+                "may not have more than one field specified at a time",
+            );
+        }
+        for kind in given {
+            source_of(&source[kind], kind, &format!("{field}.{kind}"), errors);
+        }
+    }
+    for (index, source) in list(container, &["envFrom"]).iter().enumerate() {
+        let field = format!("{field}.envFrom[{index}]");
+        let prefix = text(source, &["prefix"]);
+        if !prefix.is_empty() {
+            errors.format(&format!("{field}.prefix"), prefix, names::env_name(prefix));
+        }
+        let mut count = 0;
+        for kind in ["configMapRef", "secretRef"] {
+            if let Some(reference) = at(source, &[kind]) {
+                count += 1;
+                if text(reference, &["name"]).is_empty() {
+                    errors.required(format!("{field}.{kind}.name"), "");
+                }
+            }
+        }
+        match count {
+            0 => errors.invalid(
+                &*field,
+                "",
+                "must specify one of: `configMapRef` or `secretRef`",
+            ),
+            1 => {}
+            _ => errors.invalid(
+                &*field,
+                "",
+                "may not have more than one field specified at a time",
+            ),
+        }
+    }
+}
+
+/// Paths that `fieldRef` may name in an environment variable.
+const FIELD_PATHS: &[&str] = &[
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+    "spec.nodeName",
+    "spec.serviceAccountName",
+    "status.hostIP",
+    "status.hostIPs",
+    "status.podIP",
+    "status.podIPs",
+];
+
+fn source_of(source: &Value, kind: &str, field: &str, errors: &mut Errors) {
+    match kind {
+        "fieldRef" => {
+            let path = text(source, &["fieldPath"]);
+            if text(source, &["apiVersion"]).is_empty() {
+                errors.required(format!("{field}.apiVersion"), "");
+            }
+            let subscripted = ["metadata.annotations['", "metadata.labels['"]
+                .iter()
+                .any(|prefix| path.starts_with(prefix) && path.ends_with("']"));
+            if path.is_empty() {
+                errors.required(format!("{field}.fieldPath"), "");
+            } else if !subscripted && !FIELD_PATHS.contains(&path) {
+                errors.not_supported(format!("{field}.fieldPath"), path, FIELD_PATHS);
+            }
+        }
+        "resourceFieldRef" => {
+            if text(source, &["resource"]).is_empty() {
+                errors.required(format!("{field}.resource"), "");
+            }
+        }
+        _ => {
+            if kind != "fileKeyRef" && text(source, &["name"]).is_empty() {
+                errors.required(format!("{field}.name"), "");
+            }
+            let key = text(source, &["key"]);
+            if key.is_empty() {
+                errors.required(format!("{field}.key"), "");
+            } else if kind != "fileKeyRef" {
+                errors.format(&format!("{field}.key"), key, names::config_key(key));
+            }
+        }
+    }
+}
+
+fn mounts(container: &Value, volumes: &HashSet<&str>, field: &str, errors: &mut Errors) {
+    let mut paths = HashSet::new();
+    for (index, mount) in list(container, &["volumeMounts"]).iter().enumerate() {
+        let field = format!("{field}.volumeMounts[{index}]");
+        let name = text(mount, &["name"]);
+        if name.is_empty() {
+            errors.required(format!("{field}.name"), "");
+        } else if !volumes.contains(name) {
+            errors.not_found(format!("{field}.name"), name);
+        }
+        let path = text(mount, &["mountPath"]);
+        if path.is_empty() {
+            errors.required(format!("{field}.mountPath"), "");
+        } else if !paths.insert(path) {
+            errors.invalid(format!("{field}.mountPath"), path, "must be unique");
+        }
+        for sub in ["subPath", "subPathExpr"] {
+            let path = text(mount, &[sub]);
+            if path.starts_with('/') {
+                errors.invalid(format!("{field}.{sub}"), path, "must be a relative path");
+            }
+            if path.split('/').any(|step| step == "..") {
+                errors.invalid(format!("{field}.{sub}"), path, "must not contain '..'");
+            }
+        }
+        if !text(mount, &["subPath"]).is_empty() && !text(mount, &["subPathExpr"]).is_empty() {
+            errors.invalid(
+                format!("{field}.subPathExpr"),
+                text(mount, &["subPathExpr"]),
+                "subPathExpr and subPath are mutually exclusive",
+            );
+        }
+        let propagation = text(mount, &["mountPropagation"]);
+        if !matches!(
+            propagation,
+            "" | "None" | "HostToContainer" | "Bidirectional"
+        ) {
+            errors.not_supported(
+                format!("{field}.mountPropagation"),
+                propagation,
+                &["Bidirectional", "HostToContainer", "None"],
+            );
+        }
+        if propagation == "Bidirectional" && !flag(container, &["securityContext", "privileged"]) {
+            errors.forbidden(
+                format!("{field}.mountPropagation"),
+                "Bidirectional mount propagation is available only to privileged containers",
+            );
+        }
+    }
+}
+
+fn hooks(container: &Value, kind: &str, field: &str, errors: &mut Errors) {
+    let policy = text(container, &["restartPolicy"]);
+    let is_sidecar = policy == "Always";
+    // Containers that run to their end before the others start, or that are added later, have no hooks.
+    let why = match kind {
+        "initContainers" if !is_sidecar => {
+            "may not be set for init containers without restartPolicy=Always"
+        }
+        "ephemeralContainers" => "cannot be set for an Ephemeral Container",
+        _ => "",
+    };
+    for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        if let Some(given) = at(container, &[probe]) {
+            let field = format!("{field}.{probe}");
+            if why.is_empty() {
+                probes::probe(given, probe, &field, errors);
+            } else {
+                errors.forbidden(field, why);
+            }
+        }
+    }
+    if let Some(given) = at(container, &["lifecycle"]) {
+        let field = format!("{field}.lifecycle");
+        if why.is_empty() {
+            probes::lifecycle(given, &field, errors);
+        } else {
+            errors.forbidden(field, why);
+        }
+    }
+    if kind == "ephemeralContainers" {
+        for name in ["ports", "resizePolicy"] {
+            if !list(container, &[name]).is_empty() {
+                errors.forbidden(format!("{field}.{name}"), why);
+            }
+        }
+    }
+    if !matches!(policy, "" | "Always" | "OnFailure" | "Never") {
+        errors.not_supported(
+            format!("{field}.restartPolicy"),
+            policy,
+            &["Always", "Never", "OnFailure"],
+        );
+    }
+}
+
+fn resources(container: &Value, field: &str, errors: &mut Errors) {
+    for kind in ["limits", "requests"] {
+        for (name, amount) in strings(container, &["resources", kind]) {
+            let field = format!("{field}.resources.{kind}[{name}]");
+            resource_name(name, &field, errors);
+            let Ok(amount_read) = amount.parse::<Quantity>() else {
+                continue;
+            };
+            if amount_read.is_negative() {
+                errors.invalid(&*field, amount, "must be greater than or equal to 0");
+            }
+            if !matches!(name, "cpu" | "memory" | "ephemeral-storage")
+                && !name.starts_with("hugepages-")
+                && !amount_read.is_whole()
+            {
+                errors.invalid(&*field, amount, "must be an integer");
+            }
+        }
+    }
+    for (name, request) in strings(container, &["resources", "requests"]) {
+        let limit = text(container, &["resources", "limits", name]);
+        if let (Ok(asked), Ok(most)) = (request.parse::<Quantity>(), limit.parse::<Quantity>()) {
+            let field = format!("{field}.resources.requests");
+            let overcommits = matches!(name, "cpu" | "memory" | "ephemeral-storage");
+            if !overcommits && asked != most {
+                errors.invalid(
+                    field,
+                    request,
+                    &format!("must be equal to {name} limit of {most}"),
+                );
+            } else if asked > most {
+                errors.invalid(
+                    field,
+                    request,
+                    &format!("must be less than or equal to {name} limit of {most}"),
+                );
+            }
+        } else if limit.is_empty()
+            && !matches!(name, "cpu" | "memory" | "ephemeral-storage")
+            && name.contains('/')
+        {
+            errors.required(
+                format!("{field}.resources.limits"),
+                "Limit must be set for non overcommitable resources",
+            );
+        }
+    }
+}
+
+fn resource_name(name: &str, field: &str, errors: &mut Errors) {
+    errors.format(field, name, names::qualified_name(name));
+    let standard =
+        matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
+    if !name.contains('/') && !standard {
+        errors.invalid(field, name, "must be a standard resource for containers");
+    }
+}
+
+fn security(container: &Value, field: &str, errors: &mut Errors) {
+    let Some(context) = at(container, &["securityContext"]) else {
+        return;
+    };
+    let field = format!("{field}.securityContext");
+    user_and_group(context, &field, errors);
+    if let Some(false) = at(context, &["allowPrivilegeEscalation"]).and_then(Value::as_bool) {
+        if flag(context, &["privileged"]) {
+            errors.invalid(
+                &*field,
+                context.clone(),
+                "cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
+            );
+        }
+        if list(context, &["capabilities", "add"])
+            .iter()
+            .any(|capability| matches!(capability.as_str(), Some("CAP_SYS_ADMIN")))
+        {
+            errors.invalid(
+                &*field,
+                context.clone(),
+                "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN",
+            );
+        }
+    }
+    let mount = text(context, &["procMount"]);
+    if !matches!(mount, "" | "Default" | "Unmasked") {
+        errors.not_supported(
+            format!("{field}.procMount"),
+            mount,
+            &["Default", "Unmasked"],
+        );
+    }
+}
+
+/// `runAsUser` and `runAsGroup`, and the seccomp profile.
+pub(super) fn user_and_group(context: &Value, field: &str, errors: &mut Errors) {
+    for name in ["runAsUser", "runAsGroup", "fsGroup"] {
+        if let Some(id) = integer(context, &[name])
+            && !(0..=i64::from(i32::MAX)).contains(&id)
+        {
+            errors.invalid(
+                format!("{field}.{name}"),
+                id,
+                "must be between 0 and 2147483647, inclusive",
+            );
+        }
+    }
+    let Some(profile) = at(context, &["seccompProfile"]) else {
+        return;
+    };
+    let local = text(profile, &["localhostProfile"]);
+    match text(profile, &["type"]) {
+        "Localhost" if local.is_empty() => errors.required(
+            format!("{field}.seccompProfile.localhostProfile"),
+            "must be set when seccomp type is Localhost",
+        ),
+        "Localhost" => {}
+        "RuntimeDefault" | "Unconfined" => {
+            if !local.is_empty() {
+                errors.invalid(
+                    format!("{field}.seccompProfile.localhostProfile"),
+                    local,
+                    "can only be set when seccomp type is Localhost",
+                );
+            }
+        }
+        "" => errors.required(
+            format!("{field}.seccompProfile.type"),
+            "type is required when seccompProfile is set",
+        ),
+        other => errors.not_supported(
+            format!("{field}.seccompProfile.type"),
+            other,
+            &["Localhost", "RuntimeDefault", "Unconfined"],
+        ),
+    }
+}

@@ -1,0 +1,240 @@
+//! Validation of a pod spec, for pods and templates alike.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use super::{affinity, containers, volumes};
+use crate::kinds::access::{at, flag, integer, list, text};
+use crate::kinds::errors::Errors;
+use crate::kinds::names;
+
+/// A whole pod, new.
+pub(super) fn pod(object: &Value, errors: &mut Errors) {
+    spec(object, "spec", errors);
+    if !list(object, &["spec", "ephemeralContainers"]).is_empty() {
+        errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
+    }
+}
+
+/// The pod spec of `holder` (a pod or a template), `field` being its path.
+pub(super) fn spec(holder: &Value, field: &str, errors: &mut Errors) {
+    let empty = Value::Null;
+    let spec = holder.get("spec").unwrap_or(&empty);
+    let volumes = volumes::validate(spec, field, errors);
+    if list(spec, &["containers"]).is_empty() {
+        errors.required(format!("{field}.containers"), "");
+    }
+    let mut seen = HashSet::new();
+    for kind in ["containers", "initContainers", "ephemeralContainers"] {
+        containers::validate(spec, kind, field, &volumes, &mut seen, errors);
+    }
+    host_ports(spec, field, errors);
+    policies(spec, field, errors);
+    numbers(spec, field, errors);
+    references(spec, field, errors);
+    network(spec, field, errors);
+    affinity::validate(spec, field, errors);
+    if let Some(context) = at(spec, &["securityContext"]) {
+        containers::user_and_group(context, &format!("{field}.securityContext"), errors);
+    }
+}
+
+fn policies(spec: &Value, field: &str, errors: &mut Errors) {
+    match text(spec, &["restartPolicy"]) {
+        "" => errors.required(format!("{field}.restartPolicy"), ""),
+        "Always" | "OnFailure" | "Never" => {}
+        other => errors.not_supported(
+            format!("{field}.restartPolicy"),
+            other,
+            &["Always", "Never", "OnFailure"],
+        ),
+    }
+    match text(spec, &["dnsPolicy"]) {
+        "" => errors.required(format!("{field}.dnsPolicy"), ""),
+        "ClusterFirstWithHostNet" | "ClusterFirst" | "Default" => {}
+        "None" => {
+            if list(spec, &["dnsConfig", "nameservers"]).is_empty() {
+                errors.required(
+                    format!("{field}.dnsConfig"),
+                    "must provide at least one DNS nameserver when `dnsPolicy` is None",
+                );
+            }
+        }
+        other => errors.not_supported(
+            format!("{field}.dnsPolicy"),
+            other,
+            &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"],
+        ),
+    }
+    let preemption = text(spec, &["preemptionPolicy"]);
+    if !matches!(preemption, "" | "PreemptLowerPriority" | "Never") {
+        errors.not_supported(
+            format!("{field}.preemptionPolicy"),
+            preemption,
+            &["Never", "PreemptLowerPriority"],
+        );
+    }
+}
+
+fn numbers(spec: &Value, field: &str, errors: &mut Errors) {
+    if let Some(seconds) = integer(spec, &["terminationGracePeriodSeconds"])
+        && seconds < 0
+    {
+        errors.invalid(
+            format!("{field}.terminationGracePeriodSeconds"),
+            seconds,
+            "must be greater than or equal to 0",
+        );
+    }
+    if let Some(seconds) = integer(spec, &["activeDeadlineSeconds"])
+        && !(1..=i64::from(i32::MAX)).contains(&seconds)
+    {
+        errors.invalid(
+            format!("{field}.activeDeadlineSeconds"),
+            seconds,
+            "must be between 1 and 2147483647, inclusive",
+        );
+    }
+}
+
+fn references(spec: &Value, field: &str, errors: &mut Errors) {
+    for name in [
+        "serviceAccountName",
+        "nodeName",
+        "priorityClassName",
+        "runtimeClassName",
+    ] {
+        let value = text(spec, &[name]);
+        if !value.is_empty() {
+            errors.format(
+                &format!("{field}.{name}"),
+                value,
+                names::dns_subdomain(value),
+            );
+        }
+    }
+    for (index, gate) in list(spec, &["readinessGates"]).iter().enumerate() {
+        let kind = text(gate, &["conditionType"]);
+        errors.format(
+            &format!("{field}.readinessGates[{index}].conditionType"),
+            kind,
+            names::qualified_name(kind),
+        );
+    }
+}
+
+fn network(spec: &Value, field: &str, errors: &mut Errors) {
+    for name in ["hostname", "subdomain"] {
+        let value = text(spec, &[name]);
+        if !value.is_empty() {
+            errors.format(&format!("{field}.{name}"), value, names::dns_label(value));
+        }
+    }
+    for (index, alias) in list(spec, &["hostAliases"]).iter().enumerate() {
+        let field = format!("{field}.hostAliases[{index}]");
+        let ip = text(alias, &["ip"]);
+        errors.format(&format!("{field}.ip"), ip, names::ip(ip));
+        for (at, name) in list(alias, &["hostnames"]).iter().enumerate() {
+            let name = name.as_str().unwrap_or("");
+            errors.format(
+                &format!("{field}.hostnames[{at}]"),
+                name,
+                names::dns_subdomain(name),
+            );
+        }
+    }
+    let servers = list(spec, &["dnsConfig", "nameservers"]);
+    if servers.len() > 3 {
+        errors.invalid(
+            format!("{field}.dnsConfig.nameservers"),
+            Value::Array(servers.to_vec()),
+            "must not have more than 3 nameservers",
+        );
+    }
+    for (index, server) in servers.iter().enumerate() {
+        let server = server.as_str().unwrap_or("");
+        errors.format(
+            &format!("{field}.dnsConfig.nameservers[{index}]"),
+            server,
+            names::ip(server),
+        );
+    }
+    if flag(spec, &["hostPID"]) && flag(spec, &["shareProcessNamespace"]) {
+        errors.invalid(
+            format!("{field}.shareProcessNamespace"),
+            true,
+            "ShareProcessNamespace and HostPID cannot both be enabled",
+        );
+    }
+    if flag(spec, &["hostNetwork"]) {
+        for kind in ["containers", "initContainers"] {
+            for (c, container) in list(spec, &[kind]).iter().enumerate() {
+                for (p, port) in list(container, &["ports"]).iter().enumerate() {
+                    let host = integer(port, &["hostPort"]).unwrap_or(0);
+                    if host != integer(port, &["containerPort"]).unwrap_or(0) {
+                        errors.invalid(
+                            format!("{field}.{kind}[{c}].ports[{p}].containerPort"),
+                            integer(port, &["containerPort"]).unwrap_or(0),
+                            "must match `hostPort` when `hostNetwork` is true",
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// No two containers may ask for the same port of the node.
+fn host_ports(spec: &Value, field: &str, errors: &mut Errors) {
+    let mut seen = HashSet::new();
+    for (c, container) in list(spec, &["containers"]).iter().enumerate() {
+        for (p, port) in list(container, &["ports"]).iter().enumerate() {
+            let number = integer(port, &["hostPort"]).unwrap_or(0);
+            if number == 0 {
+                continue;
+            }
+            let key = (text(port, &["protocol"]), text(port, &["hostIP"]), number);
+            if !seen.insert(key) {
+                errors.duplicate(
+                    format!("{field}.containers[{c}].ports[{p}].hostPort"),
+                    format!("{}/{}/{number}", key.0, key.1),
+                );
+            }
+        }
+    }
+}
+
+/// What is allowed but most likely a mistake.
+pub(super) fn warnings(holder: &Value, field: &str) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for kind in ["initContainers", "containers"] {
+        for (index, container) in list(holder, &["spec", kind]).iter().enumerate() {
+            let field = format!("{field}.{kind}[{index}]");
+            let mut seen = HashSet::new();
+            for (at, variable) in list(container, &["env"]).iter().enumerate() {
+                let name = text(variable, &["name"]);
+                if !seen.insert(name) {
+                    warnings.push(format!(
+                        "{field}.env[{at}]: hides previous definition of {name:?}, which may be \
+                         dropped when using apply"
+                    ));
+                }
+            }
+            let mut ports: Vec<(i64, &str)> = Vec::new();
+            for (at, port) in list(container, &["ports"]).iter().enumerate() {
+                let key = (
+                    integer(port, &["containerPort"]).unwrap_or(0),
+                    text(port, &["protocol"]),
+                );
+                if let Some(first) = ports.iter().position(|known| *known == key) {
+                    warnings.push(format!(
+                        "{field}.ports[{at}]: duplicate port definition with {field}.ports[{first}]"
+                    ));
+                }
+                ports.push(key);
+            }
+        }
+    }
+    warnings
+}

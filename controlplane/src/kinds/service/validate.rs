@@ -1,0 +1,390 @@
+//! Validation of a Service, and which of its fields may not change.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use serde_json::Value;
+
+use super::has_node_ports;
+use crate::kinds::FieldError;
+use crate::kinds::access::{at, flag, integer, list, text};
+use crate::kinds::endpoints::{protocol, usable_address};
+use crate::kinds::errors::Errors;
+use crate::kinds::{names, selector};
+
+pub(super) fn validate(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    let kind = text(object, &["spec", "type"]);
+    ports(object, kind, &mut errors);
+    selector::labels(
+        at(object, &["spec", "selector"]),
+        "spec.selector",
+        &mut errors,
+    );
+    affinity(object, &mut errors);
+    match kind {
+        "" => errors.required("spec.type", ""),
+        "ClusterIP" | "ExternalName" | "LoadBalancer" | "NodePort" => {}
+        other => errors.not_supported(
+            "spec.type",
+            other,
+            &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"],
+        ),
+    }
+    cluster_ips(object, kind, &mut errors);
+    for (at, ip) in list(object, &["spec", "externalIPs"]).iter().enumerate() {
+        let ip = ip.as_str().unwrap_or("");
+        usable_address(ip, &format!("spec.externalIPs[{at}]"), &mut errors);
+    }
+    if kind == "ExternalName" {
+        external_name(object, &mut errors);
+    }
+    traffic(object, kind, &mut errors);
+    load_balancer(object, kind, &mut errors);
+    if let Some(old) = old {
+        update(object, old, &mut errors);
+    }
+    errors.into_vec()
+}
+
+fn ports(object: &Value, kind: &str, errors: &mut Errors) {
+    let ports = list(object, &["spec", "ports"]);
+    let headless = text(object, &["spec", "clusterIP"]) == "None";
+    if ports.is_empty() && !headless && kind != "ExternalName" {
+        errors.required("spec.ports", "");
+    }
+    let mut names_seen = HashSet::new();
+    for (index, port) in ports.iter().enumerate() {
+        let field = format!("spec.ports[{index}]");
+        let name = text(port, &["name"]);
+        if name.is_empty() {
+            if ports.len() > 1 {
+                errors.required(format!("{field}.name"), "");
+            }
+        } else {
+            let before = names::dns_label(name);
+            let well_formed = before.is_empty();
+            errors.format(&format!("{field}.name"), name, before);
+            if well_formed && !names_seen.insert(name) {
+                errors.duplicate(format!("{field}.name"), name);
+            }
+        }
+        number(port, "port", &field, errors);
+        protocol(
+            text(port, &["protocol"]),
+            &format!("{field}.protocol"),
+            errors,
+        );
+        match port.get("targetPort") {
+            Some(Value::String(name)) => {
+                errors.format(&format!("{field}.targetPort"), name, names::port_name(name));
+            }
+            _ => number(port, "targetPort", &field, errors),
+        }
+        let node_port = integer(port, &["nodePort"]).unwrap_or(0);
+        if node_port != 0 {
+            if !has_node_ports(kind) {
+                errors.forbidden(
+                    format!("{field}.nodePort"),
+                    &format!("may not be used when `type` is '{kind}'"),
+                );
+            } else {
+                number(port, "nodePort", &field, errors);
+            }
+        }
+    }
+    duplicate_ports(ports, errors);
+}
+
+fn number(port: &Value, name: &str, field: &str, errors: &mut Errors) {
+    let value = integer(port, &[name]).unwrap_or(0);
+    for message in names::port_number(value) {
+        errors.invalid(format!("{field}.{name}"), value, &message);
+    }
+}
+
+fn duplicate_ports(ports: &[Value], errors: &mut Errors) {
+    let mut by_number = HashSet::new();
+    let mut by_node_port = HashSet::new();
+    for (index, port) in ports.iter().enumerate() {
+        let protocol = text(port, &["protocol"]);
+        let number = integer(port, &["port"]).unwrap_or(0);
+        if !by_number.insert((protocol, number)) {
+            errors.duplicate(
+                format!("spec.ports[{index}]"),
+                serde_json::json!({"port": number, "protocol": protocol}),
+            );
+        }
+        let node_port = integer(port, &["nodePort"]).unwrap_or(0);
+        if node_port != 0 && !by_node_port.insert((protocol, node_port)) {
+            errors.duplicate(format!("spec.ports[{index}].nodePort"), node_port);
+        }
+    }
+}
+
+fn affinity(object: &Value, errors: &mut Errors) {
+    const TIMEOUT: &[&str] = &[
+        "spec",
+        "sessionAffinityConfig",
+        "clientIP",
+        "timeoutSeconds",
+    ];
+    match text(object, &["spec", "sessionAffinity"]) {
+        "" => errors.required("spec.sessionAffinity", ""),
+        "ClientIP" => match integer(object, TIMEOUT) {
+            Some(seconds) if (1..=86_400).contains(&seconds) => {}
+            Some(seconds) => errors.invalid(
+                TIMEOUT.join("."),
+                seconds,
+                "must be greater than 0 and less than 86400",
+            ),
+            None => errors.required(
+                "spec.sessionAffinityConfig",
+                "when session affinity type is ClientIP",
+            ),
+        },
+        "None" => {
+            if at(object, &["spec", "sessionAffinityConfig"]).is_some() {
+                errors.forbidden(
+                    "spec.sessionAffinityConfig",
+                    "must not be set when session affinity is None",
+                );
+            }
+        }
+        other => errors.not_supported("spec.sessionAffinity", other, &["ClientIP", "None"]),
+    }
+}
+
+fn cluster_ips(object: &Value, kind: &str, errors: &mut Errors) {
+    let one = text(object, &["spec", "clusterIP"]);
+    let all = list(object, &["spec", "clusterIPs"]);
+    if kind == "ExternalName" {
+        if !one.is_empty() || !all.is_empty() {
+            errors.forbidden(
+                "spec.clusterIPs",
+                "may not be set for ExternalName services",
+            );
+        }
+        return;
+    }
+    let ip_at = |at: usize| all.get(at).and_then(Value::as_str).unwrap_or("");
+    if all.len() > 2 {
+        errors.invalid(
+            "spec.clusterIPs",
+            Value::Array(all.to_vec()),
+            "may only hold up to 2 values",
+        );
+    }
+    if one != ip_at(0) {
+        errors.invalid(
+            "spec.clusterIP",
+            one,
+            "must match the first entry of `clusterIPs`",
+        );
+    }
+    let headless = ip_at(0) == "None";
+    if headless && all.len() > 1 {
+        errors.invalid(
+            "spec.clusterIPs",
+            Value::Array(all.to_vec()),
+            "'None' must be the first and only value",
+        );
+    }
+    if headless && has_node_ports(kind) {
+        errors.invalid(
+            "spec.clusterIPs[0]",
+            "None",
+            &format!("may not be set to 'None' for {kind} services"),
+        );
+    }
+    for at in 0..all.len() {
+        let ip = ip_at(at);
+        if ip != "None" {
+            errors.format(&format!("spec.clusterIPs[{at}]"), ip, names::ip(ip));
+        }
+    }
+    families(object, all, errors);
+}
+
+fn families(object: &Value, ips: &[Value], errors: &mut Errors) {
+    let families = list(object, &["spec", "ipFamilies"]);
+    for (index, family) in families.iter().enumerate() {
+        let family = family.as_str().unwrap_or("");
+        let field = format!("spec.ipFamilies[{index}]");
+        if !matches!(family, "IPv4" | "IPv6") {
+            errors.not_supported(&*field, family, &["IPv4", "IPv6"]);
+        } else if families[..index].iter().any(|f| f == family) {
+            errors.duplicate(&*field, family);
+        }
+        let address = ips
+            .get(index)
+            .and_then(Value::as_str)
+            .and_then(|ip| ip.parse::<IpAddr>().ok());
+        if let Some(address) = address
+            && address.is_ipv4() != (family == "IPv4")
+        {
+            errors.invalid(
+                format!("spec.clusterIPs[{index}]"),
+                address.to_string(),
+                &format!("expected an {family} value as indicated by `ipFamilies[{index}]`"),
+            );
+        }
+    }
+    let policy = text(object, &["spec", "ipFamilyPolicy"]);
+    if !matches!(
+        policy,
+        "" | "SingleStack" | "PreferDualStack" | "RequireDualStack"
+    ) {
+        errors.not_supported(
+            "spec.ipFamilyPolicy",
+            policy,
+            &["PreferDualStack", "RequireDualStack", "SingleStack"],
+        );
+    }
+    if policy == "SingleStack" && families.len() > 1 {
+        errors.invalid(
+            "spec.ipFamilyPolicy",
+            policy,
+            "must be 'RequireDualStack' or 'PreferDualStack' when multiple `ipFamilies` are specified",
+        );
+    }
+}
+
+fn external_name(object: &Value, errors: &mut Errors) {
+    let name = text(object, &["spec", "externalName"]);
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if name.is_empty() {
+        errors.required("spec.externalName", "");
+    } else {
+        errors.format("spec.externalName", name, names::dns_subdomain(name));
+    }
+}
+
+fn traffic(object: &Value, kind: &str, errors: &mut Errors) {
+    let external = text(object, &["spec", "externalTrafficPolicy"]);
+    let reachable = has_node_ports(kind)
+        || (kind == "ClusterIP" && !list(object, &["spec", "externalIPs"]).is_empty());
+    if !external.is_empty() && !reachable {
+        errors.invalid(
+            "spec.externalTrafficPolicy",
+            external,
+            "may only be set for externally-accessible services",
+        );
+    } else if !matches!(external, "" | "Cluster" | "Local") {
+        errors.not_supported(
+            "spec.externalTrafficPolicy",
+            external,
+            &["Cluster", "Local"],
+        );
+    } else if external.is_empty() && reachable {
+        errors.required("spec.externalTrafficPolicy", "");
+    }
+    let internal = text(object, &["spec", "internalTrafficPolicy"]);
+    if kind != "ExternalName" && internal.is_empty() {
+        errors.required("spec.internalTrafficPolicy", "");
+    } else if !matches!(internal, "" | "Cluster" | "Local") {
+        errors.not_supported(
+            "spec.internalTrafficPolicy",
+            internal,
+            &["Cluster", "Local"],
+        );
+    }
+    let distribution = text(object, &["spec", "trafficDistribution"]);
+    if !matches!(
+        distribution,
+        "" | "PreferClose" | "PreferSameZone" | "PreferSameNode"
+    ) {
+        errors.not_supported(
+            "spec.trafficDistribution",
+            distribution,
+            &["PreferClose", "PreferSameNode", "PreferSameZone"],
+        );
+    }
+    let health = integer(object, &["spec", "healthCheckNodePort"]).unwrap_or(0);
+    if health < 0 {
+        errors.invalid(
+            "spec.healthCheckNodePort",
+            health,
+            "must be greater than or equal to 0",
+        );
+    } else if health > 0 && !(kind == "LoadBalancer" && external == "Local") {
+        errors.invalid(
+            "spec.healthCheckNodePort",
+            health,
+            "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'",
+        );
+    }
+}
+
+fn load_balancer(object: &Value, kind: &str, errors: &mut Errors) {
+    let ranges = list(object, &["spec", "loadBalancerSourceRanges"]);
+    if !ranges.is_empty() && kind != "LoadBalancer" {
+        errors.forbidden(
+            "spec.LoadBalancerSourceRanges",
+            "may only be used when `type` is 'LoadBalancer'",
+        );
+    }
+    for (at, range) in ranges.iter().enumerate() {
+        let range = range.as_str().unwrap_or("").trim();
+        errors.format(
+            &format!("spec.loadBalancerSourceRanges[{at}]"),
+            range,
+            names::cidr(range),
+        );
+    }
+    if kind != "LoadBalancer" {
+        if flag(object, &["spec", "allocateLoadBalancerNodePorts"])
+            || at(object, &["spec", "allocateLoadBalancerNodePorts"]).is_some()
+        {
+            errors.forbidden(
+                "spec.allocateLoadBalancerNodePorts",
+                "may only be used when `type` is 'LoadBalancer'",
+            );
+        }
+        if at(object, &["spec", "loadBalancerClass"]).is_some() {
+            errors.forbidden(
+                "spec.loadBalancerClass",
+                "may only be used when `type` is 'LoadBalancer'",
+            );
+        }
+    }
+}
+
+fn update(object: &Value, old: &Value, errors: &mut Errors) {
+    let is_external = |object: &Value| text(object, &["spec", "type"]) == "ExternalName";
+    if !is_external(old) && !is_external(object) {
+        let before = list(old, &["spec", "clusterIPs"]);
+        let after = list(object, &["spec", "clusterIPs"]);
+        let first = before.first().and_then(Value::as_str).unwrap_or("");
+        if !first.is_empty() && before.first() != after.first() {
+            errors.invalid(
+                "spec.clusterIPs[0]",
+                Value::Array(after.to_vec()),
+                "may not change once set",
+            );
+        }
+        let family = |object: &Value| list(object, &["spec", "ipFamilies"]).first().cloned();
+        if let (Some(before), after) = (family(old), family(object))
+            && after.as_ref() != Some(&before)
+        {
+            errors.invalid(
+                "spec.ipFamilies[0]",
+                at(object, &["spec", "ipFamilies"])
+                    .cloned()
+                    .unwrap_or_default(),
+                "may not change once set",
+            );
+        }
+    }
+    let class = text(old, &["spec", "loadBalancerClass"]);
+    if !class.is_empty()
+        && text(object, &["spec", "type"]) == "LoadBalancer"
+        && text(object, &["spec", "loadBalancerClass"]) != class
+    {
+        errors.invalid(
+            "spec.loadBalancerClass",
+            text(object, &["spec", "loadBalancerClass"]),
+            "may not change once set",
+        );
+    }
+}

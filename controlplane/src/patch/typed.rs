@@ -1,0 +1,424 @@
+//! What server-side apply does with values under a schema: which fields a value has, what changed between
+//! two, how one is merged over another, and what is left when fields are given up.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value};
+
+use super::PatchError;
+use super::fields::{Fields, field_step};
+use crate::schema::{ListType, Node, Schema};
+
+/// A place in a type: its node, and whether it is taken as a whole.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    node: &'a Node,
+    atomic: bool,
+}
+
+/// How the value at a place is looked at.
+enum Shape<'a> {
+    /// As a whole: scalars, atomic lists and objects, and what has another type than it should.
+    Leaf,
+    /// By field or key.
+    Object(&'a Map<String, Value>),
+    /// By entry; never [`ListType::Atomic`].
+    List(&'a [Value], ListType),
+}
+
+/// Fields of this name are structures that are always there; owning something inside does not mean owning
+/// them.
+const ALWAYS_THERE: &[&str] = &[
+    "containers",
+    "loadBalancer",
+    "metadata",
+    "spec",
+    "status",
+    "strategy",
+    "template",
+];
+
+/// The value that a list key has where it is left out.
+fn key_default(key: &str) -> Option<Value> {
+    (key == "protocol").then(|| "TCP".into())
+}
+
+/// Parts of a value by step, each with its place.
+type Parts<'v, 'a> = BTreeMap<String, (&'v Value, Place<'a>)>;
+
+/// What changed between two values.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// Added or modified.
+    pub(super) changed: Fields,
+    pub(super) removed: Fields,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Typed<'a> {
+    pub(super) schema: &'a Schema,
+}
+
+impl<'a> Typed<'a> {
+    pub(super) fn root(node: &'a Node) -> Place<'a> {
+        Place {
+            node,
+            atomic: false,
+        }
+    }
+
+    fn child(&self, place: Place<'a>, name: &str) -> Place<'a> {
+        let atomic = self
+            .schema
+            .field(place.node, name)
+            .is_some_and(|field| field.atomic);
+        Place {
+            node: self.schema.child(place.node, name),
+            atomic,
+        }
+    }
+
+    fn shape<'v>(&self, place: Place<'a>, value: &'v Value) -> Shape<'v> {
+        if place.atomic {
+            return Shape::Leaf;
+        }
+        match (place.node, value) {
+            (Node::Object(id), Value::Object(map)) if !self.schema.at(*id).atomic => {
+                Shape::Object(map)
+            }
+            (Node::Map(_), Value::Object(map)) => Shape::Object(map),
+            (Node::List { list_type, .. }, Value::Array(list))
+                if *list_type != ListType::Atomic =>
+            {
+                Shape::List(list, *list_type)
+            }
+            _ => Shape::Leaf,
+        }
+    }
+
+    /// The fields that an applied value has.
+    pub(super) fn fields(&self, place: Place<'a>, value: &Value) -> Fields {
+        match self.shape(place, value) {
+            Shape::Leaf => Fields::leaf(),
+            Shape::Object(map) => {
+                let mut out = Fields::default();
+                for (name, below) in map {
+                    let mut fields = self.fields(self.child(place, name), below);
+                    // Keys of maps are things that one can own; so are objects with nothing inside.
+                    fields.member |= matches!(place.node, Node::Map(_)) || fields.is_empty();
+                    out.insert(field_step(name), fields);
+                }
+                out
+            }
+            Shape::List(list, list_type) => {
+                let mut out = Fields::default();
+                for entry in list {
+                    let mut fields = self.fields(self.entry(place, list_type), entry);
+                    fields.member = true;
+                    if let Ok(step) = step(list_type, entry) {
+                        out.insert(step, fields);
+                    }
+                }
+                out
+            }
+        }
+    }
+
+    /// The place of an entry of the list at `place`; entries of sets have no parts.
+    fn entry(&self, place: Place<'a>, list_type: ListType) -> Place<'a> {
+        Self::root(match (place.node, list_type) {
+            (Node::List { items, .. }, ListType::Map(_)) => items,
+            _ => &Node::Any,
+        })
+    }
+
+    /// What a writer who turned `before` into `after` has changed.
+    pub(super) fn changes(
+        &self,
+        place: Place<'a>,
+        before: Option<&Value>,
+        after: Option<&Value>,
+    ) -> Changes {
+        self.compare(place, before, after, false)
+    }
+
+    fn compare(
+        &self,
+        place: Place<'a>,
+        before: Option<&Value>,
+        after: Option<&Value>,
+        always_there: bool,
+    ) -> Changes {
+        let mut out = Changes::default();
+        let before = before.filter(|value| !value.is_null());
+        let after = after.filter(|value| !value.is_null());
+        if before == after {
+            return out;
+        }
+        let old = before.map(|value| self.parts(place, value));
+        let new = after.map(|value| self.parts(place, value));
+        // A value that is taken as a whole on either side has no parts to compare.
+        if matches!(old, Some(None)) || matches!(new, Some(None)) {
+            match after {
+                Some(_) => out.changed.member = true,
+                None => out.removed.member = true,
+            }
+            if let (Some(Some(_)), Some(before)) = (&old, before) {
+                out.removed = self.fields(place, before);
+            }
+            return out;
+        }
+        let (old, new) = (old.flatten(), new.flatten());
+        let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
+        let steps: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        for step in steps {
+            let (before, after) = (old.get(step), new.get(step));
+            let Some(below) = after.or(before).map(|(_, place)| *place) else {
+                continue;
+            };
+            let name = step.strip_prefix("f:").unwrap_or("");
+            let changes = self.compare(
+                below,
+                before.map(|(value, _)| *value),
+                after.map(|(value, _)| *value),
+                ALWAYS_THERE.contains(&name),
+            );
+            out.changed.insert(step.clone(), changes.changed);
+            out.removed.insert(step.clone(), changes.removed);
+        }
+        match (before, after) {
+            (None, Some(_)) => out.changed.member = !always_there || new.is_empty(),
+            (Some(_), None) => out.removed.member = true,
+            _ => {}
+        }
+        out
+    }
+
+    /// The parts of a value by step; `None` when it is taken as a whole.
+    fn parts<'v>(&self, place: Place<'a>, value: &'v Value) -> Option<Parts<'v, 'a>> {
+        match self.shape(place, value) {
+            Shape::Leaf => None,
+            Shape::Object(map) => Some(
+                map.iter()
+                    .map(|(name, below)| (field_step(name), (below, self.child(place, name))))
+                    .collect(),
+            ),
+            Shape::List(list, list_type) => {
+                let entry_place = self.entry(place, list_type);
+                let mut out = Parts::new();
+                for entry in list {
+                    let step = step(list_type, entry).ok()?;
+                    out.entry(step).or_insert((entry, entry_place));
+                }
+                Some(out)
+            }
+        }
+    }
+
+    /// `over` merged over `under`.
+    pub(super) fn merge(&self, place: Place<'a>, under: Option<&Value>, over: &Value) -> Value {
+        let Some(under) = under else {
+            return over.clone();
+        };
+        match (self.shape(place, under), self.shape(place, over)) {
+            (Shape::Object(old), Shape::Object(new)) => {
+                let mut out = old.clone();
+                for (name, value) in new.iter().filter(|(_, value)| !value.is_null()) {
+                    let merged = self.merge(self.child(place, name), old.get(name), value);
+                    out.insert(name.clone(), merged);
+                }
+                Value::Object(out)
+            }
+            (Shape::List(old, list_type), Shape::List(new, _)) => {
+                Value::Array(self.merge_lists(place, list_type, old, new))
+            }
+            _ => over.clone(),
+        }
+    }
+
+    /// Entries that both have stand in the order of `new`; those of `old` alone keep their place before what
+    /// they stood before; what is new comes after what it follows.
+    fn merge_lists(
+        &self,
+        place: Place<'a>,
+        list_type: ListType,
+        old: &[Value],
+        new: &[Value],
+    ) -> Vec<Value> {
+        let steps = |list: &[Value]| -> Vec<Option<String>> {
+            list.iter()
+                .map(|entry| step(list_type, entry).ok())
+                .collect()
+        };
+        let (old_steps, new_steps) = (steps(old), steps(new));
+        let mut out = Vec::with_capacity(old.len() + new.len());
+        let mut next_old = 0;
+        let mut take_old_until = |until: usize, out: &mut Vec<Value>| {
+            while next_old < until {
+                if !new_steps.contains(&old_steps[next_old]) {
+                    out.push(old[next_old].clone());
+                }
+                next_old += 1;
+            }
+        };
+        // What is new at the end of the list comes after everything that was there.
+        let last_shared = new_steps
+            .iter()
+            .rposition(|step| old_steps.contains(step))
+            .map_or(0, |at| at + 1);
+        for (at, (entry, step)) in new.iter().zip(&new_steps).enumerate() {
+            match old_steps.iter().position(|other| other == step) {
+                Some(there) => {
+                    take_old_until(there, &mut out);
+                    out.push(self.merge(self.entry(place, list_type), Some(&old[there]), entry));
+                }
+                None => {
+                    if at >= last_shared {
+                        take_old_until(old.len(), &mut out);
+                    }
+                    out.push(entry.clone());
+                }
+            }
+        }
+        take_old_until(old.len(), &mut out);
+        out
+    }
+
+    /// Removes from `value` what is in `given_up` and not in `owned`. Objects and lists that are empty then
+    /// go as well, unless somebody owns them.
+    pub(super) fn prune(
+        &self,
+        place: Place<'a>,
+        value: &mut Value,
+        given_up: &Fields,
+        owned: &Fields,
+    ) {
+        let none = Fields::default();
+        let list_type = match self.shape(place, value) {
+            Shape::Leaf => return,
+            Shape::Object(_) => None,
+            Shape::List(_, list_type) => Some(list_type),
+        };
+        match (list_type, value) {
+            (None, Value::Object(map)) => {
+                let is_map = matches!(place.node, Node::Map(_));
+                for (step, given_up) in &given_up.below {
+                    let Some(name) = step.strip_prefix("f:") else {
+                        continue;
+                    };
+                    let Some(below) = map.get_mut(name) else {
+                        continue;
+                    };
+                    let owned = owned.below.get(step).unwrap_or(&none);
+                    // A field of a structure is somebody's as long as anything below it is.
+                    let kept = if is_map {
+                        owned.member
+                    } else {
+                        !owned.is_empty()
+                    };
+                    let place = self.child(place, name);
+                    if self.goes(place, below, given_up, owned, kept) {
+                        map.remove(name);
+                    }
+                }
+            }
+            (Some(list_type), Value::Array(list)) => {
+                let entry_place = self.entry(place, list_type);
+                list.retain_mut(|entry| {
+                    let Ok(step) = step(list_type, entry) else {
+                        return true;
+                    };
+                    let Some(given_up) = given_up.below.get(&step) else {
+                        return true;
+                    };
+                    let owned = owned.below.get(&step).unwrap_or(&none);
+                    if given_up.member && !owned.member {
+                        return false;
+                    }
+                    self.prune(entry_place, entry, given_up, owned);
+                    true
+                });
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the value of a field goes away, after what is given up inside it went.
+    fn goes(
+        &self,
+        place: Place<'a>,
+        value: &mut Value,
+        given_up: &Fields,
+        owned: &Fields,
+        kept: bool,
+    ) -> bool {
+        if given_up.member && !kept {
+            return true;
+        }
+        let was_empty = is_empty(value);
+        self.prune(place, value, given_up, owned);
+        !was_empty && is_empty(value) && !owned.member
+    }
+
+    /// Problems that make a value unusable for server-side apply: entries without their keys, or twice.
+    pub(super) fn check(
+        &self,
+        place: Place<'a>,
+        value: &Value,
+        path: &str,
+    ) -> Result<(), PatchError> {
+        match self.shape(place, value) {
+            Shape::Leaf => Ok(()),
+            Shape::Object(map) => map.iter().try_for_each(|(name, below)| {
+                self.check(self.child(place, name), below, &format!("{path}.{name}"))
+            }),
+            Shape::List(list, list_type) => {
+                let mut seen = BTreeSet::new();
+                for entry in list {
+                    let step = step(list_type, entry)
+                        .map_err(|problem| PatchError::Malformed(format!("{path}: {problem}")))?;
+                    let below = format!("{path}{}", super::fields::shown(&step));
+                    if !seen.insert(step) {
+                        return Err(PatchError::Malformed(format!(
+                            "{path}: duplicate entries for key {}",
+                            below.strip_prefix(path).unwrap_or("")
+                        )));
+                    }
+                    self.check(self.entry(place, list_type), entry, &below)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Object(map) => map.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        _ => false,
+    }
+}
+
+/// How the set of fields names an entry of a list.
+fn step(list_type: ListType, entry: &Value) -> Result<String, String> {
+    let ListType::Map(keys) = list_type else {
+        return Ok(format!("v:{entry}"));
+    };
+    let mut named = Map::new();
+    for key in keys {
+        let value = entry
+            .get(*key)
+            .filter(|value| !value.is_null())
+            .cloned()
+            .or_else(|| key_default(key))
+            .ok_or_else(|| {
+                format!(
+                    "element {entry}: associative list with keys has an element that omits key field \
+                     {key:?} (and doesn't have default value)"
+                )
+            })?;
+        named.insert((*key).to_owned(), value);
+    }
+    Ok(format!("k:{}", Value::Object(named)))
+}

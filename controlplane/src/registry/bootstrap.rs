@@ -1,0 +1,157 @@
+//! What every cluster has from its first start: the system namespaces, the Service `kubernetes` with its
+//! endpoints, and the Service `kube-dns`. Written again, unchanged, at each start.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+use super::{ApiError, Registry, WriteOptions};
+use crate::kinds::{self, Kind};
+
+const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
+const MANAGER: &str = "waggle";
+
+impl Registry {
+    /// `endpoint` is where pods and nodes reach this API server; `None` leaves the endpoints out.
+    pub(crate) async fn bootstrap(
+        &self,
+        cluster_dns: IpAddr,
+        endpoint: Option<SocketAddr>,
+    ) -> Result<(), ApiError> {
+        for name in NAMESPACES {
+            let namespace = json!({"metadata": {"name": name}});
+            self.ensure("", "namespaces", "", namespace).await?;
+        }
+        let first = self
+            .inner
+            .service_cidrs
+            .first()
+            .and_then(first_address)
+            .ok_or_else(|| ApiError::internal("no Service range is configured"))?;
+        self.ensure("", "services", "default", kubernetes(first))
+            .await?;
+        self.ensure("", "services", "kube-system", kube_dns(cluster_dns))
+            .await?;
+        if let Some(endpoint) = endpoint {
+            self.publish_endpoint(endpoint).await?;
+        }
+        Ok(())
+    }
+
+    async fn publish_endpoint(&self, endpoint: SocketAddr) -> Result<(), ApiError> {
+        let family = if endpoint.is_ipv4() { "IPv4" } else { "IPv6" };
+        let labels = json!({"kubernetes.io/service-name": "kubernetes"});
+        let slice = json!({
+            "metadata": {"name": "kubernetes", "labels": labels},
+            "addressType": family,
+            "endpoints": [{"addresses": [endpoint.ip()], "conditions": {"ready": true}}],
+            "ports": [{"name": "https", "port": endpoint.port(), "protocol": "TCP"}],
+        });
+        let endpoints = json!({
+            "metadata": {
+                "name": "kubernetes",
+                "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+            },
+            "subsets": [{
+                "addresses": [{"ip": endpoint.ip()}],
+                "ports": [{"name": "https", "port": endpoint.port(), "protocol": "TCP"}],
+            }],
+        });
+        self.replace_with("discovery.k8s.io", "endpointslices", slice)
+            .await?;
+        self.replace_with("", "endpoints", endpoints).await
+    }
+
+    async fn ensure(
+        &self,
+        group: &str,
+        plural: &str,
+        namespace: &str,
+        object: Value,
+    ) -> Result<(), ApiError> {
+        match self
+            .create(kind(group, plural)?, namespace, object, &options())
+            .await
+        {
+            Err(error) if !error.is_already_exists() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The API server may have another address than last time.
+    async fn replace_with(&self, group: &str, plural: &str, object: Value) -> Result<(), ApiError> {
+        let kind = kind(group, plural)?;
+        match self
+            .create(kind, "default", object.clone(), &options())
+            .await
+        {
+            Err(error) if error.is_already_exists() => {}
+            other => return other.map(drop),
+        }
+        let place = super::update::Place {
+            kind,
+            namespace: "default",
+            name: "kubernetes",
+            subresource: "",
+        };
+        let fields = ["addressType", "endpoints", "ports", "subsets"];
+        self.modify(place, &options(), super::update::Ownership::Track, |live| {
+            let mut wanted = live.clone();
+            for field in fields.iter().filter(|field| object.get(**field).is_some()) {
+                wanted[*field] = object[*field].clone();
+            }
+            Ok(wanted)
+        })
+        .await
+        .map(drop)
+    }
+}
+
+/// The address that the Service `kubernetes` gets.
+pub(crate) fn first_address(range: &IpNet) -> Option<IpAddr> {
+    super::service_alloc::nth(range, 1)
+}
+
+fn options() -> WriteOptions {
+    WriteOptions {
+        dry_run: false,
+        manager: MANAGER.to_owned(),
+    }
+}
+
+fn kind(group: &str, plural: &str) -> Result<&'static Kind, ApiError> {
+    kinds::by_plural(group, "v1", plural)
+        .ok_or_else(|| ApiError::internal(format!("{plural} are not served")))
+}
+
+fn kubernetes(address: IpAddr) -> Value {
+    json!({
+        "metadata": {
+            "name": "kubernetes",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": address,
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}],
+        },
+    })
+}
+
+fn kube_dns(address: IpAddr) -> Value {
+    json!({
+        "metadata": {
+            "name": "kube-dns",
+            "labels": {"k8s-app": "kube-dns", "kubernetes.io/name": "CoreDNS"},
+        },
+        "spec": {
+            "type": "ClusterIP",
+            "clusterIP": address,
+            "ports": [
+                {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": 53},
+                {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": 53},
+            ],
+        },
+    })
+}

@@ -1,0 +1,271 @@
+//! The typed view of the registry that controllers, scheduler and node sync use.
+
+use std::sync::Arc;
+
+use futures::stream::{BoxStream, StreamExt};
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::events::Report;
+use super::list::ListOptions;
+use super::patch::{PatchRequest, PatchType};
+use super::{
+    ApiError, Binding, Change, DeleteOptions, EventType, Object, Registry, WriteOptions, Written,
+    key, object,
+};
+use crate::kinds::{self, Kind};
+use crate::store::{Freshness, KeyValue, Watch, WatchEnd, WatchEvent};
+
+/// Typed access to the registry; writes are made as `manager` (the field manager and user agent of a
+/// controller, e.g. `deployment-controller`).
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
+    registry: Registry,
+    manager: &'static str,
+}
+
+fn kind_of<K: Object>() -> Result<&'static Kind, ApiError> {
+    kinds::by_kind(K::GROUP, K::VERSION, K::KIND)
+        .ok_or_else(|| ApiError::internal(format!("kind {} is not served", K::KIND)))
+}
+
+fn typed<K: DeserializeOwned>(kv: &KeyValue) -> Result<K, ApiError> {
+    serde_json::from_slice(&object::rendered(kv))
+        .map_err(|error| ApiError::internal(format!("{}: {error}", kv.key)))
+}
+
+fn typed_written<K: DeserializeOwned>(written: Written) -> Result<K, ApiError> {
+    match written {
+        Written::Stored(kv) => typed(&kv),
+        Written::Unstored(value) => serde_json::from_value(value).map_err(ApiError::internal),
+    }
+}
+
+/// The object as the API would get it.
+fn untyped<K: Object>(object: &K) -> Result<Value, ApiError> {
+    let mut value = serde_json::to_value(object).map_err(ApiError::internal)?;
+    object::strip_nulls(&mut value);
+    Ok(value)
+}
+
+fn namespace_of<K: Object>(object: &K) -> &str {
+    object.metadata().namespace.as_deref().unwrap_or("")
+}
+
+fn name_of<K: Object>(object: &K) -> &str {
+    object.metadata().name.as_deref().unwrap_or("")
+}
+
+impl Client {
+    pub(super) fn new(registry: Registry, manager: &'static str) -> Self {
+        Self { registry, manager }
+    }
+
+    pub(crate) fn with_manager(&self, manager: &'static str) -> Self {
+        Self::new(self.registry.clone(), manager)
+    }
+
+    /// The dynamic registry below.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
+    fn options(&self) -> WriteOptions {
+        WriteOptions {
+            dry_run: false,
+            manager: self.manager.to_owned(),
+        }
+    }
+
+    pub(crate) async fn get<K: Object>(
+        &self,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<K>, ApiError> {
+        let kind = kind_of::<K>()?;
+        match self
+            .registry
+            .get(kind, namespace, name, Freshness::Linearizable)
+            .await
+        {
+            Ok(kv) => typed(&kv).map(Some),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// All objects of the kind (all namespaces when empty) and the revision of the list.
+    pub(crate) async fn list<K: Object>(
+        &self,
+        namespace: &str,
+    ) -> Result<(Vec<Arc<K>>, u64), ApiError> {
+        let kind = kind_of::<K>()?;
+        let page = self
+            .registry
+            .list(kind, namespace, &ListOptions::default())
+            .await?;
+        let items = page
+            .items
+            .iter()
+            .map(|kv| typed(kv).map(Arc::new))
+            .collect::<Result<_, _>>()?;
+        Ok((items, page.revision))
+    }
+
+    pub(crate) async fn create<K: Object>(&self, object: &K) -> Result<K, ApiError> {
+        let kind = kind_of::<K>()?;
+        let value = untyped(object)?;
+        self.registry
+            .create(kind, namespace_of(object), value, &self.options())
+            .await
+            .and_then(typed_written)
+    }
+
+    /// Compare-and-set on the object's resourceVersion when it has one.
+    pub(crate) async fn update<K: Object>(&self, object: &K) -> Result<K, ApiError> {
+        self.update_part(object, "").await
+    }
+
+    pub(crate) async fn update_status<K: Object>(&self, object: &K) -> Result<K, ApiError> {
+        self.update_part(object, "status").await
+    }
+
+    async fn update_part<K: Object>(&self, object: &K, subresource: &str) -> Result<K, ApiError> {
+        let kind = kind_of::<K>()?;
+        let value = untyped(object)?;
+        self.registry
+            .update(
+                kind,
+                namespace_of(object),
+                name_of(object),
+                subresource,
+                value,
+                &self.options(),
+            )
+            .await
+            .and_then(typed_written)
+    }
+
+    /// RFC 7386 merge patch of the main resource (`subresource` empty) or a subresource.
+    pub(crate) async fn merge_patch<K: Object>(
+        &self,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+        patch: &Value,
+    ) -> Result<K, ApiError> {
+        let request = PatchRequest {
+            kind: kind_of::<K>()?,
+            namespace,
+            name,
+            subresource,
+            patch_type: PatchType::Merge,
+            patch,
+        };
+        let (written, _) = self
+            .registry
+            .patch(request, &self.options(), &|_| Ok(()))
+            .await?;
+        typed_written(written)
+    }
+
+    /// `Ok` also when it was gone already.
+    pub(crate) async fn delete<K: Object>(
+        &self,
+        namespace: &str,
+        name: &str,
+        options: DeleteOptions,
+    ) -> Result<(), ApiError> {
+        let kind = kind_of::<K>()?;
+        match self
+            .registry
+            .delete(kind, namespace, name, &options, false)
+            .await
+        {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets `spec.nodeName` of a pod that has none (the binding subresource), many in one transaction.
+    /// One result per pod, in order.
+    pub(crate) async fn bind(&self, bindings: &[Binding]) -> Vec<Result<(), ApiError>> {
+        self.registry.bind(bindings).await
+    }
+
+    /// Changes after `revision`; an `Err` item ends the stream and the caller lists again.
+    pub(crate) fn watch<K: Object>(
+        &self,
+        revision: u64,
+    ) -> BoxStream<'static, Result<(Vec<Change<K>>, u64), ApiError>> {
+        let opened = kind_of::<K>().and_then(|kind| {
+            let prefix = key::prefix(kind, "");
+            Ok(self.registry.store().watch(&prefix, revision)?)
+        });
+        futures::stream::unfold(Some(opened), |state| async {
+            match state? {
+                Err(error) => Some((Err(error), None)),
+                Ok(mut watch) => match next(&mut watch).await {
+                    Ok(changes) => Some((Ok(changes), Some(Ok(watch)))),
+                    Err(error) => Some((Err(error), None)),
+                },
+            }
+        })
+        .boxed()
+    }
+
+    /// Records an event (aggregated by involved object, reason and message).
+    pub(crate) fn event<K: Object>(&self, about: &K, kind: EventType, reason: &str, message: &str) {
+        let metadata: &ObjectMeta = about.metadata();
+        let reference = ObjectReference {
+            api_version: Some(K::API_VERSION.to_owned()),
+            kind: Some(K::KIND.to_owned()),
+            namespace: metadata.namespace.clone(),
+            name: metadata.name.clone(),
+            uid: metadata.uid.clone(),
+            resource_version: metadata.resource_version.clone(),
+            field_path: None,
+        };
+        self.event_about(reference, kind, reason, message, "");
+    }
+
+    /// The same about an object that is only referred to, seen on `host` (empty: by the control plane).
+    pub(crate) fn event_about(
+        &self,
+        about: ObjectReference,
+        kind: EventType,
+        reason: &str,
+        message: &str,
+        host: &str,
+    ) {
+        self.registry.report_event(Report {
+            about,
+            event_type: kind,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            component: self.manager.to_owned(),
+            host: host.to_owned(),
+        });
+    }
+}
+
+async fn next<K: Object>(watch: &mut Watch) -> Result<(Vec<Change<K>>, u64), ApiError> {
+    let (events, revision) = watch.next().await.map_err(|end| match end {
+        WatchEnd::Closed => ApiError::unavailable(end.to_string()),
+        WatchEnd::Slow(_) => ApiError::expired(end.to_string()),
+    })?;
+    let mut changes = Vec::with_capacity(events.len());
+    for event in events {
+        match event {
+            WatchEvent::Put { kv, .. } => changes.push(Change::Applied(Arc::new(typed(&kv)?))),
+            WatchEvent::Delete { revision, previous } => {
+                let last = serde_json::from_slice(&object::splice(&previous.value, revision))
+                    .map_err(|error| ApiError::internal(format!("{}: {error}", previous.key)))?;
+                changes.push(Change::Deleted(Arc::new(last)));
+            }
+        }
+    }
+    Ok((changes, revision))
+}

@@ -1,0 +1,202 @@
+//! Create: names, identity, defaults, validation, allocation, and one transaction that also holds the
+//! namespace still.
+
+use serde_json::Value;
+
+use super::generated_name::generate_name;
+use super::{ApiError, MAX_ATTEMPTS, Registry, WriteOptions, Written, key, object, service_alloc};
+use crate::kinds::{self, Kind, Scope, meta};
+use crate::store::{Compare, Freshness, Op, Txn};
+
+impl Registry {
+    pub(crate) async fn create(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        object: Value,
+        options: &WriteOptions,
+    ) -> Result<Written, ApiError> {
+        let prepared = self.prepare(kind, namespace, object)?;
+        let mut object = prepared;
+        let generated = object::name(&object).is_empty();
+        let base = object::meta(&object, "generateName").to_owned();
+        for _ in 0..MAX_ATTEMPTS {
+            if generated && !base.is_empty() {
+                object::set_meta(&mut object, "name", generate_name(&base));
+            }
+            match self
+                .create_once(kind, namespace, object.clone(), options)
+                .await?
+            {
+                Ok(written) => return Ok(written),
+                Err(Retry::Taken) if generated && !base.is_empty() => {}
+                Err(Retry::Taken) => {
+                    return Err(ApiError::already_exists(kind, object::name(&object)));
+                }
+                Err(Retry::Moved) => {}
+            }
+        }
+        Err(ApiError::timeout(
+            "the object could not be created, please try again",
+        ))
+    }
+
+    /// What does not depend on the state of the store.
+    fn prepare(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        mut object: Value,
+    ) -> Result<Value, ApiError> {
+        if !object::meta(&object, "resourceVersion").is_empty() {
+            return Err(ApiError::bad_request(
+                "resourceVersion should not be set on objects to be created",
+            ));
+        }
+        set_namespace(kind, namespace, &mut object)?;
+        let map = object::meta_mut(&mut object);
+        for server_owned in [
+            "selfLink",
+            "generation",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "resourceVersion",
+        ] {
+            map.remove(server_owned);
+        }
+        map.insert("uid".to_owned(), uuid::Uuid::new_v4().to_string().into());
+        map.insert("creationTimestamp".to_owned(), object::now().into());
+        object["kind"] = kind.kind.into();
+        object["apiVersion"] = api_version(kind).into();
+        kind.strategy.default(&mut object);
+        kind.strategy.prepare_create(&mut object);
+        Ok(object)
+    }
+
+    async fn create_once(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        mut object: Value,
+        options: &WriteOptions,
+    ) -> Result<Result<Written, Retry>, ApiError> {
+        let name = object::name(&object).to_owned();
+        let mut txn = Txn::default();
+        if kind.scope == Scope::Namespaced {
+            txn.compares
+                .push(self.hold_namespace(kind, namespace, &name).await?);
+        }
+        let mut errors = meta::validate(kind, &object, None);
+        errors.extend(kind.strategy.validate(&object, None, ""));
+        if !errors.is_empty() {
+            return Err(ApiError::invalid(kind, &name, &errors));
+        }
+        let object_key = key::object(kind, namespace, &name);
+        // Told first, so that a Service that exists is not reported as an address that is taken.
+        if self
+            .store()
+            .get(&object_key, Freshness::Local)
+            .await?
+            .is_some()
+        {
+            return Ok(Err(Retry::Taken));
+        }
+        if service_alloc::concerns(kind) {
+            let plan = self.allocate(kind, &mut object, None).await?;
+            plan.add_to(&mut txn, &object);
+        }
+        track_create(kind, &mut object, &options.manager);
+        if options.dry_run {
+            return Ok(Ok(Written::Unstored(object)));
+        }
+        txn.compares.push(Compare {
+            key: object_key.clone(),
+            mod_revision: 0,
+        });
+        txn.ops.insert(
+            0,
+            Op::Put {
+                key: object_key.clone(),
+                value: object::encode(&object),
+            },
+        );
+        Ok(match self.commit(txn).await? {
+            Ok(written) => {
+                Ok(Written::Stored(written.into_iter().next().ok_or_else(
+                    || ApiError::internal("the store returned no version"),
+                )?))
+            }
+            Err(key) if key == object_key => Err(Retry::Taken),
+            Err(_) => Err(Retry::Moved),
+        })
+    }
+
+    /// The comparison that makes a create fail when its namespace changes meanwhile.
+    async fn hold_namespace(
+        &self,
+        kind: &Kind,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Compare, ApiError> {
+        let namespaces = kinds::by_plural("", "v1", "namespaces")
+            .ok_or_else(|| ApiError::internal("the Namespace kind is not served"))?;
+        let kv = self
+            .get(namespaces, "", namespace, Freshness::Local)
+            .await?;
+        let stored = object::decode(&kv);
+        if object::is_terminating(&stored) || stored["status"]["phase"] == "Terminating" {
+            return Err(ApiError::namespace_terminating(kind, name, namespace));
+        }
+        Ok(Compare {
+            key: kv.key.to_string(),
+            mod_revision: kv.mod_revision,
+        })
+    }
+}
+
+/// Why one attempt to create did not go through.
+enum Retry {
+    /// The name is taken.
+    Taken,
+    /// Something that the transaction held still has moved.
+    Moved,
+}
+
+/// `apps/v1`, or `v1` for the core group.
+pub(crate) fn api_version(kind: &Kind) -> String {
+    if kind.group.is_empty() {
+        kind.version.to_owned()
+    } else {
+        format!("{}/{}", kind.group, kind.version)
+    }
+}
+
+/// The namespace of the URL wins; one in the body must be the same.
+pub(crate) fn set_namespace(
+    kind: &Kind,
+    namespace: &str,
+    object: &mut Value,
+) -> Result<(), ApiError> {
+    if kind.scope == Scope::Cluster {
+        object::remove_meta(object, "namespace");
+        return Ok(());
+    }
+    let given = object::namespace(object);
+    if !given.is_empty() && given != namespace {
+        return Err(ApiError::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
+    }
+    object::set_meta(object, "namespace", namespace);
+    Ok(())
+}
+
+fn track_create(kind: &Kind, object: &mut Value, manager: &str) {
+    let applied = object["metadata"]["managedFields"]
+        .as_array()
+        .is_some_and(|entries| !entries.is_empty());
+    // A create by server-side apply brings its own entries.
+    if !applied && !manager.is_empty() {
+        crate::patch::track_update(kind.definition, None, object, manager, "", &object::now());
+    }
+}

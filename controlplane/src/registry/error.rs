@@ -1,0 +1,434 @@
+//! The errors that clients see, each a complete `Status` with the code, reason and wording that Kubernetes
+//! uses. Every mapping from a lower layer's error to HTTP happens here.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
+    ListMeta, Status, StatusCause, StatusDetails,
+};
+
+use super::ApiError;
+use crate::kinds::{Cause, FieldError, Kind};
+use crate::patch::PatchError;
+use crate::store::StoreError;
+
+/// Tells clients that a list or watch cannot go on from where they are.
+const EXPIRED_CONTINUE: &str = "The provided continue parameter is too old to display a consistent list \
+     result. You can start a new list without the continue parameter.";
+
+/// `deployments.apps`, or `pods` for the core group.
+pub(crate) fn qualified_resource(kind: &Kind) -> String {
+    qualify(kind.plural, kind.group)
+}
+
+/// `Deployment.apps`, or `Pod` for the core group.
+pub(crate) fn qualified_kind(kind: &Kind) -> String {
+    qualify(kind.kind, kind.group)
+}
+
+fn qualify(name: &str, group: &str) -> String {
+    if group.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{name}.{group}")
+    }
+}
+
+fn some(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn cause_reason(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Required => "FieldValueRequired",
+        Cause::Invalid => "FieldValueInvalid",
+        Cause::Duplicate => "FieldValueDuplicate",
+        Cause::NotFound => "FieldValueNotFound",
+        Cause::NotSupported => "FieldValueNotSupported",
+        Cause::Forbidden => "FieldValueForbidden",
+        Cause::TooLong => "FieldValueTooLong",
+        Cause::TooMany => "FieldValueTooMany",
+        Cause::TypeInvalid => "FieldValueTypeInvalid",
+    }
+}
+
+impl ApiError {
+    pub(crate) fn new(code: u16, reason: &str, message: impl Into<String>) -> Self {
+        Self {
+            status: Box::new(Status {
+                code: Some(i32::from(code)),
+                reason: some(reason),
+                message: Some(message.into()),
+                status: Some("Failure".to_owned()),
+                ..Status::default()
+            }),
+        }
+    }
+
+    fn about(mut self, group: &str, kind: &str, name: &str) -> Self {
+        let details = self.details();
+        details.group = some(group);
+        details.kind = some(kind);
+        details.name = some(name);
+        self
+    }
+
+    fn details(&mut self) -> &mut StatusDetails {
+        self.status
+            .details
+            .get_or_insert_with(StatusDetails::default)
+    }
+
+    fn with_causes(mut self, causes: Vec<StatusCause>) -> Self {
+        self.details().causes = Some(causes);
+        self
+    }
+
+    pub(crate) fn with_uid(mut self, uid: &str) -> Self {
+        self.details().uid = some(uid);
+        self
+    }
+
+    pub(crate) fn with_retry_after(mut self, seconds: i32) -> Self {
+        self.details().retry_after_seconds = Some(seconds);
+        self
+    }
+
+    /// Seconds after which the client may try again, for the `Retry-After` header.
+    pub(crate) fn retry_after(&self) -> Option<i32> {
+        self.status.details.as_ref()?.retry_after_seconds
+    }
+
+    pub(crate) fn is_conflict(&self) -> bool {
+        self.code() == 409 && self.reason() == "Conflict"
+    }
+
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.code() == 404
+    }
+
+    pub(crate) fn is_already_exists(&self) -> bool {
+        self.reason() == "AlreadyExists"
+    }
+
+    pub(crate) fn not_found(kind: &Kind, name: &str) -> Self {
+        let resource = qualified_resource(kind);
+        Self::new(404, "NotFound", format!("{resource} \"{name}\" not found")).about(
+            kind.group,
+            kind.plural,
+            name,
+        )
+    }
+
+    /// A path that leads nowhere.
+    pub(crate) fn no_such_resource() -> Self {
+        let mut error = Self::new(
+            404,
+            "NotFound",
+            "the server could not find the requested resource",
+        );
+        error.details();
+        error
+    }
+
+    pub(crate) fn already_exists(kind: &Kind, name: &str) -> Self {
+        let resource = qualified_resource(kind);
+        Self::new(
+            409,
+            "AlreadyExists",
+            format!("{resource} \"{name}\" already exists"),
+        )
+        .about(kind.group, kind.plural, name)
+    }
+
+    pub(crate) fn conflict(kind: &Kind, name: &str, why: &str) -> Self {
+        let resource = qualified_resource(kind);
+        Self::new(
+            409,
+            "Conflict",
+            format!("Operation cannot be fulfilled on {resource} \"{name}\": {why}"),
+        )
+        .about(kind.group, kind.plural, name)
+    }
+
+    /// The object is at another version than the client thinks.
+    pub(crate) fn modified(kind: &Kind, name: &str) -> Self {
+        Self::conflict(
+            kind,
+            name,
+            "the object has been modified; please apply your changes to the latest version and try again",
+        )
+    }
+
+    pub(crate) fn uid_mismatch(kind: &Kind, name: &str, wanted: &str, found: &str) -> Self {
+        Self::conflict(
+            kind,
+            name,
+            &format!(
+                "Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}"
+            ),
+        )
+    }
+
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(400, "BadRequest", message)
+    }
+
+    /// A body that is no object of the kind.
+    pub(crate) fn cannot_be_handled(kind: &Kind, why: &str) -> Self {
+        Self::bad_request(format!(
+            "{0} in version \"{1}\" cannot be handled as a {0}: {why}",
+            kind.kind, kind.version
+        ))
+    }
+
+    pub(crate) fn unauthorized() -> Self {
+        Self::new(401, "Unauthorized", "Unauthorized")
+    }
+
+    /// `what` is the sentence after the object: `User "x" cannot get resource…`.
+    pub(crate) fn forbidden(group: &str, resource: &str, name: &str, what: &str) -> Self {
+        let qualified = qualify(resource, group);
+        let message = match (qualified.is_empty(), name.is_empty()) {
+            (true, _) => format!("forbidden: {what}"),
+            (false, true) => format!("{qualified} is forbidden: {what}"),
+            (false, false) => format!("{qualified} \"{name}\" is forbidden: {what}"),
+        };
+        Self::new(403, "Forbidden", message).about(group, resource, name)
+    }
+
+    pub(crate) fn namespace_terminating(kind: &Kind, name: &str, namespace: &str) -> Self {
+        Self::forbidden(
+            kind.group,
+            kind.plural,
+            name,
+            &format!(
+                "unable to create new content in namespace {namespace} because it is being terminated"
+            ),
+        )
+        .with_causes(vec![StatusCause {
+            field: Some("metadata.namespace".to_owned()),
+            message: Some(format!("namespace {namespace} is being terminated")),
+            reason: Some("NamespaceTerminating".to_owned()),
+        }])
+    }
+
+    pub(crate) fn method_not_allowed() -> Self {
+        let mut error = Self::new(
+            405,
+            "MethodNotAllowed",
+            "the server does not allow this method on the requested resource",
+        );
+        error.details();
+        error
+    }
+
+    pub(crate) fn not_acceptable(accepted: &str) -> Self {
+        Self::new(
+            406,
+            "NotAcceptable",
+            format!("only the following media types are accepted: {accepted}"),
+        )
+    }
+
+    pub(crate) fn unsupported_media_type(accepted: &str) -> Self {
+        Self::new(
+            415,
+            "UnsupportedMediaType",
+            format!(
+                "the body of the request was in an unknown format - accepted media types include: {accepted}"
+            ),
+        )
+    }
+
+    pub(crate) fn too_large(limit: usize) -> Self {
+        Self::new(
+            413,
+            "RequestEntityTooLarge",
+            format!("Request entity too large: limit is {limit}"),
+        )
+    }
+
+    pub(crate) fn timeout(message: impl Into<String>) -> Self {
+        Self::new(504, "Timeout", message).with_retry_after(1)
+    }
+
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(503, "ServiceUnavailable", message).with_retry_after(1)
+    }
+
+    pub(crate) fn internal(message: impl std::fmt::Display) -> Self {
+        Self::new(
+            500,
+            "InternalError",
+            format!("Internal error occurred: {message}"),
+        )
+    }
+
+    /// 410: the revision that a watch wants to start from is compacted.
+    pub(crate) fn expired(message: impl Into<String>) -> Self {
+        Self::new(410, "Expired", message)
+    }
+
+    pub(crate) fn expired_continue() -> Self {
+        Self::expired(EXPIRED_CONTINUE)
+    }
+
+    /// 504: the client has seen a revision that this member has not.
+    pub(crate) fn future_revision(requested: u64, current: u64) -> Self {
+        Self::timeout(format!(
+            "Too large resource version: {requested}, current: {current}"
+        ))
+        .with_causes(vec![StatusCause {
+            field: None,
+            message: Some("Too large resource version".to_owned()),
+            reason: Some("ResourceVersionTooLarge".to_owned()),
+        }])
+    }
+
+    pub(crate) fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Self {
+        Self::invalid_named(kind.group, kind.kind, name, errors)
+    }
+
+    /// 422 for something that is no stored kind, such as `Scale` or `ListOptions`.
+    pub(crate) fn invalid_named(
+        group: &str,
+        kind: &str,
+        name: &str,
+        errors: &[FieldError],
+    ) -> Self {
+        let lines: Vec<String> = errors
+            .iter()
+            .map(|error| format!("{}: {}", error.field, error.message))
+            .collect();
+        let list = match lines.as_slice() {
+            [one] => one.clone(),
+            many => format!("[{}]", many.join(", ")),
+        };
+        let causes = errors
+            .iter()
+            .map(|error| StatusCause {
+                field: some(&error.field),
+                message: Some(error.message.clone()),
+                reason: Some(cause_reason(error.cause).to_owned()),
+            })
+            .collect();
+        let qualified = qualify(kind, group);
+        Self::new(
+            422,
+            "Invalid",
+            format!("{qualified} \"{name}\" is invalid: {list}"),
+        )
+        .about(group, kind, name)
+        .with_causes(causes)
+    }
+
+    pub(crate) fn invalid_field(
+        kind: &Kind,
+        name: &str,
+        field: &str,
+        cause: Cause,
+        message: impl Into<String>,
+    ) -> Self {
+        Self::invalid(kind, name, &[field_error(field, cause, message)])
+    }
+
+    pub(crate) fn from_patch(kind: &Kind, name: &str, error: &PatchError) -> Self {
+        match error {
+            PatchError::Malformed(message) => Self::bad_request(message.clone()),
+            PatchError::Unprocessable(message) => {
+                Self::new(422, "Invalid", message.clone()).about(kind.group, kind.kind, name)
+            }
+            PatchError::Conflicts(conflicts) => {
+                let causes: Vec<StatusCause> = conflicts
+                    .iter()
+                    .map(|conflict| StatusCause {
+                        field: some(&conflict.field),
+                        message: Some(format!("conflict with {}", conflict_owner(conflict))),
+                        reason: Some("FieldManagerConflict".to_owned()),
+                    })
+                    .collect();
+                Self::new(409, "Conflict", conflict_message(conflicts)).with_causes(causes)
+            }
+        }
+    }
+
+    /// `metadata.continue` of the Status, with which a client may go on where a 410 stopped it.
+    pub(crate) fn with_continue(mut self, token: String) -> Self {
+        self.status.metadata = ListMeta {
+            continue_: Some(token),
+            ..ListMeta::default()
+        };
+        self
+    }
+}
+
+pub(crate) fn field_error(field: &str, cause: Cause, message: impl Into<String>) -> FieldError {
+    FieldError {
+        field: field.to_owned(),
+        cause,
+        message: message.into(),
+    }
+}
+
+fn conflict_owner(conflict: &crate::patch::ApplyConflict) -> String {
+    let mut owner = format!("\"{}\"", conflict.manager);
+    if conflict.operation == "Update" && !conflict.api_version.is_empty() {
+        owner = format!("{owner} using {}", conflict.api_version);
+    }
+    owner
+}
+
+/// The text that `kubectl apply --server-side` shows above its advice.
+fn conflict_message(conflicts: &[crate::patch::ApplyConflict]) -> String {
+    let count = conflicts.len();
+    let mut by_owner: Vec<(String, Vec<&str>)> = Vec::new();
+    for conflict in conflicts {
+        let owner = conflict_owner(conflict);
+        match by_owner.iter_mut().find(|(known, _)| *known == owner) {
+            Some((_, fields)) => fields.push(&conflict.field),
+            None => by_owner.push((owner, vec![&conflict.field])),
+        }
+    }
+    let plural = if count == 1 { "" } else { "s" };
+    let lines: Vec<String> = by_owner
+        .iter()
+        .map(|(owner, fields)| match fields.as_slice() {
+            [field] => format!("conflict with {owner}: {field}"),
+            many => format!(
+                "conflicts with {owner}:{}",
+                many.iter()
+                    .map(|field| format!("\n- {field}"))
+                    .collect::<String>()
+            ),
+        })
+        .collect();
+    format!(
+        "Apply failed with {count} conflict{plural}: {}",
+        lines.join("\n")
+    )
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Compacted { requested, oldest } => {
+                Self::expired(format!("too old resource version: {requested} ({oldest})"))
+            }
+            StoreError::FutureRevision { requested, current } => {
+                Self::future_revision(requested, current)
+            }
+            StoreError::NoLeader(why) => Self::unavailable(format!("no leader: {why}")),
+            StoreError::Closed => Self::unavailable("the server is shutting down"),
+            StoreError::InvalidTxn(why) => Self::new(
+                413,
+                "RequestEntityTooLarge",
+                format!("the write is refused: {why}"),
+            ),
+            StoreError::Timeout => Self::timeout(error.to_string()),
+            StoreError::DiskFull(_) => Self::new(507, "InsufficientStorage", error.to_string()),
+            StoreError::Corrupt(_)
+            | StoreError::Format { .. }
+            | StoreError::Locked { .. }
+            | StoreError::Storage(_) => Self::internal(error),
+        }
+    }
+}

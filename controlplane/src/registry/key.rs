@@ -1,0 +1,45 @@
+//! Where objects live in the store: `/objects/<group>/<plural>/[<namespace>/]<name>`, with `core` for the
+//! core group. The version of the API is not part of the key: an object is stored once.
+
+use crate::kinds::{Kind, Scope};
+
+/// Everything of the kind, in all namespaces when `namespace` is empty.
+pub(crate) fn prefix(kind: &Kind, namespace: &str) -> String {
+    let group = if kind.group.is_empty() {
+        "core"
+    } else {
+        kind.group
+    };
+    if namespace.is_empty() || kind.scope == Scope::Cluster {
+        format!("/objects/{group}/{}/", kind.plural)
+    } else {
+        format!("/objects/{group}/{}/{namespace}/", kind.plural)
+    }
+}
+
+pub(crate) fn object(kind: &Kind, namespace: &str, name: &str) -> String {
+    let mut key = prefix(kind, namespace);
+    key.push_str(name);
+    key
+}
+
+/// Namespace and name that a key stands for.
+pub(crate) fn parse<'a>(kind: &Kind, key: &'a str) -> Option<(&'a str, &'a str)> {
+    let rest = key.strip_prefix(prefix(kind, "").as_str())?;
+    match kind.scope {
+        Scope::Cluster => Some(("", rest)),
+        Scope::Namespaced => rest.split_once('/'),
+    }
+}
+
+/// One address out of the Service ranges, owned by the Service it names.
+pub(crate) fn cluster_ip(address: std::net::IpAddr) -> String {
+    format!("{CLUSTER_IPS}{address}")
+}
+
+pub(crate) fn node_port(port: u16) -> String {
+    format!("{NODE_PORTS}{port}")
+}
+
+pub(crate) const CLUSTER_IPS: &str = "/allocations/cluster-ips/";
+pub(crate) const NODE_PORTS: &str = "/allocations/node-ports/";

@@ -1,0 +1,171 @@
+//! Patches of any of the four kinds, on an object or a subresource.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+use super::update::{Ownership, Place};
+use super::{ApiError, Registry, WriteOptions, Written, object};
+use crate::kinds::Kind;
+use crate::patch::{json_patch, merge_patch, server_side_apply, strategic_merge_patch};
+use crate::schema::{FieldProblem, check_and_prune};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PatchType {
+    Json,
+    Merge,
+    Strategic,
+    /// Server-side apply; `force` takes fields from other managers.
+    Apply {
+        force: bool,
+    },
+}
+
+/// One patch and what it is applied to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PatchRequest<'a> {
+    pub(crate) kind: &'static Kind,
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) subresource: &'a str,
+    pub(crate) patch_type: PatchType,
+    pub(crate) patch: &'a Value,
+}
+
+/// Judges the problems of the patched object: an error ends the request.
+pub(crate) type Judge<'a> = &'a (dyn Fn(&[FieldProblem]) -> Result<(), ApiError> + Sync);
+
+/// Pure: the patched object with its unknown fields judged and removed.
+pub(super) fn patched(
+    request: &PatchRequest<'_>,
+    live: &Value,
+    options: &WriteOptions,
+    judge: Judge<'_>,
+) -> Result<Value, ApiError> {
+    let PatchRequest { kind, name, .. } = *request;
+    let definition = kind.definition;
+    let result = match request.patch_type {
+        PatchType::Json => json_patch(live, request.patch),
+        PatchType::Merge => Ok(merge_patch(live, request.patch)),
+        PatchType::Strategic => strategic_merge_patch(definition, live, request.patch),
+        PatchType::Apply { force } => server_side_apply(
+            definition,
+            Some(live),
+            &without_version(request.patch),
+            &options.manager,
+            force,
+            request.subresource,
+            &object::now(),
+        )
+        // Fields that are not part of the configuration still pin the version.
+        .map(|mut merged| {
+            let pinned = object::meta(request.patch, "resourceVersion");
+            if !pinned.is_empty() {
+                object::set_meta(&mut merged, "resourceVersion", pinned);
+            }
+            merged
+        }),
+    };
+    let mut wanted = result.map_err(|error| ApiError::from_patch(kind, name, &error))?;
+    if !wanted.is_object() {
+        return Err(ApiError::bad_request(
+            "the patched object is not a JSON object",
+        ));
+    }
+    object::strip_nulls(&mut wanted);
+    judge(&check_and_prune(definition, &mut wanted))?;
+    Ok(wanted)
+}
+
+fn without_version(applied: &Value) -> Cow<'_, Value> {
+    if object::meta(applied, "resourceVersion").is_empty() {
+        return Cow::Borrowed(applied);
+    }
+    let mut applied = applied.clone();
+    object::remove_meta(&mut applied, "resourceVersion");
+    Cow::Owned(applied)
+}
+
+impl Registry {
+    /// The flag says whether the object was created (server-side apply only).
+    pub(crate) async fn patch(
+        &self,
+        request: PatchRequest<'_>,
+        options: &WriteOptions,
+        judge: Judge<'_>,
+    ) -> Result<(Written, bool), ApiError> {
+        let PatchRequest {
+            kind,
+            namespace,
+            name,
+            subresource,
+            patch_type,
+            ..
+        } = request;
+        let place = Place {
+            kind,
+            namespace,
+            name,
+            subresource,
+        };
+        let ownership = match patch_type {
+            PatchType::Apply { .. } => Ownership::Done,
+            _ => Ownership::Track,
+        };
+        let modified = self
+            .modify(place, options, ownership, |live| {
+                patched(&request, live, options, judge)
+            })
+            .await;
+        let creates = matches!(patch_type, PatchType::Apply { .. }) && subresource.is_empty();
+        match modified {
+            Err(error) if error.is_not_found() && creates => {}
+            other => return other.map(|written| (written, false)),
+        }
+        match self.create_applied(&request, options, judge).await {
+            // Somebody else was first: apply on top of theirs.
+            Err(error) if error.is_already_exists() => self
+                .modify(place, options, ownership, |live| {
+                    patched(&request, live, options, judge)
+                })
+                .await
+                .map(|written| (written, false)),
+            other => other.map(|written| (written, true)),
+        }
+    }
+
+    async fn create_applied(
+        &self,
+        request: &PatchRequest<'_>,
+        options: &WriteOptions,
+        judge: Judge<'_>,
+    ) -> Result<Written, ApiError> {
+        let PatchRequest { kind, name, .. } = *request;
+        if !object::uid(request.patch).is_empty() {
+            return Err(ApiError::conflict(
+                kind,
+                name,
+                &format!(
+                    "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                    object::uid(request.patch)
+                ),
+            ));
+        }
+        if !object::meta(request.patch, "resourceVersion").is_empty() {
+            return Err(ApiError::not_found(kind, name));
+        }
+        let mut object = server_side_apply(
+            kind.definition,
+            None,
+            request.patch,
+            &options.manager,
+            true,
+            "",
+            &object::now(),
+        )
+        .map_err(|error| ApiError::from_patch(kind, name, &error))?;
+        object::strip_nulls(&mut object);
+        judge(&check_and_prune(kind.definition, &mut object))?;
+        self.create(kind, request.namespace, object, options).await
+    }
+}

@@ -1,0 +1,214 @@
+//! The scale subresource: `autoscaling/v1` Scale of a workload, read and written in place of its replicas.
+
+use serde_json::{Value, json};
+
+use super::error::field_error;
+use super::patch::{Judge, PatchRequest, patched};
+use super::update::{Ownership, Place};
+use super::{ApiError, Registry, WriteOptions, Written, object};
+use crate::kinds::{self, Cause, Kind};
+
+/// The Scale of a workload. Pure.
+pub(crate) fn of(workload: &Value) -> Value {
+    let metadata = &workload["metadata"];
+    let mut scale = json!({
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": {},
+        "spec": {},
+        "status": {"replicas": workload["status"]["replicas"].as_i64().unwrap_or(0)},
+    });
+    for field in [
+        "name",
+        "namespace",
+        "uid",
+        "resourceVersion",
+        "creationTimestamp",
+    ] {
+        scale["metadata"][field] = metadata[field].clone();
+    }
+    let replicas = workload["spec"]["replicas"].as_i64().unwrap_or(0);
+    if replicas != 0 {
+        scale["spec"]["replicas"] = replicas.into();
+    }
+    let selector = selector_text(&workload["spec"]["selector"]);
+    if !selector.is_empty() {
+        scale["status"]["selector"] = selector.into();
+    }
+    object::strip_nulls(&mut scale);
+    scale
+}
+
+/// A LabelSelector in the text form of `-l`.
+fn selector_text(selector: &Value) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for (key, value) in selector["matchLabels"].as_object().into_iter().flatten() {
+        parts.push(format!("{key}={}", value.as_str().unwrap_or("")));
+    }
+    for expression in selector["matchExpressions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+    {
+        let key = expression["key"].as_str().unwrap_or("");
+        let values: Vec<&str> = expression["values"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        parts.push(match expression["operator"].as_str().unwrap_or("") {
+            "In" => format!("{key} in ({})", values.join(",")),
+            "NotIn" => format!("{key} notin ({})", values.join(",")),
+            "DoesNotExist" => format!("!{key}"),
+            _ => key.to_owned(),
+        });
+    }
+    parts.sort();
+    parts.join(",")
+}
+
+/// The workload with the replicas of the Scale.
+fn scaled(workload: &Value, scale: &Value) -> Result<Value, ApiError> {
+    let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+    if i32::try_from(replicas).is_err() || replicas < 0 {
+        return Err(ApiError::invalid_named(
+            "autoscaling",
+            "Scale",
+            object::name(workload),
+            &[field_error(
+                "spec.replicas",
+                Cause::Invalid,
+                format!("Invalid value: {replicas}: must be greater than or equal to 0"),
+            )],
+        ));
+    }
+    let mut workload = workload.clone();
+    workload["spec"]["replicas"] = replicas.into();
+    // A Scale without a version is written unconditionally.
+    match object::meta(scale, "resourceVersion") {
+        "" => object::remove_meta(&mut workload, "resourceVersion"),
+        version => object::set_meta(&mut workload, "resourceVersion", version),
+    }
+    Ok(workload)
+}
+
+impl Registry {
+    pub(crate) async fn update_scale(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        scale: &Value,
+        options: &WriteOptions,
+    ) -> Result<Written, ApiError> {
+        let place = Place {
+            kind,
+            namespace,
+            name,
+            subresource: "",
+        };
+        self.modify(place, options, Ownership::Track, |live| scaled(live, scale))
+            .await
+    }
+
+    pub(crate) async fn patch_scale(
+        &self,
+        request: PatchRequest<'_>,
+        options: &WriteOptions,
+        judge: Judge<'_>,
+    ) -> Result<Written, ApiError> {
+        let place = Place {
+            kind: request.kind,
+            namespace: request.namespace,
+            name: request.name,
+            subresource: "",
+        };
+        let scale_request = PatchRequest {
+            kind: &SCALE,
+            ..request
+        };
+        self.modify(place, options, Ownership::Track, |live| {
+            let scale = patched(&scale_request, &of(live), options, judge)?;
+            scaled(live, &scale)
+        })
+        .await
+    }
+}
+
+/// Scale is stored nowhere; this is what patches need to know of it.
+pub(crate) static SCALE: Kind = Kind {
+    group: "autoscaling",
+    version: "v1",
+    kind: "Scale",
+    plural: "scales",
+    singular: "scale",
+    short_names: &[],
+    categories: &[],
+    scope: kinds::Scope::Namespaced,
+    definition: "io.k8s.api.autoscaling.v1.Scale",
+    subresources: &[],
+    name_rule: kinds::NameRule::DnsSubdomain,
+    strategy: &NoStrategy,
+    register: |_| {},
+};
+
+/// Scale has no life of its own: its workload's strategy does the work.
+#[derive(Debug)]
+struct NoStrategy;
+
+impl kinds::Strategy for NoStrategy {
+    fn default(&self, _object: &mut Value) {}
+    fn prepare_create(&self, _object: &mut Value) {}
+    fn prepare_update(&self, _object: &mut Value, _old: &Value, _subresource: &str) {}
+    fn validate(
+        &self,
+        _object: &Value,
+        _old: Option<&Value>,
+        _subresource: &str,
+    ) -> Vec<kinds::FieldError> {
+        Vec::new()
+    }
+    fn columns(&self) -> &'static [kinds::Column] {
+        &[]
+    }
+    fn row(&self, _object: &Value, _now: i64) -> Vec<Value> {
+        Vec::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_scale_shows_replicas_and_selector() {
+        let scale = of(&json!({
+            "metadata": {"name": "a", "namespace": "b", "uid": "u", "resourceVersion": "5"},
+            "spec": {"replicas": 3, "selector": {"matchLabels": {"x": "y"},
+                "matchExpressions": [{"key": "k", "operator": "In", "values": ["1", "2"]}]}},
+            "status": {"replicas": 2},
+        }));
+        assert_eq!(scale["spec"]["replicas"], 3);
+        assert_eq!(
+            scale["status"],
+            json!({"replicas": 2, "selector": "k in (1,2),x=y"})
+        );
+    }
+
+    #[test]
+    fn negative_replicas_are_refused() {
+        let workload =
+            json!({"metadata": {"name": "a", "resourceVersion": "5"}, "spec": {"replicas": 1}});
+        let error = scaled(&workload, &json!({"spec": {"replicas": -1}})).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Scale.autoscaling \"a\" is invalid: spec.replicas: Invalid value: -1: must be greater than or equal to 0"
+        );
+        let done = scaled(&workload, &json!({"spec": {"replicas": 4}})).unwrap();
+        assert_eq!(done["spec"]["replicas"], 4);
+        assert_eq!(object::meta(&done, "resourceVersion"), "");
+    }
+}

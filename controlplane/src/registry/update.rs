@@ -1,0 +1,321 @@
+//! Update of an object or a subresource: read, compute, compare-and-set, again when another write came in
+//! between. Patches and the status and scale subresources go through here too.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::{ApiError, MAX_ATTEMPTS, Registry, WriteOptions, Written, key, object, service_alloc};
+use crate::kinds::{Cause, Kind, meta};
+use crate::patch::track_update;
+use crate::store::{Compare, Freshness, KeyValue, Op, Txn};
+
+/// Kinds whose whole-object updates must name the version they replace.
+const CONDITIONAL_ONLY: &[(&str, &str)] = &[
+    ("coordination.k8s.io", "leases"),
+    ("discovery.k8s.io", "endpointslices"),
+];
+
+/// Who writes `metadata.managedFields`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ownership {
+    /// The write sets the fields that it changes.
+    Track,
+    /// Server-side apply has already said who owns what.
+    Done,
+}
+
+/// Which part of an object is written.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) kind: &'static Kind,
+    pub(super) namespace: &'a str,
+    pub(super) name: &'a str,
+    pub(super) subresource: &'a str,
+}
+
+impl Registry {
+    /// PUT: the object as the client wants it.
+    pub(crate) async fn update(
+        &self,
+        kind: &'static Kind,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+        object: Value,
+        options: &WriteOptions,
+    ) -> Result<Written, ApiError> {
+        let body_name = object::name(&object);
+        if !body_name.is_empty() && body_name != name {
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({body_name}) does not match the name on the URL ({name})"
+            )));
+        }
+        let conditional = CONDITIONAL_ONLY.contains(&(kind.group, kind.plural));
+        if conditional && object::meta(&object, "resourceVersion").is_empty() {
+            return Err(ApiError::invalid_field(
+                kind,
+                name,
+                "metadata.resourceVersion",
+                Cause::Invalid,
+                "Invalid value: \"\": must be specified for an update",
+            ));
+        }
+        let place = Place {
+            kind,
+            namespace,
+            name,
+            subresource,
+        };
+        self.modify(
+            place,
+            options,
+            Ownership::Track,
+            move |_| Ok(object.clone()),
+        )
+        .await
+    }
+
+    /// `compute` gets the live object (with its resourceVersion) and returns the wanted one. It runs again
+    /// when another write came in between, unless the result names the version that it wants to replace.
+    pub(super) async fn modify(
+        &self,
+        place: Place<'_>,
+        options: &WriteOptions,
+        ownership: Ownership,
+        mut compute: impl FnMut(&Value) -> Result<Value, ApiError>,
+    ) -> Result<Written, ApiError> {
+        let Place {
+            kind,
+            namespace,
+            name,
+            ..
+        } = place;
+        let mut freshness = Freshness::Local;
+        for _ in 0..MAX_ATTEMPTS {
+            let kv = match self.get(kind, namespace, name, freshness).await {
+                // What this member has not seen yet may still be there.
+                Err(error) if error.is_not_found() && freshness == Freshness::Local => {
+                    freshness = Freshness::Linearizable;
+                    continue;
+                }
+                other => other?,
+            };
+            let live = object::decode(&kv);
+            let wanted = compute(&live)?;
+            let pinned = object::meta(&wanted, "resourceVersion").to_owned();
+            let stale = !pinned.is_empty() && pinned != kv.mod_revision.to_string();
+            if stale && freshness == Freshness::Local {
+                freshness = Freshness::Linearizable;
+                continue;
+            }
+            if stale {
+                return Err(ApiError::modified(kind, name));
+            }
+            match self
+                .replace(place, options, ownership, &kv, &live, wanted)
+                .await?
+            {
+                Some(written) => return Ok(written),
+                None => freshness = Freshness::Linearizable,
+            }
+        }
+        Err(ApiError::modified(kind, name))
+    }
+
+    /// `None`: another write came in between.
+    async fn replace(
+        &self,
+        place: Place<'_>,
+        options: &WriteOptions,
+        ownership: Ownership,
+        kv: &Arc<KeyValue>,
+        live: &Value,
+        wanted: Value,
+    ) -> Result<Option<Written>, ApiError> {
+        let Place {
+            kind,
+            name,
+            subresource,
+            ..
+        } = place;
+        let mut old = live.clone();
+        object::remove_meta(&mut old, "resourceVersion");
+        let mut new = wanted;
+        keep_identity(place, &mut new, &old)?;
+        kind.strategy.default(&mut new);
+        kind.strategy.prepare_update(&mut new, &old, subresource);
+        if service_alloc::concerns(kind) && subresource.is_empty() {
+            service_alloc::carry_over(&mut new, &old);
+        }
+        let mut errors = meta::validate(kind, &new, Some(&old));
+        errors.extend(kind.strategy.validate(&new, Some(&old), subresource));
+        if !errors.is_empty() {
+            return Err(ApiError::invalid(kind, name, &errors));
+        }
+        let mut txn = Txn::default();
+        if service_alloc::concerns(kind) && subresource.is_empty() {
+            let plan = self.allocate(kind, &mut new, Some(&old)).await?;
+            plan.add_to(&mut txn, &new);
+        }
+        if ownership == Ownership::Track && !options.manager.is_empty() {
+            track_update(
+                kind.definition,
+                Some(&old),
+                &mut new,
+                &options.manager,
+                subresource,
+                &object::now(),
+            );
+        }
+        if same_but_for_times(&old, &new) {
+            return Ok(Some(Written::Stored(Arc::clone(kv))));
+        }
+        let gone = nothing_holds(&new);
+        if options.dry_run {
+            object::set_meta(&mut new, "resourceVersion", kv.mod_revision.to_string());
+            return Ok(Some(Written::Unstored(new)));
+        }
+        let object_key = key::object(kind, place.namespace, name);
+        txn.compares.insert(
+            0,
+            Compare {
+                key: object_key.clone(),
+                mod_revision: kv.mod_revision,
+            },
+        );
+        if gone {
+            txn.ops = removal(kind, &object_key, &old);
+            object::set_meta(&mut new, "resourceVersion", kv.mod_revision.to_string());
+            return Ok(self.commit(txn).await?.ok().map(|_| Written::Unstored(new)));
+        }
+        txn.ops.insert(
+            0,
+            Op::Put {
+                key: object_key,
+                value: object::encode(&new),
+            },
+        );
+        let written = self.commit(txn).await?;
+        Ok(written
+            .ok()
+            .and_then(|versions| versions.into_iter().next())
+            .map(Written::Stored))
+    }
+}
+
+/// The writes that remove an object and what it holds.
+pub(super) fn removal(kind: &Kind, object_key: &str, last: &Value) -> Vec<Op> {
+    let mut ops = vec![Op::Delete {
+        key: object_key.to_owned(),
+    }];
+    if service_alloc::concerns(kind) {
+        ops.extend(
+            service_alloc::held(last)
+                .into_iter()
+                .map(|key| Op::Delete { key }),
+        );
+    }
+    ops
+}
+
+/// An object that is being deleted goes when the last thing that holds it is gone.
+pub(super) fn nothing_holds(object: &Value) -> bool {
+    object::is_terminating(object)
+        && object::finalizers(object).is_empty()
+        && !holds_namespace(object)
+        && object["metadata"]["deletionGracePeriodSeconds"]
+            .as_i64()
+            .unwrap_or(0)
+            == 0
+}
+
+pub(super) fn holds_namespace(object: &Value) -> bool {
+    object["kind"] == "Namespace"
+        && object["spec"]["finalizers"]
+            .as_array()
+            .is_some_and(|list| !list.is_empty())
+}
+
+/// Identity and what the server owns of the metadata is not for clients to change.
+fn keep_identity(place: Place<'_>, new: &mut Value, old: &Value) -> Result<(), ApiError> {
+    let Place {
+        kind,
+        namespace,
+        name,
+        ..
+    } = place;
+    super::create::set_namespace(kind, namespace, new)?;
+    let wanted_uid = object::uid(new).to_owned();
+    if !wanted_uid.is_empty() && wanted_uid != object::uid(old) {
+        return Err(ApiError::uid_mismatch(
+            kind,
+            name,
+            &wanted_uid,
+            object::uid(old),
+        ));
+    }
+    let new_name = object::name(new).to_owned();
+    if !new_name.is_empty() && new_name != name {
+        return Err(ApiError::invalid_field(
+            kind,
+            name,
+            "metadata.name",
+            Cause::Invalid,
+            format!(
+                "Invalid value: {}: field is immutable",
+                Value::String(new_name)
+            ),
+        ));
+    }
+    new["kind"] = old["kind"].clone();
+    new["apiVersion"] = super::create::api_version(kind).into();
+    object::set_meta(new, "name", name);
+    object::remove_meta(new, "resourceVersion");
+    for field in [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "generateName",
+        "selfLink",
+    ] {
+        match old["metadata"].get(field) {
+            Some(value) => object::set_meta(new, field, value.clone()),
+            None => object::remove_meta(new, field),
+        }
+    }
+    let unmanaged = new["metadata"]["managedFields"]
+        .as_array()
+        .is_none_or(Vec::is_empty);
+    if unmanaged && let Some(entries) = old["metadata"].get("managedFields") {
+        object::set_meta(new, "managedFields", entries.clone());
+    }
+    Ok(())
+}
+
+/// A write that changes nothing is no write.
+fn same_but_for_times(old: &Value, new: &Value) -> bool {
+    without_managed_fields(old) == without_managed_fields(new)
+        && managed_without_times(old) == managed_without_times(new)
+}
+
+fn without_managed_fields(object: &Value) -> Value {
+    let mut object = object.clone();
+    object::remove_meta(&mut object, "managedFields");
+    object
+}
+
+fn managed_without_times(object: &Value) -> Vec<Value> {
+    let mut entries = object["metadata"]["managedFields"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    for entry in &mut entries {
+        if let Some(map) = entry.as_object_mut() {
+            map.remove("time");
+        }
+    }
+    entries
+}

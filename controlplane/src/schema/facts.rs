@@ -1,0 +1,118 @@
+//! Facts from the Kubernetes API reference that the JSON schemas of k8s-openapi do not carry: how lists are
+//! merged by server-side apply (`x-kubernetes-list-type`, `-list-map-keys`), what strategic merge patch does
+//! (`x-kubernetes-patch-strategy`, `-patch-merge-key`), and which objects and maps are taken as a whole
+//! (`x-kubernetes-map-type: atomic`). Lists that are not here are atomic.
+
+use super::types::{ListType, PatchStrategy};
+
+const SET: ListType = ListType::Set;
+const ATOMIC: ListType = ListType::Atomic;
+const NONE: PatchStrategy = PatchStrategy {
+    merge: false,
+    retain_keys: false,
+    key: "",
+};
+const MERGE: PatchStrategy = merge("");
+const RETAIN: PatchStrategy = PatchStrategy {
+    merge: false,
+    retain_keys: true,
+    key: "",
+};
+
+const fn merge(key: &'static str) -> PatchStrategy {
+    PatchStrategy {
+        merge: true,
+        retain_keys: false,
+        key,
+    }
+}
+
+const fn merge_retain(key: &'static str) -> PatchStrategy {
+    PatchStrategy {
+        merge: true,
+        retain_keys: true,
+        key,
+    }
+}
+
+pub(super) type Fact = (&'static str, &'static str, ListType, PatchStrategy);
+
+/// (definition, field, list type, patch strategy).
+#[rustfmt::skip]
+pub(super) const FIELDS: &[Fact] = &[
+    ("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", "ownerReferences", ListType::Map(&["uid"]), merge("uid")),
+    ("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", "finalizers", SET, MERGE),
+    ("io.k8s.api.core.v1.PersistentVolumeClaimStatus", "conditions", ListType::Map(&["type"]), merge("type")),
+    ("io.k8s.api.core.v1.ResourceRequirements", "claims", ListType::Map(&["name"]), NONE),
+    ("io.k8s.api.core.v1.Container", "ports", ListType::Map(&["containerPort", "protocol"]), merge("containerPort")),
+    ("io.k8s.api.core.v1.Container", "env", ListType::Map(&["name"]), merge("name")),
+    ("io.k8s.api.core.v1.Container", "volumeMounts", ListType::Map(&["mountPath"]), merge("mountPath")),
+    ("io.k8s.api.core.v1.Container", "volumeDevices", ListType::Map(&["devicePath"]), merge("devicePath")),
+    ("io.k8s.api.core.v1.ContainerStatus", "volumeMounts", ListType::Map(&["mountPath"]), merge("mountPath")),
+    ("io.k8s.api.core.v1.ContainerStatus", "allocatedResourcesStatus", ListType::Map(&["name"]), merge("name")),
+    ("io.k8s.api.core.v1.ResourceStatus", "resources", ListType::Map(&["resourceID"]), NONE),
+    ("io.k8s.api.core.v1.ContainerRestartRuleOnExitCodes", "values", SET, NONE),
+    ("io.k8s.api.core.v1.PodSpec", "volumes", ListType::Map(&["name"]), merge_retain("name")),
+    ("io.k8s.api.core.v1.PodSpec", "initContainers", ListType::Map(&["name"]), merge("name")),
+    ("io.k8s.api.core.v1.PodSpec", "containers", ListType::Map(&["name"]), merge("name")),
+    ("io.k8s.api.core.v1.PodSpec", "ephemeralContainers", ListType::Map(&["name"]), merge("name")),
+    ("io.k8s.api.core.v1.PodSpec", "imagePullSecrets", ListType::Map(&["name"]), merge("name")),
+    ("io.k8s.api.core.v1.PodSpec", "hostAliases", ListType::Map(&["ip"]), merge("ip")),
+    ("io.k8s.api.core.v1.PodSpec", "topologySpreadConstraints", ListType::Map(&["topologyKey", "whenUnsatisfiable"]), merge("topologyKey")),
+    ("io.k8s.api.core.v1.PodSpec", "schedulingGates", ListType::Map(&["name"]), merge("name")),
+    ("io.k8s.api.core.v1.PodSpec", "resourceClaims", ListType::Map(&["name"]), merge_retain("name")),
+    ("io.k8s.api.core.v1.EphemeralContainer", "ports", ListType::Map(&["containerPort", "protocol"]), merge("containerPort")),
+    ("io.k8s.api.core.v1.EphemeralContainer", "env", ListType::Map(&["name"]), merge("name")),
+    ("io.k8s.api.core.v1.EphemeralContainer", "volumeMounts", ListType::Map(&["mountPath"]), merge("mountPath")),
+    ("io.k8s.api.core.v1.EphemeralContainer", "volumeDevices", ListType::Map(&["devicePath"]), merge("devicePath")),
+    ("io.k8s.api.core.v1.PodStatus", "conditions", ListType::Map(&["type"]), merge("type")),
+    ("io.k8s.api.core.v1.PodStatus", "hostIPs", ATOMIC, merge("ip")),
+    ("io.k8s.api.core.v1.PodStatus", "podIPs", ListType::Map(&["ip"]), merge("ip")),
+    ("io.k8s.api.core.v1.PodStatus", "resourceClaimStatuses", ListType::Map(&["name"]), merge_retain("name")),
+    ("io.k8s.api.core.v1.PodStatus", "nodeAllocatableResourceClaimStatuses", ListType::Map(&["resourceClaimName"]), merge("resourceClaimName")),
+    ("io.k8s.api.core.v1.ReplicationControllerStatus", "conditions", ListType::Map(&["type"]), merge("type")),
+    ("io.k8s.api.core.v1.ServiceStatus", "conditions", ListType::Map(&["type"]), merge("type")),
+    ("io.k8s.api.core.v1.ServiceSpec", "ports", ListType::Map(&["port", "protocol"]), merge("port")),
+    ("io.k8s.api.core.v1.ServiceAccount", "secrets", ListType::Map(&["name"]), merge("name")),
+    ("io.k8s.api.core.v1.NodeSpec", "podCIDRs", SET, MERGE),
+    ("io.k8s.api.core.v1.NodeStatus", "conditions", ListType::Map(&["type"]), merge("type")),
+    ("io.k8s.api.core.v1.NodeStatus", "addresses", ListType::Map(&["type"]), merge("type")),
+    ("io.k8s.api.core.v1.NamespaceStatus", "conditions", ListType::Map(&["type"]), merge("type")),
+    ("io.k8s.api.core.v1.ComponentStatus", "conditions", ListType::Map(&["type"]), merge("type")),
+    ("io.k8s.api.core.v1.NodeAllocatableResourceClaimStatus", "containers", SET, NONE),
+    ("io.k8s.api.apps.v1.StatefulSetStatus", "conditions", ListType::Map(&["type"]), merge("type")),
+    ("io.k8s.api.apps.v1.DeploymentSpec", "strategy", ATOMIC, RETAIN),
+    ("io.k8s.api.apps.v1.DeploymentStatus", "conditions", ListType::Map(&["type"]), merge("type")),
+    ("io.k8s.api.apps.v1.DaemonSetStatus", "conditions", ListType::Map(&["type"]), merge("type")),
+    ("io.k8s.api.apps.v1.ReplicaSetStatus", "conditions", ListType::Map(&["type"]), merge("type")),
+    ("io.k8s.api.discovery.v1.Endpoint", "addresses", SET, NONE),
+    ("io.k8s.api.policy.v1.PodDisruptionBudgetStatus", "conditions", ListType::Map(&["type"]), merge("type")),
+];
+
+/// Maps of a field that server-side apply takes as a whole.
+pub(super) const ATOMIC_MAPS: &[(&str, &str)] = &[
+    ("io.k8s.api.core.v1.PodSpec", "nodeSelector"),
+    ("io.k8s.api.core.v1.ReplicationControllerSpec", "selector"),
+    ("io.k8s.api.core.v1.ServiceSpec", "selector"),
+];
+
+/// Types whose objects server-side apply takes as a whole.
+pub(super) const ATOMIC_TYPES: &[&str] = &[
+    "io.k8s.api.core.v1.ConfigMapKeySelector",
+    "io.k8s.api.core.v1.EndpointAddress",
+    "io.k8s.api.core.v1.EndpointPort",
+    "io.k8s.api.core.v1.FileKeySelector",
+    "io.k8s.api.core.v1.LocalObjectReference",
+    "io.k8s.api.core.v1.NodeSelector",
+    "io.k8s.api.core.v1.NodeSelectorTerm",
+    "io.k8s.api.core.v1.ObjectFieldSelector",
+    "io.k8s.api.core.v1.ObjectReference",
+    "io.k8s.api.core.v1.ResourceFieldSelector",
+    "io.k8s.api.core.v1.ScopeSelector",
+    "io.k8s.api.core.v1.SecretKeySelector",
+    "io.k8s.api.core.v1.SecretReference",
+    "io.k8s.api.core.v1.TopologySelectorTerm",
+    "io.k8s.api.core.v1.TypedLocalObjectReference",
+    "io.k8s.api.discovery.v1.EndpointPort",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector",
+];

@@ -1,0 +1,76 @@
+//! OpenAPI v2 (`/openapi/v2`): what kubectl before 1.27 validates, explains and patches with.
+
+use serde_json::{Map, Value, json};
+
+use super::paths::{PATCH_TYPES, Path, TYPES, parameter, paths};
+use super::{definitions, reference};
+
+pub(crate) fn document() -> Value {
+    let mut all = Map::new();
+    for path in paths(None) {
+        all.insert(path.path.clone(), path_item(&path));
+    }
+    json!({
+        "swagger": "2.0",
+        "info": {"title": "Kubernetes", "version": "v1.36.0"},
+        "paths": all,
+        "definitions": definitions(),
+    })
+}
+
+fn path_item(path: &Path) -> Value {
+    let mut item = Map::new();
+    for operation in &path.operations {
+        let mut parameters: Vec<Value> = operation
+            .query
+            .iter()
+            .map(|name| {
+                let (kind, description) = parameter(name);
+                json!({
+                    "name": name, "in": "query", "type": kind, "uniqueItems": true,
+                    "description": description,
+                })
+            })
+            .collect();
+        if let Some(body) = &operation.body {
+            parameters.push(json!({
+                "name": "body", "in": "body", "required": operation.method != "delete",
+                "schema": reference(body),
+            }));
+        }
+        let mut map = operation.common();
+        map.insert("parameters".into(), parameters.into());
+        map.insert(
+            "consumes".into(),
+            if operation.method == "patch" {
+                json!(PATCH_TYPES)
+            } else {
+                json!(TYPES)
+            },
+        );
+        map.insert("produces".into(), json!(TYPES));
+        map.insert(
+            "responses".into(),
+            json!({
+                "200": {"description": "OK", "schema": reference(&operation.answer)},
+                "401": {"description": "Unauthorized"},
+            }),
+        );
+        item.insert(operation.method.into(), Value::Object(map));
+    }
+    let shared: Vec<Value> = path
+        .parameters
+        .iter()
+        .map(|name| {
+            let (kind, description) = parameter(name);
+            json!({
+                "name": name, "in": "path", "required": true, "type": kind, "uniqueItems": true,
+                "description": description,
+            })
+        })
+        .collect();
+    if !shared.is_empty() {
+        item.insert("parameters".into(), shared.into());
+    }
+    Value::Object(item)
+}

@@ -1,0 +1,137 @@
+//! OpenAPI v3 (`/openapi/v3/apis/apps/v1`): one document per group version, each complete in itself.
+
+use serde_json::{Map, Value, json};
+
+use super::paths::{PATCH_TYPES, Path, TYPES, parameter, paths};
+use super::{closure, definitions};
+use crate::schema::load::REFERENCE;
+
+const COMPONENT: &str = "#/components/schemas/";
+
+pub(crate) fn document(group: &str, version: &str) -> Option<Value> {
+    let paths = paths(Some((group, version)));
+    if paths.is_empty() {
+        return None;
+    }
+    let mut roots: Vec<String> = paths
+        .iter()
+        .flat_map(|path| &path.operations)
+        .flat_map(|operation| operation.body.iter().chain([&operation.answer]))
+        .cloned()
+        .collect();
+    roots.sort_unstable();
+    roots.dedup();
+    let mut all = definitions();
+    let needed = closure(&all, &roots);
+    all.retain(|name, _| needed.contains(name));
+    for schema in all.values_mut() {
+        convert(schema);
+    }
+    let items: Map<String, Value> = paths
+        .iter()
+        .map(|path| (path.path.clone(), path_item(path)))
+        .collect();
+    Some(json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": "v1.36.0"},
+        "paths": items,
+        "components": {"schemas": all},
+    }))
+}
+
+/// References point to the components; one with a description beside it is wrapped, because nothing may
+/// stand beside a `$ref` in version 3.0.
+fn convert(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            let target = map
+                .get("$ref")
+                .and_then(Value::as_str)
+                .and_then(|target| target.strip_prefix(REFERENCE))
+                .map(|name| json!({"$ref": format!("{COMPONENT}{name}")}));
+            if let Some(target) = target {
+                map.remove("$ref");
+                if map.is_empty() {
+                    *schema = target;
+                } else {
+                    map.insert("allOf".into(), json!([target]));
+                }
+                return;
+            }
+            if map.get("format").and_then(Value::as_str) == Some("int-or-string") {
+                map.remove("type");
+                map.insert(
+                    "oneOf".into(),
+                    json!([{"type": "integer"}, {"type": "string"}]),
+                );
+            }
+            map.values_mut().for_each(convert);
+        }
+        Value::Array(list) => list.iter_mut().for_each(convert),
+        _ => {}
+    }
+}
+
+fn content(types: &[&str], definition: &str) -> Value {
+    let all: Map<String, Value> = types
+        .iter()
+        .map(|media| {
+            let schema = json!({"$ref": format!("{COMPONENT}{definition}")});
+            ((*media).to_owned(), json!({ "schema": schema }))
+        })
+        .collect();
+    Value::Object(all)
+}
+
+fn path_item(path: &Path) -> Value {
+    let mut item = Map::new();
+    for operation in &path.operations {
+        let mut map = operation.common();
+        let query: Vec<Value> = operation
+            .query
+            .iter()
+            .map(|name| {
+                let (kind, description) = parameter(name);
+                json!({
+                    "name": name, "in": "query", "description": description,
+                    "schema": {"type": kind, "uniqueItems": true},
+                })
+            })
+            .collect();
+        map.insert("parameters".into(), query.into());
+        if let Some(body) = &operation.body {
+            let types = if operation.method == "patch" {
+                PATCH_TYPES
+            } else {
+                TYPES
+            };
+            map.insert(
+                "requestBody".into(),
+                json!({"content": content(types, body), "required": operation.method != "delete"}),
+            );
+        }
+        map.insert(
+            "responses".into(),
+            json!({
+                "200": {"description": "OK", "content": content(TYPES, &operation.answer)},
+                "401": {"description": "Unauthorized"},
+            }),
+        );
+        item.insert(operation.method.into(), Value::Object(map));
+    }
+    let shared: Vec<Value> = path
+        .parameters
+        .iter()
+        .map(|name| {
+            let (kind, description) = parameter(name);
+            json!({
+                "name": name, "in": "path", "required": true, "description": description,
+                "schema": {"type": kind, "uniqueItems": true},
+            })
+        })
+        .collect();
+    if !shared.is_empty() {
+        item.insert("parameters".into(), shared.into());
+    }
+    Value::Object(item)
+}

@@ -1,0 +1,176 @@
+//! The compact schema: definitions with sorted fields, names interned for the life of the process. No
+//! descriptions and no validation rules: those of a kind are in its file in `kinds/`.
+
+use std::collections::HashMap;
+
+/// How a list is merged by server-side apply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ListType {
+    /// Replaced as a whole.
+    Atomic,
+    /// Entries are a set of scalars.
+    Set,
+    /// Entries are objects told apart by these fields.
+    Map(&'static [&'static str]),
+}
+
+/// What strategic merge patch does with a field, as the `x-kubernetes-patch-*` extensions say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct PatchStrategy {
+    /// Lists are merged, not replaced.
+    pub(crate) merge: bool,
+    /// `$retainKeys` applies.
+    pub(crate) retain_keys: bool,
+    /// Entries with this key are the same entry; empty for lists of scalars.
+    pub(crate) key: &'static str,
+}
+
+/// One node of a type's schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Node {
+    /// An object with known fields: the position of its definition.
+    Object(u16),
+    /// An object with arbitrary keys and one type of value.
+    Map(Box<Node>),
+    List {
+        items: Box<Node>,
+        list_type: ListType,
+    },
+    String,
+    /// base64
+    Bytes,
+    Int32,
+    Int64,
+    Number,
+    Boolean,
+    IntOrString,
+    Quantity,
+    Time,
+    MicroTime,
+    /// Anything at all (RawExtension, FieldsV1, JSON).
+    Any,
+}
+
+#[derive(Debug)]
+pub(crate) struct Field {
+    pub(crate) name: &'static str,
+    pub(crate) node: Node,
+    pub(crate) patch: PatchStrategy,
+    /// Server-side apply takes the value as a whole although it is an object or a map.
+    pub(crate) atomic: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Definition {
+    /// `io.k8s.api.core.v1.Pod`
+    pub(crate) name: &'static str,
+    /// Sorted by name.
+    pub(crate) fields: Box<[Field]>,
+    /// Server-side apply takes objects of this type as a whole.
+    pub(crate) atomic: bool,
+}
+
+impl Definition {
+    pub(crate) fn field(&self, name: &str) -> Option<&Field> {
+        self.fields
+            .binary_search_by(|field| field.name.cmp(name))
+            .ok()
+            .map(|at| &self.fields[at])
+    }
+
+    /// `Pod` of `io.k8s.api.core.v1.Pod`.
+    pub(crate) fn short_name(&self) -> &'static str {
+        self.name.rsplit('.').next().unwrap_or(self.name)
+    }
+
+    /// `v1.Pod` of `io.k8s.api.core.v1.Pod`.
+    fn go_name(&self) -> &'static str {
+        let Some(last) = self.name.rfind('.') else {
+            return self.name;
+        };
+        match self.name[..last].rfind('.') {
+            Some(at) => &self.name[at + 1..],
+            None => self.name,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Schema {
+    pub(super) definitions: Vec<Definition>,
+    pub(super) index: HashMap<&'static str, u16>,
+}
+
+impl Schema {
+    pub(crate) fn definition(&self, name: &str) -> Option<&Definition> {
+        self.index
+            .get(name)
+            .map(|&at| &self.definitions[usize::from(at)])
+    }
+
+    pub(crate) fn at(&self, id: u16) -> &Definition {
+        &self.definitions[usize::from(id)]
+    }
+
+    /// The node of a whole object of this definition; `Any` for types that are not known.
+    pub(crate) fn root(&self, definition: &str) -> Node {
+        self.index
+            .get(definition)
+            .map_or(Node::Any, |&at| Node::Object(at))
+    }
+
+    /// The field of an object node.
+    pub(crate) fn field(&self, node: &Node, name: &str) -> Option<&Field> {
+        match node {
+            Node::Object(id) => self.at(*id).field(name),
+            _ => None,
+        }
+    }
+
+    /// The node below `name`, whether `node` is an object, a map or unknown.
+    pub(crate) fn child<'a>(&'a self, node: &'a Node, name: &str) -> &'a Node {
+        match node {
+            Node::Object(id) => self
+                .at(*id)
+                .field(name)
+                .map_or(&Node::Any, |field| &field.node),
+            Node::Map(value) => value,
+            _ => &Node::Any,
+        }
+    }
+
+    /// How messages name the node's type.
+    pub(crate) fn go_type(&self, node: &Node) -> String {
+        match node {
+            Node::Object(id) => self.at(*id).go_name().to_owned(),
+            Node::Map(value) => format!("map[string]{}", self.go_type(value)),
+            Node::List { items, .. } => format!("[]{}", self.go_type(items)),
+            Node::String => "string".into(),
+            Node::Bytes => "[]uint8".into(),
+            Node::Int32 => "int32".into(),
+            Node::Int64 => "int64".into(),
+            Node::Number => "float64".into(),
+            Node::Boolean => "bool".into(),
+            Node::IntOrString => "intstr.IntOrString".into(),
+            Node::Quantity => "resource.Quantity".into(),
+            Node::Time => "v1.Time".into(),
+            Node::MicroTime => "v1.MicroTime".into(),
+            Node::Any => "interface {}".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Schema {
+    /// Every name of a field, once.
+    pub(crate) fn field_names(&self) -> Vec<&'static str> {
+        let mut all: Vec<&'static str> = self
+            .definitions
+            .iter()
+            .flat_map(|definition| definition.fields.iter().map(|field| field.name))
+            .collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}

@@ -1,0 +1,218 @@
+//! The disk as the store sees it: an ordered map of bytes whose writes survive as a prefix.
+//!
+//! Two promises are asked of an implementation, and everything above is built on them: after a crash the
+//! writes that are found are a prefix of the writes that were made, and everything written before a
+//! successful [`Disk::sync`] is among them. There is no atomic batch on purpose: with prefixes the order of
+//! the writes is enough. What the bytes mean is decided in `record.rs`.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::SystemTime;
+
+#[cfg(test)]
+pub(super) mod fake;
+
+/// One write: the value of a key, or its removal.
+pub(super) type Write = (Vec<u8>, Option<Vec<u8>>);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum DiskError {
+    #[error("disk full: {0}")]
+    Full(String),
+    #[error("{0}")]
+    Io(String),
+    #[error("corrupt data: {0}")]
+    Corrupt(String),
+}
+
+pub(super) trait Disk: Send + Sync + 'static {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError>;
+
+    /// Visits `start..end` in order until `visit` returns false.
+    fn scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), DiskError>;
+
+    /// Makes the writes in order; readable on return, durable after the next `sync`.
+    fn write(&self, writes: Vec<Write>) -> Result<(), DiskError>;
+
+    /// Everything written until now survives loss of power once this returns.
+    fn sync(&self) -> Result<(), DiskError>;
+
+    /// Bytes that can still be written to the file system, where that can be known.
+    fn available(&self) -> Option<u64>;
+
+    /// Bytes in use.
+    fn size(&self) -> u64;
+}
+
+/// sled below a directory, with the `fdatasync` that sled itself leaves out.
+pub(super) struct SledDisk {
+    db: sled::Db,
+    path: PathBuf,
+    /// A second descriptor of the file that sled writes: `fdatasync` works on the file, not the descriptor.
+    data: File,
+    blobs: Mutex<Blobs>,
+}
+
+/// sled puts items over 128 KiB into files of their own. Records are cut small enough that this does not
+/// happen, so that the check is one `stat`; if it happens all the same, those files are synced too.
+struct Blobs {
+    dir: PathBuf,
+    seen: Option<SystemTime>,
+}
+
+/// What sled may keep of its pages in memory. The store has all live data in memory already.
+const PAGE_CACHE_BYTES: u64 = 4 << 20;
+
+/// sled rewrites and frees old segments on this beat, so it cannot be switched off.
+const HOUSEKEEPING_MS: u64 = 1_000;
+
+impl SledDisk {
+    /// Opens or creates the database in `path`, which only this process may use (see `directory.rs`).
+    pub(super) fn open(path: &Path) -> Result<Self, DiskError> {
+        let config = sled::Config::new()
+            .path(path)
+            .cache_capacity(PAGE_CACHE_BYTES)
+            .flush_every_ms(Some(HOUSEKEEPING_MS));
+        // Some corruptions make sled panic while it recovers: that is a refusal like any other.
+        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()));
+        let db = match opened {
+            Ok(result) => result.map_err(|e| sled_error("open", &e))?,
+            Err(panic) => {
+                let why = panic
+                    .downcast_ref::<String>()
+                    .map(String::as_str)
+                    .or_else(|| panic.downcast_ref::<&str>().copied())
+                    .unwrap_or("unknown reason");
+                return Err(DiskError::Corrupt(format!("sled cannot recover: {why}")));
+            }
+        };
+        db.flush().map_err(|e| sled_error("first flush", &e))?;
+
+        let io = |what: &'static str| move |e: io::Error| io_error(what, &e);
+        let data = File::open(path.join("db")).map_err(io("open db"))?;
+        let disk = Self {
+            db,
+            path: path.to_owned(),
+            data,
+            blobs: Mutex::new(Blobs {
+                dir: path.join("blobs"),
+                seen: None,
+            }),
+        };
+        // Names and contents of the files that sled made must be durable before anything is acknowledged.
+        File::open(path.join("conf"))
+            .and_then(|f| f.sync_all())
+            .map_err(io("sync conf"))?;
+        disk.data.sync_all().map_err(io("sync db"))?;
+        File::open(path)
+            .and_then(|f| f.sync_all())
+            .map_err(io("sync directory"))?;
+        Ok(disk)
+    }
+
+    fn sync_blobs(&self) -> io::Result<()> {
+        let mut blobs = self.blobs.lock().expect("no panic while holding it");
+        let changed = std::fs::metadata(&blobs.dir)?.modified()?;
+        if blobs.seen == Some(changed) {
+            return Ok(());
+        }
+        for entry in std::fs::read_dir(&blobs.dir)? {
+            match File::open(entry?.path()) {
+                Ok(file) => file.sync_all()?,
+                // sled removes blobs in the background.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(e),
+            }
+        }
+        File::open(&blobs.dir)?.sync_all()?;
+        blobs.seen = Some(changed);
+        Ok(())
+    }
+}
+
+impl Disk for SledDisk {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
+        let value = self.db.get(key).map_err(|e| sled_error("read", &e))?;
+        Ok(value.map(|v| v.to_vec()))
+    }
+
+    fn scan(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), DiskError> {
+        for item in self.db.range(start..end) {
+            let (key, value) = item.map_err(|e| sled_error("scan", &e))?;
+            if !visit(&key, &value) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, writes: Vec<Write>) -> Result<(), DiskError> {
+        for (key, value) in writes {
+            match value {
+                Some(value) => self.db.insert(key, value),
+                None => self.db.remove(key),
+            }
+            .map_err(|e| sled_error("write", &e))?;
+        }
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<(), DiskError> {
+        self.db.flush().map_err(|e| sled_error("flush", &e))?;
+        self.data
+            .sync_data()
+            .map_err(|e| io_error("fdatasync", &e))?;
+        self.sync_blobs().map_err(|e| io_error("sync blobs", &e))
+    }
+
+    fn available(&self) -> Option<u64> {
+        available_bytes(&self.path)
+    }
+
+    fn size(&self) -> u64 {
+        self.db.size_on_disk().unwrap_or(0)
+    }
+}
+
+fn available_bytes(path: &Path) -> Option<u64> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes()).ok()?;
+    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: `path` is a NUL-terminated string and `stat` points to memory for one statvfs.
+    let result = unsafe { libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) };
+    if result != 0 {
+        return None;
+    }
+    // SAFETY: statvfs succeeded, so it has filled the structure.
+    let stat = unsafe { stat.assume_init() };
+    Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+fn io_error(what: &str, error: &io::Error) -> DiskError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            DiskError::Full(format!("{what}: {error}"))
+        }
+        _ => DiskError::Io(format!("{what}: {error}")),
+    }
+}
+
+fn sled_error(what: &str, error: &sled::Error) -> DiskError {
+    match error {
+        sled::Error::Io(e) => io_error(what, e),
+        sled::Error::Corruption { at, .. } => DiskError::Corrupt(format!("{what}: sled at {at:?}")),
+        other => DiskError::Io(format!("{what}: {other}")),
+    }
+}

@@ -1,0 +1,432 @@
+//! The Raft log and the vote on the disk: openraft's `RaftLogStorage`.
+//!
+//! Entries are written by the disk thread (`writer.rs`); the newest ones stay in memory until they are
+//! written and a little longer, because each of them is read once more, to be applied. The positions (first,
+//! last, vote) are kept in memory and are ahead of the disk by what is being written.
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::ops::{Bound, RangeBounds};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+
+use openraft::storage::{LogFlushed, LogState, RaftLogReader, RaftLogStorage};
+use openraft::{AnyError, OptionalSend, StorageIOError};
+
+use super::codec;
+use super::disk::{Disk, DiskError};
+use super::raft::{Entry, LogId, StorageError, TypeConfig, Vote, entry_size};
+use super::record::{self, RecordError};
+use super::writer::{Job, Writer};
+
+/// Entries that stay in memory after they were written, by bytes.
+const TAIL_BYTES: usize = 1 << 20;
+/// One read for a follower, by bytes.
+const READ_BYTES: usize = 4 << 20;
+
+const VOTE: &str = "vote";
+const PURGED: &str = "purged";
+
+/// Clones share one log.
+#[derive(Clone)]
+pub(crate) struct LogStore {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    /// The disk thread owns it, so that it is closed when that thread has ended.
+    disk: Weak<dyn Disk>,
+    writer: Writer,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    vote: Option<Vote>,
+    purged: Option<LogId>,
+    last: Option<LogId>,
+    /// The newest entries, without a hole, up to `last`.
+    tail: VecDeque<Entry>,
+    tail_bytes: usize,
+    /// Entries up to this index (exclusive) are on the disk.
+    written: u64,
+}
+
+impl LogStore {
+    /// Reads what is on the disk and checks all of it. The log must reach `watermark`.
+    pub(super) fn open(
+        disk: &Arc<dyn Disk>,
+        writer: Writer,
+        watermark: u64,
+    ) -> Result<Self, DiskError> {
+        let mut state = State {
+            vote: read_meta(&**disk, VOTE, codec::decode_vote)?,
+            purged: read_meta(&**disk, PURGED, codec::decode_log_id)?,
+            ..State::default()
+        };
+        state.last = state.purged;
+        let (start, end) = (
+            record::log_key(next(state.purged)),
+            record::log_key(u64::MAX),
+        );
+        let mut torn = None;
+        record::scan(&**disk, &start, &end, |(base, payload)| {
+            let index = record::parse_log_key(&base)
+                .ok_or_else(|| record::corrupt(&base, RecordError::Malformed))?;
+            if torn.is_some() || index != next(state.last) {
+                return Err(DiskError::Corrupt(format!(
+                    "the log has a hole before entry {index}"
+                )));
+            }
+            match payload {
+                Ok(payload) => {
+                    let entry = decode_entry(&base, index, &payload)?;
+                    state.last = Some(entry.log_id);
+                    state.keep(entry);
+                    state.written = next(state.last);
+                    state.trim();
+                    Ok(())
+                }
+                // The last thing that was written before a crash, acknowledged to nobody.
+                Err(RecordError::Incomplete) if index > watermark => {
+                    torn = Some(index);
+                    Ok(())
+                }
+                Err(error) => Err(record::corrupt(&base, error)),
+            }
+        })?;
+        state.written = next(state.last);
+        let reached = state.last.map_or(0, |id| id.index);
+        if reached < watermark {
+            return Err(DiskError::Corrupt(format!(
+                "the log ends at entry {reached}, but entry {watermark} was acknowledged"
+            )));
+        }
+        if let Some(index) = torn {
+            tracing::warn!(
+                index,
+                "removing a log entry that was not written completely"
+            );
+            writer.submit(Job {
+                remove_now: vec![(record::log_key(index), record::log_key(u64::MAX))],
+                ..Job::default()
+            });
+        }
+        // What an interrupted purge left behind.
+        writer.submit(Job {
+            remove_later: vec![(record::log_key(0), start)],
+            ..Job::default()
+        });
+        Ok(Self {
+            shared: Arc::new(Shared {
+                disk: Arc::downgrade(disk),
+                writer,
+                state: Mutex::new(state),
+            }),
+        })
+    }
+
+    /// Entries that a start with nothing applied would have to apply, for tests and diagnostics.
+    #[cfg(test)]
+    pub(super) fn positions(&self) -> (Option<LogId>, Option<LogId>) {
+        let state = self.state();
+        (state.purged, state.last)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().expect("no panic while holding it")
+    }
+
+    /// Entries `start..end`, at most `limit` bytes of them but at least one.
+    async fn read(&self, start: u64, end: u64, limit: usize) -> Result<Vec<Entry>, StorageError> {
+        let (start, end, tail, tail_start) = {
+            let state = self.state();
+            let start = start.max(next(state.purged));
+            let end = end.min(next(state.last));
+            if start >= end {
+                return Ok(Vec::new());
+            }
+            let tail_start = state.tail_start();
+            let skip = start.saturating_sub(tail_start) as usize;
+            let take = end.saturating_sub(tail_start.max(start)) as usize;
+            let tail: Vec<Entry> = state.tail.iter().skip(skip).take(take).cloned().collect();
+            (start, end, tail, tail_start)
+        };
+        let mut entries = Vec::new();
+        if start < tail_start {
+            let end = end.min(tail_start);
+            let disk = Weak::clone(&self.shared.disk);
+            let read = move || match disk.upgrade() {
+                Some(disk) => read_entries(&*disk, start, end, limit),
+                None => Err(DiskError::Io("the store is shut down".into())),
+            };
+            let complete;
+            (entries, complete) = tokio::task::spawn_blocking(read)
+                .await
+                .map_err(|e| StorageIOError::read_logs(AnyError::new(&e)))?
+                .map_err(|e| StorageIOError::read_logs(AnyError::new(&e)))?;
+            if !complete {
+                return Ok(entries);
+            }
+        }
+        let mut bytes: usize = entries.iter().map(entry_size).sum();
+        for entry in tail {
+            bytes += entry_size(&entry);
+            if bytes > limit && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+}
+
+impl State {
+    fn tail_start(&self) -> u64 {
+        match self.tail.front() {
+            Some(entry) => entry.log_id.index,
+            None => next(self.last),
+        }
+    }
+
+    fn keep(&mut self, entry: Entry) {
+        self.tail_bytes += entry_size(&entry);
+        self.tail.push_back(entry);
+    }
+
+    /// Forgets the oldest entries in memory, as far as the disk has them.
+    fn trim(&mut self) {
+        while self.tail_bytes > TAIL_BYTES
+            && let Some(entry) = self.tail.front()
+            && entry.log_id.index < self.written
+        {
+            self.tail_bytes -= entry_size(entry);
+            self.tail.pop_front();
+        }
+    }
+
+    fn forget_up_to(&mut self, index: u64) {
+        while let Some(entry) = self.tail.front()
+            && entry.log_id.index <= index
+        {
+            self.tail_bytes -= entry_size(entry);
+            self.tail.pop_front();
+        }
+    }
+
+    fn forget_from(&mut self, index: u64) {
+        while let Some(entry) = self.tail.back()
+            && entry.log_id.index >= index
+        {
+            self.tail_bytes -= entry_size(entry);
+            self.tail.pop_back();
+        }
+    }
+}
+
+/// The index after a position.
+fn next(id: Option<LogId>) -> u64 {
+    id.map_or(0, |id| id.index + 1)
+}
+
+fn read_meta<T>(
+    disk: &dyn Disk,
+    name: &str,
+    decode: impl Fn(&[u8]) -> Result<T, codec::CodecError>,
+) -> Result<Option<T>, DiskError> {
+    let base = record::meta_key(name);
+    let Some(payload) = record::get(disk, &base)? else {
+        return Ok(None);
+    };
+    let value = decode(&payload)
+        .map_err(|e| DiskError::Corrupt(format!("{}: {e}", record::describe(&base))))?;
+    Ok(Some(value))
+}
+
+fn decode_entry(base: &[u8], index: u64, payload: &[u8]) -> Result<Entry, DiskError> {
+    let entry = codec::decode_entry(payload)
+        .map_err(|e| DiskError::Corrupt(format!("{}: {e}", record::describe(base))))?;
+    if entry.log_id.index != index {
+        return Err(record::corrupt(base, RecordError::Malformed));
+    }
+    Ok(entry)
+}
+
+/// Entries `start..end` up to `limit` bytes, and whether those are all.
+fn read_entries(
+    disk: &dyn Disk,
+    start: u64,
+    end: u64,
+    limit: usize,
+) -> Result<(Vec<Entry>, bool), DiskError> {
+    let mut entries = Vec::new();
+    let mut bytes = 0;
+    let mut complete = true;
+    let (from, to) = (record::log_key(start), record::log_key(end));
+    record::scan(disk, &from, &to, |(base, payload)| {
+        complete &= bytes < limit;
+        if !complete {
+            return Ok(());
+        }
+        let payload = payload.map_err(|e| record::corrupt(&base, e))?;
+        let index = record::parse_log_key(&base)
+            .ok_or_else(|| record::corrupt(&base, RecordError::Malformed))?;
+        let entry = decode_entry(&base, index, &payload)?;
+        bytes += entry_size(&entry);
+        entries.push(entry);
+        Ok(())
+    })?;
+    Ok((entries, complete))
+}
+
+impl RaftLogReader<TypeConfig> for LogStore {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
+        &mut self,
+        range: RB,
+    ) -> Result<Vec<Entry>, StorageError> {
+        let start = match range.start_bound() {
+            Bound::Included(start) => *start,
+            Bound::Excluded(start) => start + 1,
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(end) => end + 1,
+            Bound::Excluded(end) => *end,
+            Bound::Unbounded => u64::MAX,
+        };
+        self.read(start, end, usize::MAX).await
+    }
+
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, StorageError> {
+        self.read(start, end, READ_BYTES).await
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for LogStore {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
+        let state = self.state();
+        Ok(LogState {
+            last_purged_log_id: state.purged,
+            last_log_id: state.last,
+        })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
+        let mut job = Job {
+            durable: true,
+            ..Job::default()
+        };
+        let payload = codec::encode_vote(vote);
+        record::put(&mut job.writes, &record::meta_key(VOTE), &payload);
+        self.shared
+            .writer
+            .run(job)
+            .await
+            .map_err(|e| StorageIOError::write_vote(AnyError::new(&e)))?;
+        self.state().vote = Some(*vote);
+        Ok(())
+    }
+
+    async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
+        Ok(self.state().vote)
+    }
+
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: LogFlushed<TypeConfig>,
+    ) -> Result<(), StorageError>
+    where
+        I: IntoIterator<Item = Entry> + OptionalSend,
+        I::IntoIter: OptionalSend,
+    {
+        let mut job = Job {
+            durable: true,
+            ..Job::default()
+        };
+        let last = {
+            let mut state = self.state();
+            for entry in entries {
+                let payload = codec::encode_entry(&entry);
+                let base = record::log_key(entry.log_id.index);
+                record::put(&mut job.writes, &base, &payload);
+                state.last = Some(entry.log_id);
+                state.keep(entry);
+            }
+            state.last
+        };
+        job.last_log = last.map(|id| id.index);
+        let shared = Arc::clone(&self.shared);
+        job.done = Some(Box::new(move |result| {
+            if result.is_ok() {
+                let mut state = shared.state.lock().expect("no panic while holding it");
+                state.written = state.written.max(next(last));
+                state.trim();
+            }
+            callback.log_io_completed(result.map_err(std::io::Error::other));
+        }));
+        self.shared.writer.submit(job);
+        Ok(())
+    }
+
+    async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        let from = log_id.index;
+        self.state().forget_from(from);
+        let job = Job {
+            remove_now: vec![(record::log_key(from), record::log_key(u64::MAX))],
+            durable: true,
+            last_log: Some(from.saturating_sub(1)),
+            ..Job::default()
+        };
+        self.shared
+            .writer
+            .run(job)
+            .await
+            .map_err(|e| StorageIOError::write_logs(AnyError::new(&e)))?;
+        let last = {
+            let mut state = self.state();
+            // What was waiting to be written when it was truncated must not count as written.
+            state.written = state.written.min(from);
+            match state.tail.back() {
+                Some(entry) => Some(entry.log_id),
+                None if next(state.purged) >= from => state.purged,
+                None => None,
+            }
+        };
+        let last = match last {
+            None if from > 0 => {
+                // The tail is empty, so `last` decides what `read` can see: until then it is everything.
+                let before = self.read(from - 1, from, usize::MAX).await?;
+                before.last().map(|entry| entry.log_id)
+            }
+            last => last,
+        };
+        self.state().last = last;
+        Ok(())
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
+        let mut job = Job::default();
+        let purged = {
+            let mut state = self.state();
+            state.purged = state.purged.max(Some(log_id));
+            state.last = state.last.max(Some(log_id));
+            state.forget_up_to(log_id.index);
+            job.remove_later = vec![(record::log_key(0), record::log_key(log_id.index + 1))];
+            state.purged.unwrap_or(log_id)
+        };
+        let payload = codec::encode_log_id(&purged);
+        record::put(&mut job.writes, &record::meta_key(PURGED), &payload);
+        self.shared.writer.submit(job);
+        Ok(())
+    }
+}

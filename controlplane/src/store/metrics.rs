@@ -1,0 +1,113 @@
+//! What the store counts. Each part gets the few handles that it writes; [`Metrics`] registers them all.
+
+use std::time::Duration;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// All metrics of one member's store. Cheap to clone; clones count into the same place.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Metrics {
+    pub(super) disk: DiskMetrics,
+    pub(super) state: StateMetrics,
+    pub(super) watch: WatchMetrics,
+    pub(super) proposals: ProposalMetrics,
+}
+
+/// Written by the disk thread.
+#[derive(Debug, Clone)]
+pub(super) struct DiskMetrics {
+    sync_seconds: Histogram,
+}
+
+/// Written by the state machine.
+#[derive(Debug, Clone, Default)]
+pub(super) struct StateMetrics {
+    pub(super) revision: Gauge,
+    pub(super) compacted: Gauge,
+    pub(super) keys: Gauge,
+    pub(super) history_bytes: Gauge,
+}
+
+/// Written by the watch hub.
+#[derive(Debug, Clone, Default)]
+pub(super) struct WatchMetrics {
+    pub(super) watchers: Gauge,
+    pub(super) cut_off: Counter,
+}
+
+/// Written by the proposal queue.
+#[derive(Debug, Clone)]
+pub(super) struct ProposalMetrics {
+    pub(super) transactions: Counter,
+    pub(super) per_entry: Histogram,
+}
+
+impl Default for DiskMetrics {
+    fn default() -> Self {
+        Self {
+            // 50 us to 1.6 s.
+            sync_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 16)),
+        }
+    }
+}
+
+impl Default for ProposalMetrics {
+    fn default() -> Self {
+        Self {
+            transactions: Counter::default(),
+            per_entry: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
+        }
+    }
+}
+
+impl DiskMetrics {
+    pub(super) fn synced(&self, took: Duration) {
+        self.sync_seconds.observe(took.as_secs_f64());
+    }
+}
+
+impl Metrics {
+    pub(super) fn register(&self, registry: &mut Registry) {
+        let store = registry.sub_registry_with_prefix("waggle_store");
+        store.register(
+            "disk_sync_seconds",
+            "Time that a durable sync of the store's files takes",
+            self.disk.sync_seconds.clone(),
+        );
+        store.register(
+            "revision",
+            "Revision of the last applied write",
+            self.state.revision.clone(),
+        );
+        store.register(
+            "compacted_revision",
+            "Oldest revision that can still be read",
+            self.state.compacted.clone(),
+        );
+        store.register("keys", "Live keys", self.state.keys.clone());
+        store.register(
+            "history_bytes",
+            "Bytes of values that only history keeps in memory",
+            self.state.history_bytes.clone(),
+        );
+        store.register("watchers", "Open watches", self.watch.watchers.clone());
+        store.register(
+            "watchers_cut_off",
+            "Watches that were ended because their reader was too slow",
+            self.watch.cut_off.clone(),
+        );
+        store.register(
+            "transactions",
+            "Transactions proposed on this member",
+            self.proposals.transactions.clone(),
+        );
+        store.register(
+            "transactions_per_entry",
+            "Transactions that shared one log entry, and so one sync",
+            self.proposals.per_entry.clone(),
+        );
+    }
+}

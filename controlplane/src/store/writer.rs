@@ -1,0 +1,329 @@
+//! The one thread that writes to the disk: group commit, and tidying up in the gaps.
+//!
+//! Jobs are done in the order in which they are submitted, so "written earlier" means "survives at least as
+//! well". All jobs that wait when the thread looks share one sync. Removals of what nobody can read any more
+//! (purged log entries, compacted versions) are done in small slices between the jobs, so that they cost no
+//! writer a long wait; what a crash interrupts is found and removed at the next start.
+//!
+//! After the first error nothing is written any more: what a failed sync has left on the disk is unknown, so
+//! it is never tried again. [`Writer::failure`] tells the rest of the store.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{oneshot, watch};
+
+use super::directory::Watermark;
+use super::disk::{Disk, DiskError, Write};
+use super::metrics::DiskMetrics;
+
+/// Called on the writer's thread when a job is done; must not block.
+pub(super) type Done = Box<dyn FnOnce(Result<(), DiskError>) + Send>;
+
+/// Keys `start..end`.
+pub(super) type KeyRange = (Vec<u8>, Vec<u8>);
+
+/// How many keys a slice of tidying looks at.
+const REMOVE_SLICE: usize = 128;
+/// Jobs that are taken into one sync at most, by bytes.
+const GROUP_BYTES: usize = 8 << 20;
+/// How long unsynced writes (the applied state) may stay without a sync when nothing else asks for one.
+const IDLE_SYNC: Duration = Duration::from_secs(5);
+
+#[derive(Default)]
+pub(super) struct Job {
+    pub(super) writes: Vec<Write>,
+    /// Removed before `writes` are made, from the end.
+    pub(super) remove_now: Vec<KeyRange>,
+    /// Removed when there is time, from the start. Keys that are never written again.
+    pub(super) remove_later: Vec<KeyRange>,
+    /// Whether `done` means "survives loss of power".
+    pub(super) durable: bool,
+    /// The last log index that is acknowledged with this job.
+    pub(super) last_log: Option<u64>,
+    pub(super) done: Option<Done>,
+}
+
+enum Message {
+    Job(Job),
+    Stop,
+}
+
+/// A handle to the thread.
+#[derive(Clone)]
+pub(super) struct Writer {
+    jobs: mpsc::Sender<Message>,
+    failure: watch::Receiver<Option<DiskError>>,
+}
+
+impl Writer {
+    /// Starts the thread. It owns `keep` (the directory's lock) until it has ended.
+    pub(super) fn start(
+        disk: Arc<dyn Disk>,
+        watermark: Watermark,
+        metrics: DiskMetrics,
+        keep: impl Send + 'static,
+    ) -> std::io::Result<(Self, JoinHandle<()>)> {
+        let (jobs, receiver) = mpsc::channel();
+        let (failed, failure) = watch::channel(None);
+        let mut thread = Thread {
+            disk,
+            watermark,
+            metrics,
+            failed,
+            removals: VecDeque::new(),
+            unsynced_since: None,
+        };
+        let handle = std::thread::Builder::new()
+            .name("store-disk".into())
+            .spawn(move || {
+                thread.run(&receiver);
+                drop(thread);
+                drop(keep);
+            })?;
+        Ok((Self { jobs, failure }, handle))
+    }
+
+    pub(super) fn submit(&self, job: Job) {
+        if let Err(mpsc::SendError(Message::Job(Job {
+            done: Some(done), ..
+        }))) = self.jobs.send(Message::Job(job))
+        {
+            done(Err(stopped()));
+        }
+    }
+
+    /// Submits and waits.
+    pub(super) async fn run(&self, mut job: Job) -> Result<(), DiskError> {
+        let (tx, rx) = oneshot::channel();
+        job.done = Some(Box::new(move |result| {
+            // Nobody waits any more: the caller was cancelled.
+            let _ = tx.send(result);
+        }));
+        self.submit(job);
+        rx.await.unwrap_or_else(|_| Err(stopped()))
+    }
+
+    /// Ends the thread after the jobs submitted so far, with a last sync.
+    pub(super) fn stop(&self) {
+        // It may have ended already.
+        let _ = self.jobs.send(Message::Stop);
+    }
+
+    /// The error that stopped all writing, once there is one.
+    pub(super) fn failure(&self) -> watch::Receiver<Option<DiskError>> {
+        self.failure.clone()
+    }
+}
+
+fn stopped() -> DiskError {
+    DiskError::Io("the store is shut down".into())
+}
+
+struct Thread {
+    disk: Arc<dyn Disk>,
+    watermark: Watermark,
+    metrics: DiskMetrics,
+    failed: watch::Sender<Option<DiskError>>,
+    removals: VecDeque<KeyRange>,
+    unsynced_since: Option<Instant>,
+}
+
+impl Thread {
+    fn run(&mut self, jobs: &Receiver<Message>) {
+        let mut open = true;
+        while open {
+            let mut group = Vec::new();
+            open = self.collect(jobs, &mut group);
+            // sled panics on some damage; that must end as any other failure of the disk.
+            let work = AssertUnwindSafe(|| match group.is_empty() {
+                true => self.idle(),
+                false => self.commit(group),
+            });
+            if catch_unwind(work).is_err() {
+                self.fail(DiskError::Corrupt("the database panicked".into()));
+            }
+        }
+        if self.failed.borrow().is_none()
+            && let Err(error) = self.sync()
+        {
+            self.fail(error);
+        }
+    }
+
+    /// Takes the jobs that wait; blocks for the first one while there is nothing to tidy. False at the end.
+    fn collect(&mut self, jobs: &Receiver<Message>, group: &mut Vec<Job>) -> bool {
+        let first = if !self.removals.is_empty() {
+            match jobs.try_recv() {
+                Ok(message) => message,
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        } else if let Some(since) = self.unsynced_since {
+            match jobs.recv_timeout(IDLE_SYNC.saturating_sub(since.elapsed())) {
+                Ok(message) => message,
+                Err(RecvTimeoutError::Timeout) => return true,
+                Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        } else {
+            match jobs.recv() {
+                Ok(message) => message,
+                Err(mpsc::RecvError) => return false,
+            }
+        };
+        let mut next = Some(first);
+        let mut bytes = 0;
+        while let Some(message) = next {
+            match message {
+                Message::Stop => return false,
+                Message::Job(job) => {
+                    bytes += size(&job.writes);
+                    group.push(job);
+                }
+            }
+            next = match bytes < GROUP_BYTES {
+                true => jobs.try_recv().ok(),
+                false => None,
+            };
+        }
+        true
+    }
+
+    fn commit(&mut self, group: Vec<Job>) {
+        let mut done = Vec::with_capacity(group.len());
+        let result = self.write_group(group, &mut done);
+        if let Err(error) = &result {
+            self.fail(error.clone());
+        }
+        for done in done {
+            done(result.clone());
+        }
+    }
+
+    fn write_group(&mut self, group: Vec<Job>, done: &mut Vec<Done>) -> Result<(), DiskError> {
+        let mut result = match self.failed.borrow().as_ref() {
+            Some(error) => Err(error.clone()),
+            None => Ok(()),
+        };
+        let mut durable = false;
+        let mut last_log = None;
+        for mut job in group {
+            done.extend(job.done.take());
+            durable |= job.durable;
+            last_log = job.last_log.or(last_log);
+            if result.is_ok() {
+                result = self.write_job(job);
+            }
+        }
+        result?;
+        if durable {
+            self.sync()?;
+        } else {
+            self.unsynced_since.get_or_insert_with(Instant::now);
+        }
+        if let Some(index) = last_log {
+            self.watermark.raise(index)?;
+        }
+        Ok(())
+    }
+
+    fn write_job(&mut self, job: Job) -> Result<(), DiskError> {
+        for (start, end) in &job.remove_now {
+            // What is removed was perhaps acknowledged once: say first that it may be gone.
+            if let Some(index) = job.last_log {
+                self.watermark.lower(index)?;
+            }
+            self.remove_backwards(start, end)?;
+        }
+        self.removals.extend(job.remove_later);
+        if job.writes.is_empty() {
+            return Ok(());
+        }
+        self.disk.write(job.writes)
+    }
+
+    fn sync(&mut self) -> Result<(), DiskError> {
+        let start = Instant::now();
+        self.disk.sync()?;
+        self.unsynced_since = None;
+        self.metrics.synced(start.elapsed());
+        Ok(())
+    }
+
+    /// Nothing waits: tidies up, or syncs what nobody asked to have synced.
+    fn idle(&mut self) {
+        if self.failed.borrow().is_some() {
+            self.removals.clear();
+            return;
+        }
+        let result = match self.removals.front().cloned() {
+            Some((start, end)) => {
+                self.unsynced_since.get_or_insert_with(Instant::now);
+                match self.remove_slice(&start, &end) {
+                    Ok(true) => {
+                        self.removals.pop_front();
+                        Ok(())
+                    }
+                    Ok(false) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            }
+            None if self
+                .unsynced_since
+                .is_some_and(|since| since.elapsed() >= IDLE_SYNC) =>
+            {
+                self.sync()
+            }
+            None => Ok(()),
+        };
+        if let Err(error) = result {
+            self.fail(error);
+        }
+    }
+
+    /// Removes a range from its end, so that a crash in between leaves no hole.
+    fn remove_backwards(&self, start: &[u8], end: &[u8]) -> Result<(), DiskError> {
+        let mut writes = Vec::new();
+        self.disk.scan(start, end, &mut |key, _| {
+            writes.push((key.to_vec(), None));
+            true
+        })?;
+        writes.reverse();
+        self.disk.write(writes)
+    }
+
+    /// Removes the first keys of a range; true once none is left. A record loses its head first, so that one
+    /// that is half removed is known as such.
+    fn remove_slice(&self, start: &[u8], end: &[u8]) -> Result<bool, DiskError> {
+        let mut writes = Vec::new();
+        self.disk.scan(start, end, &mut |key, _| {
+            writes.push((key.to_vec(), None));
+            writes.len() < REMOVE_SLICE
+        })?;
+        let finished = writes.len() < REMOVE_SLICE;
+        self.disk.write(writes)?;
+        Ok(finished)
+    }
+
+    fn fail(&mut self, error: DiskError) {
+        if self.failed.borrow().is_none() {
+            tracing::error!(%error, "the store cannot write: this member stops");
+            self.failed.send_replace(Some(error));
+        }
+        self.unsynced_since = None;
+    }
+}
+
+fn size(writes: &[Write]) -> usize {
+    writes
+        .iter()
+        .map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len))
+        .sum()
+}
+
+#[cfg(test)]
+mod tests;

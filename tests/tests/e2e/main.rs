@@ -1,0 +1,12 @@
+//! End to end: real clients against a real one-node cluster, each test with its own.
+#![allow(clippy::unwrap_used)]
+
+mod bad_input;
+mod dns;
+mod images;
+mod kube_client;
+mod kubectl;
+mod lifecycle;
+mod netfilter;
+mod services;
+mod workloads;
