@@ -91,6 +91,7 @@ impl Member {
                 let directory = Directory::open(&config.dir)?;
                 let watermark = directory.watermark()?;
                 let disk = SledDisk::open(&directory.data())?;
+                directory.sync()?;
                 Foundation::lay(
                     Arc::new(disk),
                     watermark,

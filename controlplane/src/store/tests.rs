@@ -251,3 +251,57 @@ async fn metrics_say_what_happened() {
     assert!(!syncs.unwrap().ends_with(" 0"));
     store.close().await.unwrap();
 }
+
+/// Reads a watch of everything until `last`: every revision once, in order.
+async fn follow(store: Store, mut after: Revision, last: Revision) {
+    let mut watch = loop {
+        match store.watch("", after) {
+            Ok(watch) => break watch,
+            Err(StoreError::Compacted { oldest, .. }) => after = oldest,
+            Err(other) => panic!("{other}"),
+        }
+    };
+    while after < last {
+        let (events, complete) = watch.next().await.unwrap();
+        for event in events {
+            assert_eq!(event.revision(), after + 1);
+            after += 1;
+        }
+        assert_eq!(complete, after);
+        assert!(watch.progress() >= after);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn watches_opened_under_load_miss_nothing() {
+    const WRITERS: u64 = 8;
+    const WRITES: u64 = 60;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    let mut tasks = Vec::new();
+    for writer in 0..WRITERS {
+        let store = store.clone();
+        tasks.push(tokio::spawn(async move {
+            for i in 0..WRITES {
+                let txn = put(&format!("k{writer}/{}", i % 5), &i.to_string());
+                let revision = committed(store.txn(txn).await.unwrap());
+                if i % 10 == 5 {
+                    // From somewhere in the past, the present, and what is compacted meanwhile.
+                    let after = revision.saturating_sub(i * writer);
+                    tokio::spawn(follow(store.clone(), after, WRITERS * WRITES));
+                    let last = follow(store.clone(), after, revision);
+                    last.await;
+                }
+                if i % 25 == 24 {
+                    store.compact(revision / 2).await.unwrap();
+                }
+            }
+        }));
+    }
+    tasks.push(tokio::spawn(follow(store.clone(), 0, WRITERS * WRITES)));
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(store.revision(), WRITERS * WRITES);
+    store.close().await.unwrap();
+}
