@@ -38,6 +38,8 @@ counters! {
         NoSuchPod = "no_such_pod",
         /// For an address in a Service range that is not a Service's, or not on this port.
         NoSuchService = "no_such_service",
+        /// Neighbour discovery and multicast listener reports from a pod, which needs neither.
+        Ipv6Control = "ipv6_control",
         /// The Service has no usable endpoint.
         NoEndpoints = "no_endpoints",
         /// For a Service, but not sent through a socket hook (raw sockets).
@@ -56,8 +58,6 @@ counters! {
         MasqueradePorts = "masquerade_ports",
         /// The masquerade table is full.
         MasqueradeTableFull = "masquerade_table_full",
-        /// An ICMP error about a masqueraded flow (not translated yet).
-        MasqueradeIcmpError = "masquerade_icmp_error",
         /// Hop limit reached zero.
         HopLimit = "hop_limit",
         /// A helper that rewrites the packet failed.

@@ -415,8 +415,8 @@ fn add_pod(state: &mut State, interface: &PodInterface) -> Result<(), DataPlaneE
 
 fn remove_pod(state: &mut State, interface: &PodInterface) -> Result<(), DataPlaneError> {
     let gone = |result: Result<(), aya::maps::MapError>, map| match result {
-        Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-        Err(error) => Err(DataPlaneError::map(map)(error)),
+        Err(error) if !wire::is_missing(&error) => Err(DataPlaneError::map(map)(error)),
+        _ => Ok(()),
     };
     for address in &interface.addresses {
         let key = Address::from(*address);

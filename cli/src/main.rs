@@ -1,2 +1,97 @@
-//! .
-fn main() {}
+//! The `waggle` binary: arguments and wiring only.
+
+mod agent_command;
+mod controller_command;
+mod dev;
+mod files;
+mod image;
+mod logging;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A Kubernetes-compatible cluster whose network is eBPF all the way down.
+#[derive(Debug, Parser)]
+#[command(
+    name = "waggle",
+    version,
+    arg_required_else_help = true,
+    after_help = "\
+Start with `waggle dev --demo`: one node on this machine, a demo on it, and what to type next."
+)]
+struct Arguments {
+    /// What to log, as a tracing filter such as `info,agent::pods=debug`.
+    #[arg(
+        long,
+        global = true,
+        env = "WAGGLE_LOG",
+        default_value = "info,openraft=warn"
+    )]
+    log: String,
+    /// Log as JSON, one object a line.
+    #[arg(long, global = true)]
+    log_json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Controller and agent together on this machine: a cluster of one node.
+    Dev(Box<dev::DevArguments>),
+    /// One member of the control plane: API server, store, scheduler, controllers.
+    Controller(controller_command::ControllerArguments),
+    /// The node agent: runs pods, owns the node's data plane and DNS.
+    Agent(Box<agent_command::AgentArguments>),
+    /// Images on this node.
+    Image(image::ImageArguments),
+}
+
+fn main() -> ExitCode {
+    // The supervisor of a pod: before the argument parser, the async runtime and the log, none of which it
+    // needs; there is one such process per pod and it must stay small.
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if arguments.get(1).is_some_and(|verb| verb == "supervise") {
+        let code = agent::supervisor::main(&arguments[2..]);
+        return ExitCode::from(u8::try_from(code).unwrap_or(1));
+    }
+    let arguments = Arguments::parse();
+    // Two allocator arenas: one for each of the few busy threads. More only keep freed memory apart.
+    // SAFETY: mallopt only sets a parameter of the allocator; no other thread runs yet.
+    unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
+    // The one TLS provider of the process; an error means that it is installed already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("waggle: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let log = logging::LogSettings {
+        filter: arguments.log,
+        json: arguments.log_json,
+    };
+    match arguments.command {
+        Command::Dev(dev) => dev::run(*dev, &log),
+        Command::Controller(controller) => controller_command::run(&controller, &log),
+        Command::Agent(agent) => agent_command::run(&agent, &log),
+        Command::Image(image) => image::run(&image, &log),
+    }
+}
+
+/// The runtime of every role: as many workers as there is parallel work on a node, not one per core.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.clamp(2, 8))
+        .max_blocking_threads(64)
+        .thread_keep_alive(std::time::Duration::from_secs(2))
+        .enable_all()
+        .build()
+}

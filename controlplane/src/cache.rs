@@ -1,8 +1,8 @@
 //! The shared in-memory view of the cluster: one informer per kind, used by controllers, scheduler and node
 //! sync alike.
 //!
-//! Subscribe first, then full list, then deltas; an error or the resync timer lists again and reports only
-//! what differs. Consumers keep no copies of their own: a snapshot hands out `Arc`s.
+//! One watch over all objects feeds all informers in the order of revisions: subscribe first, then full
+//! lists, then deltas; an error or the resync timer lists again and reports only what differs. Consumers keep no copies of their own: a snapshot hands out `Arc`s.
 //!
 //! Deliberately not here: writes (they go through [`crate::registry::Client`]) and decisions.
 
@@ -14,11 +14,12 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use tokio::task::JoinSet;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::registry::{Client, Object};
 
+mod feed;
 mod informer;
 mod key;
 mod queue;
@@ -56,7 +57,7 @@ pub(crate) struct Cache {
     pub(crate) leases: Informer<Lease>,
     pub(crate) deployments: Informer<Deployment>,
     pub(crate) replica_sets: Informer<ReplicaSet>,
-    tasks: Arc<std::sync::Mutex<JoinSet<()>>>,
+    advanced: Arc<watch::Sender<u64>>,
 }
 
 impl std::fmt::Debug for Cache {
@@ -111,45 +112,31 @@ impl Cache {
             leases: Informer::new(vec![]),
             deployments: Informer::new(vec![]),
             replica_sets: Informer::new(vec![(BY_CONTROLLER, controller_uid)]),
-            tasks: Arc::default(),
+            advanced: Arc::new(watch::Sender::new(0)),
         }
     }
 
-    /// Starts one task per kind; they end with `shutdown`.
+    /// Starts the task that feeds the cache; it ends with `shutdown`.
     pub(crate) fn start(client: &Client, shutdown: &CancellationToken) -> Self {
         let cache = Self::empty();
-        let mut tasks = JoinSet::new();
-        cache.feed(&cache.pods, client, shutdown, &mut tasks);
-        cache.feed(&cache.nodes, client, shutdown, &mut tasks);
-        cache.feed(&cache.services, client, shutdown, &mut tasks);
-        cache.feed(&cache.endpoints, client, shutdown, &mut tasks);
-        cache.feed(&cache.endpoint_slices, client, shutdown, &mut tasks);
-        cache.feed(&cache.config_maps, client, shutdown, &mut tasks);
-        cache.feed(&cache.secrets, client, shutdown, &mut tasks);
-        cache.feed(&cache.service_accounts, client, shutdown, &mut tasks);
-        cache.feed(&cache.namespaces, client, shutdown, &mut tasks);
-        cache.feed(&cache.leases, client, shutdown, &mut tasks);
-        cache.feed(&cache.deployments, client, shutdown, &mut tasks);
-        cache.feed(&cache.replica_sets, client, shutdown, &mut tasks);
-        *cache.tasks.lock().expect("no panic while held") = tasks;
-        cache
-    }
-
-    #[allow(clippy::unused_self)]
-    fn feed<K: Object>(
-        &self,
-        informer: &Informer<K>,
-        client: &Client,
-        shutdown: &CancellationToken,
-        tasks: &mut JoinSet<()>,
-    ) {
-        let (informer, client, shutdown) = (informer.clone(), client.clone(), shutdown.clone());
-        tasks.spawn(async move {
+        let (feed, client, shutdown) = (cache.clone(), client.clone(), shutdown.clone());
+        tokio::spawn(async move {
             tokio::select! {
-                () = informer.run(client) => {}
+                () = feed::run(&feed, &client) => {}
                 () = shutdown.cancelled() => {}
             }
         });
+        cache
+    }
+
+    /// The revision up to which every kind is complete and every handler was told, as it moves on.
+    pub(crate) fn advanced(&self) -> watch::Receiver<u64> {
+        self.advanced.subscribe()
+    }
+
+    /// The feed (or a test) has told every handler up to here.
+    pub(crate) fn announce(&self) {
+        self.advanced.send_replace(feed::progress(self));
     }
 
     /// Waits until every kind was listed once.

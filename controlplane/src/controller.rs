@@ -21,10 +21,18 @@ use crate::api::server::{Served, serve};
 use crate::api::{Api, Metrics};
 pub use crate::auth::NodeIdentity;
 use crate::auth::{Pki, PkiError, Sans};
+use crate::cache::Cache;
+use crate::controllers::{ControllerMetrics, ControllersConfig};
 use crate::nodestream::NodeStreams;
 use crate::registry::Registry;
 use crate::registry::bootstrap::first_address;
+use crate::scheduler::SchedulerMetrics;
 use crate::store::{Store, StoreConfig, StoreError};
+use crate::sync::{self, SyncMetrics};
+
+mod leading;
+
+use leading::Leading;
 
 /// What a control plane member is started with.
 #[derive(Debug, Clone)]
@@ -80,6 +88,8 @@ impl From<PkiError> for StartError {
 const DRAIN: Duration = Duration::from_secs(5);
 /// Identity of the only member of a new Raft group.
 const FIRST_MEMBER: u64 = 1;
+/// Writes of the member itself are made under this name.
+const MANAGER: &str = "waggle";
 
 /// A running control plane member.
 #[derive(Debug)]
@@ -131,16 +141,35 @@ impl Controller {
             .await
             .map_err(|error| StartError::Bootstrap(error.to_string()))?;
 
-        let metrics = Arc::new(Metrics::new());
-        metrics.register(|all| store.register_metrics(all));
         let stop = CancellationToken::new();
+        let client = registry.client(MANAGER);
+        let cache = Cache::start(&client, &stop);
         let streams = NodeStreams::default();
-        let api = Api::new(registry, streams, metrics, stop.clone());
+        let sync_metrics = SyncMetrics::default();
+        let (node_sync, _applied) = sync::service(&client, &cache, &streams, &sync_metrics, &stop);
+        let leading = Leading {
+            client,
+            cache,
+            config: ControllersConfig {
+                ca_pem: pki.ca_pem().to_owned(),
+                pod_cidrs: config.pod_cidrs.clone(),
+            },
+            controller_metrics: ControllerMetrics::default(),
+            scheduler_metrics: SchedulerMetrics::default(),
+        };
+        let metrics = Arc::new(Metrics::new());
+        metrics.register(|all| {
+            store.register_metrics(all);
+            sync_metrics.register(all);
+            leading.controller_metrics.register(all);
+            leading.scheduler_metrics.register(all);
+        });
         let served = Served {
-            api: Arc::new(api),
-            grpc: None,
+            api: Arc::new(Api::new(registry, streams, metrics, stop.clone())),
+            grpc: Some(node_sync),
         };
         let server = tokio::spawn(serve(listener, tls, served, stop.clone(), DRAIN));
+        let leading = tokio::spawn(leading.run(stop.clone()));
         let recorder = {
             let stop = stop.clone();
             tokio::spawn(async move {
@@ -155,7 +184,7 @@ impl Controller {
             pki,
             store,
             stop,
-            tasks: vec![recorder, watchdog],
+            tasks: vec![recorder, leading, watchdog],
             failure,
         })
     }

@@ -1,1 +1,260 @@
 //! Node sync: the gRPC side of the control plane.
+//!
+//! A node's agent holds one Sync stream. What comes up it goes to [`uplink`]; what goes down is made by the
+//! [`hub`], which all streams share. Who the node is says its client certificate and nothing else.
+//!
+//! Deliberately not here: TLS and the listener (they are the API server's), and any decision about pods.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use proto::node::v1::control_message::Message as Down;
+use proto::node::v1::node_message::Message as Up;
+use proto::node::v1::node_sync_server::{NodeSync, NodeSyncServer};
+use proto::node::v1::stream_frame::Frame;
+use proto::node::v1::{ControlMessage, NodeMessage, StreamFrame};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::auth::User;
+use crate::cache::Cache;
+use crate::nodestream::NodeStreams;
+use crate::registry::{ApiError, Client};
+
+mod applied;
+mod batch;
+mod convert;
+mod hub;
+mod metrics;
+mod podstatus;
+mod references;
+mod register;
+mod uplink;
+
+#[cfg(test)]
+mod tests;
+
+pub(crate) use applied::Applied;
+pub(crate) use metrics::SyncMetrics;
+
+/// The component that events of nodes come from.
+const COMPONENT: &str = "kubelet";
+/// How long a node has to introduce itself.
+const HELLO: Duration = Duration::from_secs(10);
+/// Messages between a stream's tasks.
+const MESSAGES: usize = 16;
+/// A node's status with many images, or a pod's with many containers, stays far below this.
+const MAX_MESSAGE: usize = 4 * 1024 * 1024;
+
+/// What every stream shares.
+#[derive(Clone)]
+pub(crate) struct Service {
+    client: Client,
+    cache: Cache,
+    hub: hub::Handle,
+    streams: NodeStreams,
+    applied: Applied,
+    metrics: SyncMetrics,
+    shutdown: CancellationToken,
+}
+
+/// Starts the hub and returns the gRPC service for the router of the TLS port, and what the nodes have
+/// acknowledged. Requests must carry a [`User`] in their extensions.
+pub(crate) fn service(
+    client: &Client,
+    cache: &Cache,
+    streams: &NodeStreams,
+    metrics: &SyncMetrics,
+    shutdown: &CancellationToken,
+) -> (axum::Router, Applied) {
+    let service = Service {
+        client: client.with_manager(COMPONENT),
+        cache: cache.clone(),
+        hub: hub::start(cache, metrics, shutdown),
+        streams: streams.clone(),
+        applied: Applied::default(),
+        metrics: metrics.clone(),
+        shutdown: shutdown.clone(),
+    };
+    let applied = service.applied.clone();
+    let server = NodeSyncServer::new(service).max_decoding_message_size(MAX_MESSAGE);
+    (
+        tonic::service::Routes::new(server).into_axum_router(),
+        applied,
+    )
+}
+
+/// The node that the request's certificate names.
+fn node_of<T>(request: &Request<T>) -> Result<String, Status> {
+    let user = request
+        .extensions()
+        .get::<User>()
+        .ok_or_else(|| Status::unauthenticated("no client certificate"))?;
+    user.node_name()
+        .map(str::to_owned)
+        .ok_or_else(|| Status::permission_denied(format!("user \"{}\" is no node", user.name)))
+}
+
+fn status_of(error: &ApiError) -> Status {
+    let message = error.to_string();
+    match error.code() {
+        400 | 422 => Status::invalid_argument(message),
+        403 => Status::permission_denied(message),
+        404 => Status::not_found(message),
+        409 => Status::aborted(message),
+        503 | 504 => Status::unavailable(message),
+        _ => Status::internal(message),
+    }
+}
+
+type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl NodeSync for Service {
+    type SyncStream = Outgoing<ControlMessage>;
+    type StreamStream = Outgoing<StreamFrame>;
+
+    async fn sync(
+        &self,
+        request: Request<Streaming<NodeMessage>>,
+    ) -> Result<Response<Self::SyncStream>, Status> {
+        let node = node_of(&request)?;
+        let (sender, receiver) = mpsc::channel(MESSAGES);
+        let service = self.clone();
+        // The answer's head goes out at once: an agent may wait for it before it says Hello.
+        tokio::spawn(async move {
+            let ended = service.serve(&node, request.into_inner(), &sender).await;
+            if let Err(status) = ended {
+                tracing::info!(node, code = ?status.code(), message = status.message(), "node sync ended");
+                // The node may be gone already.
+                let _ = sender.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver).boxed()))
+    }
+
+    async fn stream(
+        &self,
+        request: Request<Streaming<StreamFrame>>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
+        let node = node_of(&request)?;
+        let (sender, receiver) = mpsc::channel(MESSAGES);
+        let service = self.clone();
+        tokio::spawn(async move {
+            if let Err(status) = service.carry(&node, request.into_inner(), &sender).await {
+                let _ = sender.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(receiver).boxed()))
+    }
+}
+
+impl Service {
+    /// One Sync stream from Hello to its end.
+    async fn serve(
+        &self,
+        node: &str,
+        mut incoming: Streaming<NodeMessage>,
+        sender: &mpsc::Sender<Result<ControlMessage, Status>>,
+    ) -> Result<(), Status> {
+        let first = tokio::time::timeout(HELLO, incoming.message()).await;
+        let hello = match first.map_err(|_| Status::deadline_exceeded("no Hello"))?? {
+            Some(NodeMessage {
+                message: Some(Up::Hello(hello)),
+            }) => hello,
+            Some(_) => return Err(Status::invalid_argument("the first message must be Hello")),
+            None => return Ok(()),
+        };
+        if hello.node_name != node {
+            return Err(Status::permission_denied(format!(
+                "node \"{}\" has a certificate for \"{node}\"",
+                hello.node_name
+            )));
+        }
+        register::register(&self.client, node, &hello)
+            .await
+            .map_err(|error| status_of(&error))?;
+        tracing::info!(node, agent = hello.agent_version, "node connected");
+        self.cache.synced().await;
+        let mut requests = self.streams.register(node);
+        let mut batches = self.hub.connect(node).await?;
+        let _connected = self.metrics.connected();
+        let uplink = uplink::Uplink::new(&self.client, &self.cache, &self.applied, node);
+        let down = async {
+            loop {
+                let message = tokio::select! {
+                    batch = batches.next() => match batch {
+                        Some(batch) => Down::Batch(batch),
+                        None => return Err(Status::aborted("another stream of this node took over")),
+                    },
+                    Some(request) = requests.recv() => Down::StreamRequest(request),
+                };
+                let message = ControlMessage {
+                    message: Some(message),
+                };
+                if sender.send(Ok(message)).await.is_err() {
+                    return Ok(());
+                }
+            }
+        };
+        tokio::select! {
+            ended = down => ended,
+            ended = uplink.run(incoming) => ended,
+            () = sender.closed() => Ok(()),
+            () = self.shutdown.cancelled() => Err(Status::unavailable("the server is shutting down")),
+        }
+    }
+
+    /// One byte stream: frames both ways between the agent and whoever asked for it.
+    async fn carry(
+        &self,
+        node: &str,
+        mut incoming: Streaming<StreamFrame>,
+        sender: &mpsc::Sender<Result<StreamFrame, Status>>,
+    ) -> Result<(), Status> {
+        let first = tokio::time::timeout(HELLO, incoming.message()).await;
+        let open = match first.map_err(|_| Status::deadline_exceeded("no StreamOpen"))?? {
+            Some(StreamFrame {
+                frame: Some(Frame::Open(open)),
+            }) => open,
+            Some(_) => {
+                return Err(Status::invalid_argument(
+                    "the first frame must be StreamOpen",
+                ));
+            }
+            None => return Ok(()),
+        };
+        let mut stream = self
+            .streams
+            .accept(node, &open.id)
+            .ok_or_else(|| Status::not_found("nobody waits for this stream"))?;
+        let to_caller = stream.to_node;
+        let up = async {
+            while let Some(frame) = incoming.message().await? {
+                if to_caller.send(frame).await.is_err() {
+                    // The caller has gone: the agent learns it by the end of the call.
+                    return Ok::<(), Status>(());
+                }
+            }
+            Ok(())
+        };
+        let down = async {
+            while let Some(frame) = stream.from_node.recv().await {
+                if sender.send(Ok(frame)).await.is_err() {
+                    return;
+                }
+            }
+            // The caller only closed its side; what the node sends still matters to it, if to anyone.
+            to_caller.closed().await;
+        };
+        tokio::select! {
+            ended = up => ended,
+            () = down => Ok(()),
+            () = sender.closed() => Ok(()),
+            () = self.shutdown.cancelled() => Err(Status::unavailable("the server is shutting down")),
+        }
+    }
+}

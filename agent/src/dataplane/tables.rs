@@ -6,13 +6,12 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use agent_ebpf::layout::{MAX_SERVICES, MAX_SLOTS, ServiceKey, Slot};
-use aya::maps::MapError;
 
 use super::error::DataPlaneError;
 use super::objects::Objects;
 use super::plan::{Fixed, Operation, Plan, Planner};
 use super::syscall::{array_update_batch, map_update_batch};
-use super::wire::Wire;
+use super::wire::{Wire, is_missing};
 use crate::cluster::Batch;
 
 /// A program runs for microseconds; slots that it may be reading rest much longer.
@@ -143,11 +142,11 @@ fn write(
                 services.push(*value);
             }
             Operation::Remove { key } => match objects.services.remove(&Wire(*key)) {
-                Ok(()) | Err(MapError::KeyNotFound) => {}
-                Err(error) => {
+                Err(error) if !is_missing(&error) => {
                     failed.push(*key);
                     result = Err(io::Error::other(error));
                 }
+                _ => {}
             },
         }
     }

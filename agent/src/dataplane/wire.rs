@@ -9,3 +9,13 @@ pub(crate) struct Wire<T>(pub(crate) T);
 
 // SAFETY: `Plain` promises repr(C), any bit pattern valid, no implicit padding; Wire is transparent.
 unsafe impl<T: Plain> aya::Pod for Wire<T> {}
+
+/// Whether a map says that it has no such key: what removing is about.
+pub(crate) fn is_missing(error: &aya::maps::MapError) -> bool {
+    use aya::maps::MapError;
+    match error {
+        MapError::KeyNotFound => true,
+        MapError::SyscallError(error) => error.io_error.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}

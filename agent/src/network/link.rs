@@ -138,10 +138,7 @@ async fn configure_pod_side(
 ) -> Result<(), NetworkError> {
     let (uid, addresses) = (uid.to_owned(), addresses.to_vec());
     namespace::inside(netns, move || {
-        if !addresses.iter().any(IpAddr::is_ipv6) {
-            // No link-local addresses, no router solicitations that would only be dropped.
-            set("/proc/sys/net/ipv6/conf/eth0/disable_ipv6", "1");
-        }
+        quiet_v6(POD_SIDE, addresses.iter().any(IpAddr::is_ipv6));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .build()
@@ -242,13 +239,7 @@ async fn configure_host_side(
             "1",
         );
     }
-    let v6 = addresses.iter().any(IpAddr::is_ipv6);
-    if !v6 {
-        set(
-            &format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", names.host),
-            "1",
-        );
-    }
+    quiet_v6(&names.host, addresses.iter().any(IpAddr::is_ipv6));
     up(handle, index)
         .await
         .map_err(netlink(uid, "bring up the host side"))?;
@@ -287,6 +278,18 @@ async fn configure_host_side(
 async fn up(handle: &Handle, index: u32) -> Result<(), rtnetlink::Error> {
     let message = LinkUnspec::new_with_index(index).up().build();
     handle.link().set(message).execute().await
+}
+
+/// Neither link-local addresses nor router solicitations: the pair needs none, and they would be dropped.
+fn quiet_v6(interface: &str, wanted: bool) {
+    let directory = format!("/proc/sys/net/ipv6/conf/{interface}");
+    if wanted {
+        set(&format!("{directory}/addr_gen_mode"), "1");
+        set(&format!("{directory}/accept_ra"), "0");
+        set(&format!("{directory}/router_solicitations"), "0");
+    } else {
+        set(&format!("{directory}/disable_ipv6"), "1");
+    }
 }
 
 /// Best effort: a kernel without IPv6 has no such file.

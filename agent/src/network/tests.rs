@@ -1,1 +1,207 @@
+//! Pod networks in the kernel, in namespaces of each test's own.
 #![allow(clippy::unwrap_used)]
+
+use std::future::Future;
+use std::path::Path;
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+
+use super::*;
+
+/// Runs a test in network and mount namespaces of its own.
+fn isolated<F: Future<Output = ()>>(test: impl FnOnce(PathBuf) -> F + Send + 'static) {
+    let result = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(test(directory.path().to_owned()));
+        if let Ok(entries) = std::fs::read_dir(directory.path().join("netns")) {
+            for entry in entries.flatten() {
+                let _ = umount2(&entry.path(), MntFlags::MNT_DETACH);
+            }
+        }
+    })
+    .join();
+    if let Err(panic) = result {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+async fn open(directory: &Path, ranges: &[&str]) -> Networks {
+    let ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+    Networks::open(directory, ranges, Some(1450)).await.unwrap()
+}
+
+fn output(program: &str, arguments: &[&str]) -> String {
+    let output = std::process::Command::new(program)
+        .args(arguments)
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn host_links() -> usize {
+    output("ip", &["-o", "link"])
+        .lines()
+        .filter(|line| line.contains(": wg"))
+        .count()
+}
+
+#[test]
+fn a_pod_has_what_it_needs() {
+    isolated(|directory| async move {
+        let networks = open(&directory, &["10.77.0.0/24", "fd00:77::/64"]).await;
+        let network = networks.attach("pod-1").await.unwrap();
+        assert_eq!(
+            network.addresses,
+            [
+                "10.77.0.2".parse::<IpAddr>().unwrap(),
+                "fd00:77::2".parse().unwrap()
+            ]
+        );
+        let inside = |arguments: &str| {
+            let net = format!("--net={}", network.netns.display());
+            let mut all = vec![net.as_str(), "ip"];
+            all.extend(arguments.split(' '));
+            output("nsenter", &all)
+        };
+        let addresses = inside("-o addr");
+        for part in ["127.0.0.1/8", "10.77.0.2/32", "fd00:77::2/128"] {
+            assert!(addresses.contains(part), "{part} is not in\n{addresses}");
+        }
+        assert!(!addresses.contains("tentative"), "{addresses}");
+        let links = inside("-o link");
+        assert!(
+            links.contains("eth0") && links.contains("mtu 1450"),
+            "{links}"
+        );
+        assert!(inside("route").contains("default via 169.254.1.1 dev eth0"));
+        assert!(inside("-6 route").contains("default via fe80::1 dev eth0"));
+        assert!(inside("neigh").contains("169.254.1.1 dev eth0 lladdr"));
+        assert!(output("ip", &["route"]).contains("10.77.0.2 dev wg"));
+        assert!(output("ip", &["-6", "route"]).contains("fd00:77::2 dev wg"));
+        let host = output("ip", &["-o", "link", "show", &link_name("pod-1")]);
+        assert!(host.contains("mtu 1450") && host.contains("UP"), "{host}");
+        networks.detach("pod-1").await.unwrap();
+    });
+}
+
+fn link_name(uid: &str) -> String {
+    Names::of(uid).host
+}
+
+#[test]
+fn attaching_again_gives_the_same_and_detaching_again_does_nothing() {
+    isolated(|directory| async move {
+        let networks = open(&directory, &["10.77.0.0/24"]).await;
+        let network = networks.attach("pod").await.unwrap();
+        assert_eq!(networks.attach("pod").await.unwrap(), network);
+        // Another process finds it as well.
+        let again = open(&directory, &["10.77.0.0/24"]).await;
+        assert_eq!(again.attach("pod").await.unwrap(), network);
+        assert_eq!(again.list().await.unwrap(), ["pod"]);
+        assert_eq!(host_links(), 1);
+        networks.detach("pod").await.unwrap();
+        networks.detach("pod").await.unwrap();
+        assert_eq!(networks.list().await.unwrap(), Vec::<String>::new());
+        assert_eq!(host_links(), 0);
+        assert!(!network.netns.exists());
+    });
+}
+
+/// After kill -9 at any step, the pod either has its network or gets it, and nothing is left of the try.
+#[test]
+fn a_crash_at_any_step_is_made_good() {
+    isolated(|directory| async move {
+        let ranges = ["10.77.0.0/29"];
+        for step in 0..4 {
+            let networks = open(&directory, &ranges).await;
+            let uid = format!("pod{step}");
+            let given = networks.inner.addresses.allocate(&uid).unwrap();
+            if step > 0 {
+                namespace::create(&networks.netns(&uid)).await.unwrap();
+            }
+            if step > 1 {
+                link::create(&uid, &networks.netns(&uid), &given, None)
+                    .await
+                    .unwrap();
+            }
+            if step > 2 {
+                std::fs::write(networks.record(&uid), b"{\"addr").unwrap();
+            }
+            let networks = open(&directory, &ranges).await;
+            assert_eq!(networks.list().await.unwrap(), [uid.clone()]);
+            let network = networks.attach(&uid).await.unwrap();
+            assert_eq!(host_links(), 1, "step {step}");
+            assert_ne!(
+                network.addresses, given,
+                "the address of the failed try comes back last"
+            );
+            networks.detach(&uid).await.unwrap();
+            assert!(networks.list().await.unwrap().is_empty(), "step {step}");
+            assert_eq!(host_links(), 0, "step {step}");
+        }
+    });
+}
+
+#[test]
+fn a_pod_whose_veth_vanished_gets_a_new_network() {
+    isolated(|directory| async move {
+        let networks = open(&directory, &["10.77.0.0/24"]).await;
+        let first = networks.attach("pod").await.unwrap();
+        output("ip", &["link", "del", &link_name("pod")]);
+        let second = networks.attach("pod").await.unwrap();
+        assert_ne!(first.interface.host_ifindex, second.interface.host_ifindex);
+        networks.detach("pod").await.unwrap();
+    });
+}
+
+#[test]
+fn a_failure_leaves_nothing() {
+    isolated(|directory| async move {
+        let networks = open(&directory, &["10.77.0.0/24"]).await;
+        // The name is taken by something that is not a veth pair of ours.
+        let name = link_name("pod");
+        output("ip", &["link", "add", &name, "type", "bridge"]);
+        output("ip", &["link", "set", &name, "alias", "foreign"]);
+        let exhausted = open(&directory.join("small"), &["10.78.0.0/31"]).await;
+        assert!(matches!(
+            exhausted.attach("pod").await,
+            Err(NetworkError::Exhausted(_))
+        ));
+        assert!(exhausted.list().await.unwrap().is_empty());
+        for uid in ["", "a/b", "..", "x y"] {
+            assert!(
+                matches!(networks.attach(uid).await, Err(NetworkError::Uid(_))),
+                "{uid:?}"
+            );
+        }
+        let _ = networks.attach("pod").await;
+        networks.detach("pod").await.unwrap();
+        assert!(networks.list().await.unwrap().is_empty());
+    });
+}
+
+#[test]
+fn many_pods_at_once_get_different_addresses() {
+    isolated(|directory| async move {
+        let networks = open(&directory, &["10.77.0.0/24"]).await;
+        let uids: Vec<String> = (0..20).map(|pod| format!("pod{pod}")).collect();
+        let attached = futures::future::join_all(uids.iter().map(|uid| networks.attach(uid))).await;
+        let addresses: BTreeSet<IpAddr> = attached
+            .into_iter()
+            .map(|network| network.unwrap().addresses[0])
+            .collect();
+        assert_eq!(addresses.len(), 20);
+        for uid in &uids {
+            networks.detach(uid).await.unwrap();
+        }
+        assert_eq!(host_links(), 0);
+    });
+}

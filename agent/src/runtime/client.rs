@@ -67,6 +67,15 @@ impl Client {
         name: &'static str,
         call: Call,
     ) -> Result<Answer, RuntimeError> {
+        self.call_within(ANSWER, name, call).await
+    }
+
+    pub(super) async fn call_within(
+        &self,
+        limit: Duration,
+        name: &'static str,
+        call: Call,
+    ) -> Result<Answer, RuntimeError> {
         let gone = || RuntimeError::Gone(self.dir.clone());
         let (waiter, answer) = oneshot::channel();
         let exchange = async {
@@ -80,9 +89,9 @@ impl Client {
         let late = |_| RuntimeError::Timeout {
             dir: self.dir.clone(),
             call: name,
-            after: ANSWER,
+            after: limit,
         };
-        tokio::time::timeout(ANSWER, exchange).await.map_err(late)?
+        tokio::time::timeout(limit, exchange).await.map_err(late)?
     }
 }
 
@@ -97,12 +106,8 @@ impl Link {
     async fn open(dir: &Path) -> io::Result<Option<Self>> {
         let stream = match connect(dir).await {
             Ok(stream) => stream,
-            Err(error) => {
-                return match error.kind() {
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
-                    _ => Err(error),
-                };
-            }
+            Err(error) if nobody_listens(&error) => return Ok(None),
+            Err(error) => return Err(error),
         };
         let pid = stream.peer_cred()?.pid();
         let peer = pid.and_then(|pid| u32::try_from(pid).ok());
@@ -161,6 +166,14 @@ fn ended(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
+}
+
+/// Also when a supervisor ends just as it is connected to.
+pub(super) fn nobody_listens(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
     )
 }
 

@@ -197,14 +197,7 @@ pub(crate) async fn sweep(
 async fn end_supervisor(dir: &Path) -> io::Result<()> {
     let mut stream = match client::connect(dir).await {
         Ok(stream) => stream,
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-            ) =>
-        {
-            return Ok(());
-        }
+        Err(error) if client::nobody_listens(&error) => return Ok(()),
         Err(error) => return Err(error),
     };
     // The kernel's word on who listens; it is alive as long as the connection is.

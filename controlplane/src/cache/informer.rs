@@ -1,6 +1,6 @@
-//! One kind's list and watch, kept as an indexed snapshot.
+//! One kind's objects as an indexed snapshot, with subscriptions to its changes.
 //!
-//! Writers: only the informer's own task (and tests) change the snapshot, under the `handlers` lock, which
+//! Writers: only the cache's feed (and tests) change the snapshot, under the `handlers` lock, which
 //! is also taken to subscribe; so a new subscriber sees the objects that are there and then every later
 //! change. Lock order: `handlers`, then `snapshot`. Handlers run under `handlers` without `snapshot`, must
 //! be quick, and may read any informer but not subscribe.
@@ -10,16 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
-use futures::StreamExt;
 use tokio::sync::watch;
 
 use super::key::ObjectKey;
-use crate::registry::{ApiError, Change, Client, Object};
-
-/// How long a watch is trusted before the kind is listed again.
-const RESYNC: Duration = Duration::from_secs(600);
-const FIRST_RETRY: Duration = Duration::from_millis(50);
-const LAST_RETRY: Duration = Duration::from_secs(5);
+use crate::registry::{Change, Object};
 
 /// What changed. `old` and `new` are never both absent.
 #[derive(Debug)]
@@ -218,42 +212,6 @@ impl<K: Object> Informer<K> {
         matches!(tokio::time::timeout(timeout, reached).await, Ok(Ok(_)))
     }
 
-    /// Lists and watches for ever.
-    pub(super) async fn run(&self, client: Client) {
-        let mut retry = FIRST_RETRY;
-        loop {
-            match self.list_and_watch(&client).await {
-                Ok(()) => retry = FIRST_RETRY,
-                Err(error) => {
-                    tracing::debug!(kind = K::KIND, %error, "informer lists again");
-                    tokio::time::sleep(retry).await;
-                    retry = (retry * 2).min(LAST_RETRY);
-                }
-            }
-        }
-    }
-
-    /// `Ok` when it is time to list again.
-    async fn list_and_watch(&self, client: &Client) -> Result<(), ApiError> {
-        let (objects, revision) = client.list::<K>("").await?;
-        self.replace(objects, revision);
-        let mut changes = client.watch::<K>(revision);
-        let resync = tokio::time::sleep(RESYNC.mul_f64(rand::random_range(0.9..1.1)));
-        tokio::pin!(resync);
-        loop {
-            tokio::select! {
-                item = changes.next() => match item {
-                    Some(item) => {
-                        let (changes, revision) = item?;
-                        self.apply(changes, revision);
-                    }
-                    None => return Ok(()),
-                },
-                () = &mut resync => return Ok(()),
-            }
-        }
-    }
-
     /// Makes the snapshot equal to a full list and reports the differences.
     pub(crate) fn replace(&self, objects: Vec<Arc<K>>, revision: u64) {
         let handlers = self.shared.handlers.lock().expect("handlers do not panic");
@@ -275,6 +233,12 @@ impl<K: Object> Informer<K> {
         self.advance(revision);
         drop(handlers);
         self.shared.synced.send_replace(true);
+    }
+
+    /// Takes in one change; [`Informer::advance`] says later how far that was.
+    pub(super) fn change(&self, key: &ObjectKey, new: Option<Arc<K>>) {
+        let handlers = self.shared.handlers.lock().expect("handlers do not panic");
+        self.put(&handlers, key, new);
     }
 
     /// Takes in the changes of one watch batch.
@@ -332,7 +296,7 @@ impl<K: Object> Informer<K> {
     }
 
     /// After the handlers: whoever sees this progress knows that they were told.
-    fn advance(&self, revision: u64) {
+    pub(super) fn advance(&self, revision: u64) {
         if revision > self.progress() {
             self.shared.progress.store(revision, Ordering::Release);
             self.shared.advanced.send_replace(revision);

@@ -10,7 +10,7 @@ use openraft::{CommittedLeaderId, EntryPayload};
 use prost::Message;
 use proto::raft::v1 as pb;
 
-use super::mvcc::Version;
+use super::mvcc::{Summary, Version};
 use super::raft::{Command, Entry, LogId, Membership, Node, StoredMembership, Vote};
 use super::{Compare, KeyValue, Op, Revision, Txn};
 
@@ -36,10 +36,8 @@ impl From<prost::DecodeError> for CodecError {
 pub(super) struct Applied {
     pub(super) log_id: Option<LogId>,
     pub(super) membership: StoredMembership,
-    pub(super) revision: Revision,
-    pub(super) compacted: Revision,
+    pub(super) summary: Summary,
     pub(super) generation: u32,
-    pub(super) live_keys: u64,
 }
 
 pub(super) fn encode_log_id(id: &LogId) -> Vec<u8> {
@@ -120,10 +118,8 @@ pub(super) fn encode_applied(applied: &Applied) -> Vec<u8> {
         log_id: applied.log_id.as_ref().map(log_id_to_pb),
         membership_log_id: applied.membership.log_id().as_ref().map(log_id_to_pb),
         membership: Some(membership_to_pb(applied.membership.membership())),
-        revision: applied.revision,
-        compacted: applied.compacted,
+        summary: Some(summary_to_pb(&applied.summary)),
         generation: applied.generation,
-        live_keys: applied.live_keys,
     }
     .encode_to_vec()
 }
@@ -139,11 +135,27 @@ pub(super) fn decode_applied(bytes: &[u8]) -> Result<Applied, CodecError> {
             applied.membership_log_id.map(log_id_from_pb),
             membership_from_pb(membership)?,
         ),
-        revision: applied.revision,
-        compacted: applied.compacted,
+        summary: summary_from_pb(applied.summary.ok_or(CodecError::Missing("summary"))?),
         generation: applied.generation,
-        live_keys: applied.live_keys,
     })
+}
+
+pub(super) fn summary_to_pb(summary: &Summary) -> pb::Summary {
+    pb::Summary {
+        revision: summary.revision,
+        compacted: summary.compacted,
+        live_keys: summary.live_keys,
+        digest: summary.digest,
+    }
+}
+
+pub(super) fn summary_from_pb(summary: pb::Summary) -> Summary {
+    Summary {
+        revision: summary.revision,
+        compacted: summary.compacted,
+        live_keys: summary.live_keys,
+        digest: summary.digest,
+    }
 }
 
 pub(super) fn version_to_pb(version: &Version) -> pb::VersionRecord {

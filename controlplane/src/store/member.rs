@@ -1,7 +1,7 @@
 //! One member: opens the parts of the store in order, and runs the tasks between them.
 //!
 //! ```text
-//! directory -> disk -> disk thread -> log, state machine -> Raft -> proposals, hub, compaction
+//! directory -> disk -> disk thread -> log, state machine -> Raft -> proposals, hub, upkeep
 //! ```
 
 use std::sync::{Arc, Mutex};
@@ -31,7 +31,7 @@ const MEMBER: &str = "member";
 const SNAPSHOT_EVERY: u64 = 2_000;
 /// Entries kept for a follower that is a little behind.
 const LOG_KEPT: u64 = 500;
-const COMPACTION_INTERVAL: Duration = Duration::from_secs(15);
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(15);
 /// How long a start may take to apply its log.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -100,7 +100,8 @@ impl Member {
             };
             tokio::task::spawn_blocking(open)
                 .await
-                .map_err(|e| StoreError::Storage(format!("opening the store: {e}")))??
+                // sled panics on some damage.
+                .map_err(|e| StoreError::Corrupt(format!("reading the database: {e}")))??
         };
         Self::start(config.node_id, foundation, options, metrics).await
     }
@@ -155,7 +156,7 @@ impl Member {
             proposals_task,
             tokio::spawn(follow_leadership(raft.server_metrics(), lead)),
             tokio::spawn(follow_failure(writer.failure(), fail, Arc::clone(&hub))),
-            tokio::spawn(run_compaction(
+            tokio::spawn(run_upkeep(
                 raft.clone(),
                 Arc::clone(&state),
                 options.retention,
@@ -235,8 +236,9 @@ impl Member {
 
     /// The reason why this member has stopped serving, where it has.
     pub(super) fn usable(&self) -> Result<(), StoreError> {
-        match &*self.failure.borrow() {
-            Some(error) => Err(error.clone()),
+        // Asked at its source, which knows before anybody is told that a write failed.
+        match self.writer.failure().borrow().clone() {
+            Some(error) => Err(error.into()),
             None => Ok(()),
         }
     }
@@ -451,10 +453,10 @@ async fn compact(raft: &Raft, revision: Revision) -> Result<(), StoreError> {
     }
 }
 
-async fn run_compaction(raft: Raft, state: Arc<Shared>, retention: Retention) {
+async fn run_upkeep(raft: Raft, state: Arc<Shared>, retention: Retention) {
     let start = Instant::now();
     let mut samples = Samples::default();
-    let mut ticks = tokio::time::interval(COMPACTION_INTERVAL);
+    let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let server = raft.server_metrics();
     loop {
@@ -476,6 +478,12 @@ async fn run_compaction(raft: Raft, state: Arc<Shared>, retention: Retention) {
             }
         };
         samples.record(now, history.revision, &retention);
+        // Raft takes a snapshot after a number of entries, whatever their size.
+        if state.log_bytes() > retention.log_bytes
+            && let Err(error) = raft.trigger().snapshot().await
+        {
+            tracing::debug!(%error, "no snapshot");
+        }
         if !server.borrow().state.is_leader() {
             continue;
         }

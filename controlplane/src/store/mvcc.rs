@@ -79,6 +79,28 @@ impl Change {
     }
 }
 
+/// What all versions add up to. Members at the same revision agree on it, and what is read from a disk or a
+/// peer must agree with it: every record has a checksum of its own, but only this notices that one is gone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Summary {
+    pub(super) revision: Revision,
+    pub(super) compacted: Revision,
+    pub(super) live_keys: u64,
+    /// Sum of [`digest`] over all versions.
+    pub(super) digest: u64,
+}
+
+/// A hash of one version's place; what it holds is covered by its record's checksum.
+fn digest(key: &str, revision: Revision) -> u64 {
+    let revision = revision.to_be_bytes();
+    let hash = |parts: [&[u8]; 2]| {
+        let mut hasher = crc32fast::Hasher::new();
+        parts.iter().for_each(|part| hasher.update(part));
+        u64::from(hasher.finalize())
+    };
+    hash([key.as_bytes(), &revision]) << 32 | hash([&revision, key.as_bytes()])
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Mvcc {
     keys: BTreeMap<Arc<str>, Chain>,
@@ -88,6 +110,7 @@ pub(super) struct Mvcc {
     revision: Revision,
     compacted: Revision,
     live: u64,
+    digest: u64,
 }
 
 impl Mvcc {
@@ -101,6 +124,15 @@ impl Mvcc {
 
     pub(super) fn live_keys(&self) -> u64 {
         self.live
+    }
+
+    pub(super) fn summary(&self) -> Summary {
+        Summary {
+            revision: self.revision,
+            compacted: self.compacted,
+            live_keys: self.live,
+            digest: self.digest,
+        }
     }
 
     /// Bytes of values that only history keeps alive.
@@ -142,6 +174,9 @@ impl Mvcc {
         }
         events.sort_by(|a, b| a.key().cmp(b.key()));
         self.revision = revision;
+        for event in &events {
+            self.digest = self.digest.wrapping_add(digest(event.key(), revision));
+        }
         let change = Change {
             revision,
             events: events.into(),
@@ -271,6 +306,9 @@ impl Mvcc {
             }
         }
         self.compacted = self.compacted.max(revision);
+        for (key, revision) in &dropped {
+            self.digest = self.digest.wrapping_sub(digest(key, *revision));
+        }
         Ok(dropped)
     }
 

@@ -4,7 +4,7 @@
 //! waits for one sync and many clients share them. Ends when the last [`Proposals`] is dropped.
 
 use std::sync::Weak;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openraft::error::{ClientWriteError, RaftError};
 use tokio::sync::{mpsc, oneshot};
@@ -21,8 +21,6 @@ const ENTRY_TXNS: usize = 512;
 const ENTRY_BYTES: usize = 1 << 20;
 /// How long a caller waits. Only a disk that hangs, or a lost quorum, takes that long.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How old the last look at the free space may be.
-const SPACE_CHECK: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 struct Proposal {
@@ -46,12 +44,7 @@ impl Proposals {
         let (queue, receiver) = mpsc::channel(QUEUE);
         let worker = Worker {
             raft,
-            space: Space {
-                disk,
-                reserve,
-                checked: None,
-                full: None,
-            },
+            space: Space { disk, reserve },
             metrics,
         };
         let task = tokio::spawn(worker.run(receiver));
@@ -82,7 +75,7 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run(mut self, mut queue: mpsc::Receiver<Proposal>) {
+    async fn run(self, mut queue: mpsc::Receiver<Proposal>) {
         let mut waiting = Vec::new();
         while !waiting.is_empty() || queue.recv_many(&mut waiting, ENTRY_TXNS).await > 0 {
             // Clients that the last entry has just answered get to propose before the next one is closed.
@@ -98,7 +91,7 @@ impl Worker {
         }
     }
 
-    async fn propose(&mut self, batch: Vec<Proposal>) {
+    async fn propose(&self, batch: Vec<Proposal>) {
         let (txns, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(|p| (p.txn, p.reply)).unzip();
         self.metrics.transactions.inc_by(txns.len() as u64);
         self.metrics.per_entry.observe(txns.len() as f64);
@@ -167,27 +160,22 @@ pub(super) fn fatal_error(fatal: &openraft::error::Fatal<NodeId>) -> StoreError 
     }
 }
 
-/// Looks at the free space now and then.
+/// Refuses writes before the file system is so full that the disk thread would fail, which ends the member.
 struct Space {
     disk: Weak<dyn Disk>,
     reserve: u64,
-    checked: Option<Instant>,
-    full: Option<u64>,
 }
 
 impl Space {
-    fn check(&mut self) -> Result<(), StoreError> {
-        let fresh = self.checked.is_some_and(|at| at.elapsed() < SPACE_CHECK);
-        if !fresh && let Some(disk) = self.disk.upgrade() {
-            self.full = disk.available().filter(|free| *free < self.reserve);
-            self.checked = Some(Instant::now());
-        }
-        match self.full {
-            None => Ok(()),
-            Some(free) => Err(StoreError::DiskFull(format!(
+    /// One system call, next to a sync it costs nothing.
+    fn check(&self) -> Result<(), StoreError> {
+        let free = self.disk.upgrade().and_then(|disk| disk.available());
+        match free {
+            Some(free) if free < self.reserve => Err(StoreError::DiskFull(format!(
                 "{free} bytes are free, {} are kept in reserve",
                 self.reserve
             ))),
+            _ => Ok(()),
         }
     }
 }

@@ -10,9 +10,8 @@ use bytes::Bytes;
 use prost::Message;
 use proto::raft::v1 as pb;
 
-use super::Revision;
 use super::codec::{self, CodecError};
-use super::mvcc::{Mvcc, RebuildError, Rebuilt, Version};
+use super::mvcc::{Mvcc, RebuildError, Rebuilt, Summary, Version};
 
 const FORMAT: u8 = 1;
 /// A chunk is closed once it is this long; one value may make it longer.
@@ -21,9 +20,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// The contents of a snapshot.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Image {
-    pub(super) revision: Revision,
-    pub(super) compacted: Revision,
-    pub(super) live_keys: u64,
+    pub(super) summary: Summary,
     pub(super) versions: Arc<[(Arc<str>, Version)]>,
 }
 
@@ -35,8 +32,6 @@ pub(super) enum SnapshotError {
     Damaged(u32),
     #[error("snapshot chunk {found} where {expected} should be")]
     Sequence { expected: u32, found: u32 },
-    #[error("the snapshot's first chunk has no header")]
-    NoHeader,
     #[error("the snapshot ends after chunk {0} without its end mark")]
     Cut(u32),
     #[error("the snapshot goes on after its end")]
@@ -52,9 +47,7 @@ pub(super) enum SnapshotError {
 impl Image {
     pub(super) fn capture(mvcc: &Mvcc) -> Self {
         Self {
-            revision: mvcc.revision(),
-            compacted: mvcc.compacted(),
-            live_keys: mvcc.live_keys(),
+            summary: mvcc.summary(),
             versions: mvcc
                 .versions()
                 .map(|(key, version)| (Arc::clone(key), version.clone()))
@@ -64,7 +57,7 @@ impl Image {
 
     pub(super) fn to_mvcc(&self) -> Result<Rebuilt, RebuildError> {
         let versions = self.versions.iter().cloned();
-        Mvcc::rebuild(versions, self.revision, self.compacted, self.live_keys)
+        Mvcc::rebuild(versions, self.summary)
     }
 
     /// The snapshot as chunks, made one at a time.
@@ -100,12 +93,6 @@ impl Iterator for Chunks {
             sequence: self.sequence,
             ..Default::default()
         };
-        if self.sequence == 0 {
-            chunk.header = Some(pb::SnapshotHeader {
-                revision: image.revision,
-                compacted: image.compacted,
-            });
-        }
         let mut bytes = 0;
         while bytes < CHUNK_BYTES
             && let Some((key, version)) = image.versions.get(self.next)
@@ -121,7 +108,7 @@ impl Iterator for Chunks {
         if self.next == image.versions.len() {
             chunk.end = Some(pb::SnapshotEnd {
                 versions: image.versions.len() as u64,
-                live_keys: image.live_keys,
+                summary: Some(codec::summary_to_pb(&image.summary)),
             });
             self.done = true;
         }
@@ -139,7 +126,6 @@ impl Iterator for Chunks {
 #[derive(Debug, Default)]
 #[allow(dead_code)]
 pub(super) struct Decoder {
-    header: Option<pb::SnapshotHeader>,
     versions: Vec<(Arc<str>, Version)>,
     sequence: u32,
     end: Option<pb::SnapshotEnd>,
@@ -168,9 +154,6 @@ impl Decoder {
                 found: chunk.sequence,
             });
         }
-        if self.sequence == 0 {
-            self.header = Some(chunk.header.ok_or(SnapshotError::NoHeader)?);
-        }
         for version in chunk.versions {
             let record = version
                 .record
@@ -189,7 +172,6 @@ impl Decoder {
 
     /// The image, once the last chunk was pushed; it is checked as a whole.
     pub(super) fn finish(self) -> Result<Image, SnapshotError> {
-        let header = self.header.ok_or(SnapshotError::NoHeader)?;
         let end = self.end.ok_or(SnapshotError::Cut(self.sequence))?;
         if end.versions != self.versions.len() as u64 {
             return Err(SnapshotError::Count {
@@ -197,10 +179,9 @@ impl Decoder {
                 found: self.versions.len() as u64,
             });
         }
+        let summary = end.summary.ok_or(CodecError::Missing("summary"))?;
         let image = Image {
-            revision: header.revision,
-            compacted: header.compacted,
-            live_keys: end.live_keys,
+            summary: codec::summary_from_pb(summary),
             versions: self.versions.into(),
         };
         image.to_mvcc()?;

@@ -4,7 +4,9 @@
 use super::*;
 
 mod crash;
+mod damage;
 mod faults;
+mod members;
 mod suite;
 
 pub(super) fn put(key: &str, value: &str) -> Txn {

@@ -33,6 +33,9 @@ pub fn pod_ingress(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn from_pod(ctx: &TcContext) -> Result<i32, DropReason> {
     let packet = parse(&Skb(ctx))?;
+    if packet.is_v6_control() {
+        return Err(DropReason::Ipv6Control);
+    }
     // SAFETY: the context is the kernel's.
     let interface = unsafe { (*ctx.skb.skb).ifindex };
     // SAFETY: read before any change of the map by this program.

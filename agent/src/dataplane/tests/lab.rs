@@ -19,6 +19,10 @@ use crate::cluster::{
 use crate::network::{Networks, PodNetwork};
 
 pub(super) const POD_RANGE: &str = "10.77.0.0/24";
+pub(super) const POD_RANGE_V6: &str = "fd00:77::/64";
+pub(super) const SERVICE_RANGE_V6: &str = "fd00:96::/112";
+pub(super) const NODE_V6: &str = "2001:db8::2";
+pub(super) const OUTSIDE_V6: &str = "2001:db8::1";
 pub(super) const SERVICE_RANGE: &str = "10.96.0.0/16";
 pub(super) const CLUSTER_DNS: &str = "10.96.0.10";
 pub(super) const DNS_LISTEN: &str = "169.254.20.10:53";
@@ -137,9 +141,13 @@ pub(super) fn run_program(line: &str) {
 impl Lab {
     async fn new(directory: &Path, cgroup: PathBuf) -> Self {
         let run_dir = directory.join("run");
-        let networks = Networks::open(&run_dir, vec![POD_RANGE.parse().unwrap()], Some(1500))
-            .await
-            .unwrap();
+        let networks = Networks::open(
+            &run_dir,
+            vec![POD_RANGE.parse().unwrap(), POD_RANGE_V6.parse().unwrap()],
+            Some(1500),
+        )
+        .await
+        .unwrap();
         let outside = directory.join("outside");
         let host = directory.join("host");
         fs::File::create(&host).unwrap();
@@ -185,11 +193,12 @@ impl Lab {
                 "ip link add out0 type veth peer name up0 netns /proc/{thread}/ns/net"
             ));
             run_program(&format!("ip addr add {OUTSIDE}/24 dev out0"));
-            run_program("ip addr add 2001:db8::1/64 dev out0 nodad");
+            run_program(&format!("ip addr add {OUTSIDE_V6}/64 dev out0 nodad"));
             run_program("ip addr add 203.0.113.9/32 dev lo");
             run_program("ip link set out0 up");
         });
         run_program(&format!("ip addr add {NODE}/24 dev up0"));
+        run_program(&format!("ip addr add {NODE_V6}/64 dev up0 nodad"));
         run_program("ip link set up0 up");
         run_program(&format!("ip route add default via {OUTSIDE}"));
         lab
@@ -201,8 +210,11 @@ impl Lab {
             pin_dir: self.directory.join("bpf"),
             cgroup: self.cgroup.clone(),
             uplink: Some("up0".to_owned()),
-            pod_cidrs: vec![POD_RANGE.parse().unwrap()],
-            service_cidrs: vec![SERVICE_RANGE.parse().unwrap()],
+            pod_cidrs: vec![POD_RANGE.parse().unwrap(), POD_RANGE_V6.parse().unwrap()],
+            service_cidrs: vec![
+                SERVICE_RANGE.parse().unwrap(),
+                SERVICE_RANGE_V6.parse().unwrap(),
+            ],
             cluster_dns: CLUSTER_DNS.parse().unwrap(),
             dns_listen: DNS_LISTEN.parse().unwrap(),
         }

@@ -3,7 +3,9 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 
-use super::lab::{CLUSTER_DNS, DNS_LISTEN, Lab, NODE, OUTSIDE, run_program, socket};
+use super::lab::{
+    CLUSTER_DNS, DNS_LISTEN, Lab, NODE, NODE_V6, OUTSIDE, OUTSIDE_V6, run_program, socket,
+};
 use super::services::{ask, serve_once};
 use super::*;
 
@@ -71,6 +73,16 @@ fn count(plane: &DataPlane, reason: &str) -> u64 {
         .1
 }
 
+/// Nothing was dropped but what IPv6 says of itself on a link.
+pub(super) fn assert_no_drops(plane: &DataPlane) {
+    let dropped: Vec<_> = plane
+        .drops()
+        .into_iter()
+        .filter(|(reason, count)| *count > 0 && *reason != "ipv6_control")
+        .collect();
+    assert!(dropped.is_empty(), "{dropped:?}");
+}
+
 fn forwarded(plane: &DataPlane, to: &str) -> u64 {
     plane
         .forwards()
@@ -122,11 +134,7 @@ fn pods_and_their_node_reach_each_other() {
         assert_eq!(lab.in_pod(&one, move || ask(node).unwrap()).1, "node");
         assert_eq!(served.join().unwrap(), a);
 
-        assert!(
-            plane.drops().iter().all(|(_, count)| *count == 0),
-            "{:?}",
-            plane.drops()
-        );
+        assert_no_drops(&plane);
         plane.unload().await.unwrap();
     });
 }
@@ -193,11 +201,7 @@ fn queries_to_the_cluster_dns_address_are_answered_on_the_node() {
             (dns, "node by tcp".to_owned())
         );
         assert_eq!(served.join().unwrap().ip(), address);
-        assert!(
-            plane.drops().iter().all(|(_, count)| *count == 0),
-            "{:?}",
-            plane.drops()
-        );
+        assert_no_drops(&plane);
         plane.unload().await.unwrap();
     });
 }
@@ -258,11 +262,7 @@ fn pods_reach_the_outside_with_the_nodes_address_and_no_netfilter_rule() {
         assert_eq!(String::from_utf8_lossy(&rules), "");
         let forwarding = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap();
         assert_eq!(forwarding.trim(), "0", "needs no forwarding by the node");
-        assert!(
-            plane.drops().iter().all(|(_, count)| *count == 0),
-            "{:?}",
-            plane.drops()
-        );
+        assert_no_drops(&plane);
         plane.unload().await.unwrap();
     });
 }
@@ -326,6 +326,55 @@ fn what_leads_nowhere_is_counted_under_its_name() {
             std::io::ErrorKind::NetworkUnreachable,
             "the node's stack says so: {error}"
         );
+        plane.unload().await.unwrap();
+    });
+}
+
+#[test]
+fn everything_works_with_ipv6() {
+    lab(|lab| async move {
+        let plane = lab.load().await;
+        let mut feed = super::lab::Feed::new(&plane);
+        let (one, two) = (lab.pod(&plane, "one").await, lab.pod(&plane, "two").await);
+        let (a, b) = (one.addresses[1], two.addresses[1]);
+        assert!(a.is_ipv6() && b.is_ipv6());
+        let events = super::lab::service("web", "fd00:96::50", 80, &[(b, 7000)]);
+        feed.apply(true, events).await;
+
+        let server = lab.in_pod(&two, || udp("[::]:7000"));
+        let served = std::thread::spawn(move || [reflect(&server), reflect(&server)]);
+        let (_, from) = lab.in_pod(&one, move || query(&udp("[::]:0"), socket(b, 7000)));
+        assert_eq!(from, socket(b, 7000), "pod to pod");
+        let at: SocketAddr = "[fd00:96::50]:80".parse().unwrap();
+        let (_, from) = lab.in_pod(&one, move || query(&udp("[::]:0"), at));
+        assert_eq!(from, at, "through a ClusterIP");
+        assert!(served.join().unwrap().iter().all(|from| from.ip() == a));
+
+        let listener = lab.in_pod(&one, || TcpListener::bind("[::]:8080").unwrap());
+        let served = std::thread::spawn(move || serve_once(&listener, "probe"));
+        assert_eq!(
+            lab.on_host(move || ask(socket(a, 8080)).unwrap()).1,
+            "probe"
+        );
+        served.join().unwrap();
+
+        let listener = lab.on_host(|| TcpListener::bind("[::]:6443").unwrap());
+        let served = std::thread::spawn(move || serve_once(&listener, "node"));
+        let node: SocketAddr = format!("[{NODE_V6}]:6443").parse().unwrap();
+        assert_eq!(lab.in_pod(&one, move || ask(node).unwrap()).1, "node");
+        served.join().unwrap();
+
+        let listener = lab.outside(|| TcpListener::bind("[::]:80").unwrap());
+        let served = std::thread::spawn(move || {
+            let (mut stream, from) = listener.accept().unwrap();
+            stream.write_all(&vec![b'x'; 1 << 20]).unwrap();
+            from.ip().to_string()
+        });
+        let far: SocketAddr = format!("[{OUTSIDE_V6}]:80").parse().unwrap();
+        assert_eq!(lab.in_pod(&one, move || ask(far).unwrap().1).len(), 1 << 20);
+        assert_eq!(served.join().unwrap(), NODE_V6, "masqueraded");
+
+        assert_no_drops(&plane);
         plane.unload().await.unwrap();
     });
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Chain, Change, Mvcc, Version};
+use super::{Chain, Change, Mvcc, Summary, Version, digest};
 use crate::store::{Revision, WatchEvent};
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,6 +20,8 @@ pub(in crate::store) enum RebuildError {
     },
     #[error("{found} keys are there, but {expected} were written")]
     Count { found: u64, expected: u64 },
+    #[error("versions of keys are missing")]
+    Missing,
     #[error("compacted at {compacted}, which is after revision {revision}")]
     Compacted {
         compacted: Revision,
@@ -38,10 +40,13 @@ impl Mvcc {
     /// `versions` come in the order of [`Mvcc::versions`].
     pub(in crate::store) fn rebuild(
         versions: impl IntoIterator<Item = (Arc<str>, Version)>,
-        revision: Revision,
-        compacted: Revision,
-        live_keys: u64,
+        expected: Summary,
     ) -> Result<Rebuilt, RebuildError> {
+        let Summary {
+            revision,
+            compacted,
+            ..
+        } = expected;
         if compacted > revision {
             return Err(RebuildError::Compacted {
                 compacted,
@@ -106,11 +111,18 @@ impl Mvcc {
             .values()
             .filter(|c| c.latest.live().is_some())
             .count() as u64;
-        if mvcc.live != live_keys {
+        if mvcc.live != expected.live_keys {
             return Err(RebuildError::Count {
                 found: mvcc.live,
-                expected: live_keys,
+                expected: expected.live_keys,
             });
+        }
+        mvcc.digest = mvcc
+            .versions()
+            .map(|(key, version)| digest(key, version.revision()))
+            .fold(0, u64::wrapping_add);
+        if mvcc.digest != expected.digest {
+            return Err(RebuildError::Missing);
         }
         Ok(Rebuilt { mvcc, stale })
     }

@@ -1,3 +1,4 @@
+//! The index against a plain model that keeps the whole state of every revision.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -147,12 +148,7 @@ fn rebuild(mvcc: &Mvcc) -> Mvcc {
         .versions()
         .map(|(key, version)| (Arc::clone(key), version.clone()))
         .collect();
-    let rebuilt = Mvcc::rebuild(
-        versions,
-        mvcc.revision(),
-        mvcc.compacted(),
-        mvcc.live_keys(),
-    );
+    let rebuilt = Mvcc::rebuild(versions, mvcc.summary());
     let rebuilt = rebuilt.unwrap();
     assert!(rebuilt.stale.is_empty(), "{:?}", rebuilt.stale);
     rebuilt.mvcc
@@ -300,7 +296,7 @@ proptest! {
         let to = mvcc.revision() / 2;
         let mut dropped = mvcc.compact(to).unwrap();
         model.compacted = to;
-        let rebuilt = Mvcc::rebuild(versions, mvcc.revision(), to, mvcc.live_keys()).unwrap();
+        let rebuilt = Mvcc::rebuild(versions, mvcc.summary()).unwrap();
         let mut stale = rebuilt.stale;
         dropped.sort();
         stale.sort();
@@ -317,22 +313,27 @@ fn version(key: &str, revision: Revision) -> (Arc<str>, Version) {
 
 #[test]
 fn a_rebuild_refuses_what_contradicts_itself() {
-    let order = Mvcc::rebuild([version("b", 1), version("a", 2)], 2, 0, 2);
+    let expect = |revision, compacted, live_keys| Summary {
+        revision,
+        compacted,
+        live_keys,
+        digest: digest("a", 1),
+    };
+    let order = Mvcc::rebuild([version("b", 1), version("a", 2)], expect(2, 0, 2));
     assert!(matches!(order, Err(RebuildError::Order { .. })));
-    let twice = Mvcc::rebuild([version("a", 2), version("a", 2)], 2, 0, 1);
+    let twice = Mvcc::rebuild([version("a", 2), version("a", 2)], expect(2, 0, 1));
     assert!(matches!(twice, Err(RebuildError::Order { .. })));
-    let future = Mvcc::rebuild([version("a", 3)], 2, 0, 1);
+    let future = Mvcc::rebuild([version("a", 3)], expect(2, 0, 1));
     assert!(matches!(future, Err(RebuildError::Future { .. })));
-    let lost = Mvcc::rebuild([version("a", 1)], 2, 0, 2);
-    assert_eq!(
-        lost.err(),
-        Some(RebuildError::Count {
-            found: 1,
-            expected: 2
-        })
-    );
-    let ahead = Mvcc::rebuild([], 2, 3, 0);
+    let lost = Mvcc::rebuild([version("a", 1)], expect(2, 0, 2)).err();
+    let (found, expected) = (1, 2);
+    assert_eq!(lost, Some(RebuildError::Count { found, expected }));
+    // An older version must not take the place of one that was lost.
+    let older = Mvcc::rebuild([version("a", 2)], expect(3, 0, 1)).err();
+    assert_eq!(older, Some(RebuildError::Missing));
+    let ahead = Mvcc::rebuild([], expect(2, 3, 0));
     assert!(matches!(ahead, Err(RebuildError::Compacted { .. })));
+    assert!(Mvcc::rebuild([version("a", 1)], expect(2, 0, 1)).is_ok());
 }
 
 #[test]

@@ -1,3 +1,4 @@
+//! Snapshot streams: carried whole, refused when damaged, no bytes make the decoder panic.
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;
@@ -37,17 +38,19 @@ fn same(a: &Image, b: &Image) -> bool {
     let list = |image: &Image| -> Vec<String> {
         image.versions.iter().map(|v| format!("{v:?}")).collect()
     };
-    (a.revision, a.compacted, a.live_keys) == (b.revision, b.compacted, b.live_keys)
-        && list(a) == list(b)
+    a.summary == b.summary && list(a) == list(b)
 }
 
 fn writes() -> impl Strategy<Value = Vec<(u8, Option<usize>)>> {
-    let length = prop::option::weighted(0.8, prop_oneof![0usize..50, 100_000usize..200_000]);
+    let length = prop::option::weighted(
+        0.8,
+        prop_oneof![4 => 0usize..50, 1 => 100_000usize..200_000],
+    );
     prop::collection::vec((0u8..6, length), 0..20)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     #[test]
     fn a_stream_carries_the_snapshot(writes in writes()) {
@@ -102,5 +105,5 @@ fn an_unknown_format_is_named() {
     chunk[0] = 2;
     let error = decode(&[chunk.into()]).unwrap_err();
     assert_eq!(error, SnapshotError::Format(2));
-    assert_eq!(decode(&[]).unwrap_err(), SnapshotError::NoHeader);
+    assert_eq!(decode(&[]).unwrap_err(), SnapshotError::Cut(0));
 }

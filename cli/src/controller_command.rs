@@ -1,0 +1,87 @@
+//! `waggle controller`: one member of the control plane.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use controlplane::{Controller, ControllerConfig};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::logging::{self, LogSettings};
+use crate::settings::ClusterSettings;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ControllerArguments {
+    /// Everything durable: the store and certificates.
+    #[arg(long, default_value = "/var/lib/waggle/controller")]
+    data_dir: PathBuf,
+    /// Address of the API server (REST and node sync).
+    #[arg(long, default_value = "0.0.0.0:6443")]
+    listen: SocketAddr,
+    /// Further name or address for the serving certificate.
+    #[arg(long = "tls-san")]
+    extra_sans: Vec<String>,
+    #[command(flatten)]
+    cluster: ClusterSettings,
+    /// Write a node's certificate, key and CA to this directory and exit: NAME=DIRECTORY.
+    #[arg(long, value_name = "NAME=DIRECTORY")]
+    issue_node: Option<String>,
+}
+
+pub(crate) fn run(arguments: &ControllerArguments, log: &LogSettings) -> anyhow::Result<()> {
+    logging::start(log, None)?;
+    crate::runtime()?.block_on(serve(arguments))
+}
+
+async fn serve(arguments: &ControllerArguments) -> anyhow::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let controller = Controller::start(ControllerConfig {
+        data_dir: arguments.data_dir.clone(),
+        listen: arguments.listen,
+        extra_sans: arguments.extra_sans.clone(),
+        service_cidrs: arguments.cluster.service_cidrs.clone(),
+        pod_cidrs: arguments.cluster.pod_cidrs.clone(),
+        cluster_domain: arguments.cluster.cluster_domain.clone(),
+        cluster_dns: arguments.cluster.cluster_dns()?,
+    })
+    .await?;
+    if let Some(request) = &arguments.issue_node {
+        let (name, directory) = request
+            .split_once('=')
+            .context("--issue-node takes NAME=DIRECTORY")?;
+        let identity = controller.issue_node_identity(name)?;
+        write_identity(&PathBuf::from(directory), &identity)?;
+        controller.shutdown().await;
+        return Ok(());
+    }
+    let server = format!("https://{}", controller.address());
+    let kubeconfig = arguments.data_dir.join("admin.kubeconfig");
+    crate::files::write_private(&kubeconfig, controller.admin_kubeconfig(&server).as_bytes())?;
+    tracing::info!(server, kubeconfig = %kubeconfig.display(), "control plane serves");
+    let failure = tokio::select! {
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+        error = controller.failed() => Some(error),
+    };
+    controller.shutdown().await;
+    match failure {
+        None => Ok(()),
+        Some(error) => bail!("the control plane failed: {error}"),
+    }
+}
+
+fn write_identity(
+    directory: &std::path::Path,
+    identity: &controlplane::NodeIdentity,
+) -> anyhow::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    for (name, content) in [
+        ("ca.crt", &identity.ca_pem),
+        ("node.crt", &identity.certificate_pem),
+        ("node.key", &identity.key_pem),
+    ] {
+        crate::files::write_private(&directory.join(name), content.as_bytes())?;
+    }
+    Ok(())
+}

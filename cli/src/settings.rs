@@ -1,0 +1,91 @@
+//! Arguments that several roles share, with the same names and defaults everywhere.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+/// Facts of the cluster: the same on every controller and every agent.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ClusterSettings {
+    /// Range that ClusterIPs are taken from; give it twice for dual stack.
+    #[arg(long = "service-cidr", default_value = "10.96.0.0/16")]
+    pub(crate) service_cidrs: Vec<IpNet>,
+    /// Range that the nodes' pod ranges are cut from; give it twice for dual stack.
+    #[arg(long = "pod-cidr", default_value = "10.244.0.0/16")]
+    pub(crate) pod_cidrs: Vec<IpNet>,
+    /// Domain of cluster names.
+    #[arg(long, default_value = "cluster.local")]
+    pub(crate) cluster_domain: String,
+    /// Address that pods send their DNS queries to; the tenth of the first Service range by default.
+    #[arg(long)]
+    cluster_dns: Option<IpAddr>,
+}
+
+impl ClusterSettings {
+    pub(crate) fn cluster_dns(&self) -> anyhow::Result<IpAddr> {
+        if let Some(address) = self.cluster_dns {
+            return Ok(address);
+        }
+        let first = self
+            .service_cidrs
+            .first()
+            .ok_or_else(|| anyhow::anyhow!("--service-cidr is empty"))?;
+        first
+            .hosts()
+            .nth(9)
+            .ok_or_else(|| anyhow::anyhow!("--service-cidr {first} is too small for a DNS address"))
+    }
+}
+
+/// Facts of this node.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct NodeSettings {
+    /// Name of the node; the host name by default.
+    #[arg(long)]
+    node_name: Option<String>,
+    /// Sockets, network namespaces and BPF pins: gone after a reboot.
+    #[arg(long, default_value = "/run/waggle")]
+    pub(crate) run_dir: PathBuf,
+    /// cgroup below which pods are put, in every hierarchy.
+    #[arg(long, default_value = "/waggle")]
+    pub(crate) cgroup_parent: String,
+    /// cgroup v2 directory whose processes reach Services; the whole machine by default.
+    #[arg(long)]
+    pub(crate) cgroup_attach: Option<PathBuf>,
+    /// Interface to the outside; the one with the default route by default.
+    #[arg(long)]
+    pub(crate) uplink: Option<String>,
+    /// Resolver for names outside the cluster (address:port); those of /etc/resolv.conf by default.
+    #[arg(long = "upstream-dns")]
+    pub(crate) upstream_dns: Vec<SocketAddr>,
+    /// Address of the node; those of the uplink by default.
+    #[arg(long = "node-address")]
+    pub(crate) node_addresses: Vec<IpAddr>,
+    /// Registry (host:port) that is spoken to without TLS; those on loopback are anyway.
+    #[arg(long = "insecure-registry")]
+    pub(crate) insecure_registries: Vec<String>,
+    /// Label of the node, key=value.
+    #[arg(long = "node-label", value_parser = parse_label)]
+    pub(crate) node_labels: Vec<(String, String)>,
+}
+
+impl NodeSettings {
+    pub(crate) fn node_name(&self) -> anyhow::Result<String> {
+        if let Some(name) = &self.node_name {
+            return Ok(name.clone());
+        }
+        let name = nix::unistd::gethostname()?.to_string_lossy().to_lowercase();
+        Ok(name)
+    }
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text:?} is not key=value"))?;
+    if key.is_empty() {
+        return Err("the key is empty".to_owned());
+    }
+    Ok((key.to_owned(), value.to_owned()))
+}

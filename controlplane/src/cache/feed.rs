@@ -1,0 +1,179 @@
+//! The one watch that feeds every informer, in the order of revisions.
+//!
+//! Because it is one watch, a reader that sees a change of one kind also sees every earlier change of all
+//! others, and [`progress`] is a revision that is true for the whole cache.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::kinds;
+use crate::registry::{ApiError, Client, Object, key};
+use crate::store::{KeyValue, WatchEnd, WatchEvent};
+
+use super::Cache;
+use super::informer::Informer;
+use super::key::ObjectKey;
+
+const OBJECTS: &str = "/objects/";
+/// How long the watch is trusted before everything is listed again.
+const RESYNC: Duration = Duration::from_secs(600);
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LAST_RETRY: Duration = Duration::from_secs(5);
+
+/// Calls a generic function for the informer of every kind.
+macro_rules! each {
+    ($cache:expr, $informer:ident => $body:expr) => {{
+        {
+            let $informer = &$cache.namespaces;
+            $body
+        }
+        {
+            let $informer = &$cache.nodes;
+            $body
+        }
+        {
+            let $informer = &$cache.leases;
+            $body
+        }
+        {
+            let $informer = &$cache.config_maps;
+            $body
+        }
+        {
+            let $informer = &$cache.secrets;
+            $body
+        }
+        {
+            let $informer = &$cache.service_accounts;
+            $body
+        }
+        {
+            let $informer = &$cache.pods;
+            $body
+        }
+        {
+            let $informer = &$cache.replica_sets;
+            $body
+        }
+        {
+            let $informer = &$cache.deployments;
+            $body
+        }
+        {
+            let $informer = &$cache.services;
+            $body
+        }
+        {
+            let $informer = &$cache.endpoints;
+            $body
+        }
+        {
+            let $informer = &$cache.endpoint_slices;
+            $body
+        }
+    }};
+}
+
+/// Lists and watches for ever.
+pub(super) async fn run(cache: &Cache, client: &Client) {
+    let mut retry = FIRST_RETRY;
+    loop {
+        match list_and_watch(cache, client).await {
+            Ok(()) => retry = FIRST_RETRY,
+            Err(error) => {
+                tracing::debug!(%error, "the cache lists again");
+                tokio::time::sleep(retry).await;
+                retry = (retry * 2).min(LAST_RETRY);
+            }
+        }
+    }
+}
+
+/// The smallest progress of any kind.
+pub(super) fn progress(cache: &Cache) -> u64 {
+    let mut least = u64::MAX;
+    each!(cache, informer => least = least.min(informer.progress()));
+    least
+}
+
+/// `Ok` when it is time to list again.
+async fn list_and_watch(cache: &Cache, client: &Client) -> Result<(), ApiError> {
+    let store = client.registry().store();
+    let mut watch = store.watch(OBJECTS, store.revision())?;
+    each!(cache, informer => list(informer, client).await?);
+    // Nothing that is older waits in the watch, so what was listed is complete up to here.
+    let listed = watch.progress();
+    each!(cache, informer => informer.advance(listed));
+    cache.announce();
+    let resync = tokio::time::sleep(RESYNC.mul_f64(rand::random_range(0.9..1.1)));
+    tokio::pin!(resync);
+    loop {
+        let (events, revision) = tokio::select! {
+            next = watch.next() => next.map_err(|end| match end {
+                WatchEnd::Closed => ApiError::unavailable(end.to_string()),
+                WatchEnd::Slow(_) => ApiError::expired(end.to_string()),
+            })?,
+            () = &mut resync => return Ok(()),
+        };
+        for event in &events {
+            take(cache, event)?;
+        }
+        each!(cache, informer => informer.advance(revision));
+        cache.announce();
+    }
+}
+
+async fn list<K: Object>(informer: &Informer<K>, client: &Client) -> Result<(), ApiError> {
+    let (objects, revision) = client.list::<K>("").await?;
+    informer.replace(objects, revision);
+    Ok(())
+}
+
+/// Hands an event to the informer of its kind; kinds that nobody keeps (Events) are skipped unread.
+fn take(cache: &Cache, event: &WatchEvent) -> Result<(), ApiError> {
+    let (kv, revision, deleted) = match event {
+        WatchEvent::Put { kv, .. } => (kv, kv.mod_revision, false),
+        WatchEvent::Delete { revision, previous } => (previous, *revision, true),
+    };
+    each!(cache, informer => {
+        if offer(informer, kv, revision, deleted)? {
+            return Ok(());
+        }
+    });
+    Ok(())
+}
+
+/// True when the event is of the informer's kind.
+fn offer<K: Object>(
+    informer: &Informer<K>,
+    kv: &KeyValue,
+    revision: u64,
+    deleted: bool,
+) -> Result<bool, ApiError> {
+    let Some(kind) = kinds::by_kind(K::GROUP, K::VERSION, K::KIND) else {
+        return Ok(false);
+    };
+    let Some((namespace, name)) = key::parse(kind, &kv.key) else {
+        return Ok(false);
+    };
+    // The list was newer.
+    if revision <= informer.progress() {
+        return Ok(true);
+    }
+    let key = ObjectKey::new(namespace, name);
+    let new = if deleted {
+        None
+    } else {
+        Some(Arc::new(decode::<K>(kv)?))
+    };
+    informer.change(&key, new);
+    Ok(true)
+}
+
+/// From the stored bytes: what is rendered for clients need not exist for the cache's sake.
+fn decode<K: Object>(kv: &KeyValue) -> Result<K, ApiError> {
+    let mut object: K = serde_json::from_slice(&kv.value)
+        .map_err(|error| ApiError::internal(format!("{}: {error}", kv.key)))?;
+    object.metadata_mut().resource_version = Some(kv.mod_revision.to_string());
+    Ok(object)
+}

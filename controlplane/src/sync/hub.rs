@@ -1,0 +1,439 @@
+//! Turns changes of the cluster into batches for every connected node.
+//!
+//! Informer handlers only note which keys are dirty, so what waits is bounded by the number of objects. The
+//! hub's task takes the dirty keys each time the cache has advanced, reads the present state of them, builds
+//! the cluster-wide part once, and adds to each node what is its own. A stream that is full gets nothing
+//! more until it has drained, and then the full state.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use proto::node::v1::Batch;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::batch::{Own, Parcel, Shared};
+use super::metrics::SyncMetrics;
+use super::references::{Kind, Reference};
+use crate::cache::{Cache, ObjectKey, Subscription};
+
+mod peer;
+mod state;
+
+use peer::Peer;
+
+/// Parcels that may wait for a stream before it counts as slow.
+const PARCELS: usize = 64;
+/// How often drained streams that missed something are looked for.
+const RESYNC: Duration = Duration::from_millis(100);
+
+/// Keys that changed since the last flush.
+#[derive(Debug, Default)]
+struct Dirty {
+    services: BTreeSet<ObjectKey>,
+    slices: BTreeSet<ObjectKey>,
+    nodes: BTreeSet<ObjectKey>,
+    objects: BTreeSet<Reference>,
+    /// By node and key: the uids that changed.
+    pods: BTreeMap<(String, ObjectKey), BTreeSet<String>>,
+}
+
+impl Dirty {
+    fn pod(&mut self, key: &ObjectKey, pod: &Pod) {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        if let Some(node) = node.filter(|node| !node.is_empty()) {
+            self.pods
+                .entry((node.to_owned(), key.clone()))
+                .or_default()
+                .insert(pod.metadata.uid.clone().unwrap_or_default());
+        }
+    }
+}
+
+enum Command {
+    Connect {
+        node: String,
+        reply: oneshot::Sender<mpsc::Receiver<Parcel>>,
+    },
+}
+
+/// How streams reach the hub. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Handle {
+    commands: mpsc::Sender<Command>,
+}
+
+/// What one stream gets.
+pub(super) struct Batches {
+    parcels: mpsc::Receiver<Parcel>,
+    ready: VecDeque<Batch>,
+}
+
+impl Batches {
+    /// `None` when the node has connected anew elsewhere. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Option<Batch> {
+        loop {
+            if let Some(batch) = self.ready.pop_front() {
+                return Some(batch);
+            }
+            self.ready = self.parcels.recv().await?.batches().into();
+        }
+    }
+}
+
+impl Handle {
+    /// The full state and then every change, until the node connects again.
+    pub(super) async fn connect(&self, node: &str) -> Result<Batches, Status> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::Connect {
+            node: node.to_owned(),
+            reply,
+        };
+        let gone = |()| Status::unavailable("the server is shutting down");
+        self.commands.send(command).await.map_err(|_| gone(()))?;
+        let parcels = answer.await.map_err(|_| gone(()))?;
+        Ok(Batches {
+            parcels,
+            ready: VecDeque::new(),
+        })
+    }
+}
+
+/// Starts the hub's task; it ends with `shutdown` or with the last handle.
+pub(super) fn start(cache: &Cache, metrics: &SyncMetrics, shutdown: &CancellationToken) -> Handle {
+    let (commands, receiver) = mpsc::channel(16);
+    let hub = Hub::new(cache, metrics);
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = hub.run(receiver) => {}
+            () = shutdown.cancelled() => {}
+        }
+    });
+    Handle { commands }
+}
+
+struct Hub {
+    cache: Cache,
+    metrics: SyncMetrics,
+    dirty: Arc<Mutex<Dirty>>,
+    peers: HashMap<String, Peer>,
+    /// Which nodes have pods that refer to an object.
+    holders: HashMap<Reference, BTreeSet<String>>,
+    /// The cluster-wide full state, until something of it changes.
+    full: Option<Arc<Shared>>,
+    /// Up to here every flush is done.
+    revision: u64,
+    _subscriptions: Vec<Subscription>,
+}
+
+fn subscribe(cache: &Cache, dirty: &Arc<Mutex<Dirty>>) -> Vec<Subscription> {
+    fn note(dirty: &Arc<Mutex<Dirty>>, how: impl FnOnce(&mut Dirty)) {
+        how(&mut dirty.lock().expect("no panic while held"));
+    }
+    let object = |kind: Kind| {
+        let dirty = Arc::clone(dirty);
+        move |key: &ObjectKey| {
+            let reference = Reference::new(kind, &key.namespace, &key.name);
+            note(&dirty, |dirty| drop(dirty.objects.insert(reference)));
+        }
+    };
+    let config_map = object(Kind::ConfigMap);
+    let secret = object(Kind::Secret);
+    let account = object(Kind::ServiceAccount);
+    let (services, slices, nodes, pods) = (
+        Arc::clone(dirty),
+        Arc::clone(dirty),
+        Arc::clone(dirty),
+        Arc::clone(dirty),
+    );
+    vec![
+        cache.services.subscribe(move |delta| {
+            note(&services, |dirty| {
+                drop(dirty.services.insert(delta.key.clone()))
+            });
+        }),
+        cache.endpoint_slices.subscribe(move |delta| {
+            note(&slices, |dirty| {
+                drop(dirty.slices.insert(delta.key.clone()))
+            });
+        }),
+        cache.nodes.subscribe(move |delta| {
+            // Heart-beats change nothing that other nodes see.
+            if let (Some(old), Some(new)) = (delta.old, delta.new)
+                && super::convert::node(old) == super::convert::node(new)
+            {
+                return;
+            }
+            note(&nodes, |dirty| drop(dirty.nodes.insert(delta.key.clone())));
+        }),
+        cache.pods.subscribe(move |delta| {
+            note(&pods, |dirty| {
+                for pod in [delta.old, delta.new].into_iter().flatten() {
+                    dirty.pod(delta.key, pod);
+                }
+            });
+        }),
+        cache
+            .config_maps
+            .subscribe(move |delta| config_map(delta.key)),
+        cache.secrets.subscribe(move |delta| secret(delta.key)),
+        cache
+            .service_accounts
+            .subscribe(move |delta| account(delta.key)),
+    ]
+}
+
+impl Hub {
+    fn new(cache: &Cache, metrics: &SyncMetrics) -> Self {
+        let dirty = Arc::default();
+        Self {
+            cache: cache.clone(),
+            metrics: metrics.clone(),
+            _subscriptions: subscribe(cache, &dirty),
+            dirty,
+            peers: HashMap::new(),
+            holders: HashMap::new(),
+            full: None,
+            revision: 0,
+        }
+    }
+
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let mut advanced = self.cache.advanced();
+        let mut resync = tokio::time::interval(RESYNC);
+        resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                changed = advanced.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let revision = *advanced.borrow_and_update();
+                    self.flush(revision);
+                }
+                command = commands.recv() => match command {
+                    Some(Command::Connect { node, reply }) => {
+                        let parcels = self.connect(&node);
+                        // Dropped when the stream has ended meanwhile; the next flush notices.
+                        let _ = reply.send(parcels);
+                    }
+                    None => return,
+                },
+                _ = resync.tick(), if self.peers.values().any(|peer| peer.lagging) => {
+                    self.resync_drained();
+                }
+            }
+        }
+    }
+
+    fn connect(&mut self, node: &str) -> mpsc::Receiver<Parcel> {
+        self.disconnect(node);
+        let (sender, receiver) = mpsc::channel(PARCELS);
+        let peer = Peer::new(sender);
+        self.peers.insert(node.to_owned(), peer);
+        self.send_full(node);
+        receiver
+    }
+
+    fn disconnect(&mut self, node: &str) {
+        let Some(peer) = self.peers.remove(node) else {
+            return;
+        };
+        for reference in peer.references() {
+            self.release(reference, node);
+        }
+    }
+
+    fn hold(&mut self, reference: &Reference, node: &str) {
+        let nodes = self.holders.entry(reference.clone()).or_default();
+        nodes.insert(node.to_owned());
+    }
+
+    fn release(&mut self, reference: &Reference, node: &str) {
+        if let Some(nodes) = self.holders.get_mut(reference) {
+            nodes.remove(node);
+            if nodes.is_empty() {
+                self.holders.remove(reference);
+            }
+        }
+    }
+
+    /// The node's peer is made anew from the present state, which is sent whole.
+    fn send_full(&mut self, node: &str) {
+        let shared = match &self.full {
+            Some(shared) => Arc::clone(shared),
+            None => {
+                let shared = Arc::new(state::everything(&self.cache));
+                self.full = Some(Arc::clone(&shared));
+                shared
+            }
+        };
+        let Some(mut peer) = self.peers.remove(node) else {
+            return;
+        };
+        for reference in peer.clear() {
+            self.release(&reference, node);
+        }
+        let mut own = Own::default();
+        for pod in self.cache.pods.indexed(crate::cache::BY_NODE, node) {
+            let key = ObjectKey::of(pod.as_ref());
+            let references = state::references(&self.cache, &pod);
+            let (gained, _) = peer.put(&key, &pod, references);
+            for reference in gained {
+                own.objects.push(state::object(&self.cache, &reference));
+                self.hold(&reference, node);
+            }
+            own.pods.push(state::pod(&pod));
+        }
+        peer.send_full(Parcel {
+            full: true,
+            // Read after the last flush: at least this.
+            revision: self.revision,
+            since: 0,
+            shared,
+            own,
+        });
+        self.metrics.batch();
+        self.peers.insert(node.to_owned(), peer);
+    }
+
+    fn resync_drained(&mut self) {
+        let drained: Vec<String> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.lagging && peer.is_drained())
+            .map(|(node, _)| node.clone())
+            .collect();
+        for node in drained {
+            self.metrics.resync();
+            self.send_full(&node);
+        }
+    }
+
+    /// Everything that is dirty, to everyone whom it concerns.
+    fn flush(&mut self, revision: u64) {
+        let dirty = std::mem::take(&mut *self.dirty.lock().expect("no panic while held"));
+        let since = self.revision;
+        self.revision = revision;
+        let shared = Arc::new(state::shared(&self.cache, &dirty));
+        if !shared.is_empty() {
+            self.full = None;
+        }
+        let mut own: HashMap<String, Own> = HashMap::new();
+        self.flush_pods(&dirty, &mut own);
+        self.flush_objects(&dirty, &mut own);
+        let mut gone = Vec::new();
+        for (node, peer) in &mut self.peers {
+            let own = own.remove(node).unwrap_or_default();
+            if peer.is_closed() {
+                gone.push(node.clone());
+            } else if !shared.is_empty() || !own.is_empty() {
+                let shared = Arc::clone(&shared);
+                let full = false;
+                peer.send(Parcel {
+                    full,
+                    revision,
+                    since,
+                    shared,
+                    own,
+                });
+                self.metrics.batch();
+            }
+        }
+        for node in gone {
+            self.disconnect(&node);
+        }
+    }
+
+    fn flush_pods(&mut self, dirty: &Dirty, own: &mut HashMap<String, Own>) {
+        for ((node, key), uids) in &dirty.pods {
+            let Some(mut peer) = self.peers.remove(node) else {
+                continue;
+            };
+            let changes = own.entry(node.clone()).or_default();
+            let here = self.cache.pods.get_key(key).filter(|pod| {
+                let bound = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+                bound == Some(node.as_str())
+            });
+            let present = here.as_ref().and_then(|pod| pod.metadata.uid.clone());
+            for uid in uids.iter().filter(|uid| Some(*uid) != present.as_ref()) {
+                changes.pods.push(state::pod_gone(key, uid));
+            }
+            let (gained, lost) = match &here {
+                Some(pod) => {
+                    changes.pods.push(state::pod(pod));
+                    let references = state::references(&self.cache, pod);
+                    peer.put(key, pod, references)
+                }
+                None => (Vec::new(), peer.remove(key)),
+            };
+            self.peers.insert(node.clone(), peer);
+            self.exchange(node, gained, lost, changes);
+        }
+    }
+
+    fn exchange(
+        &mut self,
+        node: &str,
+        gained: Vec<Reference>,
+        lost: Vec<Reference>,
+        own: &mut Own,
+    ) {
+        for reference in gained {
+            own.objects.push(state::object(&self.cache, &reference));
+            self.hold(&reference, node);
+        }
+        for reference in lost {
+            own.objects.push(state::object_gone(&reference));
+            self.release(&reference, node);
+        }
+    }
+
+    fn flush_objects(&mut self, dirty: &Dirty, own: &mut HashMap<String, Own>) {
+        for reference in &dirty.objects {
+            let Some(nodes) = self.holders.get(reference).cloned() else {
+                continue;
+            };
+            // Serialized once; the bytes are shared.
+            let change = state::object(&self.cache, reference);
+            for node in nodes {
+                let changes = own.entry(node.clone()).or_default();
+                let sent = changes.objects.iter().any(|known| {
+                    known.kind == change.kind
+                        && known.namespace == change.namespace
+                        && known.name == change.name
+                });
+                if !sent {
+                    changes.objects.push(change.clone());
+                }
+                if reference.kind == Kind::ServiceAccount {
+                    self.account_changed(reference, &node, own);
+                }
+            }
+        }
+    }
+
+    /// A ServiceAccount's pull secrets are references of every pod that runs as it.
+    fn account_changed(&mut self, account: &Reference, node: &str, own: &mut HashMap<String, Own>) {
+        let Some(mut peer) = self.peers.remove(node) else {
+            return;
+        };
+        let changes = own.entry(node.to_owned()).or_default();
+        let mut gained = Vec::new();
+        let mut lost = Vec::new();
+        for key in peer.pods_with(account) {
+            if let Some(pod) = self.cache.pods.get_key(&key) {
+                let references = state::references(&self.cache, &pod);
+                let (more, less) = peer.put(&key, &pod, references);
+                gained.extend(more);
+                lost.extend(less);
+            }
+        }
+        self.peers.insert(node.to_owned(), peer);
+        self.exchange(node, gained, lost, changes);
+    }
+}

@@ -1,0 +1,139 @@
+//! Reads the present state of what changed, in the form that batches have. Only reads the cache.
+
+use bytes::Bytes;
+use k8s_openapi::api::core::v1::Pod;
+use proto::node::v1::{EndpointSliceChange, NodeChange, ObjectChange, PodChange, ServiceChange};
+use serde::Serialize;
+
+use super::super::batch::Shared;
+use super::super::convert;
+use super::super::references::{self, Kind, Reference};
+use super::Dirty;
+use crate::cache::{Cache, ObjectKey};
+
+fn service(cache: &Cache, key: &ObjectKey) -> ServiceChange {
+    ServiceChange {
+        namespace: key.namespace.to_string(),
+        name: key.name.to_string(),
+        service: cache
+            .services
+            .get_key(key)
+            .map(|service| convert::service(&service)),
+    }
+}
+
+fn slice(cache: &Cache, key: &ObjectKey) -> EndpointSliceChange {
+    let found = cache.endpoint_slices.get_key(key);
+    EndpointSliceChange {
+        namespace: key.namespace.to_string(),
+        name: key.name.to_string(),
+        slice: found.map(|slice| convert::endpoint_slice(&slice)),
+    }
+}
+
+fn node(cache: &Cache, key: &ObjectKey) -> NodeChange {
+    NodeChange {
+        name: key.name.to_string(),
+        node: cache.nodes.get_key(key).map(|node| convert::node(&node)),
+    }
+}
+
+pub(super) fn shared(cache: &Cache, dirty: &Dirty) -> Shared {
+    Shared {
+        services: dirty
+            .services
+            .iter()
+            .map(|key| service(cache, key))
+            .collect(),
+        endpoint_slices: dirty.slices.iter().map(|key| slice(cache, key)).collect(),
+        nodes: dirty.nodes.iter().map(|key| node(cache, key)).collect(),
+    }
+}
+
+pub(super) fn everything(cache: &Cache) -> Shared {
+    let services = cache.services.list("");
+    let slices = cache.endpoint_slices.list("");
+    let nodes = cache.nodes.list("");
+    Shared {
+        services: services
+            .iter()
+            .map(|object| service(cache, &ObjectKey::of(object.as_ref())))
+            .collect(),
+        endpoint_slices: slices
+            .iter()
+            .map(|object| slice(cache, &ObjectKey::of(object.as_ref())))
+            .collect(),
+        nodes: nodes
+            .iter()
+            .map(|object| node(cache, &ObjectKey::of(object.as_ref())))
+            .collect(),
+    }
+}
+
+fn json<T: Serialize>(object: &T) -> Bytes {
+    serde_json::to_vec(object)
+        .expect("Kubernetes objects serialize")
+        .into()
+}
+
+pub(super) fn pod(pod: &Pod) -> PodChange {
+    PodChange {
+        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+        name: pod.metadata.name.clone().unwrap_or_default(),
+        uid: pod.metadata.uid.clone().unwrap_or_default(),
+        pod_json: json(pod),
+    }
+}
+
+pub(super) fn pod_gone(key: &ObjectKey, uid: &str) -> PodChange {
+    PodChange {
+        namespace: key.namespace.to_string(),
+        name: key.name.to_string(),
+        uid: uid.to_owned(),
+        pod_json: Bytes::new(),
+    }
+}
+
+pub(super) fn object(cache: &Cache, reference: &Reference) -> ObjectChange {
+    let (namespace, name) = (&reference.namespace, &reference.name);
+    let object_json = match reference.kind {
+        Kind::ConfigMap => cache
+            .config_maps
+            .get(namespace, name)
+            .map(|found| json(&found)),
+        Kind::Secret => cache.secrets.get(namespace, name).map(|found| json(&found)),
+        Kind::ServiceAccount => cache
+            .service_accounts
+            .get(namespace, name)
+            .map(|found| json(&found)),
+    };
+    ObjectChange {
+        object_json: object_json.unwrap_or_default(),
+        ..object_gone(reference)
+    }
+}
+
+pub(super) fn object_gone(reference: &Reference) -> ObjectChange {
+    ObjectChange {
+        kind: reference.kind.name().to_owned(),
+        namespace: reference.namespace.to_string(),
+        name: reference.name.to_string(),
+        object_json: Bytes::new(),
+    }
+}
+
+pub(super) fn references(cache: &Cache, pod: &Pod) -> std::collections::BTreeSet<Reference> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let pull_secrets = |account: &str| {
+        let account = cache.service_accounts.get(namespace, account);
+        let secrets = account
+            .as_ref()
+            .and_then(|account| account.image_pull_secrets.as_ref());
+        secrets
+            .into_iter()
+            .flatten()
+            .map(|secret| secret.name.clone())
+            .collect()
+    };
+    references::references(pod, &pull_secrets)
+}

@@ -1,0 +1,327 @@
+//! What a node reports: status, pods, events, what it has applied.
+//!
+//! Reports are kept as the latest per object and written by a few workers, one at a time per object: a slow
+//! store delays them and never makes them pile up.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use k8s_openapi::api::core::v1::{Node, NodeStatus, ObjectReference, Pod, PodStatus};
+use proto::node::v1::node_message::Message;
+use proto::node::v1::{EventReport, NodeMessage};
+use tonic::{Status, Streaming};
+
+use super::applied::Applied;
+use super::{podstatus, register};
+use crate::cache::{Cache, ObjectKey, Queue};
+use crate::registry::{ApiError, Client, DeleteOptions, EventType};
+
+/// Writes of one node that are under way at once.
+const WRITERS: usize = 8;
+/// Pods whose reports may wait; a node has a hundred or so.
+const MAX_PENDING: usize = 4096;
+const MAX_EVENT: usize = 1024;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Subject {
+    Node,
+    Lease,
+    Pod { key: ObjectKey, uid: String },
+}
+
+#[derive(Debug, Default)]
+struct PodReport {
+    status: Option<PodStatus>,
+    terminated: bool,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    node: Option<NodeStatus>,
+    lease: Option<u32>,
+    pods: HashMap<(ObjectKey, String), PodReport>,
+}
+
+pub(super) struct Uplink {
+    client: Client,
+    cache: Cache,
+    applied: Applied,
+    node: String,
+    queue: Queue<Subject>,
+    pending: Arc<Mutex<Pending>>,
+}
+
+impl Drop for Uplink {
+    fn drop(&mut self) {
+        self.applied.forget(&self.node);
+    }
+}
+
+impl Uplink {
+    pub(super) fn new(client: &Client, cache: &Cache, applied: &Applied, node: &str) -> Self {
+        applied.record(node, 0);
+        Self {
+            client: client.clone(),
+            cache: cache.clone(),
+            applied: applied.clone(),
+            node: node.to_owned(),
+            queue: Queue::default(),
+            pending: Arc::default(),
+        }
+    }
+
+    /// Until the node ends the stream or breaks the protocol.
+    pub(super) async fn run(&self, mut incoming: Streaming<NodeMessage>) -> Result<(), Status> {
+        let read = async {
+            while let Some(message) = incoming.message().await? {
+                if let Some(message) = message.message {
+                    self.take(message)?;
+                }
+            }
+            Ok(())
+        };
+        let write = futures::future::join_all((0..WRITERS).map(|_| self.write()));
+        tokio::select! {
+            ended = read => ended,
+            _ = write => Ok(()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().expect("no panic while held")
+    }
+
+    fn take(&self, message: Message) -> Result<(), Status> {
+        match message {
+            Message::Hello(_) => return Err(Status::invalid_argument("a second Hello")),
+            Message::NodeStatus(report) => {
+                let status = parse("NodeStatus.status_json", &report.status_json)?;
+                self.lock().node = Some(status);
+                self.queue.add(Subject::Node);
+            }
+            Message::LeaseRenewal(renewal) => {
+                self.lock().lease = Some(renewal.duration_seconds);
+                self.queue.add(Subject::Lease);
+            }
+            Message::PodStatus(report) => {
+                let status = parse("PodStatus.status_json", &report.status_json)?;
+                let key = ObjectKey::new(&report.namespace, &report.name);
+                self.note(key, report.uid, |pod| pod.status = Some(status))?;
+            }
+            Message::PodTerminated(report) => {
+                let key = ObjectKey::new(&report.namespace, &report.name);
+                self.note(key, report.uid, |pod| pod.terminated = true)?;
+            }
+            Message::Event(report) => self.event(&report)?,
+            Message::Applied(report) => self.applied.record(&self.node, report.revision),
+        }
+        Ok(())
+    }
+
+    fn note(
+        &self,
+        key: ObjectKey,
+        uid: String,
+        how: impl FnOnce(&mut PodReport),
+    ) -> Result<(), Status> {
+        if uid.is_empty() {
+            return Err(Status::invalid_argument(format!(
+                "report on pod {key} without uid"
+            )));
+        }
+        {
+            let mut pending = self.lock();
+            if pending.pods.len() >= MAX_PENDING {
+                return Err(Status::resource_exhausted(
+                    "too many pod reports are waiting",
+                ));
+            }
+            how(pending.pods.entry((key.clone(), uid.clone())).or_default());
+        }
+        self.queue.add(Subject::Pod { key, uid });
+        Ok(())
+    }
+
+    /// A node tells only of itself and its pods.
+    fn event(&self, report: &EventReport) -> Result<(), Status> {
+        let about: ObjectReference = parse(
+            "EventReport.involved_object_json",
+            &report.involved_object_json,
+        )?;
+        let name = about.name.as_deref().unwrap_or_default();
+        let allowed = match about.kind.as_deref() {
+            Some("Node") => name == self.node,
+            Some("Pod") => {
+                about.namespace.as_deref() == Some(report.namespace.as_str())
+                    // A pod that is gone already may have its last event.
+                    && self.cache.pods.get(&report.namespace, name).is_none_or(|pod| self.is_mine(&pod))
+            }
+            _ => false,
+        };
+        if !allowed {
+            tracing::debug!(
+                node = self.node,
+                ?about,
+                "event about something else dropped"
+            );
+            return Ok(());
+        }
+        let kind = match report.r#type.as_str() {
+            "Warning" => EventType::Warning,
+            _ => EventType::Normal,
+        };
+        let message: String = report.message.chars().take(MAX_EVENT).collect();
+        self.client
+            .event_about(about, kind, &report.reason, &message, &self.node);
+        Ok(())
+    }
+
+    fn is_mine(&self, pod: &Pod) -> bool {
+        let bound = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        bound == Some(self.node.as_str())
+    }
+
+    async fn write(&self) {
+        loop {
+            let subject = self.queue.next().await;
+            match self.write_one(&subject).await {
+                Ok(()) => self.queue.forget(&subject),
+                Err(error) => {
+                    tracing::debug!(node = self.node, ?subject, %error, "report not written yet");
+                    self.queue.retry(subject.clone());
+                }
+            }
+            self.queue.done(&subject);
+        }
+    }
+
+    async fn write_one(&self, subject: &Subject) -> Result<(), ApiError> {
+        match subject {
+            Subject::Node => {
+                let Some(status) = self.lock().node.take() else {
+                    return Ok(());
+                };
+                let result = self.write_node(&status).await;
+                if result.is_err() {
+                    self.lock().node.get_or_insert(status);
+                }
+                result
+            }
+            Subject::Lease => {
+                let Some(seconds) = self.lock().lease.take() else {
+                    return Ok(());
+                };
+                let node = self.cache.nodes.get("", &self.node);
+                let result =
+                    register::renew(&self.client, &self.node, seconds, node.as_deref()).await;
+                if result.is_err() {
+                    self.lock().lease.get_or_insert(seconds);
+                }
+                result
+            }
+            Subject::Pod { key, uid } => {
+                let id = (key.clone(), uid.clone());
+                let Some(report) = self.lock().pods.remove(&id) else {
+                    return Ok(());
+                };
+                let result = self.write_pod(key, uid, &report).await;
+                if result.is_err() {
+                    let mut pending = self.lock();
+                    let waiting = pending.pods.entry(id).or_default();
+                    waiting.terminated |= report.terminated;
+                    if waiting.status.is_none() {
+                        waiting.status = report.status;
+                    }
+                }
+                result
+            }
+        }
+    }
+
+    async fn write_node(&self, status: &NodeStatus) -> Result<(), ApiError> {
+        let mut attempt = 0;
+        loop {
+            let result = self.write_node_once(status).await;
+            if !register::again(&result, attempt) {
+                return result;
+            }
+            attempt += 1;
+        }
+    }
+
+    async fn write_node_once(&self, status: &NodeStatus) -> Result<(), ApiError> {
+        let Some(stored) = self.client.get::<Node>("", &self.node).await? else {
+            // Deleted by an operator: it comes back with the next Hello.
+            return Ok(());
+        };
+        match register::with_status(&stored, status.clone()) {
+            Some(changed) => self.client.update_status(&changed).await.map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// Status first: a terminated pod's last status is seen by watchers before it goes.
+    async fn write_pod(
+        &self,
+        key: &ObjectKey,
+        uid: &str,
+        report: &PodReport,
+    ) -> Result<(), ApiError> {
+        if let Some(status) = &report.status {
+            let mut attempt = 0;
+            loop {
+                let result = self.write_pod_status(key, uid, status).await;
+                if !register::again(&result, attempt) {
+                    break result?;
+                }
+                attempt += 1;
+            }
+        }
+        if !report.terminated || self.stored(key, uid).await?.is_none() {
+            return Ok(());
+        }
+        let options = DeleteOptions {
+            grace_period_seconds: Some(0),
+            uid: Some(uid.to_owned()),
+            ..DeleteOptions::default()
+        };
+        let deleted = self
+            .client
+            .delete::<Pod>(&key.namespace, &key.name, options)
+            .await;
+        match deleted {
+            // Another pod has the name by now.
+            Err(error) if error.code() == 409 => Ok(()),
+            result => result,
+        }
+    }
+
+    async fn write_pod_status(
+        &self,
+        key: &ObjectKey,
+        uid: &str,
+        status: &PodStatus,
+    ) -> Result<(), ApiError> {
+        let Some(pod) = self.stored(key, uid).await? else {
+            return Ok(());
+        };
+        let Some(changed) = podstatus::merged(&pod, status.clone()) else {
+            return Ok(());
+        };
+        match self.client.update_status(&changed).await {
+            Err(error) if error.code() != 404 => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The pod with this uid, if it is bound to this node.
+    async fn stored(&self, key: &ObjectKey, uid: &str) -> Result<Option<Pod>, ApiError> {
+        let pod = self.client.get::<Pod>(&key.namespace, &key.name).await?;
+        Ok(pod.filter(|pod| pod.metadata.uid.as_deref() == Some(uid) && self.is_mine(pod)))
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &[u8]) -> Result<T, Status> {
+    serde_json::from_slice(json)
+        .map_err(|error| Status::invalid_argument(format!("{what}: {error}")))
+}
