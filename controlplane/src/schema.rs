@@ -19,11 +19,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 pub(crate) use openapi::group_versions;
-pub(crate) use types::{Field, ListType, Node, PatchStrategy, Schema};
-
-/// Media type of the answer with [`openapi_v2_protobuf`].
-pub(crate) const OPENAPI_V2_PROTOBUF: &str =
-    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+pub(crate) use types::{ListType, Node, PatchStrategy, Schema};
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(load::load);
 
@@ -148,8 +144,8 @@ pub(crate) fn openapi_v2() -> Value {
 }
 
 /// The same as [`openapi_v2`] in the protobuf form that kubectl up to 1.26 asks for
-/// (`application/com.github.proto-openapi.spec.v2@v1.0+protobuf`). The answer's `Content-Type` must be
-/// [`OPENAPI_V2_PROTOBUF`]: clients parse it, and the name that they ask for is no valid media type.
+/// (`application/com.github.proto-openapi.spec.v2@v1.0+protobuf`). The answer's `Content-Type` must
+/// have a dot for the `@`: clients parse it, and the name that they ask for is no valid media type.
 pub(crate) fn openapi_v2_protobuf() -> Vec<u8> {
     openapi::protobuf::encode(&openapi_v2())
 }

@@ -193,8 +193,8 @@ fn metadata() {
         "ConfigMap",
         json!({"metadata": {"name": "a", "ownerReferences": [{"apiVersion": "v1", "kind": "Pod"}]}}),
         &[
-            "metadata.ownerReferences[0].name: Required value: must not be empty",
-            "metadata.ownerReferences[0].uid: Required value: must not be empty",
+            "metadata.ownerReferences.name: Invalid value: \"\": must not be empty",
+            "metadata.ownerReferences.uid: Invalid value: \"\": must not be empty",
         ],
     );
     check(
