@@ -7,6 +7,7 @@
 //! generated on demand.
 
 mod check;
+mod duplicates;
 mod facts;
 mod load;
 mod openapi;
@@ -125,6 +126,11 @@ pub(crate) fn strict_error(problems: &[FieldProblem]) -> Option<String> {
 /// Quantities and times are brought into the form that Kubernetes stores; `null` means absent.
 pub(crate) fn check_and_prune(definition: &str, body: &mut Value) -> Vec<FieldProblem> {
     check::check_and_prune(schema(), definition, body)
+}
+
+/// The fields that a JSON body has more than once; to be judged with the problems of [`check_and_prune`].
+pub(crate) fn duplicate_fields(json: &[u8]) -> Vec<FieldProblem> {
+    duplicates::find(json)
 }
 
 /// Brings quantities, times and numbers into the form that is stored, and drops nulls. What is unknown or wrong

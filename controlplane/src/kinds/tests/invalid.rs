@@ -317,9 +317,9 @@ fn pods() {
             "spec.containers[1].imagePullPolicy: Unsupported value: \"Maybe\": supported values: \
              \"Always\", \"IfNotPresent\", \"Never\"",
             "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \
-             \"Never\", \"OnFailure\"",
-            "spec.dnsPolicy: Unsupported value: \"Mine\": supported values: \"ClusterFirst\", \
-             \"ClusterFirstWithHostNet\", \"Default\", \"None\"",
+             \"OnFailure\", \"Never\"",
+            "spec.dnsPolicy: Unsupported value: \"Mine\": supported values: \
+             \"ClusterFirstWithHostNet\", \"ClusterFirst\", \"Default\", \"None\"",
         ],
     );
 }
