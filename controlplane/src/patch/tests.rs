@@ -757,6 +757,57 @@ mod server_side {
     }
 
     #[test]
+    fn kubectl_may_go_from_client_side_to_server_side_apply() {
+        const ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
+        let first = deployment(json!({"replicas": 1, "paused": true}));
+        let mut live = first.clone();
+        live["metadata"]["annotations"] = json!({ANNOTATION: first.to_string()});
+        track_update(
+            DEPLOYMENT,
+            None,
+            &mut live,
+            "kubectl-client-side-apply",
+            "",
+            NOW,
+        );
+        let mut scaled = live.clone();
+        scaled["spec"]["paused"] = false.into();
+        track_update(
+            DEPLOYMENT,
+            Some(&live),
+            &mut scaled,
+            "kubectl-edit",
+            "",
+            NOW,
+        );
+        // What it applied itself is no conflict, whatever else changed is one.
+        let more = deployment(json!({"replicas": 2, "paused": false}));
+        let object = apply(Some(&scaled), &more, "kubectl").unwrap();
+        assert_eq!(object["spec"]["replicas"], 2);
+        assert_eq!(
+            serde_json::from_str::<Value>(
+                object["metadata"]["annotations"][ANNOTATION]
+                    .as_str()
+                    .unwrap()
+            )
+            .unwrap(),
+            more
+        );
+        let error = apply(
+            Some(&scaled),
+            &deployment(json!({"paused": true})),
+            "kubectl",
+        )
+        .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Apply failed with 1 conflict: conflict with \"kubectl-edit\" using apps/v1: .spec.paused"
+        );
+        assert!(apply(Some(&scaled), &more, "other").is_err());
+        assert_eq!(apply(Some(&object), &more, "kubectl").unwrap(), object);
+    }
+
+    #[test]
     fn managed_fields_can_be_reset() {
         let live = apply(None, &deployment(json!({"replicas": 1})), "me").unwrap();
         let mut cleared = live.clone();
