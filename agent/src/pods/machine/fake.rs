@@ -84,6 +84,18 @@ struct Inner {
 }
 
 impl FakeSandbox {
+    /// One that belongs to no machine that anybody looks at.
+    pub(crate) fn alone(programs: BTreeMap<String, Program>) -> Self {
+        let machine = FakeMachine::default();
+        machine.lock().programs = programs;
+        Self {
+            machine,
+            run_dir: PathBuf::new(),
+            inner: Arc::default(),
+            changes: Arc::new(watch::Sender::new(0)),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
