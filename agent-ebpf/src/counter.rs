@@ -58,8 +58,6 @@ counters! {
         MasqueradePorts = "masquerade_ports",
         /// The masquerade table is full.
         MasqueradeTableFull = "masquerade_table_full",
-        /// An ICMP error about a masqueraded flow (not translated yet).
-        MasqueradeIcmpError = "masquerade_icmp_error",
         /// Hop limit reached zero.
         HopLimit = "hop_limit",
         /// A helper that rewrites the packet failed.

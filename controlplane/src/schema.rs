@@ -21,6 +21,10 @@ use serde_json::Value;
 pub(crate) use openapi::group_versions;
 pub(crate) use types::{Field, ListType, Node, PatchStrategy, Schema};
 
+/// Media type of the answer with [`openapi_v2_protobuf`].
+pub(crate) const OPENAPI_V2_PROTOBUF: &str =
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+
 static SCHEMA: LazyLock<Schema> = LazyLock::new(load::load);
 
 /// The compact schema of everything that is served.
@@ -127,6 +131,12 @@ pub(crate) fn check_and_prune(definition: &str, body: &mut Value) -> Vec<FieldPr
     check::check_and_prune(schema(), definition, body)
 }
 
+/// Brings quantities, times and numbers into the form that is stored, and drops nulls. What is unknown or wrong
+/// stays as it is, for [`check_and_prune`] to find.
+pub(crate) fn normalize_values(definition: &str, body: &mut Value) {
+    check::normalize_values(schema(), definition, body);
+}
+
 /// OpenAPI v3 document of one group version (`/openapi/v3/apis/apps/v1`), as JSON.
 pub(crate) fn openapi_v3(group: &str, version: &str) -> Option<Value> {
     openapi::v3::document(group, version)
@@ -138,7 +148,8 @@ pub(crate) fn openapi_v2() -> Value {
 }
 
 /// The same as [`openapi_v2`] in the protobuf form that kubectl up to 1.26 asks for
-/// (`application/com.github.proto-openapi.spec.v2@v1.0+protobuf`).
+/// (`application/com.github.proto-openapi.spec.v2@v1.0+protobuf`). The answer's `Content-Type` must be
+/// [`OPENAPI_V2_PROTOBUF`]: clients parse it, and the name that they ask for is no valid media type.
 pub(crate) fn openapi_v2_protobuf() -> Vec<u8> {
     openapi::protobuf::encode(&openapi_v2())
 }

@@ -1,6 +1,7 @@
 //! Where programs are attached: links that are pinned by name, whose program can be replaced without a
 //! moment in between; clsact filters with fixed handles where the kernel has no tcx (before 6.6).
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -117,10 +118,7 @@ impl Attachments {
             .map_err(DataPlaneError::file("read", &self.directory))?;
         for entry in entries.flatten() {
             let pin = entry.file_name().to_string_lossy().into_owned();
-            let Some((program, attach_type, index)) = POD_HOOKS.iter().find_map(|(program, at)| {
-                let index = pin.strip_prefix(program)?.strip_prefix('_')?.parse().ok()?;
-                Some((*program, *at, index))
-            }) else {
+            let Some((program, attach_type, index)) = pod_hook(&pin) else {
                 continue;
             };
             let replaced = objects.with_program(program, |fd| {
@@ -195,7 +193,12 @@ impl Attachments {
     }
 
     pub(crate) fn remove_pod(&mut self, index: u32) {
-        for (program, _) in POD_HOOKS {
+        for (program, attach_type) in POD_HOOKS {
+            if !self.tcx
+                && let Some(name) = interface_name(index)
+            {
+                detach_filter(&name, attach_type, program);
+            }
             let pin = format!("{program}_{index}");
             remove(&self.directory.join(&pin));
             self.list.retain(|(other, _)| *other != pin);
@@ -209,19 +212,39 @@ impl Attachments {
                 remove(&entry.path());
             }
         }
-        if !self.tcx
-            && let Some(uplink) = uplink
-        {
-            for (program, attach_type) in UPLINK_HOOKS {
-                let _ = aya::programs::tc::qdisc_detach_program(
-                    &uplink.name,
-                    direction(attach_type),
+        if !self.tcx {
+            for (program, attach_type) in uplink.iter().flat_map(|_| UPLINK_HOOKS) {
+                detach_filter(
+                    uplink.map_or("", |at| at.name.as_str()),
+                    attach_type,
                     program,
                 );
+            }
+            let pins = self.list.iter();
+            let pods: BTreeSet<u32> = pins
+                .filter_map(|(pin, _)| pod_hook(pin))
+                .map(|at| at.2)
+                .collect();
+            for index in pods {
+                self.remove_pod(index);
             }
         }
         self.list.clear();
     }
+}
+
+/// Program, hook and interface index of a pod's pin, by its name.
+fn pod_hook(pin: &str) -> Option<(&'static str, AttachType, u32)> {
+    POD_HOOKS.iter().find_map(|(program, at)| {
+        let index = pin.strip_prefix(program)?.strip_prefix('_')?;
+        Some((*program, *at, index.parse().ok()?))
+    })
+}
+
+/// No filter there, or no interface: as wanted.
+fn detach_filter(interface: &str, attach_type: AttachType, program: &str) {
+    let direction = direction(attach_type);
+    let _ = aya::programs::tc::qdisc_detach_program(interface, direction, program);
 }
 
 fn remove(path: &Path) {

@@ -79,7 +79,7 @@ pub(super) fn decompress<'a>(source: impl Read + 'a) -> io::Result<Box<dyn Read 
 }
 
 /// Unpacks `source` into the empty directory `root` and returns the digest of the uncompressed archive.
-/// `below` are the layers that will lie below it, lowest first. Everything is on the disk on return.
+/// `below` are the layers that will lie below it, lowest first. The caller makes it durable.
 pub(super) fn unpack(
     source: impl Read,
     root: &Path,
@@ -87,6 +87,8 @@ pub(super) fn unpack(
     limits: Limits,
 ) -> Result<Digest, UnpackError> {
     let tree = Tree::open(root, below).map_err(UnpackError::Archive)?;
+    // An archive may say nothing of its root: then it is as below.
+    tree.inherit_root().map_err(UnpackError::Archive)?;
     let budget = Budget(Rc::new(Cell::new(limits.bytes)));
     let plain = decompress(source).map_err(UnpackError::Archive)?;
     let mut reader = Metered {
@@ -101,9 +103,7 @@ pub(super) fn unpack(
         bytes: 0,
         directories: Vec::new(),
     };
-    let mut archive = tar::Archive::new(&mut reader);
-    unpacker.entries(&mut archive, &budget)?;
-    drop(archive);
+    unpacker.entries(&mut tar::Archive::new(&mut reader), &budget)?;
     // What follows the end marker is part of the digest.
     budget.0.set(limits.bytes);
     io::copy(&mut reader, &mut io::sink()).map_err(|e| archive_error(e, &limits))?;
@@ -142,10 +142,18 @@ impl<R: Read> Read for Metered<R> {
 }
 
 fn archive_error(error: io::Error, limits: &Limits) -> UnpackError {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    if is_over_limit(&error) {
+        return UnpackError::TooLarge(limits.bytes);
+    }
+    UnpackError::Archive(error)
+}
+
+/// The tar reader wraps what its source said.
+fn is_over_limit(error: &io::Error) -> bool {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(inner) = source {
         if inner.is::<OverLimit>() {
-            return UnpackError::TooLarge(limits.bytes);
+            return true;
         }
         source = match inner
             .downcast_ref::<io::Error>()
@@ -155,7 +163,7 @@ fn archive_error(error: io::Error, limits: &Limits) -> UnpackError {
             None => inner.source(),
         };
     }
-    UnpackError::Archive(error)
+    false
 }
 
 struct Unpacker {
@@ -211,6 +219,7 @@ impl Unpacker {
         self.make(entry, kind, &path).map_err(|e| match e {
             Failure::Unsafe(why) => unsafe_entry(why),
             Failure::TooLarge => UnpackError::TooLarge(limits.bytes),
+            Failure::Io(source) if is_over_limit(&source) => UnpackError::TooLarge(limits.bytes),
             Failure::Io(source) => UnpackError::Entry {
                 path: shown.clone(),
                 source,
@@ -398,7 +407,7 @@ impl Unpacker {
                 tree::set_time(&dir, attributes)?;
             }
         }
-        self.tree.sync()
+        Ok(())
     }
 }
 

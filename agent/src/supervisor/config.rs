@@ -57,6 +57,11 @@ pub(crate) fn bundle(dir: &Path, id: &str) -> PathBuf {
     dir.join("containers").join(id)
 }
 
+/// Pipes and files of commands that run in containers.
+pub(crate) fn exec_dir(dir: &Path) -> PathBuf {
+    dir.join("exec")
+}
+
 /// Container names become file names, cgroup names and arguments of runc.
 pub(crate) fn valid_id(id: &str) -> bool {
     let mut bytes = id.bytes();

@@ -4,6 +4,7 @@
 //! Requests for one container wait for each other; those for different containers do not. Killing does not
 //! wait and does not need runc: this process is the parent, so a process id stays good until it is reaped.
 
+mod exec;
 mod run;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -13,10 +14,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use super::config;
+use super::console::ConsoleSocket;
 use super::output::Output;
 use super::protocol::{Answer, ContainerState, Create, Failure};
 use super::runc::Runc;
 use super::{cgroup, record};
+use exec::Command;
 use run::Run;
 
 /// Whom an answer is for.
@@ -51,8 +54,11 @@ struct Container {
     output: Option<Output>,
     /// The other end of a standard input that is kept open.
     stdin_writer: Option<OwnedFd>,
+    /// While it is being created with a terminal.
+    console: Option<ConsoleSocket>,
     jobs: VecDeque<(Option<Reply>, Job)>,
     run: Option<Run>,
+    commands: Vec<Command>,
 }
 
 #[derive(Debug)]
@@ -60,8 +66,8 @@ pub(crate) struct Containers {
     dir: PathBuf,
     runc: Runc,
     table: BTreeMap<String, Container>,
-    /// Ends of processes that nobody knew yet, kept while a container is being created: the first process
-    /// may be reaped before its id has been read.
+    /// Ends of processes that nobody knew yet, kept while a container or a command is begun: it may be
+    /// reaped before its id has been read.
     unknown: HashMap<u32, Ended>,
     answers: Vec<(Reply, Answer)>,
     changed: bool,
@@ -106,8 +112,10 @@ impl Containers {
             started_at: None,
             output: None,
             stdin_writer: None,
+            console: None,
             jobs: VecDeque::new(),
             run: None,
+            commands: Vec::new(),
         });
         container.jobs.push_back((Some(reply), Job::Create(create)));
         self.advance(&id);
@@ -209,10 +217,10 @@ impl Containers {
         } else if let Some(id) = self.find(|it| it.pid == Some(pid)) {
             self.exited(&id, ended, now);
             self.advance(&id);
-        } else if self.table.values().any(|it| it.state.is_none()) {
+        } else if !self.command_reaped(pid, ended) && self.table.values().any(Container::begins) {
             self.unknown.insert(pid, ended);
         }
-        if self.table.values().all(|it| it.state.is_some()) {
+        if !self.table.values().any(Container::begins) {
             self.unknown.clear();
         }
     }
@@ -261,9 +269,9 @@ impl Containers {
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let runs = self.table.values().filter_map(|it| it.run.as_ref());
-        runs.filter(|run| !run.timed_out)
-            .map(|run| run.deadline)
-            .min()
+        let runs = runs.filter(|run| !run.timed_out).map(|run| run.deadline);
+        let commands = self.table.values().flat_map(|it| &it.commands);
+        runs.chain(commands.filter_map(Command::deadline)).min()
     }
 
     /// Kills each runc that takes too long; what follows, follows from its end.
@@ -275,6 +283,9 @@ impl Containers {
             {
                 run.kill();
             }
+            for command in &mut container.commands {
+                command.expire(now);
+            }
         }
     }
 
@@ -284,6 +295,13 @@ impl Containers {
 
     fn answer(&mut self, reply: Option<Reply>, answer: Answer) {
         self.answers.extend(reply.map(|reply| (reply, answer)));
+    }
+}
+
+impl Container {
+    /// Something has been started whose process id is not known yet.
+    fn begins(&self) -> bool {
+        self.state.is_none() || self.commands.iter().any(Command::begins)
     }
 }
 

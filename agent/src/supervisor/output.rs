@@ -95,6 +95,15 @@ impl Output {
         }
     }
 
+    /// Both streams come through the terminal from now on.
+    pub(crate) fn use_terminal(&mut self, terminal: OwnedFd) {
+        self.sources = vec![Source {
+            stream: Stream::Stdout,
+            pipe: File::from(terminal),
+            lines: Lines::default(),
+        }];
+    }
+
     /// The pipes that are still open, for waiting on.
     pub(crate) fn pipes(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.sources.iter().map(|source| source.pipe.as_fd())
@@ -115,6 +124,11 @@ impl Output {
                     Ok(length) => report(source.copy(log, &buffer[..length])),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                    // A terminal that nobody has open any more.
+                    Err(error) if error.raw_os_error() == Some(libc::EIO) => {
+                        report(source.end(log));
+                        return false;
+                    }
                     Err(error) => {
                         report(Err(error));
                         return false;

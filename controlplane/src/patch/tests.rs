@@ -584,6 +584,24 @@ mod server_side {
     }
 
     #[test]
+    fn another_spelling_of_a_quantity_is_no_conflict() {
+        let limits = |cpu: &str| {
+            deployment(containers(
+                json!([{"name": "a", "resources": {"limits": {"cpu": cpu}}}]),
+            ))
+        };
+        let live = apply(None, &limits("1"), "one").unwrap();
+        let live = apply(Some(&live), &limits("1000m"), "two").unwrap();
+        assert_eq!(owned(&live, "one"), owned(&live, "two"));
+    }
+
+    #[test]
+    fn nobody_owns_a_field_that_is_not_stored() {
+        let live = apply(None, &deployment(json!({"replicas": 1, "foo": 1})), "one").unwrap();
+        assert_eq!(owned(&live, "one")["f:spec"], json!({"f:replicas": {}}));
+    }
+
+    #[test]
     fn managed_fields_can_be_reset() {
         let live = apply(None, &deployment(json!({"replicas": 1})), "me").unwrap();
         let mut cleared = live.clone();

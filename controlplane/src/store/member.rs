@@ -1,7 +1,7 @@
 //! One member: opens the parts of the store in order, and runs the tasks between them.
 //!
 //! ```text
-//! directory -> disk -> disk thread -> log, state machine -> Raft -> proposals, hub, compaction
+//! directory -> disk -> disk thread -> log, state machine -> Raft -> proposals, hub, upkeep
 //! ```
 
 use std::sync::{Arc, Mutex};
@@ -31,7 +31,7 @@ const MEMBER: &str = "member";
 const SNAPSHOT_EVERY: u64 = 2_000;
 /// Entries kept for a follower that is a little behind.
 const LOG_KEPT: u64 = 500;
-const COMPACTION_INTERVAL: Duration = Duration::from_secs(15);
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(15);
 /// How long a start may take to apply its log.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -156,7 +156,7 @@ impl Member {
             proposals_task,
             tokio::spawn(follow_leadership(raft.server_metrics(), lead)),
             tokio::spawn(follow_failure(writer.failure(), fail, Arc::clone(&hub))),
-            tokio::spawn(run_compaction(
+            tokio::spawn(run_upkeep(
                 raft.clone(),
                 Arc::clone(&state),
                 options.retention,
@@ -453,10 +453,10 @@ async fn compact(raft: &Raft, revision: Revision) -> Result<(), StoreError> {
     }
 }
 
-async fn run_compaction(raft: Raft, state: Arc<Shared>, retention: Retention) {
+async fn run_upkeep(raft: Raft, state: Arc<Shared>, retention: Retention) {
     let start = Instant::now();
     let mut samples = Samples::default();
-    let mut ticks = tokio::time::interval(COMPACTION_INTERVAL);
+    let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let server = raft.server_metrics();
     loop {
@@ -478,6 +478,12 @@ async fn run_compaction(raft: Raft, state: Arc<Shared>, retention: Retention) {
             }
         };
         samples.record(now, history.revision, &retention);
+        // Raft takes a snapshot after a number of entries, whatever their size.
+        if state.log_bytes() > retention.log_bytes
+            && let Err(error) = raft.trigger().snapshot().await
+        {
+            tracing::debug!(%error, "no snapshot");
+        }
         if !server.borrow().state.is_leader() {
             continue;
         }

@@ -6,6 +6,7 @@ use super::*;
 mod crash;
 mod damage;
 mod faults;
+mod members;
 mod suite;
 
 pub(super) fn put(key: &str, value: &str) -> Txn {

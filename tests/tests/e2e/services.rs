@@ -64,7 +64,7 @@ spec:
   containers:
   - name: client
     image: {IMAGE}
-    command: ["sh", "-c", "for i in $(seq 30); do wget -q -T 5 -O - http://web/ || echo failed; done"]
+    command: ["sh", "-c", "for i in $(seq 30); do curl -s -m 5 http://web/ || echo failed; done"]
 "#
     ));
     cluster.wait_for(&["pod", "client"], "{.status.phase}", "Succeeded");
@@ -122,7 +122,7 @@ spec:
   containers:
   - name: out
     image: {IMAGE}
-    command: ["sh", "-c", "for i in $(seq 5); do nc -w 5 192.0.2.2 9000 </dev/null; done"]
+    command: ["sh", "-c", "for i in $(seq 5); do curl -s -m 5 telnet://192.0.2.2:9000 </dev/null; done"]
 "#
     ));
     cluster.wait_for(&["pod", "out"], "{.status.phase}", "Succeeded");

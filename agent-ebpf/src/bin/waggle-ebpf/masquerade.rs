@@ -11,7 +11,7 @@ use agent_ebpf::layout::{
     PROTOCOL_TCP, PROTOCOL_UDP, ReturnKey,
 };
 use agent_ebpf::nat::{PORT_TRIES, candidate};
-use agent_ebpf::packet::{Fragment, Packet, TCP_FIN, TCP_RST};
+use agent_ebpf::packet::{Embedded, Fragment, Packet, TCP_FIN, TCP_RST};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 
@@ -176,15 +176,17 @@ pub fn inward(packet: &Packet) -> Option<(Address, u16)> {
     Some(unsafe { ((*value).address, (*value).port) })
 }
 
-/// Whether a packet that left with our address belongs to a pod's flow.
+/// The pod's address and port that an error is for, by the packet that it is about.
 #[inline(always)]
-pub fn is_flow(remote: Address, remote_port: u16, port: u16, protocol: u8) -> bool {
+pub fn blamed(inner: &Embedded) -> Option<(Address, u16)> {
     let key = ReturnKey {
-        remote,
-        remote_port,
-        port,
-        protocol,
+        remote: inner.destination,
+        remote_port: inner.destination_port,
+        port: inner.source_port,
+        protocol: inner.protocol,
         padding: [0; 3],
     };
-    RETURNS.get_ptr(key).is_some()
+    let value = RETURNS.get_ptr(key)?;
+    // SAFETY: from the lookup above.
+    Some(unsafe { ((*value).address, (*value).port) })
 }

@@ -284,3 +284,50 @@ fn a_pod_reaches_itself_through_its_service() {
         plane.unload().await.unwrap();
     });
 }
+
+/// The whole table from nothing, then one change; what it costs is for the benchmark to say, on a release
+/// build: here it must be right, and not be off by orders of magnitude.
+#[test]
+fn thirty_thousand_services_and_then_one_change() {
+    lab(|lab| async move {
+        let plane = lab.load().await;
+        let mut feed = Feed::new(&plane);
+        let (client, server) = (
+            lab.pod(&plane, "client").await,
+            lab.pod(&plane, "server").await,
+        );
+        let backend = server.addresses[0];
+        let nth = |number: u32| std::net::Ipv4Addr::from(0x0a60_0000 + 256 + number).to_string();
+        let mut events = Vec::new();
+        for number in 0..15_000u32 {
+            let far = std::net::Ipv4Addr::from(0x0a80_0000 + number).into();
+            let backends = [(far, 1), (far, 2), (far, 3)];
+            events.extend(service(&format!("s{number}"), &nth(number), 80, &backends));
+        }
+        let started = std::time::Instant::now();
+        feed.apply(true, events).await;
+        let loaded = started.elapsed();
+        let started = std::time::Instant::now();
+        let mut change = service("s7", &nth(7), 80, &[(backend, 8080)]);
+        for extra in 1..3 {
+            change.push(crate::cluster::Event::SliceRemoved(super::lab::name(
+                &format!("s7-{extra}"),
+            )));
+        }
+        feed.apply(false, change).await;
+        let changed = started.elapsed();
+        eprintln!("30,000 service ports x 3: {loaded:?}; one change: {changed:?}");
+        assert!(loaded < Duration::from_secs(20) && changed < Duration::from_secs(1));
+        let listener = lab.in_pod(&server, || TcpListener::bind("0.0.0.0:8080").unwrap());
+        let served = std::thread::spawn(move || serve_once(&listener, "seven"));
+        let at: SocketAddr = format!("{}:80", nth(7)).parse().unwrap();
+        assert_eq!(lab.in_pod(&client, move || ask(at).unwrap().1), "seven");
+        served.join().unwrap();
+        let started = std::time::Instant::now();
+        drop(plane);
+        let plane = lab.load().await;
+        eprintln!("adopted in {:?}", started.elapsed());
+        assert_eq!(plane.inner.state().tables.planner().services(), 30_002);
+        plane.unload().await.unwrap();
+    });
+}
