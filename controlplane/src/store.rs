@@ -7,7 +7,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `member` | opens the parts in order and runs the tasks between them |
+//! | `member`, `foundation` | open the parts in order and run the tasks between them |
+//! | `upkeep` | gives up old history, bounds the log |
 //! | `proposals` | packs the transactions that wait into one log entry |
 //! | `raft`, `peers` | the types openraft is told; how members reach each other |
 //! | `log`, `machine` | openraft's storage: the log and vote, and applying what is committed |
@@ -37,6 +38,7 @@ mod codec;
 mod compaction;
 mod directory;
 mod disk;
+mod foundation;
 mod log;
 mod machine;
 mod member;
@@ -47,6 +49,7 @@ mod proposals;
 mod raft;
 mod record;
 mod snapshot;
+mod upkeep;
 mod watch;
 mod writer;
 
