@@ -1,3 +1,5 @@
+//! Tests of `kinds`.
+
 #![allow(clippy::unwrap_used)]
 
 mod defaults;

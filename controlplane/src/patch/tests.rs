@@ -1,3 +1,5 @@
+//! Tests of `patch`.
+
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of `schema`.
+
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
