@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   api  sync  controllers  scheduler      (who talks to the outside, who decides)
-//!   nodestream                             (byte streams to pods on nodes)
+//!   nodestream  cache                      (byte streams to pods on nodes; the shared view of the cluster)
 //!   registry                               (the path of a write: default, validate, propose; typed client)
 //!   kinds  patch  schema                   (what Kubernetes objects are; pure)
 //!   store                                  (MVCC key-value on Raft; knows nothing of Kubernetes)

@@ -31,10 +31,10 @@ const LAYERS: &[Layers] = &[
         rows: &[
             &["api"],
             &["sync"],
-            &["controllers", "scheduler"],
-            &["auth", "nodestream"],
+            &["controllers"],
+            &["scheduler"],
+            &["auth", "cache", "nodestream"],
             &["registry"],
-            &["informer"],
             &["patch", "kinds"],
             &["schema"],
             &["store"],
