@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   agent                       composition root: starts and stops everything below
-//!   node                        what the node is: capacity, conditions, heart-beat
 //!   sync                        what the control plane says, what is reported to it
+//!   node                        what the node is: capacity, conditions, heart-beat
 //!   pods                        one worker per pod: plan (pure), then images, volumes, network, runtime
 //!   volumes                     ConfigMaps, Secrets and the files that every pod has
 //!   images runtime              OCI images; runc behind a supervisor per pod

@@ -13,6 +13,7 @@ use proto::node::v1::{EventReport, NodeMessage};
 use tonic::{Status, Streaming};
 
 use super::applied::Applied;
+use super::metrics::SyncMetrics;
 use super::{podstatus, register};
 use crate::cache::{Cache, ObjectKey, Queue};
 use crate::registry::{ApiError, Client, DeleteOptions, EventType};
@@ -49,6 +50,7 @@ pub(super) struct Uplink {
     client: Client,
     cache: Cache,
     applied: Applied,
+    metrics: SyncMetrics,
     node: String,
     queue: Queue<Subject>,
     pending: Arc<Mutex<Pending>>,
@@ -57,16 +59,24 @@ pub(super) struct Uplink {
 impl Drop for Uplink {
     fn drop(&mut self) {
         self.applied.forget(&self.node);
+        self.metrics.gone(&self.node);
     }
 }
 
 impl Uplink {
-    pub(super) fn new(client: &Client, cache: &Cache, applied: &Applied, node: &str) -> Self {
+    pub(super) fn new(
+        client: &Client,
+        cache: &Cache,
+        applied: &Applied,
+        metrics: &SyncMetrics,
+        node: &str,
+    ) -> Self {
         applied.record(node, 0);
         Self {
             client: client.clone(),
             cache: cache.clone(),
             applied: applied.clone(),
+            metrics: metrics.clone(),
             node: node.to_owned(),
             queue: Queue::default(),
             pending: Arc::default(),
@@ -118,7 +128,10 @@ impl Uplink {
                 self.note(key, report.uid, |pod| pod.terminated = true)?;
             }
             Message::Event(report) => self.event(&report)?,
-            Message::Applied(report) => self.applied.record(&self.node, report.revision),
+            Message::Applied(report) => {
+                self.applied.record(&self.node, report.revision);
+                self.metrics.applied(&self.node, report.revision);
+            }
         }
         Ok(())
     }

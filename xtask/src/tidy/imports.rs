@@ -46,9 +46,8 @@ const LAYERS: &[Layers] = &[
         source: "agent/src/",
         root: "agent",
         rows: &[
-            &["node"],
             &["sync"],
-            &["pods"],
+            &["node", "pods"],
             &["volumes"],
             &["images", "runtime"],
             &["supervisor"],

@@ -199,14 +199,13 @@ async fn a_silent_node_is_unreachable_and_its_pods_are_replaced_elsewhere() {
         cluster.until(&nodes, "", "n1", unreachable).await;
         cluster
             .eventually("new pods that wait for a node", |cache| {
-                let waiting = cache.pods.list("ns").iter().any(|pod| {
+                cache.pods.list("ns").iter().any(|pod| {
                     podstate::condition(pod, "PodScheduled").is_some_and(|condition| {
                         condition.message.as_deref().is_some_and(|message| {
                             message.contains("untolerated taint {node.kubernetes.io/unreachable: }")
                         })
                     })
-                });
-                waiting
+                })
             })
             .await;
     };
