@@ -2,7 +2,8 @@
 //!
 //! Pure: the OCI specification of a container (`spec`), cgroup resources (`resources`), users (`user`).
 //! Doing: supervisor client (`client`), starting a sandbox (`launch`) and removing one (`sweep`),
-//! commands in containers (`exec`), `cgroups`, reading logs (`logs`). What runs inside the supervisor is in [`crate::supervisor`].
+//! commands in containers (`exec`), `cgroups`, reading logs (`logs`). What runs inside the supervisor is in
+//! [`crate::supervisor`].
 //!
 //! Deliberately not here: pods, images and networks; a container's root file system, mounts and network
 //! namespace are made by others and only named here.
