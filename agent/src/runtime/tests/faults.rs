@@ -277,3 +277,26 @@ async fn a_supervisor_that_is_asked_to_end_takes_its_containers_along() {
     sweep(&fixture.path("run")).await.unwrap();
     fixture.assert_clean().await;
 }
+
+#[tokio::test]
+async fn a_runc_that_is_not_there_is_named() {
+    let fixture = Fixture::new();
+    let runtime = OciRuntime {
+        program: fixture.path("no-runc"),
+        ..OciRuntime::default()
+    };
+    let sandbox = Sandbox::start_with(&fixture.sandbox(), &fixture.program(), &runtime)
+        .await
+        .unwrap();
+    let error = sandbox
+        .create(&fixture.container("main", ""))
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("no-runc: No such file"),
+        "{error}"
+    );
+    assert!(sandbox.states().await.unwrap().is_empty());
+    sandbox.stop().await.unwrap();
+    fixture.assert_clean().await;
+}
