@@ -129,6 +129,7 @@ struct Shared {
 pub struct Agent {
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
+    heartbeat: Arc<Heartbeat>,
     tasks: Vec<JoinHandle<()>>,
     dns: DnsServer,
     follow: JoinHandle<()>,
@@ -302,13 +303,19 @@ impl Agent {
                 outbox,
                 stopped.clone(),
             )),
-            tokio::spawn(ranges.follow(machine, heartbeat, new_ranges, stopped.clone())),
+            tokio::spawn(ranges.follow(
+                machine,
+                Arc::clone(&heartbeat),
+                new_ranges,
+                stopped.clone(),
+            )),
         ];
         tasks
             .extend(local::serve(&config.run_dir, config.metrics_listen, &shared, &stopped).await?);
         Ok(Self {
             shared,
             stop,
+            heartbeat,
             tasks,
             dns,
             follow,
@@ -334,7 +341,11 @@ impl Agent {
 
     /// Stops; returns the pods (`namespace/name`) that did not end in time.
     pub async fn shutdown(self, how: Shutdown) -> Vec<String> {
-        // First away from the control plane, so that it sees a node that is silent, not pods that fail.
+        if how == Shutdown::RemoveEverything {
+            self.heartbeat.leave("the node is shutting down");
+        }
+        // First away from the control plane, so that it sees a node that has left, not pods that fail. The
+        // client tells what waits before it goes.
         self.stop.send_replace(true);
         for task in self.tasks {
             let abort = task.abort_handle();
@@ -369,8 +380,9 @@ impl Agent {
                 Ok(false) => tracing::warn!("cgroups of pods are left"),
                 Err(error) => tracing::warn!(%error, "the pods' cgroup was not removed"),
             }
+            crate::network::remove_unused_ledger(&self.run_dir);
             // Only what is empty: what is not, is somebody's.
-            for dir in ["pods", "netns", "ipam"] {
+            for dir in ["pods", "netns"] {
                 let _ = std::fs::remove_dir(self.run_dir.join(dir));
             }
             let _ = std::fs::remove_dir(&self.run_dir);

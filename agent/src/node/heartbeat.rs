@@ -63,6 +63,12 @@ impl Heartbeat {
         self.changed.notify_one();
     }
 
+    /// The node's last status: it runs no pods any more, so their endpoints must go.
+    pub(crate) fn leave(&self, why: &str) {
+        self.set_not_ready(Some(why.to_owned()));
+        self.report(&mut None);
+    }
+
     /// The node as it registers.
     pub(crate) fn node(&self) -> Node {
         let facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
