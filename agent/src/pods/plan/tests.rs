@@ -225,7 +225,8 @@ impl World {
                 }
             }
             Action::Kill(name) => {
-                assert!(self.now >= self.attempt(&name).kill.unwrap().deadline);
+                let deadline = self.attempt(&name).kill.unwrap().deadline;
+                assert!(self.now >= deadline);
                 self.end(&name, 137);
             }
             Action::Fail { reason, message } => {
