@@ -5,6 +5,7 @@ mod affinity;
 mod columns;
 mod containers;
 mod defaults;
+mod environment;
 mod probes;
 mod qos;
 mod update;

@@ -46,7 +46,6 @@ fn cause_reason(cause: Cause) -> &'static str {
         Cause::Forbidden => "FieldValueForbidden",
         Cause::TooLong => "FieldValueTooLong",
         Cause::TooMany => "FieldValueTooMany",
-        Cause::TypeInvalid => "FieldValueTypeInvalid",
     }
 }
 
