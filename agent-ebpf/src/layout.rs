@@ -151,8 +151,10 @@ pub struct SocketOrigin {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct UdpFlows {
+    /// Where the next new flow goes, modulo the number of flows.
     pub next: u32,
-    pub padding: u32,
+    /// The programs' own.
+    pub scratch: u32,
     pub flows: [SocketOrigin; UDP_FLOWS],
 }
 

@@ -235,7 +235,7 @@ fn parse_l4<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<(), Dro
     Ok(())
 }
 
-/// The packet inside an ICMP error, as far as a flow's key needs it.
+/// The packet inside an ICMP error, as far as a flow's key needs it, and where to rewrite its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Embedded {
     pub source: Address,
@@ -243,33 +243,54 @@ pub struct Embedded {
     pub protocol: u8,
     pub source_port: u16,
     pub destination_port: u16,
+    /// Offset of the inner IP header.
+    pub l3: u32,
+    /// Offset of the inner source port, or of an echo's identifier.
+    pub port: u32,
 }
 
-/// Reads the IPv4 packet that an ICMP error is about; nothing if it is cut short or not IPv4.
+/// Reads the packet that an ICMP error is about; nothing if it is cut short, is no flow's, or has extension
+/// headers.
 #[inline(always)]
-pub fn embedded_v4<B: Bytes + ?Sized>(bytes: &B, error: &Packet) -> Option<Embedded> {
-    let at = error.l4 + 8;
-    let header: [u8; 20] = bytes.read(at)?;
-    let length = u32::from(header[0] & 0x0f) * 4;
-    if header[0] >> 4 != 4 || length < 20 {
-        return None;
-    }
-    let start: [u8; 8] = bytes.read(at + length)?;
-    let echo = header[9] == PROTOCOL_ICMP;
-    let (source_port, destination_port) = if echo {
-        (u16::from_ne_bytes([start[4], start[5]]), 0)
+pub fn embedded<B: Bytes + ?Sized>(bytes: &B, error: &Packet) -> Option<Embedded> {
+    let l3 = error.l4 + 8;
+    let (protocol, l4, source, destination) = if error.v6 {
+        let header: [u8; 8] = bytes.read(l3)?;
+        if header[0] >> 4 != 6 {
+            return None;
+        }
+        let source: [u8; 16] = bytes.read(l3 + 8)?;
+        let destination: [u8; 16] = bytes.read(l3 + 24)?;
+        let addresses = (Address::from_v6(source), Address::from_v6(destination));
+        (header[6], l3 + 40, addresses.0, addresses.1)
     } else {
-        (
+        let header: [u8; 20] = bytes.read(l3)?;
+        let length = u32::from(header[0] & 0x0f) * 4;
+        if header[0] >> 4 != 4 || length < 20 {
+            return None;
+        }
+        (header[9], l3 + length, v4(&header, 12), v4(&header, 16))
+    };
+    let start: [u8; 8] = bytes.read(l4)?;
+    let (port, source_port, destination_port) = match protocol {
+        PROTOCOL_TCP | PROTOCOL_UDP => (
+            l4,
             u16::from_ne_bytes([start[0], start[1]]),
             u16::from_ne_bytes([start[2], start[3]]),
-        )
+        ),
+        // Only an echo request leaves as part of a flow.
+        PROTOCOL_ICMP if start[0] == 8 => (l4 + 4, u16::from_ne_bytes([start[4], start[5]]), 0),
+        PROTOCOL_ICMPV6 if start[0] == 128 => (l4 + 4, u16::from_ne_bytes([start[4], start[5]]), 0),
+        _ => return None,
     };
     Some(Embedded {
-        source: v4(&header, 12),
-        destination: v4(&header, 16),
-        protocol: header[9],
+        source,
+        destination,
+        protocol,
         source_port,
         destination_port,
+        l3,
+        port,
     })
 }
 

@@ -179,6 +179,7 @@ impl Sandbox {
             cgroups: self.hierarchies.directories(&cgroup),
             oom_events: self.hierarchies.oom_events(&cgroup),
             stdin: spec.stdin,
+            terminal: spec.terminal,
         };
         self.act("create", &spec.id, Call::Create(create)).await
     }
@@ -219,6 +220,8 @@ impl Sandbox {
     }
 
     /// Runs a command in a container; output is cut at `max_output` bytes. Killed at the deadline.
+    ///
+    /// Processes that the command leaves behind are not waited for, even if they hold its output.
     pub(crate) async fn exec(
         &self,
         id: &str,
@@ -226,7 +229,7 @@ impl Sandbox {
         timeout: Duration,
         max_output: usize,
     ) -> Result<ExecOutcome, RuntimeError> {
-        exec::run(&self.dir, &self.config, id, args, timeout, max_output).await
+        exec::run(&self.dir, &self.client, id, args, timeout, max_output).await
     }
 
     /// Kills what is left, removes the cgroups, ends the supervisor. Idempotent.

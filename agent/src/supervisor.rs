@@ -13,6 +13,7 @@
 //!   serve        the poll loop
 //!   containers   the table of containers: requests, exits, one runc per container at a time
 //!   runc         command lines, running and judging runc
+//!   console      terminals
 //!   output       pipe to log records; logfile: records to files, with rotation
 //!   record       exit records on disk
 //!   protocol     frames and messages; connection: one client
@@ -22,6 +23,7 @@
 pub(crate) mod cgroup;
 pub(crate) mod config;
 mod connection;
+mod console;
 mod containers;
 mod daemon;
 pub(crate) mod logfile;

@@ -81,7 +81,7 @@ fn write_identity(
         ("node.crt", &identity.certificate_pem),
         ("node.key", &identity.key_pem),
     ] {
-        crate::files::write_private(&directory.join(name), content)?;
+        crate::files::write_private(&directory.join(name), content.as_bytes())?;
     }
     Ok(())
 }

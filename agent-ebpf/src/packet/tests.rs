@@ -45,7 +45,7 @@ proptest! {
             if packet.fragment != Fragment::Later && matches!(packet.protocol, 6 | 17 | 132 | 1 | 58) {
                 prop_assert!(packet.l4 as usize + 8 <= bytes.len());
             }
-            let _ = embedded_v4(bytes.as_slice(), &packet);
+            let _ = embedded(bytes.as_slice(), &packet);
         }
     }
 
@@ -59,7 +59,7 @@ proptest! {
         if let Ok(packet) = parse(bytes.as_slice()) {
             prop_assert_eq!(packet.v6, v6);
             prop_assert!(packet.l4 >= ETHERNET + 20);
-            let _ = embedded_v4(bytes.as_slice(), &packet);
+            let _ = embedded(bytes.as_slice(), &packet);
         }
     }
 
@@ -135,7 +135,7 @@ fn icmp() {
     let bytes = v4_packet(1, 0, 0, &payload);
     let error = parse(bytes.as_slice()).unwrap();
     assert!(error.is_icmp_error());
-    let inner = embedded_v4(bytes.as_slice(), &error).unwrap();
+    let inner = embedded(bytes.as_slice(), &error).unwrap();
     assert_eq!(
         (inner.protocol, inner.source_port, inner.destination_port),
         (17, 7u16.to_be(), 9u16.to_be())

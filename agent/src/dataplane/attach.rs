@@ -1,9 +1,11 @@
 //! Where programs are attached: links that are pinned by name, whose program can be replaced without a
 //! moment in between; clsact filters with fixed handles where the kernel has no tcx (before 6.6).
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::programs::tc::{
@@ -38,6 +40,8 @@ pub(crate) fn interface_name(index: u32) -> Option<String> {
     nix::net::if_::if_indextoname(index)
         .ok()
         .map(|name| name.to_string_lossy().into_owned())
+        // What nix 0.31 says of an index that nobody has.
+        .filter(|name| !name.is_empty())
 }
 
 impl Attachments {
@@ -74,16 +78,22 @@ impl Attachments {
     ) -> Result<(), DataPlaneError> {
         let directory = File::open(cgroup).map_err(DataPlaneError::file("open", cgroup))?;
         let hook = format!("cgroup:{}", cgroup.display());
+        let inode = directory
+            .metadata()
+            .map_err(DataPlaneError::file("look at", cgroup))?
+            .ino();
         for (program, attach_type) in SOCKET_HOOKS {
+            let pin = format!("{program}_{inode}");
             let target = directory.as_fd().as_raw_fd() as u32;
             objects
-                .with_program(program, |fd| self.put(program, fd, target, attach_type))?
+                .with_program(program, |fd| self.put(&pin, fd, target, attach_type))?
                 .map_err(|source| DataPlaneError::Attach {
                     program,
                     hook: hook.clone(),
                     source,
                 })?;
-            self.record(program.to_owned(), program, hook.clone());
+            self.remove_others(program, &pin);
+            self.record(pin, program, hook.clone());
         }
         Ok(())
     }
@@ -94,7 +104,9 @@ impl Attachments {
         interface: &Interface,
     ) -> Result<(), DataPlaneError> {
         for (program, attach_type) in UPLINK_HOOKS {
-            self.traffic(objects, program, program.to_owned(), interface, attach_type)?;
+            let pin = format!("{program}_{}", interface.index);
+            self.remove_others(program, &pin);
+            self.traffic(objects, program, pin, interface, attach_type)?;
         }
         Ok(())
     }
@@ -117,10 +129,7 @@ impl Attachments {
             .map_err(DataPlaneError::file("read", &self.directory))?;
         for entry in entries.flatten() {
             let pin = entry.file_name().to_string_lossy().into_owned();
-            let Some((program, attach_type, index)) = POD_HOOKS.iter().find_map(|(program, at)| {
-                let index = pin.strip_prefix(program)?.strip_prefix('_')?.parse().ok()?;
-                Some((*program, *at, index))
-            }) else {
+            let Some((program, attach_type, index)) = pod_hook(&pin) else {
                 continue;
             };
             let replaced = objects.with_program(program, |fd| {
@@ -194,8 +203,27 @@ impl Attachments {
         object_pin(link.as_fd(), &path)
     }
 
+    /// Detaches a program from where an earlier run with another configuration attached it.
+    fn remove_others(&self, program: &str, keep: &str) {
+        let entries = std::fs::read_dir(&self.directory).into_iter().flatten();
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let same = name
+                .strip_prefix(program)
+                .is_some_and(|rest| rest.starts_with('_'));
+            if same && name != keep {
+                remove(&entry.path());
+            }
+        }
+    }
+
     pub(crate) fn remove_pod(&mut self, index: u32) {
-        for (program, _) in POD_HOOKS {
+        for (program, attach_type) in POD_HOOKS {
+            if !self.tcx
+                && let Some(name) = interface_name(index)
+            {
+                detach_filter(&name, attach_type, program);
+            }
             let pin = format!("{program}_{index}");
             remove(&self.directory.join(&pin));
             self.list.retain(|(other, _)| *other != pin);
@@ -209,19 +237,39 @@ impl Attachments {
                 remove(&entry.path());
             }
         }
-        if !self.tcx
-            && let Some(uplink) = uplink
-        {
-            for (program, attach_type) in UPLINK_HOOKS {
-                let _ = aya::programs::tc::qdisc_detach_program(
-                    &uplink.name,
-                    direction(attach_type),
+        if !self.tcx {
+            for (program, attach_type) in uplink.iter().flat_map(|_| UPLINK_HOOKS) {
+                detach_filter(
+                    uplink.map_or("", |at| at.name.as_str()),
+                    attach_type,
                     program,
                 );
+            }
+            let pins = self.list.iter();
+            let pods: BTreeSet<u32> = pins
+                .filter_map(|(pin, _)| pod_hook(pin))
+                .map(|at| at.2)
+                .collect();
+            for index in pods {
+                self.remove_pod(index);
             }
         }
         self.list.clear();
     }
+}
+
+/// Program, hook and interface index of a pod's pin, by its name.
+fn pod_hook(pin: &str) -> Option<(&'static str, AttachType, u32)> {
+    POD_HOOKS.iter().find_map(|(program, at)| {
+        let index = pin.strip_prefix(program)?.strip_prefix('_')?;
+        Some((*program, *at, index.parse().ok()?))
+    })
+}
+
+/// No filter there, or no interface: as wanted.
+fn detach_filter(interface: &str, attach_type: AttachType, program: &str) {
+    let direction = direction(attach_type);
+    let _ = aya::programs::tc::qdisc_detach_program(interface, direction, program);
 }
 
 fn remove(path: &Path) {

@@ -2,6 +2,7 @@
 //! each test makes for itself, and traffic through them.
 #![allow(clippy::unwrap_used)]
 
+mod fixtures;
 mod lab;
 mod lifecycle;
 mod pods;

@@ -86,7 +86,7 @@ pub(super) async fn start(
     result
 }
 
-fn prepare(spec: &SandboxSpec, runtime: &OciRuntime) -> Result<(), RuntimeError> {
+pub(super) fn prepare(spec: &SandboxSpec, runtime: &OciRuntime) -> Result<(), RuntimeError> {
     let dir = spec.run_dir.as_path();
     let hierarchies = hierarchies()?;
     let cgroup = cgroups::pod_cgroup(&spec.cgroup_parent, &spec.pod_uid)?;
@@ -163,12 +163,9 @@ pub(crate) async fn sweep(
     let config = match Config::read(run_dir) {
         Ok(config) => config,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            return Err(failed(error));
-        }
         Err(error) => return Err(failed(error)),
     };
-    end_supervisor(run_dir).await.map_err(failed)?;
+    let _lock = end_supervisor(run_dir).await.map_err(failed)?;
     let hierarchies = hierarchies()?;
     let cgroup = config.cgroup.clone();
     // First, so that runc finds nothing alive; runc knows what else it has made.
@@ -193,8 +190,28 @@ pub(crate) async fn sweep(
         .collect())
 }
 
-/// Kills the supervisor that listens in a directory, whatever it is doing.
-async fn end_supervisor(dir: &Path) -> io::Result<()> {
+/// Kills the supervisor of a directory, whatever it is doing. With the lock that this returns no other one
+/// can start; an agent that died just now may have begun to start one.
+async fn end_supervisor(dir: &Path) -> io::Result<std::fs::File> {
+    let lock = std::fs::File::create(config::lock_file(dir))?;
+    let deadline = tokio::time::Instant::now() + DEATH;
+    loop {
+        kill_listener(dir).await?;
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(std::fs::TryLockError::Error(error)) => return Err(error),
+            Err(std::fs::TryLockError::WouldBlock) if tokio::time::Instant::now() >= deadline => {
+                let message = "supervisor does not listen and does not end";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+            }
+            Err(std::fs::TryLockError::WouldBlock) => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+}
+
+async fn kill_listener(dir: &Path) -> io::Result<()> {
     let mut stream = match client::connect(dir).await {
         Ok(stream) => stream,
         Err(error) if client::nobody_listens(&error) => return Ok(()),

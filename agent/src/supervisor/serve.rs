@@ -11,7 +11,7 @@ use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::config::Config;
-use super::connection::Connection;
+use super::connection::{Closed, Connection};
 use super::containers::{Containers, Ended, Reply};
 use super::protocol::{Answer, Call, Failure, Message, Request, VERSION};
 use super::runc::Runc;
@@ -179,6 +179,7 @@ impl Server {
             Call::Start { id } => return self.containers.start(reply, &id),
             Call::Kill { id, signal } => self.containers.kill(&id, signal),
             Call::Delete { id } => return self.containers.delete(reply, &id),
+            Call::Exec(exec) => return self.containers.exec(reply, &exec),
             Call::Stop => return self.containers.stop(Some(reply)),
         };
         let id = request.id;
@@ -205,13 +206,16 @@ impl Server {
                 client.send(&Message::Changed { counter });
             }
         }
-        self.connections.retain(|client| match &client.closed {
-            None => true,
-            Some(super::connection::Closed::End) => false,
-            Some(reason) => {
+        let containers = &mut self.containers;
+        self.connections.retain(|client| {
+            let Some(reason) = &client.closed else {
+                return true;
+            };
+            if !matches!(reason, Closed::End) {
                 eprintln!("client dropped: {reason}");
-                false
             }
+            containers.hang_up(client.token);
+            false
         });
     }
 }

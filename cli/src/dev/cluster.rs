@@ -124,9 +124,9 @@ impl Cluster {
             data_dir: arguments.data_dir.join("agent"),
             run_dir: arguments.node.run_dir.clone(),
             server: server.clone(),
-            ca_pem: identity.ca_pem,
-            certificate_pem: identity.certificate_pem,
-            key_pem: identity.key_pem,
+            ca_pem: identity.ca_pem.into_bytes(),
+            certificate_pem: identity.certificate_pem.into_bytes(),
+            key_pem: identity.key_pem.into_bytes(),
             cgroup_parent: arguments.node.cgroup_parent.clone(),
             cgroup_attach: arguments.node.cgroup_attach.clone(),
             uplink: arguments.node.uplink.clone(),
@@ -189,10 +189,13 @@ impl Cluster {
         }
         let mut result = Ok(());
         if let Some(agent) = self.agent {
-            result = agent
-                .shutdown(Shutdown::RemoveEverything)
-                .await
-                .context("stop the agent");
+            let left = agent.shutdown(Shutdown::RemoveEverything).await;
+            if !left.is_empty() {
+                result = Err(anyhow::anyhow!(
+                    "pods that did not end in time: {}",
+                    left.join(", ")
+                ));
+            }
         }
         if let Some(controller) = self.controller {
             controller.shutdown().await;

@@ -17,8 +17,6 @@ use super::access::{at, integer, list, object_mut, text};
 use super::errors::Errors;
 use super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, selector};
 
-pub(crate) use columns::shown_status;
-
 pub(super) static KIND: Kind = Kind {
     group: "",
     version: "v1",

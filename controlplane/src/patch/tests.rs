@@ -244,6 +244,161 @@ mod strategic_merge {
         }
     }
 
+    /// k8s-openapi merges typed objects by the same documented strategies; both must end with the same
+    /// content, whatever the order.
+    fn agrees_with_typed_merge<K>(definition: &str, base: Value, patch: Value)
+    where
+        K: k8s_openapi::DeepMerge + serde::Serialize + serde::de::DeserializeOwned,
+    {
+        let ours = strategic_merge_patch(definition, &base, &patch).unwrap();
+        let mut theirs: K = serde_json::from_value(base).unwrap();
+        theirs.merge_from(serde_json::from_value(patch).unwrap());
+        let typed = |value: Value| {
+            let typed: K = serde_json::from_value(value).unwrap();
+            sorted(serde_json::to_value(typed).unwrap())
+        };
+        assert_eq!(typed(ours), sorted(serde_json::to_value(theirs).unwrap()));
+    }
+
+    fn sorted(value: Value) -> Value {
+        match value {
+            Value::Array(list) => {
+                let mut list: Vec<Value> = list.into_iter().map(sorted).collect();
+                list.sort_by_key(Value::to_string);
+                Value::Array(list)
+            }
+            Value::Object(map) => Value::Object(
+                map.into_iter()
+                    .map(|(key, value)| (key, sorted(value)))
+                    .collect(),
+            ),
+            other => other,
+        }
+    }
+
+    #[test]
+    fn merge_keys_agree_with_those_of_the_typed_merge() {
+        use k8s_openapi::api::{apps::v1 as apps, core::v1 as core};
+        agrees_with_typed_merge::<core::Pod>(
+            POD,
+            json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {
+                    "labels": {"a": "1", "b": "2"}, "finalizers": ["a/a", "b/b"],
+                    "ownerReferences": [
+                        {"apiVersion": "v1", "kind": "A", "name": "a", "uid": "1"},
+                        {"apiVersion": "v1", "kind": "A", "name": "b", "uid": "2"},
+                    ],
+                },
+                "spec": {
+                    "containers": [{
+                        "name": "a", "image": "x", "args": ["1", "2"],
+                        "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}],
+                        "envFrom": [{"prefix": "a"}],
+                        "ports": [{"containerPort": 80, "name": "a"}, {"containerPort": 81}],
+                        "volumeMounts": [{"name": "v", "mountPath": "/a"}, {"name": "v", "mountPath": "/b"}],
+                        "volumeDevices": [{"name": "v", "devicePath": "/a"}],
+                    }],
+                    "initContainers": [{"name": "i"}],
+                    "volumes": [{"name": "v", "emptyDir": {}}],
+                    "tolerations": [{"key": "a"}],
+                    "imagePullSecrets": [{"name": "a"}],
+                    "hostAliases": [{"ip": "1.1.1.1", "hostnames": ["a"]}],
+                    "topologySpreadConstraints": [{"topologyKey": "a", "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"}],
+                    "schedulingGates": [{"name": "a"}],
+                    "readinessGates": [{"conditionType": "a"}],
+                },
+                "status": {
+                    "conditions": [{"type": "A", "status": "True"}, {"type": "B", "status": "True"}],
+                    "podIPs": [{"ip": "1.1.1.1"}], "containerStatuses": [],
+                },
+            }),
+            json!({
+                "apiVersion": "v1", "kind": "Pod",
+                "metadata": {
+                    "labels": {"b": "3"}, "finalizers": ["b/b", "c/c"],
+                    "ownerReferences": [{"apiVersion": "v1", "kind": "B", "name": "b", "uid": "2"}],
+                },
+                "spec": {
+                    "containers": [
+                        {
+                            "name": "a", "args": ["3"],
+                            "env": [{"name": "B", "value": "3"}, {"name": "C", "value": "4"}],
+                            "envFrom": [{"prefix": "b"}],
+                            "ports": [{"containerPort": 80, "hostPort": 8080}],
+                            "volumeMounts": [{"name": "w", "mountPath": "/b"}],
+                            "volumeDevices": [{"name": "w", "devicePath": "/a"}],
+                        },
+                        {"name": "b"},
+                    ],
+                    "initContainers": [{"name": "i", "image": "y"}],
+                    "volumes": [{"name": "w", "emptyDir": {}}],
+                    "tolerations": [{"key": "b"}],
+                    "imagePullSecrets": [{"name": "b"}],
+                    "hostAliases": [{"ip": "1.1.1.1", "hostnames": ["b"]}, {"ip": "1.1.1.2"}],
+                    "topologySpreadConstraints": [{"topologyKey": "a", "maxSkew": 2, "whenUnsatisfiable": "DoNotSchedule"}],
+                    "schedulingGates": [{"name": "b"}],
+                    "readinessGates": [{"conditionType": "b"}],
+                },
+                "status": {
+                    "conditions": [{"type": "B", "status": "False"}],
+                    "podIPs": [{"ip": "1.1.1.2"}],
+                },
+            }),
+        );
+        agrees_with_typed_merge::<core::Service>(
+            "io.k8s.api.core.v1.Service",
+            json!({
+                "apiVersion": "v1", "kind": "Service", "metadata": {},
+                "spec": {"ports": [{"port": 80, "name": "a"}, {"port": 81}], "externalIPs": ["1.1.1.1"]},
+            }),
+            json!({
+                "apiVersion": "v1", "kind": "Service", "metadata": {},
+                "spec": {"ports": [{"port": 80, "targetPort": 8080}], "externalIPs": ["1.1.1.2"]},
+            }),
+        );
+        agrees_with_typed_merge::<core::Node>(
+            "io.k8s.api.core.v1.Node",
+            json!({
+                "apiVersion": "v1", "kind": "Node", "metadata": {},
+                "spec": {"podCIDRs": ["10.0.0.0/24"], "taints": [{"key": "a", "effect": "NoExecute"}]},
+                "status": {
+                    "addresses": [{"type": "Hostname", "address": "a"}],
+                    "conditions": [{"type": "Ready", "status": "True"}],
+                    "images": [{"names": ["a"]}],
+                },
+            }),
+            json!({
+                "apiVersion": "v1", "kind": "Node", "metadata": {},
+                "spec": {"podCIDRs": ["fd00::/64"], "taints": [{"key": "b", "effect": "NoExecute"}]},
+                "status": {
+                    "addresses": [{"type": "Hostname", "address": "b"}, {"type": "InternalIP", "address": "1.1.1.1"}],
+                    "conditions": [{"type": "Ready", "status": "False"}],
+                    "images": [{"names": ["b"]}],
+                },
+            }),
+        );
+        agrees_with_typed_merge::<apps::Deployment>(
+            DEPLOYMENT,
+            json!({
+                "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {},
+                "spec": {
+                    "selector": {"matchLabels": {"a": "1"}, "matchExpressions": [{"key": "a", "operator": "Exists"}]},
+                    "template": {},
+                },
+                "status": {"conditions": [{"type": "Available", "status": "True"}]},
+            }),
+            json!({
+                "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {},
+                "spec": {
+                    "selector": {"matchLabels": {"b": "2"}, "matchExpressions": [{"key": "b", "operator": "Exists"}]},
+                    "template": {},
+                },
+                "status": {"conditions": [{"type": "Progressing", "status": "True"}]},
+            }),
+        );
+    }
+
     /// What a client that knows the merge keys sends to get from `from` to `to`.
     fn diff(from: &Value, to: &Value) -> Value {
         let (from, to) = (entries(from), entries(to));
@@ -599,6 +754,57 @@ mod server_side {
     fn nobody_owns_a_field_that_is_not_stored() {
         let live = apply(None, &deployment(json!({"replicas": 1, "foo": 1})), "one").unwrap();
         assert_eq!(owned(&live, "one")["f:spec"], json!({"f:replicas": {}}));
+    }
+
+    #[test]
+    fn kubectl_may_go_from_client_side_to_server_side_apply() {
+        const ANNOTATION: &str = "kubectl.kubernetes.io/last-applied-configuration";
+        let first = deployment(json!({"replicas": 1, "paused": true}));
+        let mut live = first.clone();
+        live["metadata"]["annotations"] = json!({ANNOTATION: first.to_string()});
+        track_update(
+            DEPLOYMENT,
+            None,
+            &mut live,
+            "kubectl-client-side-apply",
+            "",
+            NOW,
+        );
+        let mut scaled = live.clone();
+        scaled["spec"]["paused"] = false.into();
+        track_update(
+            DEPLOYMENT,
+            Some(&live),
+            &mut scaled,
+            "kubectl-edit",
+            "",
+            NOW,
+        );
+        // What it applied itself is no conflict, whatever else changed is one.
+        let more = deployment(json!({"replicas": 2, "paused": false}));
+        let object = apply(Some(&scaled), &more, "kubectl").unwrap();
+        assert_eq!(object["spec"]["replicas"], 2);
+        assert_eq!(
+            serde_json::from_str::<Value>(
+                object["metadata"]["annotations"][ANNOTATION]
+                    .as_str()
+                    .unwrap()
+            )
+            .unwrap(),
+            more
+        );
+        let error = apply(
+            Some(&scaled),
+            &deployment(json!({"paused": true})),
+            "kubectl",
+        )
+        .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Apply failed with 1 conflict: conflict with \"kubectl-edit\" using apps/v1: .spec.paused"
+        );
+        assert!(apply(Some(&scaled), &more, "other").is_err());
+        assert_eq!(apply(Some(&object), &more, "kubectl").unwrap(), object);
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! One member: opens the parts of the store in order, and runs the tasks between them.
 //!
 //! ```text
-//! directory -> disk -> disk thread -> log, state machine -> Raft -> proposals, hub, compaction
+//! directory -> disk -> disk thread -> log, state machine -> Raft -> proposals, hub, upkeep
 //! ```
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle as ThreadHandle;
 use std::time::{Duration, Instant};
@@ -31,7 +32,7 @@ const MEMBER: &str = "member";
 const SNAPSHOT_EVERY: u64 = 2_000;
 /// Entries kept for a follower that is a little behind.
 const LOG_KEPT: u64 = 500;
-const COMPACTION_INTERVAL: Duration = Duration::from_secs(15);
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(15);
 /// How long a start may take to apply its log.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -65,6 +66,7 @@ pub(super) struct Member {
     server: watch::Receiver<openraft::metrics::RaftServerMetrics<NodeId, Node>>,
     leadership: watch::Receiver<bool>,
     failure: watch::Receiver<Option<StoreError>>,
+    closed: AtomicBool,
     metrics: Metrics,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -89,6 +91,7 @@ impl Member {
                 let directory = Directory::open(&config.dir)?;
                 let watermark = directory.watermark()?;
                 let disk = SledDisk::open(&directory.data())?;
+                directory.sync()?;
                 Foundation::lay(
                     Arc::new(disk),
                     watermark,
@@ -151,12 +154,18 @@ impl Member {
             options.reserve,
             metrics.proposals.clone(),
         );
+        // Not among the tasks that are stopped: it ends with Raft, and says then that leading is over.
+        tokio::spawn(follow_leadership(raft.server_metrics(), lead));
         let tasks = vec![
             hub_task,
             proposals_task,
-            tokio::spawn(follow_leadership(raft.server_metrics(), lead)),
-            tokio::spawn(follow_failure(writer.failure(), fail, Arc::clone(&hub))),
-            tokio::spawn(run_compaction(
+            tokio::spawn(follow_failure(
+                writer.failure(),
+                raft.server_metrics(),
+                fail,
+                Arc::clone(&hub),
+            )),
+            tokio::spawn(run_upkeep(
                 raft.clone(),
                 Arc::clone(&state),
                 options.retention,
@@ -173,6 +182,7 @@ impl Member {
             disk_thread: Mutex::new(Some(thread)),
             leadership,
             failure,
+            closed: AtomicBool::new(false),
             metrics,
             tasks,
         };
@@ -236,7 +246,16 @@ impl Member {
 
     /// The reason why this member has stopped serving, where it has.
     pub(super) fn usable(&self) -> Result<(), StoreError> {
-        // Asked at its source, which knows before anybody is told that a write failed.
+        self.disk_works()?;
+        match &*self.failure.borrow() {
+            Some(error) => Err(error.clone()),
+            None if self.closed.load(Ordering::Acquire) => Err(StoreError::Closed),
+            None => Ok(()),
+        }
+    }
+
+    /// Asked at its source, which knows before anybody is told that a write failed.
+    fn disk_works(&self) -> Result<(), StoreError> {
         match self.writer.failure().borrow().clone() {
             Some(error) => Err(error.into()),
             None => Ok(()),
@@ -285,6 +304,7 @@ impl Member {
 
     /// Stops serving, makes everything durable and lets go of the directory.
     pub(super) async fn close(&self) -> Result<(), StoreError> {
+        self.closed.store(true, Ordering::Release);
         drop(
             self.proposals
                 .lock()
@@ -292,13 +312,13 @@ impl Member {
                 .take(),
         );
         self.hub.close();
+        for task in &self.tasks {
+            task.abort();
+        }
         self.raft
             .shutdown()
             .await
             .map_err(|e| StoreError::Storage(format!("stop Raft: {e}")))?;
-        for task in &self.tasks {
-            task.abort();
-        }
         self.writer.stop();
         let thread = self
             .disk_thread
@@ -309,12 +329,15 @@ impl Member {
             // The thread hands its panics on; there is nothing left to do about them.
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
-        self.usable()
+        self.disk_works()
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
+        if self.closed.load(Ordering::Acquire) {
+            return;
+        }
         for task in &self.tasks {
             task.abort();
         }
@@ -429,18 +452,26 @@ async fn follow_leadership(
     lead.send_replace(false);
 }
 
-/// A failed disk ends everything that this member serves.
+/// A failed disk, or a Raft that has stopped, ends everything that this member serves.
 async fn follow_failure(
     mut disk: watch::Receiver<Option<DiskError>>,
+    mut raft: watch::Receiver<openraft::metrics::RaftServerMetrics<NodeId, Node>>,
     fail: watch::Sender<Option<StoreError>>,
     hub: Arc<Hub>,
 ) {
-    if let Ok(error) = disk.wait_for(Option::is_some).await
-        && let Some(error) = error.clone()
-    {
-        fail.send_replace(Some(error.into()));
-        hub.close();
+    tokio::select! {
+        failed = disk.wait_for(Option::is_some) => if failed.is_err() {
+            return;
+        },
+        // Raft ended on its own: a bug, or a disk error that it was told first.
+        () = async { while raft.changed().await.is_ok() {} } => {}
     }
+    let error = match disk.borrow().clone() {
+        Some(error) => error.into(),
+        None => StoreError::Storage("Raft has stopped".into()),
+    };
+    fail.send_replace(Some(error));
+    hub.close();
 }
 
 async fn compact(raft: &Raft, revision: Revision) -> Result<(), StoreError> {
@@ -453,10 +484,10 @@ async fn compact(raft: &Raft, revision: Revision) -> Result<(), StoreError> {
     }
 }
 
-async fn run_compaction(raft: Raft, state: Arc<Shared>, retention: Retention) {
+async fn run_upkeep(raft: Raft, state: Arc<Shared>, retention: Retention) {
     let start = Instant::now();
     let mut samples = Samples::default();
-    let mut ticks = tokio::time::interval(COMPACTION_INTERVAL);
+    let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let server = raft.server_metrics();
     loop {
@@ -478,6 +509,12 @@ async fn run_compaction(raft: Raft, state: Arc<Shared>, retention: Retention) {
             }
         };
         samples.record(now, history.revision, &retention);
+        // Raft takes a snapshot after a number of entries, whatever their size.
+        if state.log_bytes() > retention.log_bytes
+            && let Err(error) = raft.trigger().snapshot().await
+        {
+            tracing::debug!(%error, "no snapshot");
+        }
         if !server.borrow().state.is_leader() {
             continue;
         }

@@ -11,7 +11,7 @@ use agent_ebpf::layout::{
     PROTOCOL_TCP, PROTOCOL_UDP, ReturnKey,
 };
 use agent_ebpf::nat::{PORT_TRIES, candidate};
-use agent_ebpf::packet::{Fragment, Packet, TCP_FIN, TCP_RST};
+use agent_ebpf::packet::{Embedded, Fragment, Packet, TCP_FIN, TCP_RST};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 
@@ -55,7 +55,7 @@ fn touch(value: *mut FlowValue, flags: u16) {
 
 /// Address and port with which a packet from a pod leaves.
 #[inline(always)]
-pub fn outward(config: &Config, packet: &Packet) -> Result<(Address, u16), DropReason> {
+pub(crate) fn outward(config: &Config, packet: &Packet) -> Result<(Address, u16), DropReason> {
     let address = if packet.v6 {
         config.uplink_v6
     } else {
@@ -152,7 +152,7 @@ fn enter(key: &FlowKey, back: &ReturnKey) -> Result<u16, DropReason> {
 
 /// The pod's address and port that a packet from outside is for, if it is an answer.
 #[inline(always)]
-pub fn inward(packet: &Packet) -> Option<(Address, u16)> {
+pub(crate) fn inward(packet: &Packet) -> Option<(Address, u16)> {
     // An echo's identifier is at neither end more than at the other.
     let (remote_port, port) = if packet.is_echo() {
         (0, packet.source_port)
@@ -176,15 +176,17 @@ pub fn inward(packet: &Packet) -> Option<(Address, u16)> {
     Some(unsafe { ((*value).address, (*value).port) })
 }
 
-/// Whether a packet that left with our address belongs to a pod's flow.
+/// The pod's address and port that an error is for, by the packet that it is about.
 #[inline(always)]
-pub fn is_flow(remote: Address, remote_port: u16, port: u16, protocol: u8) -> bool {
+pub(crate) fn blamed(inner: &Embedded) -> Option<(Address, u16)> {
     let key = ReturnKey {
-        remote,
-        remote_port,
-        port,
-        protocol,
+        remote: inner.destination,
+        remote_port: inner.destination_port,
+        port: inner.source_port,
+        protocol: inner.protocol,
         padding: [0; 3],
     };
-    RETURNS.get_ptr(key).is_some()
+    let value = RETURNS.get_ptr(key)?;
+    // SAFETY: from the lookup above.
+    Some(unsafe { ((*value).address, (*value).port) })
 }

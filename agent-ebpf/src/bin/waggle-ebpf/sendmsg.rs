@@ -14,7 +14,7 @@ use crate::socket::{
 };
 
 #[cgroup_sock_addr(sendmsg4)]
-pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+pub(crate) fn sendmsg4(ctx: SockAddrContext) -> i32 {
     match send(&ctx, &peer4(&ctx)) {
         Ok(Some(peer)) => set_peer4(&ctx, &peer),
         Ok(None) => {}
@@ -24,7 +24,7 @@ pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
 }
 
 #[cgroup_sock_addr(sendmsg6)]
-pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
     match send(&ctx, &peer6(&ctx)) {
         Ok(Some(peer)) => set_peer6(&ctx, &peer),
         Ok(None) => {}
@@ -33,62 +33,95 @@ pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
     PROCEED
 }
 
-const TRIES: u32 = 2;
-
 #[inline(always)]
 fn send(ctx: &SockAddrContext, peer: &Peer) -> Result<Option<Peer>, DropReason> {
-    let mut round = 0;
-    while round < TRIES {
-        let Some(value) = service(ctx, peer, u32::from(PROTOCOL_UDP))? else {
-            return Ok(None);
-        };
-        // SAFETY: the context's socket is valid while the hook runs.
-        let state = unsafe { UDP_STATE.get_or_insert_ptr_mut(ctx, None) };
-        if state.is_null() {
-            maps::count_event(EventKind::SocketStateRefused);
-        } else if let Some(backend) = known(state, peer, &value) {
-            return Ok(Some(backend));
-        }
-        if let Some(slot) = random_slot(&value) {
-            let backend = Peer {
-                address: slot.address,
-                port: slot.port,
-            };
-            if !state.is_null() {
-                remember(state, peer, &backend, value.set);
-            }
-            picked();
-            return Ok(Some(backend));
-        }
-        round += 1;
+    let Some(value) = service(ctx, peer, u32::from(PROTOCOL_UDP))? else {
+        return Ok(None);
+    };
+    // SAFETY: the context's socket is valid while the hook runs.
+    let state = unsafe { UDP_STATE.get_or_insert_ptr_mut(ctx, None) };
+    if state.is_null() {
+        maps::count_event(EventKind::SocketStateRefused);
+        return fresh(ctx, peer, value).map(|(backend, _)| Some(backend));
     }
-    Err(DropReason::ServiceChanging)
+    // SAFETY: not null; the element lives as long as the socket. Two threads that send on one socket at a
+    // time may see each other's half-written entry; the worst is one more random choice.
+    let state = unsafe { &mut *state };
+    let place = find(state, peer);
+    if let Some(place) = place
+        && let Some(backend) = still(&mut state.flows[place % UDP_FLOWS], &value)
+    {
+        return Ok(Some(backend));
+    }
+    let (backend, set) = fresh(ctx, peer, value)?;
+    remember(state, place, peer, &backend, set);
+    Ok(Some(backend))
 }
 
-/// The backend that this socket uses for the Service, if it still is one of its backends.
+/// A backend at random; the Service is looked up again if a change came between reading it and its slot.
 #[inline(always)]
-fn known(state: *mut UdpFlows, service: &Peer, value: &ServiceValue) -> Option<Peer> {
+fn fresh(
+    ctx: &SockAddrContext,
+    peer: &Peer,
+    value: ServiceValue,
+) -> Result<(Peer, u32), DropReason> {
+    let slot = match random_slot(&value) {
+        Some(slot) => slot,
+        None => service(ctx, peer, u32::from(PROTOCOL_UDP))?
+            .and_then(|value| random_slot(&value))
+            .ok_or(DropReason::ServiceChanging)?,
+    };
+    picked();
+    let backend = Peer {
+        address: slot.address,
+        port: slot.port,
+    };
+    Ok((backend, slot.set))
+}
+
+#[inline(always)]
+fn is_for(flow: &SocketOrigin, service: &Peer) -> bool {
+    flow.service_port == service.port && flow.service == service.address
+}
+
+/// Where the socket's flow to the Service is.
+///
+/// The result goes through memory, so that the verifier sees one unknown number instead of following
+/// sixteen known ones to the end of the program (that was half a million instructions; now it is a few
+/// thousand). Another thread may have written there in between, hence the second look.
+#[inline(always)]
+fn find(state: &mut UdpFlows, service: &Peer) -> Option<usize> {
     let mut index = 0;
     while index < UDP_FLOWS {
-        // SAFETY: not null, and the index is in range. Two threads that send on one socket at a time may
-        // see each other's half-written entry; the worst is one more random choice.
-        let flow = unsafe { &mut (*state).flows[index] };
-        if flow.service_port == service.port && flow.service == service.address {
-            let backend = Peer {
-                address: flow.backend,
-                port: flow.backend_port,
-            };
-            if flow.set != value.set {
-                if !contains(value, &backend) {
-                    return None;
-                }
-                flow.set = value.set;
-            }
-            return Some(backend);
+        if is_for(&state.flows[index], service) {
+            break;
         }
         index += 1;
     }
-    None
+    let scratch = &raw mut state.scratch;
+    // SAFETY: a field of the element.
+    let found = unsafe {
+        scratch.write_volatile(index as u32);
+        scratch.read_volatile()
+    };
+    let found = found as usize;
+    (found < UDP_FLOWS && is_for(&state.flows[found], service)).then_some(found)
+}
+
+/// The flow's backend, if it still is one of the Service's.
+#[inline(always)]
+fn still(flow: &mut SocketOrigin, value: &ServiceValue) -> Option<Peer> {
+    let backend = Peer {
+        address: flow.backend,
+        port: flow.backend_port,
+    };
+    if flow.set != value.set {
+        if !contains(value, &backend) {
+            return None;
+        }
+        flow.set = value.set;
+    }
+    Some(backend)
 }
 
 #[inline(always)]
@@ -108,26 +141,18 @@ fn contains(value: &ServiceValue, backend: &Peer) -> bool {
 }
 
 #[inline(always)]
-fn remember(state: *mut UdpFlows, service: &Peer, backend: &Peer, set: u32) {
-    // SAFETY: not null (the caller checked).
-    let state = unsafe { &mut *state };
-    let mut place = state.next as usize % UDP_FLOWS;
-    let mut known = false;
-    let mut index = 0;
-    while index < UDP_FLOWS {
-        let flow = &state.flows[index];
-        if flow.service_port == service.port && flow.service == service.address {
-            place = index;
-            known = true;
+fn remember(state: &mut UdpFlows, place: Option<usize>, service: &Peer, backend: &Peer, set: u32) {
+    let place = match place {
+        Some(place) => place,
+        None => {
+            let next = state.next as usize;
+            state.next = state.next.wrapping_add(1);
+            if state.flows[next % UDP_FLOWS].service_port != 0 {
+                maps::count_event(EventKind::UdpFlowForgotten);
+            }
+            next
         }
-        index += 1;
-    }
-    if !known {
-        if state.flows[place % UDP_FLOWS].service_port != 0 {
-            maps::count_event(EventKind::UdpFlowForgotten);
-        }
-        state.next = state.next.wrapping_add(1);
-    }
+    };
     state.flows[place % UDP_FLOWS] = SocketOrigin {
         service: service.address,
         backend: backend.address,

@@ -3,7 +3,7 @@
 use agent_ebpf::address::Address;
 use agent_ebpf::counter::{DropReason, ForwardKind};
 use agent_ebpf::layout::{PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, Pod};
-use agent_ebpf::packet::{Bytes, ETHERNET, Fragment, Packet};
+use agent_ebpf::packet::{Bytes, ETHERNET, Embedded, Fragment, Packet};
 use aya_ebpf::bindings::{
     BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC,
 };
@@ -13,7 +13,7 @@ use aya_ebpf::programs::TcContext;
 use crate::maps;
 
 /// A packet in the kernel.
-pub struct Skb<'a>(pub &'a TcContext);
+pub(crate) struct Skb<'a>(pub &'a TcContext);
 
 impl Bytes for Skb<'_> {
     #[inline(always)]
@@ -24,27 +24,27 @@ impl Bytes for Skb<'_> {
 
 /// The only place where a packet is dropped.
 #[inline(always)]
-pub fn drop(reason: DropReason) -> i32 {
+pub(crate) fn drop(reason: DropReason) -> i32 {
     maps::count_drop(reason);
     TC_ACT_SHOT as i32
 }
 
 /// To the node's own stack.
 #[inline(always)]
-pub fn to_host(ctx: &TcContext, kind: ForwardKind) -> i32 {
+pub(crate) fn to_host(ctx: &TcContext, kind: ForwardKind) -> i32 {
     maps::count_forward(kind, ctx.len());
     TC_ACT_OK as i32
 }
 
 /// None of our business: other programs at this hook, then the stack.
 #[inline(always)]
-pub const fn pass() -> i32 {
+pub(crate) const fn pass() -> i32 {
     TC_ACT_UNSPEC
 }
 
 /// Straight to the inside of a pod's veth pair (Linux 5.10), past the node's stack.
 #[inline(always)]
-pub fn to_pod(ctx: &TcContext, pod: &Pod, kind: ForwardKind) -> Result<i32, DropReason> {
+pub(crate) fn to_pod(ctx: &TcContext, pod: &Pod, kind: ForwardKind) -> Result<i32, DropReason> {
     let mut macs = [0u8; 12];
     macs[..6].copy_from_slice(&pod.pod_mac);
     macs[6..].copy_from_slice(&pod.host_mac);
@@ -56,7 +56,7 @@ pub fn to_pod(ctx: &TcContext, pod: &Pod, kind: ForwardKind) -> Result<i32, Drop
 
 /// Which end of a packet is rewritten.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     Source,
     Destination,
 }
@@ -64,7 +64,7 @@ pub enum End {
 /// Puts another address and port at one end of a packet, checksums included. Of a later fragment only the
 /// address changes: it has no ports, and the first one's checksum covers them all.
 #[inline(always)]
-pub fn rewrite(
+pub(crate) fn rewrite(
     ctx: &TcContext,
     packet: &Packet,
     end: End,
@@ -135,20 +135,8 @@ fn rewrite_l4(
     let checksum = (packet.l4 + checksum) as usize;
     if pseudo {
         if packet.v6 {
-            let mut from = old.words;
-            let mut to = new.words;
-            // SAFETY: both arrays are 16 bytes, as said.
-            let difference =
-                unsafe { bpf_csum_diff(from.as_mut_ptr(), 16, to.as_mut_ptr(), 16, 0) };
-            if difference < 0 {
-                return Err(difference);
-            }
-            ctx.l4_csum_replace(
-                checksum,
-                0,
-                difference as u64,
-                u64::from(BPF_F_PSEUDO_HDR) | flags,
-            )?;
+            let difference = difference(old, new)?;
+            ctx.l4_csum_replace(checksum, 0, difference, u64::from(BPF_F_PSEUDO_HDR) | flags)?;
         } else {
             ctx.l4_csum_replace(
                 checksum,
@@ -170,9 +158,60 @@ fn rewrite_l4(
     ctx.store((packet.l4 + port) as usize, &new_port, 0)
 }
 
+/// Puts the pod's address and port back as the source of the packet that an ICMP error is about.
+///
+/// The error's checksum covers the inner packet. For IPv4 the inner header's own checksum makes up for the
+/// inner address, so that only the port counts. The inner layer 4 checksum stays as it was: nobody can
+/// check it, since the packet is cut.
+#[inline(always)]
+pub(crate) fn rewrite_embedded(
+    ctx: &TcContext,
+    error: &Packet,
+    inner: &Embedded,
+    address: &Address,
+    port: u16,
+) -> Result<(), DropReason> {
+    rewrite_inner(ctx, error, inner, address, port).map_err(|_| DropReason::Rewrite)
+}
+
+#[inline(always)]
+fn rewrite_inner(
+    ctx: &TcContext,
+    error: &Packet,
+    inner: &Embedded,
+    address: &Address,
+    port: u16,
+) -> Result<(), i64> {
+    let checksum = (error.l4 + 2) as usize;
+    if error.v6 {
+        let difference = difference(&inner.source, address)?;
+        ctx.l4_csum_replace(checksum, 0, difference, 0)?;
+        ctx.store((inner.l3 + 8) as usize, &address.words, 0)?;
+    } else {
+        let (old, new) = (inner.source.v4_word(), address.v4_word());
+        ctx.l3_csum_replace((inner.l3 + 10) as usize, u64::from(old), u64::from(new), 4)?;
+        ctx.store((inner.l3 + 12) as usize, &new, 0)?;
+    }
+    ctx.l4_csum_replace(checksum, u64::from(inner.source_port), u64::from(port), 2)?;
+    ctx.store(inner.port as usize, &port, 0)
+}
+
+/// What replacing one address by another adds to a checksum.
+#[inline(always)]
+fn difference(old: &Address, new: &Address) -> Result<u64, i64> {
+    let mut from = old.words;
+    let mut to = new.words;
+    // SAFETY: both arrays are 16 bytes, as said.
+    let difference = unsafe { bpf_csum_diff(from.as_mut_ptr(), 16, to.as_mut_ptr(), 16, 0) };
+    if difference < 0 {
+        return Err(difference);
+    }
+    Ok(difference as u64)
+}
+
 /// One hop less, for packets that leave or enter the node without passing its stack.
 #[inline(always)]
-pub fn hop(ctx: &TcContext, packet: &Packet) -> Result<(), DropReason> {
+pub(crate) fn hop(ctx: &TcContext, packet: &Packet) -> Result<(), DropReason> {
     if packet.hop_limit <= 1 {
         return Err(DropReason::HopLimit);
     }

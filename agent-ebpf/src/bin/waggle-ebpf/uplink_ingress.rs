@@ -1,16 +1,16 @@
 //! tc ingress of the uplink: what comes to the node. Answers to masqueraded flows go straight to their pod.
 
 use agent_ebpf::counter::{DropReason, ForwardKind};
-use agent_ebpf::packet::{Fragment, Packet, embedded_v4, parse};
+use agent_ebpf::packet::{Fragment, embedded, parse};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
 use crate::maps::{self, PODS};
-use crate::masquerade::{inward, is_flow};
-use crate::tc::{End, Skb, drop, hop, pass, rewrite, to_pod};
+use crate::masquerade::{blamed, inward};
+use crate::tc::{End, Skb, drop, hop, pass, rewrite, rewrite_embedded, to_pod};
 
 #[classifier]
-pub fn uplink_ingress(ctx: TcContext) -> i32 {
+pub(crate) fn uplink_ingress(ctx: TcContext) -> i32 {
     match enter(&ctx) {
         Ok(verdict) => verdict,
         Err(reason) => drop(reason),
@@ -32,11 +32,22 @@ fn enter(ctx: &TcContext) -> Result<i32, DropReason> {
     if packet.destination != *ours || !matches!(packet.fragment, Fragment::Whole) {
         return Ok(pass());
     }
-    if packet.is_icmp_error() {
-        return about_a_flow(ctx, &packet);
-    }
-    let Some((address, port)) = inward(&packet) else {
-        return Ok(pass());
+    let (address, port) = if packet.is_icmp_error() {
+        let Some(inner) = embedded(&Skb(ctx), &packet) else {
+            return Ok(pass());
+        };
+        // An error about a pod's flow is the pod's; it needs it to learn the path's MTU.
+        let Some((address, port)) = blamed(&inner) else {
+            return Ok(pass());
+        };
+        rewrite_embedded(ctx, &packet, &inner, &address, port)?;
+        // The error itself has no port.
+        (address, packet.destination_port)
+    } else {
+        let Some(target) = inward(&packet) else {
+            return Ok(pass());
+        };
+        target
     };
     // SAFETY: copied at once.
     let pod = unsafe { PODS.get(address) }
@@ -45,20 +56,4 @@ fn enter(ctx: &TcContext) -> Result<i32, DropReason> {
     hop(ctx, &packet)?;
     rewrite(ctx, &packet, End::Destination, &address, port)?;
     to_pod(ctx, &pod, ForwardKind::Return)
-}
-
-/// An error about a pod's flow must not be taken for one about the node's.
-#[inline(always)]
-fn about_a_flow(ctx: &TcContext, error: &Packet) -> Result<i32, DropReason> {
-    if let Some(inner) = embedded_v4(&Skb(ctx), error)
-        && is_flow(
-            inner.destination,
-            inner.destination_port,
-            inner.source_port,
-            inner.protocol,
-        )
-    {
-        return Err(DropReason::MasqueradeIcmpError);
-    }
-    Ok(pass())
 }

@@ -93,7 +93,8 @@ fn unloading_leaves_nothing() {
         let before = mounts();
         let plane = lab.load().await;
         let pod = lab.pod(&plane, "pod").await;
-        assert!(lab.directory.join("bpf/links/connect4").exists());
+        let pins = std::fs::read_dir(lab.directory.join("bpf/links")).unwrap();
+        assert_eq!(pins.count(), 8 + 2 + 2);
         plane.remove_pod(&pod.interface).await.unwrap();
         plane.remove_pod(&pod.interface).await.unwrap();
         lab.networks.detach("pod").await.unwrap();
@@ -185,5 +186,147 @@ fn everything_is_on_metrics() {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
         plane.unload().await.unwrap();
+    });
+}
+
+/// A program that is near the verifier's limit of a million instructions here is over it on some kernel.
+#[test]
+fn every_program_is_far_from_the_verifiers_limit() {
+    lab(|lab| async move {
+        let plane = lab.load().await;
+        let verified: Vec<(String, u32)> = plane
+            .inner
+            .state()
+            .objects
+            .program_infos()
+            .map(|(name, info)| (name.to_owned(), info.verified_instruction_count().unwrap()))
+            .collect();
+        assert_eq!(verified.len(), 12);
+        assert!(
+            verified.iter().all(|(_, count)| *count < 50_000),
+            "{verified:?}"
+        );
+        eprintln!("{verified:?}");
+        plane.unload().await.unwrap();
+    });
+}
+
+/// As on kernels before 6.6: the same, by clsact filters.
+#[test]
+fn without_tcx_filters_do_the_same() {
+    lab(|lab| async move {
+        let plane = lab.load().await;
+        let interface = |index| Interface {
+            index,
+            name: attach::interface_name(index).unwrap(),
+        };
+        let pods = [lab.pod(&plane, "one").await, lab.pod(&plane, "two").await];
+        let uplink = plane.inner.uplink.clone().unwrap();
+        {
+            let mut guard = plane.inner.state();
+            let state = &mut *guard;
+            state.attachments.remove_all(None);
+            let mut filters = Attachments::open(&lab.config().pin_dir)
+                .unwrap()
+                .without_tcx();
+            // Twice: the second time as after a restart.
+            for _ in 0..2 {
+                for pod in &pods {
+                    let host = interface(pod.interface.host_ifindex);
+                    filters.pod(&mut state.objects, &host).unwrap();
+                }
+                filters.uplink(&mut state.objects, &uplink).unwrap();
+            }
+            assert_eq!(filters.list().len(), 6);
+            assert!(filters.list()[0].hook.starts_with("tc ingress wg"));
+            state.attachments = filters;
+        }
+        let show = |direction: &str| {
+            let output = std::process::Command::new("tc")
+                .args(["filter", "show", "dev", &uplink.name, direction])
+                .output()
+                .unwrap();
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        };
+        assert_eq!(
+            show("ingress").matches("direct-action").count(),
+            1,
+            "{}",
+            show("ingress")
+        );
+        assert_eq!(
+            show("egress").matches("direct-action").count(),
+            1,
+            "{}",
+            show("egress")
+        );
+        let address = pods[1].addresses[0];
+        let listener = lab.in_pod(&pods[1], || TcpListener::bind("0.0.0.0:8080").unwrap());
+        let outside = lab.outside(|| TcpListener::bind("203.0.113.9:80").unwrap());
+        let served = std::thread::spawn(move || {
+            serve_once(&listener, "pod");
+            serve_once(&outside, "outside");
+        });
+        let text = lab.in_pod(&pods[0], move || {
+            let near = ask(super::lab::socket(address, 8080)).unwrap().1;
+            let far = ask("203.0.113.9:80".parse().unwrap()).unwrap().1;
+            near + &far
+        });
+        assert_eq!(text, "podoutside");
+        served.join().unwrap();
+        plane.unload().await.unwrap();
+        assert!(
+            !show("ingress").contains("uplink_ingress"),
+            "{}",
+            show("ingress")
+        );
+        assert!(
+            !show("egress").contains("uplink_egress"),
+            "{}",
+            show("egress")
+        );
+    });
+}
+
+#[test]
+fn a_load_with_another_configuration_moves_what_is_attached() {
+    lab(|lab| async move {
+        let plane = lab.load().await;
+        let (kept, gone) = (lab.pod(&plane, "kept").await, lab.pod(&plane, "gone").await);
+        drop(plane);
+        // While no agent is there, a pod's network goes, and the uplink is another interface now.
+        lab.networks.detach("gone").await.unwrap();
+        run_program("ip link add up1 type veth peer name far1");
+        let other = lab.cgroup.join("other");
+        std::fs::create_dir(&other).unwrap();
+        std::fs::write(other.join("cgroup.type"), "threaded").unwrap();
+        let config = DataPlaneConfig {
+            uplink: Some("up1".to_owned()),
+            cgroup: other.clone(),
+            ..lab.config()
+        };
+        let plane = DataPlane::load(config).await.unwrap();
+        let attached = |cgroup: &std::path::Path| {
+            let output = std::process::Command::new("bpftool")
+                .args(["cgroup", "show", cgroup.to_str().unwrap()])
+                .output()
+                .unwrap();
+            String::from_utf8_lossy(&output.stdout)
+                .matches("connect4")
+                .count()
+        };
+        assert_eq!((attached(&lab.cgroup), attached(&other)), (0, 1));
+        let pins = std::fs::read_dir(lab.directory.join("bpf/links")).unwrap();
+        assert_eq!(pins.count(), 8 + 2 + 2, "the pod's that is gone are gone");
+        {
+            let state = plane.inner.state();
+            let known =
+                |address: IpAddr| state.objects.pods.get(&Address::from(address).bytes(), 0);
+            assert!(known(kept.addresses[0]).is_ok());
+            assert!(known(gone.addresses[0]).is_err());
+            assert_eq!(state.objects.sources.keys().count(), 1);
+        }
+        plane.unload().await.unwrap();
+        std::fs::remove_dir(&other).unwrap();
     });
 }

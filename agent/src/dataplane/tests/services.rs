@@ -284,3 +284,116 @@ fn a_pod_reaches_itself_through_its_service() {
         plane.unload().await.unwrap();
     });
 }
+
+/// The whole table from nothing, then one change; what it costs is for the benchmark to say, on a release
+/// build: here it must be right, and not be off by orders of magnitude.
+#[test]
+fn thirty_thousand_services_and_then_one_change() {
+    lab(|lab| async move {
+        let plane = lab.load().await;
+        let mut feed = Feed::new(&plane);
+        let (client, server) = (
+            lab.pod(&plane, "client").await,
+            lab.pod(&plane, "server").await,
+        );
+        let backend = server.addresses[0];
+        let nth = |number: u32| std::net::Ipv4Addr::from(0x0a60_0000 + 256 + number).to_string();
+        let mut events = Vec::new();
+        for number in 0..15_000u32 {
+            let far = std::net::Ipv4Addr::from(0x0a80_0000 + number).into();
+            let backends = [(far, 1), (far, 2), (far, 3)];
+            events.extend(service(&format!("s{number}"), &nth(number), 80, &backends));
+        }
+        let started = std::time::Instant::now();
+        feed.apply(true, events).await;
+        let loaded = started.elapsed();
+        let started = std::time::Instant::now();
+        let mut change = service("s7", &nth(7), 80, &[(backend, 8080)]);
+        for extra in 1..3 {
+            change.push(crate::cluster::Event::SliceRemoved(super::lab::name(
+                &format!("s7-{extra}"),
+            )));
+        }
+        feed.apply(false, change).await;
+        let changed = started.elapsed();
+        eprintln!("30,000 service ports x 3: {loaded:?}; one change: {changed:?}");
+        assert!(loaded < Duration::from_secs(20) && changed < Duration::from_secs(1));
+        let listener = lab.in_pod(&server, || TcpListener::bind("0.0.0.0:8080").unwrap());
+        let served = std::thread::spawn(move || serve_once(&listener, "seven"));
+        let at: SocketAddr = format!("{}:80", nth(7)).parse().unwrap();
+        assert_eq!(lab.in_pod(&client, move || ask(at).unwrap().1), "seven");
+        served.join().unwrap();
+        let started = std::time::Instant::now();
+        drop(plane);
+        let plane = lab.load().await;
+        eprintln!("adopted in {:?}", started.elapsed());
+        assert_eq!(plane.inner.state().tables.planner().services(), 30_002);
+        plane.unload().await.unwrap();
+    });
+}
+
+/// While two Services change all the time, every connection gets a backend of the Service that it asked for,
+/// and none is refused.
+#[test]
+fn changes_are_atomic_for_connections() {
+    lab(|lab| async move {
+        let plane = lab.load().await;
+        let mut feed = Feed::new(&plane);
+        let client = lab.pod(&plane, "client").await;
+        let far = |last: u8| IpAddr::from([10, 88, 0, last]);
+        // Ports tell the Services apart: 1000 and up are one's, 2000 and up the other's.
+        let sets = |round: u16| {
+            let ports = |base: u16| (0..=round % 5).map(move |n| (far(round as u8), base + n));
+            let mut events = Vec::new();
+            for (name, address, base) in [("a", "10.96.0.1", 1000), ("b", "10.96.0.2", 2000)] {
+                let backends: Vec<_> = ports(base).collect();
+                let mut all = service(name, address, 80, &backends);
+                for gone in backends.len()..5 {
+                    let slice = super::lab::name(&format!("{name}-{gone}"));
+                    all.push(crate::cluster::Event::SliceRemoved(slice));
+                }
+                events.extend(all);
+            }
+            events
+        };
+        feed.apply(true, sets(0)).await;
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let watch = Arc::clone(&stop);
+        let connecting = lab.start_in(&client, move || {
+            let mut connections = 0u32;
+            while !watch.load(std::sync::atomic::Ordering::Relaxed) {
+                for (at, range) in [("10.96.0.1:80", 1000..1005), ("10.96.0.2:80", 2000..2005)] {
+                    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+                    socket.connect(at).expect("never refused");
+                    let port = backend_port(&socket);
+                    assert!(range.contains(&port), "{at} got port {port}");
+                    connections += 1;
+                }
+            }
+            connections
+        });
+        for round in 1..300 {
+            feed.apply(false, sets(round)).await;
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let connections = connecting.wait();
+        eprintln!("{connections} connections during 300 changes");
+        assert!(connections > 50);
+        assert!(plane.inner.state().tables.planner().slots_used() < 4096);
+        plane.unload().await.unwrap();
+    });
+}
+
+/// The port that a socket is connected to in the kernel, past what getpeername says.
+fn backend_port(socket: &UdpSocket) -> u16 {
+    let local = socket.local_addr().unwrap().port();
+    let table = std::fs::read_to_string("/proc/thread-self/net/udp").unwrap();
+    let wanted = format!(":{local:04X}");
+    let remote = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .find(|fields| fields[1].ends_with(&wanted))
+        .unwrap()[2]
+        .to_owned();
+    u16::from_str_radix(remote.rsplit(':').next().unwrap(), 16).unwrap()
+}

@@ -45,22 +45,15 @@ pub(super) fn validate<'a>(
             other => errors.not_supported(
                 format!("{field}.terminationMessagePolicy"),
                 other,
-                &["FallbackToLogsOnError", "File"],
+                &["File", "FallbackToLogsOnError"],
             ),
         }
     }
 }
 
 fn image(container: &Value, field: &str, errors: &mut Errors) {
-    let image = text(container, &["image"]);
-    if image.is_empty() {
+    if text(container, &["image"]).is_empty() {
         errors.required(format!("{field}.image"), "");
-    } else if image.trim() != image {
-        errors.invalid(
-            format!("{field}.image"),
-            image,
-            "must not have leading or trailing whitespace",
-        );
     }
     match text(container, &["imagePullPolicy"]) {
         "" => errors.required(format!("{field}.imagePullPolicy"), ""),
