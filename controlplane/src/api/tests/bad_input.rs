@@ -13,7 +13,7 @@ async fn bodies_that_are_no_objects() {
         Method::POST,
         CM,
         &yaml,
-        "metadata:\n  name: y\ndata: {a: b}\n",
+        "metadata:\n  name: yam\ndata: {a: b}\n",
     )
     .await;
     assert_eq!(good.code, 201, "{}", good.json);
