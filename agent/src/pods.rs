@@ -47,9 +47,9 @@ use machine::PodSandbox;
 pub(crate) use machine::{Machine, NodeMachine};
 pub(crate) use metrics::PodMetrics;
 pub(crate) use objects::{Kind, Objects, ServiceFacts};
-pub(crate) use report::{EventType, PodEvent, PodKey, Reporter};
 #[cfg(test)]
 pub(crate) use record::PodDirs;
+pub(crate) use report::{EventType, PodEvent, PodKey, Reporter};
 pub(crate) use worker::{ContainerSnapshot, Snapshot};
 
 use plan::Leaving;

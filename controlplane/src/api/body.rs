@@ -11,7 +11,7 @@ use super::negotiate::Encoding;
 use crate::kinds::Kind;
 use crate::registry::create::api_version;
 use crate::registry::{ApiError, object};
-use crate::schema::{FieldProblem, check_and_prune};
+use crate::schema::{FieldProblem, check_and_prune, duplicate_fields};
 
 /// The same as Kubernetes' own.
 pub(super) const LIMIT: usize = 3 * 1024 * 1024;
@@ -109,12 +109,17 @@ pub(super) fn parse_yaml(bytes: &[u8]) -> Result<Value, ApiError> {
 /// The body as an object of the kind, without unknown fields, and the warnings.
 pub(super) fn object_of(
     kind: &Kind,
-    mut body: Value,
+    bytes: &[u8],
+    encoding: Encoding,
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), ApiError> {
+    let mut body = parse(bytes, encoding)?;
     check_type(kind, &body)?;
     object::strip_nulls(&mut body);
-    let problems = check_and_prune(kind.definition, &mut body);
+    let mut problems = check_and_prune(kind.definition, &mut body);
+    if encoding == Encoding::Json && validation != FieldValidation::Ignore {
+        problems.extend(duplicate_fields(bytes));
+    }
     let warnings = validation.judge(kind, &problems)?;
     Ok((body, warnings))
 }

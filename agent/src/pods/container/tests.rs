@@ -46,7 +46,11 @@ fn commands_and_arguments() {
         let spec = built(container, serde_json::json!({}), image.clone()).unwrap();
         assert_eq!(spec.args, args);
     }
-    let nothing = built(serde_json::json!({}), serde_json::json!({}), serde_json::json!({}));
+    let nothing = built(
+        serde_json::json!({}),
+        serde_json::json!({}),
+        serde_json::json!({}),
+    );
     assert_eq!(nothing.unwrap_err(), ContainerError::NoCommand);
 }
 
@@ -57,7 +61,10 @@ fn the_image_gives_what_the_pod_does_not() {
     let spec = built(serde_json::json!({}), serde_json::json!({}), image.clone()).unwrap();
     let env: Vec<String> = spec.env.iter().map(|(k, v)| format!("{k}={v}")).collect();
     assert_eq!(env, ["B=image", "C=", "A=pod"]);
-    assert_eq!((spec.user.as_str(), spec.working_dir.as_str()), ("bee:hive", "/work"));
+    assert_eq!(
+        (spec.user.as_str(), spec.working_dir.as_str()),
+        ("bee:hive", "/work")
+    );
     let spec = built(
         serde_json::json!({"workingDir": "/tmp", "securityContext": {"runAsUser": 7}}),
         serde_json::json!({"runAsUser": 5, "runAsGroup": 6, "fsGroup": 8, "supplementalGroups": [9]}),
@@ -75,7 +82,10 @@ fn root_is_refused_where_it_is_not_wanted() {
     for (user, error) in [
         ("", Some(ContainerError::RunsAsRoot)),
         ("0:0", Some(ContainerError::RunsAsRoot)),
-        ("bee", Some(ContainerError::NonNumericUser("bee".to_owned()))),
+        (
+            "bee",
+            Some(ContainerError::NonNumericUser("bee".to_owned())),
+        ),
         ("1000:1000", None),
     ] {
         let image = serde_json::json!({"Cmd": ["/run"], "User": user});

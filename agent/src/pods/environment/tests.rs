@@ -16,13 +16,19 @@ fn objects() -> Objects {
     let map = serde_json::json!({"data": {"a": "from-map", "b": "two"}});
     objects.set_config_map(name("ns", "map"), serde_json::from_value(map).unwrap());
     let secret = serde_json::json!({"data": {"key": "c2VjcmV0"}});
-    objects.set_secret(name("ns", "secret"), serde_json::from_value(secret).unwrap());
+    objects.set_secret(
+        name("ns", "secret"),
+        serde_json::from_value(secret).unwrap(),
+    );
     objects.set_config_map(name("ns", "none"), None);
     objects.set_secret(name("ns", "none"), None);
     objects
 }
 
-fn env(container: serde_json::Value, objects: &Objects) -> Result<Vec<(String, String)>, ConfigError> {
+fn env(
+    container: serde_json::Value,
+    objects: &Objects,
+) -> Result<Vec<(String, String)>, ConfigError> {
     env_of(container, serde_json::json!(null), objects)
 }
 
@@ -79,14 +85,32 @@ fn what_is_missing_is_named_unless_it_is_optional() {
             {kind: {"name": object, "key": key, "optional": optional}}}]})
     };
     for (kind, object, key, message) in [
-        ("configMapKeyRef", "none", "a", "configmap \"none\" not found"),
+        (
+            "configMapKeyRef",
+            "none",
+            "a",
+            "configmap \"none\" not found",
+        ),
         ("secretKeyRef", "none", "a", "secret \"none\" not found"),
-        ("configMapKeyRef", "map", "x", "couldn't find key x in ConfigMap ns/map"),
-        ("secretKeyRef", "secret", "x", "couldn't find key x in Secret ns/secret"),
+        (
+            "configMapKeyRef",
+            "map",
+            "x",
+            "couldn't find key x in ConfigMap ns/map",
+        ),
+        (
+            "secretKeyRef",
+            "secret",
+            "x",
+            "couldn't find key x in Secret ns/secret",
+        ),
     ] {
         let error = env(reference(kind, object, key, false), &objects()).unwrap_err();
         assert_eq!(error.to_string(), message);
-        assert_eq!(env(reference(kind, object, key, true), &objects()), Ok(Vec::new()));
+        assert_eq!(
+            env(reference(kind, object, key, true), &objects()),
+            Ok(Vec::new())
+        );
     }
     // Optional or not: what was not heard of may be there.
     let unheard = env(reference("secretKeyRef", "other", "a", true), &objects());
@@ -100,10 +124,16 @@ fn services_become_variables() {
         cluster_ip: ip.parse().unwrap(),
         ports: vec![(port_name.to_owned(), "TCP", port)],
     };
-    objects.set_service(name("default", "kubernetes"), Some(facts("10.96.0.1", 443, "https")));
+    objects.set_service(
+        name("default", "kubernetes"),
+        Some(facts("10.96.0.1", 443, "https")),
+    );
     objects.set_service(name("ns", "my-db"), Some(facts("10.96.0.2", 5432, "")));
     objects.set_service(name("other", "far"), Some(facts("10.96.0.3", 1, "")));
-    let all = env(serde_json::json!({"env": [{"name": "U", "value": "$(MY_DB_SERVICE_HOST)"}]}), &objects);
+    let all = env(
+        serde_json::json!({"env": [{"name": "U", "value": "$(MY_DB_SERVICE_HOST)"}]}),
+        &objects,
+    );
     let all: BTreeMap<String, String> = all.unwrap().into_iter().collect();
     for (variable, value) in [
         ("KUBERNETES_SERVICE_HOST", "10.96.0.1"),
@@ -118,10 +148,17 @@ fn services_become_variables() {
         ("MY_DB_SERVICE_PORT", "5432"),
         ("U", "10.96.0.2"),
     ] {
-        assert_eq!(all.get(variable).map(String::as_str), Some(value), "{variable}");
+        assert_eq!(
+            all.get(variable).map(String::as_str),
+            Some(value),
+            "{variable}"
+        );
     }
     assert!(!all.keys().any(|variable| variable.starts_with("FAR")));
     // Without links only the API server is told of.
     let few = env_of(serde_json::json!({}), serde_json::json!(false), &objects).unwrap();
-    assert!(few.iter().all(|(variable, _)| variable.starts_with("KUBERNETES_")));
+    assert!(
+        few.iter()
+            .all(|(variable, _)| variable.starts_with("KUBERNETES_"))
+    );
 }

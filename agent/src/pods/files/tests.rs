@@ -25,7 +25,10 @@ fn policies() {
     for (spec, expected) in [
         (serde_json::json!({}), cluster),
         (serde_json::json!({"dnsPolicy": "ClusterFirst"}), cluster),
-        (serde_json::json!({"dnsPolicy": "ClusterFirst", "hostNetwork": true}), own),
+        (
+            serde_json::json!({"dnsPolicy": "ClusterFirst", "hostNetwork": true}),
+            own,
+        ),
         (
             serde_json::json!({"dnsPolicy": "ClusterFirstWithHostNet", "hostNetwork": true}),
             cluster,
@@ -73,7 +76,10 @@ fn host_names_and_hosts() {
 
     let shared = pod(serde_json::json!({"hostNetwork": true}));
     assert_eq!(hostname(&shared, "node"), "node");
-    assert_eq!(hosts(&shared, "node", "d", &addresses, "host's"), "host's\n");
+    assert_eq!(
+        hosts(&shared, "node", "d", &addresses, "host's"),
+        "host's\n"
+    );
 }
 
 proptest! {

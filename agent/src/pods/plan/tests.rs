@@ -147,7 +147,11 @@ impl World {
             finished_at: now,
             noticed_at: now,
         });
-        let state = self.transient.containers.entry(name.to_owned()).or_default();
+        let state = self
+            .transient
+            .containers
+            .entry(name.to_owned())
+            .or_default();
         state.unhealthy = None;
     }
 
@@ -242,7 +246,10 @@ impl World {
     }
 
     fn start(&mut self, name: String, number: u32) {
-        assert!(self.transient.prepared, "{name} started before its pod is prepared");
+        assert!(
+            self.transient.prepared,
+            "{name} started before its pod is prepared"
+        );
         assert!(!self.record.released);
         let ending = self.record.terminating.is_some() || self.transient.leaving.is_some();
         assert!(!ending, "{name} started while its pod ends");
@@ -292,7 +299,10 @@ impl World {
     fn round(&mut self) -> bool {
         let plan = plan(&self.wanted, &self.record, &self.transient, self.now);
         if let Some(wake) = plan.wake {
-            assert!(wake > self.now || !plan.actions.is_empty(), "wakes in the past");
+            assert!(
+                wake > self.now || !plan.actions.is_empty(),
+                "wakes in the past"
+            );
         }
         let acted = !plan.actions.is_empty();
         for action in plan.actions {

@@ -46,7 +46,10 @@ async fn http_goes_by_the_status() {
         "httpHeaders": [{"name": "Host", "value": "example.com"}]}});
     for (reply, well) in [
         (&b"HTTP/1.1 204 No Content\r\n\r\n"[..], true),
-        (b"HTTP/1.1 302 Found\r\nlocation: /x\r\ncontent-length: 0\r\n\r\n", true),
+        (
+            b"HTTP/1.1 302 Found\r\nlocation: /x\r\ncontent-length: 0\r\n\r\n",
+            true,
+        ),
         (b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n", false),
         (b"nonsense\r\n\r\n", false),
         (b"", false),

@@ -73,7 +73,12 @@ fn phases() {
     let badly = || ended(1, "Error");
     for (policy, a, b, phase) in [
         ("Always", Some(running()), None, "Pending"),
-        ("Always", Some(running()), Some(AttemptState::Creating), "Pending"),
+        (
+            "Always",
+            Some(running()),
+            Some(AttemptState::Creating),
+            "Pending",
+        ),
         ("Always", Some(running()), Some(running()), "Running"),
         ("Always", Some(well()), Some(badly()), "Running"),
         ("Never", Some(well()), Some(running()), "Running"),
@@ -136,11 +141,16 @@ fn waiting_reasons() {
 
 #[test]
 fn conditions_and_readiness() {
-    let pod = pod(serde_json::json!({"containers": [{"name": "a", "image": "i:1",
-        "readinessProbe": {"tcpSocket": {"port": 1}}}]}));
+    let pod = pod(
+        serde_json::json!({"containers": [{"name": "a", "image": "i:1",
+        "readinessProbe": {"tcpSocket": {"port": 1}}}]}),
+    );
     let known = record(&[("a", running())]);
     let status = of(&pod, &known, &Transient::default());
-    assert_eq!(condition(&status, "PodReadyToStartContainers").status, "True");
+    assert_eq!(
+        condition(&status, "PodReadyToStartContainers").status,
+        "True"
+    );
     assert_eq!(condition(&status, "Initialized").status, "True");
     assert_eq!(condition(&status, "PodScheduled").status, "True");
     let ready = condition(&status, "Ready");
@@ -151,7 +161,11 @@ fn conditions_and_readiness() {
         Some("containers with unready status: [a]")
     );
     let mut transient = Transient::default();
-    transient.containers.entry("a".to_owned()).or_default().ready = Some(true);
+    transient
+        .containers
+        .entry("a".to_owned())
+        .or_default()
+        .ready = Some(true);
     let status = of(&pod, &known, &transient);
     assert_eq!(condition(&status, "Ready").status, "True");
     let container = &status.container_statuses.as_ref().unwrap()[0];
@@ -175,7 +189,9 @@ fn transition_times_are_kept_while_nothing_changes() {
     let third = status(&pod, &wanted, &known, &Transient::default(), &host, later);
     let changed = condition(&third, "Ready").last_transition_time.clone();
     assert_eq!(changed, Some(time(later)));
-    let kept = condition(&third, "Initialized").last_transition_time.clone();
+    let kept = condition(&third, "Initialized")
+        .last_transition_time
+        .clone();
     assert_eq!(kept, Some(time(now())));
 }
 
@@ -189,9 +205,17 @@ fn init_containers_hold_back_the_others() {
     let main = &status.container_statuses.as_ref().unwrap()[0];
     let waiting = main.state.clone().unwrap().waiting.unwrap();
     assert_eq!(waiting.reason.as_deref(), Some("PodInitializing"));
-    let status = of(&pod, &record(&[("i", ended(1, "Error"))]), &Transient::default());
+    let status = of(
+        &pod,
+        &record(&[("i", ended(1, "Error"))]),
+        &Transient::default(),
+    );
     assert_eq!(status.phase.as_deref(), Some("Failed"));
-    let status = of(&pod, &record(&[("i", ended(0, "Completed"))]), &Transient::default());
+    let status = of(
+        &pod,
+        &record(&[("i", ended(0, "Completed"))]),
+        &Transient::default(),
+    );
     assert_eq!(status.phase.as_deref(), Some("Pending"));
     assert_eq!(condition(&status, "Initialized").status, "True");
     assert!(status.init_container_statuses.unwrap()[0].ready);
@@ -199,8 +223,10 @@ fn init_containers_hold_back_the_others() {
 
 #[test]
 fn conditions_of_others_are_carried_over_and_gates_hold_readiness_back() {
-    let mut pod = pod(serde_json::json!({"containers": [{"name": "a", "image": "i:1"}],
-        "readinessGates": [{"conditionType": "example.com/gate"}]}));
+    let mut pod = pod(
+        serde_json::json!({"containers": [{"name": "a", "image": "i:1"}],
+        "readinessGates": [{"conditionType": "example.com/gate"}]}),
+    );
     let known = record(&[("a", running())]);
     let status = of(&pod, &known, &Transient::default());
     let ready = condition(&status, "Ready");

@@ -20,14 +20,19 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 fn service_port() -> impl Strategy<Value = wire::ServicePort> {
-    (text(), any::<i32>(), any::<bool>(), 0..70_000u32, 0..70_000u32).prop_map(
-        |(name, number, known, port, node_port)| wire::ServicePort {
+    (
+        text(),
+        any::<i32>(),
+        any::<bool>(),
+        0..70_000u32,
+        0..70_000u32,
+    )
+        .prop_map(|(name, number, known, port, node_port)| wire::ServicePort {
             name,
             protocol: if known { 6 } else { number },
             port,
             node_port,
-        },
-    )
+        })
 }
 
 fn any_service() -> impl Strategy<Value = wire::Service> {
@@ -73,25 +78,26 @@ fn any_slice() -> impl Strategy<Value = wire::EndpointSlice> {
             ..wire::Endpoint::default()
         },
     );
-    let port = (text(), 0..20i32, 0..70_000u32).prop_map(|(name, protocol, port)| {
-        wire::EndpointPort {
+    let port =
+        (text(), 0..20i32, 0..70_000u32).prop_map(|(name, protocol, port)| wire::EndpointPort {
             name,
             protocol,
             port,
-        }
-    });
+        });
     (
         text(),
         kind,
         prop::collection::vec(port, 0..4),
         prop::collection::vec(endpoint, 0..4),
     )
-        .prop_map(|(service, address_type, ports, endpoints)| wire::EndpointSlice {
-            service,
-            address_type,
-            ports,
-            endpoints,
-        })
+        .prop_map(
+            |(service, address_type, ports, endpoints)| wire::EndpointSlice {
+                service,
+                address_type,
+                ports,
+                endpoints,
+            },
+        )
 }
 
 proptest! {
@@ -167,7 +173,10 @@ fn a_whole_service() {
         panic!("no service");
     };
     assert_eq!(service.service_type, ServiceType::LoadBalancer);
-    assert_eq!(service.cluster_ips, ["10.96.0.1".parse::<IpAddr>().unwrap()]);
+    assert_eq!(
+        service.cluster_ips,
+        ["10.96.0.1".parse::<IpAddr>().unwrap()]
+    );
     assert_eq!(service.ports[0].node_port, Some(30_080));
     assert_eq!(service.session_affinity, Some(10));
     assert_eq!(service.load_balancer_source_ranges.len(), 1);

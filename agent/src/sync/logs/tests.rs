@@ -35,7 +35,11 @@ fn attempts() {
         (state(Some(0), None, None), false, Ok(0)),
         (state(Some(3), Some(2), None), false, Ok(3)),
         (state(Some(3), Some(2), None), true, Ok(2)),
-        (state(Some(3), Some(2), Some("CrashLoopBackOff")), false, Ok(3)),
+        (
+            state(Some(3), Some(2), Some("CrashLoopBackOff")),
+            false,
+            Ok(3),
+        ),
         (
             state(None, None, waiting),
             false,

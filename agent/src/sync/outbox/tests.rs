@@ -59,7 +59,14 @@ fn the_latest_status_of_each_pod_comes_once_and_before_its_end() {
     outbox.applied(7);
     assert_eq!(
         drain(&outbox),
-        ["lease", "applied 7", "b Failed", "a Pending", "b ended", "why"]
+        [
+            "lease",
+            "applied 7",
+            "b Failed",
+            "a Pending",
+            "b ended",
+            "why"
+        ]
     );
     assert!(drain(&outbox).is_empty());
     outbox.status(&key("a"), &status("Running"));
