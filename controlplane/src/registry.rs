@@ -130,7 +130,14 @@ struct Inner {
     /// Ranges that ClusterIPs come from, the preferred family first.
     service_cidrs: Vec<IpNet>,
     events: events::Sink,
+    /// Writers of one object take turns here instead of invalidating each other's work; which object has
+    /// which lock says the hash of its key. Held across one read and one transaction, never nested.
+    turns: Vec<tokio::sync::Mutex<()>>,
+    hasher: std::hash::RandomState,
 }
+
+/// Locks for writers of one object; objects that share one only wait for each other.
+const TURNS: usize = 1024;
 
 /// What a write is made with.
 #[derive(Debug, Clone, Default)]
@@ -166,6 +173,8 @@ impl Registry {
                 store,
                 service_cidrs,
                 events,
+                turns: (0..TURNS).map(|_| tokio::sync::Mutex::default()).collect(),
+                hasher: std::hash::RandomState::new(),
             }),
         };
         let recorder = events::Recorder::new(registry.clone(), reports);
@@ -178,6 +187,14 @@ impl Registry {
 
     pub(crate) fn client(&self, manager: &'static str) -> Client {
         Client::new(self.clone(), manager)
+    }
+
+    /// Waits for this object's turn. Other members may still write it: the transaction decides.
+    async fn turn(&self, key: &str) -> tokio::sync::MutexGuard<'_, ()> {
+        use std::hash::BuildHasher;
+        let hash = self.inner.hasher.hash_one(key);
+        let at = usize::try_from(hash % TURNS as u64).unwrap_or(0);
+        self.inner.turns[at].lock().await
     }
 
     /// The current version, or 404.

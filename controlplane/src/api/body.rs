@@ -11,10 +11,12 @@ use super::negotiate::Encoding;
 use crate::kinds::Kind;
 use crate::registry::create::api_version;
 use crate::registry::{ApiError, object};
-use crate::schema::{FieldProblem, check_and_prune};
+use crate::schema::{FieldProblem, check_and_prune, duplicate_fields};
 
 /// The same as Kubernetes' own.
 pub(super) const LIMIT: usize = 3 * 1024 * 1024;
+/// How much of a body that is too large is read before the connection is given up.
+const PATIENCE: usize = 8 * LIMIT;
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) async fn read(body: Body) -> Result<Bytes, ApiError> {
@@ -24,21 +26,28 @@ pub(super) async fn read(body: Body) -> Result<Bytes, ApiError> {
         .map_err(|_| ApiError::timeout("the body of the request did not arrive in time"))?
 }
 
+/// What is too much is read on for a while and thrown away, so that the client gets to see the answer.
 async fn collect(mut body: Body) -> Result<Bytes, ApiError> {
-    use http_body::Body as _;
-    if body.size_hint().lower() > LIMIT as u64 {
-        return Err(ApiError::too_large(LIMIT));
-    }
     let mut whole = BytesMut::new();
+    let mut size = 0;
     while let Some(frame) = body.frame().await {
         let frame =
             frame.map_err(|error| ApiError::bad_request(format!("reading the body: {error}")))?;
-        if let Ok(data) = frame.into_data() {
-            if whole.len() + data.len() > LIMIT {
-                return Err(ApiError::too_large(LIMIT));
-            }
+        let Ok(data) = frame.into_data() else {
+            continue;
+        };
+        size += data.len();
+        if size <= LIMIT {
             whole.extend_from_slice(&data);
+        } else {
+            whole = BytesMut::new();
         }
+        if size > PATIENCE {
+            break;
+        }
+    }
+    if size > LIMIT {
+        return Err(ApiError::too_large(LIMIT));
     }
     Ok(whole.freeze())
 }
@@ -109,12 +118,17 @@ pub(super) fn parse_yaml(bytes: &[u8]) -> Result<Value, ApiError> {
 /// The body as an object of the kind, without unknown fields, and the warnings.
 pub(super) fn object_of(
     kind: &Kind,
-    mut body: Value,
+    bytes: &[u8],
+    encoding: Encoding,
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), ApiError> {
+    let mut body = parse(bytes, encoding)?;
     check_type(kind, &body)?;
     object::strip_nulls(&mut body);
-    let problems = check_and_prune(kind.definition, &mut body);
+    let mut problems = check_and_prune(kind.definition, &mut body);
+    if encoding == Encoding::Json && validation != FieldValidation::Ignore {
+        problems.extend(duplicate_fields(bytes));
+    }
     let warnings = validation.judge(kind, &problems)?;
     Ok((body, warnings))
 }

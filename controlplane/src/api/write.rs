@@ -21,7 +21,7 @@ use crate::registry::list::ListPage;
 use crate::registry::patch::{PatchRequest, PatchType};
 use crate::registry::scale::{self, SCALE};
 use crate::registry::{ApiError, Binding, DeleteOptions, WriteOptions, Written, object};
-use crate::schema::FieldProblem;
+use crate::schema::{FieldProblem, normalize_values};
 
 /// Kinds whose deletion is answered with the object instead of a Status.
 const RETURNED: &[&str] = &["pods", "services", "serviceaccounts"];
@@ -94,7 +94,9 @@ impl Write<'_> {
 
     /// The body as an object of the kind, as it is stored, and warnings.
     fn object_of(&self, kind: &'static Kind) -> Result<(Value, Vec<String>), ApiError> {
-        let (object, mut warnings) = body::object_of(kind, self.parsed()?, self.validation()?)?;
+        let encoding = negotiate::content(header(self.headers, &CONTENT_TYPE))?;
+        let (object, mut warnings) =
+            body::object_of(kind, &self.body, encoding, self.validation()?)?;
         warnings.extend(kind.strategy.warnings(&object));
         Ok((to_stored(kind, object), warnings))
     }
@@ -381,6 +383,7 @@ fn parse_patch(write: &Write<'_>) -> Result<(PatchType, Value), ApiError> {
     };
     check_applied(kind, write.subject, &applied)?;
     object::strip_nulls(&mut applied);
+    normalize_values(kind.definition, &mut applied);
     Ok((patch_type, to_stored(write.subject.kind, applied)))
 }
 

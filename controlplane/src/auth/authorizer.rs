@@ -21,7 +21,6 @@ pub(crate) struct Attributes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decision {
     Allow,
-    Deny,
     NoOpinion,
 }
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use futures::stream::{BoxStream, StreamExt};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::de::DeserializeOwned;
@@ -12,11 +11,10 @@ use super::events::Report;
 use super::list::ListOptions;
 use super::patch::{PatchRequest, PatchType};
 use super::{
-    ApiError, Binding, Change, DeleteOptions, EventType, Object, Registry, WriteOptions, Written,
-    key, object,
+    ApiError, Binding, DeleteOptions, EventType, Object, Registry, WriteOptions, Written, object,
 };
 use crate::kinds::{self, Kind};
-use crate::store::{Freshness, KeyValue, Watch, WatchEnd, WatchEvent};
+use crate::store::{Freshness, KeyValue};
 
 /// Typed access to the registry; writes are made as `manager` (the field manager and user agent of a
 /// controller, e.g. `deployment-controller`).
@@ -195,27 +193,6 @@ impl Client {
         self.registry.bind(bindings).await
     }
 
-    /// Changes after `revision`; an `Err` item ends the stream and the caller lists again.
-    pub(crate) fn watch<K: Object>(
-        &self,
-        revision: u64,
-    ) -> BoxStream<'static, Result<(Vec<Change<K>>, u64), ApiError>> {
-        let opened = kind_of::<K>().and_then(|kind| {
-            let prefix = key::prefix(kind, "");
-            Ok(self.registry.store().watch(&prefix, revision)?)
-        });
-        futures::stream::unfold(Some(opened), |state| async {
-            match state? {
-                Err(error) => Some((Err(error), None)),
-                Ok(mut watch) => match next(&mut watch).await {
-                    Ok(changes) => Some((Ok(changes), Some(Ok(watch)))),
-                    Err(error) => Some((Err(error), None)),
-                },
-            }
-        })
-        .boxed()
-    }
-
     /// Records an event (aggregated by involved object, reason and message).
     pub(crate) fn event<K: Object>(&self, about: &K, kind: EventType, reason: &str, message: &str) {
         let metadata: &ObjectMeta = about.metadata();
@@ -249,23 +226,4 @@ impl Client {
             host: host.to_owned(),
         });
     }
-}
-
-async fn next<K: Object>(watch: &mut Watch) -> Result<(Vec<Change<K>>, u64), ApiError> {
-    let (events, revision) = watch.next().await.map_err(|end| match end {
-        WatchEnd::Closed => ApiError::unavailable(end.to_string()),
-        WatchEnd::Slow(_) => ApiError::expired(end.to_string()),
-    })?;
-    let mut changes = Vec::with_capacity(events.len());
-    for event in events {
-        match event {
-            WatchEvent::Put { kv, .. } => changes.push(Change::Applied(Arc::new(typed(&kv)?))),
-            WatchEvent::Delete { revision, previous } => {
-                let last = serde_json::from_slice(&object::splice(&previous.value, revision))
-                    .map_err(|error| ApiError::internal(format!("{}: {error}", previous.key)))?;
-                changes.push(Change::Deleted(Arc::new(last)));
-            }
-        }
-    }
-    Ok((changes, revision))
 }

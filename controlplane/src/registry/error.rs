@@ -19,11 +19,6 @@ pub(crate) fn qualified_resource(kind: &Kind) -> String {
     qualify(kind.plural, kind.group)
 }
 
-/// `Deployment.apps`, or `Pod` for the core group.
-pub(crate) fn qualified_kind(kind: &Kind) -> String {
-    qualify(kind.kind, kind.group)
-}
-
 fn qualify(name: &str, group: &str) -> String {
     if group.is_empty() {
         name.to_owned()
@@ -81,11 +76,6 @@ impl ApiError {
         self
     }
 
-    pub(crate) fn with_uid(mut self, uid: &str) -> Self {
-        self.details().uid = some(uid);
-        self
-    }
-
     pub(crate) fn with_retry_after(mut self, seconds: i32) -> Self {
         self.details().retry_after_seconds = Some(seconds);
         self
@@ -94,10 +84,6 @@ impl ApiError {
     /// Seconds after which the client may try again, for the `Retry-After` header.
     pub(crate) fn retry_after(&self) -> Option<i32> {
         self.status.details.as_ref()?.retry_after_seconds
-    }
-
-    pub(crate) fn is_conflict(&self) -> bool {
-        self.code() == 409 && self.reason() == "Conflict"
     }
 
     pub(crate) fn is_not_found(&self) -> bool {

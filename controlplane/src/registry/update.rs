@@ -91,6 +91,7 @@ impl Registry {
             name,
             ..
         } = place;
+        let _turn = self.turn(&key::object(kind, namespace, name)).await;
         let mut freshness = Freshness::Local;
         for _ in 0..MAX_ATTEMPTS {
             let kv = match self.get(kind, namespace, name, freshness).await {

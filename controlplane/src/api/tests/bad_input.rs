@@ -120,6 +120,15 @@ async fn unknown_fields_warn_or_fail_as_asked() {
             .code,
         400
     );
+    let twice = r#"{"metadata":{"name":"t"},"data":{"a":"1","a":"2"}}"#;
+    let url = format!("{CM}?fieldValidation=Strict");
+    let strict = send(&member.client, Method::POST, &url, &[JSON], twice).await;
+    assert_eq!(strict.code, 400);
+    assert!(
+        strict.message().contains("duplicate field"),
+        "{}",
+        strict.message()
+    );
     let patch = json!({"dta": {"x": "y"}});
     let strict = member
         .patch(
