@@ -207,6 +207,7 @@ impl DataPlane {
         tables.fix(&mut objects, dns_entries(&config));
         let mut attachments = Attachments::open(&config.pin_dir)?;
         attachments.adopt_pods(&objects)?;
+        forget_vanished(&mut objects)?;
         attachments.sockets(&objects, &config.cgroup)?;
         if let Some(uplink) = &uplink {
             attachments.uplink(&mut objects, uplink)?;
@@ -414,26 +415,58 @@ fn add_pod(state: &mut State, interface: &PodInterface) -> Result<(), DataPlaneE
 }
 
 fn remove_pod(state: &mut State, interface: &PodInterface) -> Result<(), DataPlaneError> {
-    let gone = |result: Result<(), aya::maps::MapError>, map| match result {
-        Err(error) if !wire::is_missing(&error) => Err(DataPlaneError::map(map)(error)),
-        _ => Ok(()),
-    };
     for address in &interface.addresses {
         let key = Address::from(*address);
         // Given to another pod meanwhile: no longer ours to remove.
         let current = state.objects.pods.get(&key.bytes(), 0).ok();
         if current.is_some_and(|Wire(pod)| pod.ifindex == interface.host_ifindex) {
-            gone(state.objects.pods.remove(&key.bytes()), "PODS")?;
+            remove_key(state.objects.pods.remove(&key.bytes()), "PODS")?;
             flows::forget(&mut state.objects, key);
         }
     }
     state.attachments.remove_pod(interface.host_ifindex);
-    gone(
+    remove_key(
         state.objects.sources.remove(&interface.host_ifindex),
         "SOURCES",
     )?;
     state.pods = state.objects.pods.keys().flatten().count();
     Ok(())
+}
+
+/// Pods whose interface went while no agent was there.
+fn forget_vanished(objects: &mut Objects) -> Result<(), DataPlaneError> {
+    let is_gone = |index: u32| attach::interface_name(index).is_none();
+    let pods: Vec<[u8; 16]> = objects
+        .pods
+        .iter()
+        .flatten()
+        .filter(|(_, Wire(pod))| is_gone(pod.ifindex))
+        .map(|(key, _)| key)
+        .collect();
+    for key in pods {
+        remove_key(objects.pods.remove(&key), "PODS")?;
+        flows::forget(objects, Address::from_v6(key));
+    }
+    let sources: Vec<u32> = objects
+        .sources
+        .keys()
+        .flatten()
+        .filter(|index| is_gone(*index))
+        .collect();
+    for index in sources {
+        remove_key(objects.sources.remove(&index), "SOURCES")?;
+    }
+    Ok(())
+}
+
+fn remove_key(
+    result: Result<(), aya::maps::MapError>,
+    map: &'static str,
+) -> Result<(), DataPlaneError> {
+    match result {
+        Err(error) if !wire::is_missing(&error) => Err(DataPlaneError::map(map)(error)),
+        _ => Ok(()),
+    }
 }
 
 fn set_uplink(

@@ -1,8 +1,9 @@
 //! Containers through runc, each pod behind a small supervisor process that outlives the agent.
 //!
 //! Pure: the OCI specification of a container (`spec`), cgroup resources (`resources`), users (`user`).
-//! Doing: supervisor client (`client`), starting and sweeping sandboxes (`launch`), commands in containers
-//! (`exec`), `cgroups`, reading logs (`logs`). What runs inside the supervisor is in [`crate::supervisor`].
+//! Doing: supervisor client (`client`), starting a sandbox (`launch`) and removing one (`sweep`),
+//! commands in containers (`exec`), `cgroups`, reading logs (`logs`). What runs inside the supervisor is in
+//! [`crate::supervisor`].
 //!
 //! Deliberately not here: pods, images and networks; a container's root file system, mounts and network
 //! namespace are made by others and only named here.
@@ -15,6 +16,7 @@ mod launch;
 pub(crate) mod logs;
 mod resources;
 mod spec;
+mod sweep;
 mod user;
 
 #[cfg(test)]
@@ -28,7 +30,7 @@ use std::time::Duration;
 pub(crate) use cgroups::Hierarchies;
 use client::Client;
 pub(crate) use error::RuntimeError;
-pub(crate) use launch::sweep;
+pub(crate) use sweep::sweep;
 
 use crate::supervisor::config::{self, Config};
 pub(crate) use crate::supervisor::protocol::ContainerState;
@@ -240,7 +242,7 @@ impl Sandbox {
         {
             tracing::warn!(dir = %self.dir.display(), %error, "supervisor does not stop");
         }
-        launch::sweep(&self.dir).await.map(|_| ())
+        sweep(&self.dir).await.map(|_| ())
     }
 
     async fn act(&self, name: &'static str, id: &str, call: Call) -> Result<(), RuntimeError> {

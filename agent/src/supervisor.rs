@@ -10,6 +10,7 @@
 //!
 //! ```text
 //!   daemon       detaches, takes the pod's namespaces, listens
+//!   footprint    staying small
 //!   serve        the poll loop
 //!   containers   the table of containers: requests, exits, one runc per container at a time
 //!   runc         command lines, running and judging runc
@@ -26,6 +27,7 @@ mod connection;
 mod console;
 mod containers;
 mod daemon;
+mod footprint;
 pub(crate) mod logfile;
 mod output;
 pub(crate) mod protocol;

@@ -210,6 +210,11 @@ impl Controller {
         Ok(self.pki.issue_node(name)?)
     }
 
+    #[cfg(test)]
+    pub(crate) fn store_for_tests(&self) -> Store {
+        self.store.clone()
+    }
+
     /// Resolves, with the reason, when the member has died and should be shut down.
     pub async fn failed(&self) -> String {
         let mut failure = self.failure.clone();
@@ -384,6 +389,3 @@ current-context: waggle
 "
     )
 }
-
-#[cfg(test)]
-mod tests;

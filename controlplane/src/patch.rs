@@ -1,6 +1,7 @@
 //! The four kinds of patch, each a pure function from (object, patch) to object.
 
 mod apply;
+mod client_side;
 mod fields;
 mod json;
 mod managed;

@@ -7,6 +7,7 @@
 //! generated on demand.
 
 mod check;
+mod duplicates;
 mod facts;
 mod load;
 mod openapi;
@@ -19,11 +20,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 pub(crate) use openapi::group_versions;
-pub(crate) use types::{Field, ListType, Node, PatchStrategy, Schema};
-
-/// Media type of the answer with [`openapi_v2_protobuf`].
-pub(crate) const OPENAPI_V2_PROTOBUF: &str =
-    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+pub(crate) use types::{ListType, Node, PatchStrategy, Schema};
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(load::load);
 
@@ -131,6 +128,11 @@ pub(crate) fn check_and_prune(definition: &str, body: &mut Value) -> Vec<FieldPr
     check::check_and_prune(schema(), definition, body)
 }
 
+/// The fields that a JSON body has more than once; to be judged with the problems of [`check_and_prune`].
+pub(crate) fn duplicate_fields(json: &[u8]) -> Vec<FieldProblem> {
+    duplicates::find(json)
+}
+
 /// Brings quantities, times and numbers into the form that is stored, and drops nulls. What is unknown or wrong
 /// stays as it is, for [`check_and_prune`] to find.
 pub(crate) fn normalize_values(definition: &str, body: &mut Value) {
@@ -148,8 +150,8 @@ pub(crate) fn openapi_v2() -> Value {
 }
 
 /// The same as [`openapi_v2`] in the protobuf form that kubectl up to 1.26 asks for
-/// (`application/com.github.proto-openapi.spec.v2@v1.0+protobuf`). The answer's `Content-Type` must be
-/// [`OPENAPI_V2_PROTOBUF`]: clients parse it, and the name that they ask for is no valid media type.
+/// (`application/com.github.proto-openapi.spec.v2@v1.0+protobuf`). The answer's `Content-Type` must
+/// have a dot for the `@`: clients parse it, and the name that they ask for is no valid media type.
 pub(crate) fn openapi_v2_protobuf() -> Vec<u8> {
     openapi::protobuf::encode(&openapi_v2())
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::programs::tc::{
@@ -39,6 +40,8 @@ pub(crate) fn interface_name(index: u32) -> Option<String> {
     nix::net::if_::if_indextoname(index)
         .ok()
         .map(|name| name.to_string_lossy().into_owned())
+        // What nix 0.31 says of an index that nobody has.
+        .filter(|name| !name.is_empty())
 }
 
 impl Attachments {
@@ -75,16 +78,22 @@ impl Attachments {
     ) -> Result<(), DataPlaneError> {
         let directory = File::open(cgroup).map_err(DataPlaneError::file("open", cgroup))?;
         let hook = format!("cgroup:{}", cgroup.display());
+        let inode = directory
+            .metadata()
+            .map_err(DataPlaneError::file("look at", cgroup))?
+            .ino();
         for (program, attach_type) in SOCKET_HOOKS {
+            let pin = format!("{program}_{inode}");
             let target = directory.as_fd().as_raw_fd() as u32;
             objects
-                .with_program(program, |fd| self.put(program, fd, target, attach_type))?
+                .with_program(program, |fd| self.put(&pin, fd, target, attach_type))?
                 .map_err(|source| DataPlaneError::Attach {
                     program,
                     hook: hook.clone(),
                     source,
                 })?;
-            self.record(program.to_owned(), program, hook.clone());
+            self.remove_others(program, &pin);
+            self.record(pin, program, hook.clone());
         }
         Ok(())
     }
@@ -95,7 +104,9 @@ impl Attachments {
         interface: &Interface,
     ) -> Result<(), DataPlaneError> {
         for (program, attach_type) in UPLINK_HOOKS {
-            self.traffic(objects, program, program.to_owned(), interface, attach_type)?;
+            let pin = format!("{program}_{}", interface.index);
+            self.remove_others(program, &pin);
+            self.traffic(objects, program, pin, interface, attach_type)?;
         }
         Ok(())
     }
@@ -190,6 +201,20 @@ impl Attachments {
         }
         let link = link_create(program, target, attach_type)?;
         object_pin(link.as_fd(), &path)
+    }
+
+    /// Detaches a program from where an earlier run with another configuration attached it.
+    fn remove_others(&self, program: &str, keep: &str) {
+        let entries = std::fs::read_dir(&self.directory).into_iter().flatten();
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let same = name
+                .strip_prefix(program)
+                .is_some_and(|rest| rest.starts_with('_'));
+            if same && name != keep {
+                remove(&entry.path());
+            }
+        }
     }
 
     pub(crate) fn remove_pod(&mut self, index: u32) {

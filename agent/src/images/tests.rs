@@ -1,6 +1,7 @@
 //! The store against a real kernel (overlayfs, as root) and, in `registry`, against a real registry.
 #![allow(clippy::unwrap_used)]
 
+mod crash;
 mod registry;
 
 use std::fs;

@@ -136,7 +136,7 @@ fn a_crash_at_any_step_is_made_good() {
                 std::fs::write(networks.record(&uid), b"{\"addr").unwrap();
             }
             let networks = open(&directory, &ranges).await;
-            assert_eq!(networks.list().await.unwrap(), [uid.clone()]);
+            assert_eq!(networks.list().await.unwrap(), std::slice::from_ref(&uid));
             let network = networks.attach(&uid).await.unwrap();
             assert_eq!(host_links(), 1, "step {step}");
             assert_ne!(

@@ -22,6 +22,9 @@ use super::{cgroup, record};
 use exec::Command;
 use run::Run;
 
+/// More than the largest pipe holds.
+const LAST_TURNS: u32 = 64;
+
 /// Whom an answer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reply {
@@ -236,9 +239,13 @@ impl Containers {
             return;
         };
         if let Some(output) = &mut container.output {
-            // All writers are gone, so this is what the pipes still hold: finite.
+            // What the pipes still hold; the bound is for writers in other containers, to which a pipe
+            // can have been given.
             let mut buffer = [0; 4096];
-            while output.copy(&mut buffer) {}
+            let mut turns = 0;
+            while output.copy(&mut buffer) && turns < LAST_TURNS {
+                turns += 1;
+            }
         }
         if let Some(started_at) = container.run.as_ref().and_then(Run::started_at) {
             // It was quicker than the end of `runc start` could be noticed.

@@ -82,6 +82,14 @@ impl Runc {
         command
     }
 
+    fn spawn(&self, mut command: Command) -> io::Result<u32> {
+        let failed = |error: io::Error| {
+            let text = format!("{}: {error}", self.program.display());
+            io::Error::new(error.kind(), text)
+        };
+        Ok(command.spawn().map_err(failed)?.id())
+    }
+
     pub(crate) fn create(&self, id: &str, bundle: &Path, standard: Standard) -> io::Result<u32> {
         let mut command = self.command(Some(&log_file(bundle)));
         command
@@ -98,7 +106,7 @@ impl Runc {
             .stdin(standard.stdin)
             .stdout(standard.stdout)
             .stderr(standard.stderr);
-        Ok(command.spawn()?.id())
+        self.spawn(command)
     }
 
     /// Ends when the command runs, which is then this process's child; its id is in the file.
@@ -118,17 +126,19 @@ impl Runc {
             // One pipe for both, so that the output has the order in which it was written.
             .stdout(output.try_clone()?)
             .stderr(output);
-        Ok(command.spawn()?.id())
+        self.spawn(command)
     }
 
     pub(crate) fn start(&self, id: &str, bundle: &Path) -> io::Result<u32> {
         let mut command = self.command(Some(&log_file(bundle)));
-        Ok(command.args(["start", id]).spawn()?.id())
+        command.args(["start", id]);
+        self.spawn(command)
     }
 
     pub(crate) fn delete(&self, id: &str, bundle: &Path) -> io::Result<u32> {
         let mut command = self.command(Some(&log_file(bundle)));
-        Ok(command.args(["delete", "--force", id]).spawn()?.id())
+        command.args(["delete", "--force", id]);
+        self.spawn(command)
     }
 }
 

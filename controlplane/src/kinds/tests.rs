@@ -1,3 +1,5 @@
+//! Tests of `kinds`.
+
 #![allow(clippy::unwrap_used)]
 
 mod defaults;
@@ -6,7 +8,8 @@ mod quantities;
 mod rows;
 mod updates;
 
-use proptest::prelude::*;
+use proptest::prelude::{Just, ProptestConfig, any, prop, prop_assert_eq, prop_oneof, proptest};
+use proptest::strategy::Strategy as _;
 use serde_json::{Map, Value};
 
 use super::*;

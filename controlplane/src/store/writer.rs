@@ -31,6 +31,8 @@ pub(super) type KeyRange = (Vec<u8>, Vec<u8>);
 const REMOVE_SLICE: usize = 128;
 /// Jobs that are taken into one sync at most, by bytes.
 const GROUP_BYTES: usize = 8 << 20;
+/// How often the size of the data is measured.
+const MEASURE: Duration = Duration::from_secs(15);
 /// How long unsynced writes (the applied state) may stay without a sync when nothing else asks for one.
 const IDLE_SYNC: Duration = Duration::from_secs(5);
 
@@ -77,6 +79,7 @@ impl Writer {
             failed,
             removals: VecDeque::new(),
             unsynced_since: None,
+            measured: None,
         };
         let handle = std::thread::Builder::new()
             .name("store-disk".into())
@@ -131,6 +134,7 @@ struct Thread {
     failed: watch::Sender<Option<DiskError>>,
     removals: VecDeque<KeyRange>,
     unsynced_since: Option<Instant>,
+    measured: Option<Instant>,
 }
 
 impl Thread {
@@ -269,6 +273,10 @@ impl Thread {
         self.disk.sync()?;
         self.unsynced_since = None;
         self.metrics.synced(start.elapsed());
+        if self.measured.is_none_or(|at| at.elapsed() >= MEASURE) {
+            self.metrics.uses(self.disk.size());
+            self.measured = Some(start);
+        }
         Ok(())
     }
 

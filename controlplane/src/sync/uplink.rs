@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, NodeStatus, ObjectReference, Pod, PodStatus};
 use proto::node::v1::node_message::Message;
@@ -23,6 +24,8 @@ const WRITERS: usize = 8;
 /// Pods whose reports may wait; a node has a hundred or so.
 const MAX_PENDING: usize = 4096;
 const MAX_EVENT: usize = 1024;
+/// How long the last reports of a node that has left may take to be written.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Subject {
@@ -90,6 +93,8 @@ impl Uplink {
                     self.take(message)?;
                 }
             }
+            // What a node said before it left still counts, such as that it shuts down.
+            let _ = tokio::time::timeout(LAST_WORDS, self.queue.idle()).await;
             Ok(())
         };
         let write = futures::future::join_all((0..WRITERS).map(|_| self.write()));

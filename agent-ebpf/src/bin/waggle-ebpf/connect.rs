@@ -12,7 +12,7 @@ use crate::socket::{
 };
 
 #[cgroup_sock_addr(connect4)]
-pub fn connect4(ctx: SockAddrContext) -> i32 {
+pub(crate) fn connect4(ctx: SockAddrContext) -> i32 {
     match connect(&ctx, &peer4(&ctx)) {
         Ok(Some(peer)) => set_peer4(&ctx, &peer),
         Ok(None) => {}
@@ -22,7 +22,7 @@ pub fn connect4(ctx: SockAddrContext) -> i32 {
 }
 
 #[cgroup_sock_addr(connect6)]
-pub fn connect6(ctx: SockAddrContext) -> i32 {
+pub(crate) fn connect6(ctx: SockAddrContext) -> i32 {
     match connect(&ctx, &peer6(&ctx)) {
         Ok(Some(peer)) => set_peer6(&ctx, &peer),
         Ok(None) => {}

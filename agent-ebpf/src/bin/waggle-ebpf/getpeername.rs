@@ -7,7 +7,7 @@ use crate::maps::ORIGINS;
 use crate::socket::{PROCEED, Peer, peer4, peer6, set_peer4, set_peer6};
 
 #[cgroup_sock_addr(getpeername4)]
-pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+pub(crate) fn getpeername4(ctx: SockAddrContext) -> i32 {
     if let Some(peer) = asked_for(&ctx, &peer4(&ctx)) {
         set_peer4(&ctx, &peer);
     }
@@ -15,7 +15,7 @@ pub fn getpeername4(ctx: SockAddrContext) -> i32 {
 }
 
 #[cgroup_sock_addr(getpeername6)]
-pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+pub(crate) fn getpeername6(ctx: SockAddrContext) -> i32 {
     if let Some(peer) = asked_for(&ctx, &peer6(&ctx)) {
         set_peer6(&ctx, &peer);
     }
@@ -24,7 +24,7 @@ pub fn getpeername6(ctx: SockAddrContext) -> i32 {
 
 /// What a connected socket was connected to by the program, if `peer` is what it was given instead.
 #[inline(always)]
-pub fn asked_for(ctx: &SockAddrContext, peer: &Peer) -> Option<Peer> {
+pub(crate) fn asked_for(ctx: &SockAddrContext, peer: &Peer) -> Option<Peer> {
     // SAFETY: the context's socket is valid while the hook runs.
     let origin = unsafe { ORIGINS.get_ptr_mut(ctx) };
     if origin.is_null() {

@@ -16,31 +16,31 @@ use aya_ebpf::macros::btf_map;
 const GROWS: usize = BPF_F_NO_PREALLOC as usize;
 
 #[btf_map]
-pub static CONFIG: Array<Config, 1> = Array::new();
+pub(crate) static CONFIG: Array<Config, 1> = Array::new();
 
 #[btf_map]
-pub static SERVICES: HashMap<ServiceKey, ServiceValue, MAX_SERVICES, GROWS> = HashMap::new();
+pub(crate) static SERVICES: HashMap<ServiceKey, ServiceValue, MAX_SERVICES, GROWS> = HashMap::new();
 
 #[btf_map]
-pub static SLOTS: Array<Slot, MAX_SLOTS> = Array::new();
+pub(crate) static SLOTS: Array<Slot, MAX_SLOTS> = Array::new();
 
 #[btf_map]
-pub static PODS: HashMap<Address, Pod, MAX_PODS, GROWS> = HashMap::new();
+pub(crate) static PODS: HashMap<Address, Pod, MAX_PODS, GROWS> = HashMap::new();
 
 #[btf_map]
-pub static SOURCES: HashMap<u32, PodSource, MAX_PODS, GROWS> = HashMap::new();
+pub(crate) static SOURCES: HashMap<u32, PodSource, MAX_PODS, GROWS> = HashMap::new();
 
 #[btf_map]
-pub static ORIGINS: SkStorage<SocketOrigin> = SkStorage::new();
+pub(crate) static ORIGINS: SkStorage<SocketOrigin> = SkStorage::new();
 
 #[btf_map]
-pub static UDP_STATE: SkStorage<UdpFlows> = SkStorage::new();
+pub(crate) static UDP_STATE: SkStorage<UdpFlows> = SkStorage::new();
 
 #[btf_map]
-pub static FLOWS: HashMap<FlowKey, FlowValue, MAX_FLOWS, GROWS> = HashMap::new();
+pub(crate) static FLOWS: HashMap<FlowKey, FlowValue, MAX_FLOWS, GROWS> = HashMap::new();
 
 #[btf_map]
-pub static RETURNS: HashMap<ReturnKey, FlowValue, MAX_FLOWS, GROWS> = HashMap::new();
+pub(crate) static RETURNS: HashMap<ReturnKey, FlowValue, MAX_FLOWS, GROWS> = HashMap::new();
 
 #[btf_map]
 static DROPS: PerCpuArray<u64, DROP_REASONS> = PerCpuArray::new();
@@ -52,12 +52,12 @@ static FORWARDS: PerCpuArray<Traffic, FORWARD_KINDS> = PerCpuArray::new();
 static EVENTS: PerCpuArray<u64, EVENT_KINDS> = PerCpuArray::new();
 
 #[inline(always)]
-pub fn config() -> Result<&'static Config, DropReason> {
+pub(crate) fn config() -> Result<&'static Config, DropReason> {
     CONFIG.get(0).ok_or(DropReason::NotConfigured)
 }
 
 #[inline(always)]
-pub fn count_drop(reason: DropReason) {
+pub(crate) fn count_drop(reason: DropReason) {
     if let Some(counter) = DROPS.get_ptr_mut(reason as u32) {
         // SAFETY: this CPU's element of a per-CPU array; nobody else writes it.
         unsafe { *counter += 1 };
@@ -65,7 +65,7 @@ pub fn count_drop(reason: DropReason) {
 }
 
 #[inline(always)]
-pub fn count_event(kind: EventKind) {
+pub(crate) fn count_event(kind: EventKind) {
     if let Some(counter) = EVENTS.get_ptr_mut(kind as u32) {
         // SAFETY: this CPU's element of a per-CPU array; nobody else writes it.
         unsafe { *counter += 1 };
@@ -73,7 +73,7 @@ pub fn count_event(kind: EventKind) {
 }
 
 #[inline(always)]
-pub fn count_forward(kind: ForwardKind, bytes: u32) {
+pub(crate) fn count_forward(kind: ForwardKind, bytes: u32) {
     if let Some(counter) = FORWARDS.get_ptr_mut(kind as u32) {
         // SAFETY: this CPU's element of a per-CPU array; nobody else writes it.
         unsafe {

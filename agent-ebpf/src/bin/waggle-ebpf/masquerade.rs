@@ -55,7 +55,7 @@ fn touch(value: *mut FlowValue, flags: u16) {
 
 /// Address and port with which a packet from a pod leaves.
 #[inline(always)]
-pub fn outward(config: &Config, packet: &Packet) -> Result<(Address, u16), DropReason> {
+pub(crate) fn outward(config: &Config, packet: &Packet) -> Result<(Address, u16), DropReason> {
     let address = if packet.v6 {
         config.uplink_v6
     } else {
@@ -152,7 +152,7 @@ fn enter(key: &FlowKey, back: &ReturnKey) -> Result<u16, DropReason> {
 
 /// The pod's address and port that a packet from outside is for, if it is an answer.
 #[inline(always)]
-pub fn inward(packet: &Packet) -> Option<(Address, u16)> {
+pub(crate) fn inward(packet: &Packet) -> Option<(Address, u16)> {
     // An echo's identifier is at neither end more than at the other.
     let (remote_port, port) = if packet.is_echo() {
         (0, packet.source_port)
@@ -178,7 +178,7 @@ pub fn inward(packet: &Packet) -> Option<(Address, u16)> {
 
 /// The pod's address and port that an error is for, by the packet that it is about.
 #[inline(always)]
-pub fn blamed(inner: &Embedded) -> Option<(Address, u16)> {
+pub(crate) fn blamed(inner: &Embedded) -> Option<(Address, u16)> {
     let key = ReturnKey {
         remote: inner.destination,
         remote_port: inner.destination_port,

@@ -12,7 +12,7 @@ use crate::maps;
 use crate::tc::{End, Skb, drop, pass, rewrite};
 
 #[classifier]
-pub fn pod_egress(ctx: TcContext) -> i32 {
+pub(crate) fn pod_egress(ctx: TcContext) -> i32 {
     match to_pod(&ctx) {
         Ok(()) => pass(),
         Err(reason) => drop(reason),

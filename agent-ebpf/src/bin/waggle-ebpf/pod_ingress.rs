@@ -23,7 +23,7 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
 #[classifier]
-pub fn pod_ingress(ctx: TcContext) -> i32 {
+pub(crate) fn pod_ingress(ctx: TcContext) -> i32 {
     match from_pod(&ctx) {
         Ok(verdict) => verdict,
         Err(reason) => drop(reason),

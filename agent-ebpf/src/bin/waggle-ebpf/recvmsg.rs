@@ -9,7 +9,7 @@ use crate::maps::UDP_STATE;
 use crate::socket::{PROCEED, Peer, peer4, peer6, set_peer4, set_peer6};
 
 #[cgroup_sock_addr(recvmsg4)]
-pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+pub(crate) fn recvmsg4(ctx: SockAddrContext) -> i32 {
     if let Some(peer) = sent_to(&ctx, &peer4(&ctx)) {
         set_peer4(&ctx, &peer);
     }
@@ -17,7 +17,7 @@ pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
 }
 
 #[cgroup_sock_addr(recvmsg6)]
-pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+pub(crate) fn recvmsg6(ctx: SockAddrContext) -> i32 {
     if let Some(peer) = sent_to(&ctx, &peer6(&ctx)) {
         set_peer6(&ctx, &peer);
     }

@@ -14,7 +14,7 @@ use crate::socket::{
 };
 
 #[cgroup_sock_addr(sendmsg4)]
-pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+pub(crate) fn sendmsg4(ctx: SockAddrContext) -> i32 {
     match send(&ctx, &peer4(&ctx)) {
         Ok(Some(peer)) => set_peer4(&ctx, &peer),
         Ok(None) => {}
@@ -24,7 +24,7 @@ pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
 }
 
 #[cgroup_sock_addr(sendmsg6)]
-pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
     match send(&ctx, &peer6(&ctx)) {
         Ok(Some(peer)) => set_peer6(&ctx, &peer),
         Ok(None) => {}

@@ -15,7 +15,7 @@ use aya_ebpf::programs::SockAddrContext;
 use crate::maps::{self, SERVICES, SLOTS};
 
 /// The call goes on.
-pub const PROCEED: i32 = 1;
+pub(crate) const PROCEED: i32 = 1;
 /// The call fails, with the error that was set.
 const REFUSE: i32 = 0;
 
@@ -24,14 +24,14 @@ const IPPROTO_MPTCP: u32 = 262;
 
 /// The peer of a call: where to, or where from.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Peer {
+pub(crate) struct Peer {
     pub address: Address,
     /// Network order.
     pub port: u16,
 }
 
 #[inline(always)]
-pub fn peer4(ctx: &SockAddrContext) -> Peer {
+pub(crate) fn peer4(ctx: &SockAddrContext) -> Peer {
     let call = ctx.sock_addr;
     // SAFETY: the kernel passes a valid context; these fields are readable in every hook used here.
     // Volatile, so that each field is read with the width that the verifier asks for.
@@ -44,7 +44,7 @@ pub fn peer4(ctx: &SockAddrContext) -> Peer {
 }
 
 #[inline(always)]
-pub fn set_peer4(ctx: &SockAddrContext, peer: &Peer) {
+pub(crate) fn set_peer4(ctx: &SockAddrContext, peer: &Peer) {
     let call = ctx.sock_addr;
     // SAFETY: as in `peer4`; the hooks may write these fields.
     unsafe {
@@ -54,7 +54,7 @@ pub fn set_peer4(ctx: &SockAddrContext, peer: &Peer) {
 }
 
 #[inline(always)]
-pub fn peer6(ctx: &SockAddrContext) -> Peer {
+pub(crate) fn peer6(ctx: &SockAddrContext) -> Peer {
     let call = ctx.sock_addr;
     // SAFETY: as in `peer4`.
     unsafe {
@@ -74,7 +74,7 @@ pub fn peer6(ctx: &SockAddrContext) -> Peer {
 }
 
 #[inline(always)]
-pub fn set_peer6(ctx: &SockAddrContext, peer: &Peer) {
+pub(crate) fn set_peer6(ctx: &SockAddrContext, peer: &Peer) {
     let call = ctx.sock_addr;
     // SAFETY: as in `set_peer4`.
     unsafe {
@@ -88,7 +88,7 @@ pub fn set_peer6(ctx: &SockAddrContext, peer: &Peer) {
 }
 
 #[inline(always)]
-pub fn protocol(ctx: &SockAddrContext) -> u32 {
+pub(crate) fn protocol(ctx: &SockAddrContext) -> u32 {
     // SAFETY: as in `peer4`.
     match unsafe { (&raw const (*ctx.sock_addr).protocol).read_volatile() } {
         // Multipath TCP is TCP to a Service.
@@ -99,7 +99,7 @@ pub fn protocol(ctx: &SockAddrContext) -> u32 {
 
 /// The Service that a peer is; nothing if it is none for this process.
 #[inline(always)]
-pub fn service(
+pub(crate) fn service(
     ctx: &SockAddrContext,
     peer: &Peer,
     protocol: u32,
@@ -134,7 +134,7 @@ pub fn service(
 
 /// One of the Service's backends, at random; nothing if the set changed under us.
 #[inline(always)]
-pub fn random_slot(value: &ServiceValue) -> Option<Slot> {
+pub(crate) fn random_slot(value: &ServiceValue) -> Option<Slot> {
     // SAFETY: no arguments.
     let random = unsafe { bpf_get_prandom_u32() };
     let slot = *SLOTS.get(value.base + pick(random, value.count))?;
@@ -143,7 +143,7 @@ pub fn random_slot(value: &ServiceValue) -> Option<Slot> {
 
 /// Fails the call with `ECONNREFUSED` (Linux 5.18; without it, it would be `EPERM`), counted.
 #[inline(always)]
-pub fn refuse(reason: DropReason) -> i32 {
+pub(crate) fn refuse(reason: DropReason) -> i32 {
     maps::count_drop(reason);
     // SAFETY: a plain helper call.
     unsafe { bpf_set_retval(-ECONNREFUSED) };
@@ -151,6 +151,6 @@ pub fn refuse(reason: DropReason) -> i32 {
 }
 
 #[inline(always)]
-pub fn picked() {
+pub(crate) fn picked() {
     maps::count_event(EventKind::ServicePicked);
 }

@@ -13,7 +13,7 @@ use aya_ebpf::programs::TcContext;
 use crate::maps;
 
 /// A packet in the kernel.
-pub struct Skb<'a>(pub &'a TcContext);
+pub(crate) struct Skb<'a>(pub &'a TcContext);
 
 impl Bytes for Skb<'_> {
     #[inline(always)]
@@ -24,27 +24,27 @@ impl Bytes for Skb<'_> {
 
 /// The only place where a packet is dropped.
 #[inline(always)]
-pub fn drop(reason: DropReason) -> i32 {
+pub(crate) fn drop(reason: DropReason) -> i32 {
     maps::count_drop(reason);
     TC_ACT_SHOT as i32
 }
 
 /// To the node's own stack.
 #[inline(always)]
-pub fn to_host(ctx: &TcContext, kind: ForwardKind) -> i32 {
+pub(crate) fn to_host(ctx: &TcContext, kind: ForwardKind) -> i32 {
     maps::count_forward(kind, ctx.len());
     TC_ACT_OK as i32
 }
 
 /// None of our business: other programs at this hook, then the stack.
 #[inline(always)]
-pub const fn pass() -> i32 {
+pub(crate) const fn pass() -> i32 {
     TC_ACT_UNSPEC
 }
 
 /// Straight to the inside of a pod's veth pair (Linux 5.10), past the node's stack.
 #[inline(always)]
-pub fn to_pod(ctx: &TcContext, pod: &Pod, kind: ForwardKind) -> Result<i32, DropReason> {
+pub(crate) fn to_pod(ctx: &TcContext, pod: &Pod, kind: ForwardKind) -> Result<i32, DropReason> {
     let mut macs = [0u8; 12];
     macs[..6].copy_from_slice(&pod.pod_mac);
     macs[6..].copy_from_slice(&pod.host_mac);
@@ -56,7 +56,7 @@ pub fn to_pod(ctx: &TcContext, pod: &Pod, kind: ForwardKind) -> Result<i32, Drop
 
 /// Which end of a packet is rewritten.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     Source,
     Destination,
 }
@@ -64,7 +64,7 @@ pub enum End {
 /// Puts another address and port at one end of a packet, checksums included. Of a later fragment only the
 /// address changes: it has no ports, and the first one's checksum covers them all.
 #[inline(always)]
-pub fn rewrite(
+pub(crate) fn rewrite(
     ctx: &TcContext,
     packet: &Packet,
     end: End,
@@ -164,7 +164,7 @@ fn rewrite_l4(
 /// inner address, so that only the port counts. The inner layer 4 checksum stays as it was: nobody can
 /// check it, since the packet is cut.
 #[inline(always)]
-pub fn rewrite_embedded(
+pub(crate) fn rewrite_embedded(
     ctx: &TcContext,
     error: &Packet,
     inner: &Embedded,
@@ -211,7 +211,7 @@ fn difference(old: &Address, new: &Address) -> Result<u64, i64> {
 
 /// One hop less, for packets that leave or enter the node without passing its stack.
 #[inline(always)]
-pub fn hop(ctx: &TcContext, packet: &Packet) -> Result<(), DropReason> {
+pub(crate) fn hop(ctx: &TcContext, packet: &Packet) -> Result<(), DropReason> {
     if packet.hop_limit <= 1 {
         return Err(DropReason::HopLimit);
     }

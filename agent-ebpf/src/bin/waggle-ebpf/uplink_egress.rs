@@ -10,7 +10,7 @@ use crate::masquerade::outward;
 use crate::tc::{End, Skb, drop, pass, rewrite};
 
 #[classifier]
-pub fn uplink_egress(ctx: TcContext) -> i32 {
+pub(crate) fn uplink_egress(ctx: TcContext) -> i32 {
     match leave(&ctx) {
         Ok(()) => pass(),
         Err(reason) => drop(reason),

@@ -10,7 +10,7 @@ use crate::masquerade::{blamed, inward};
 use crate::tc::{End, Skb, drop, hop, pass, rewrite, rewrite_embedded, to_pod};
 
 #[classifier]
-pub fn uplink_ingress(ctx: TcContext) -> i32 {
+pub(crate) fn uplink_ingress(ctx: TcContext) -> i32 {
     match enter(&ctx) {
         Ok(verdict) => verdict,
         Err(reason) => drop(reason),

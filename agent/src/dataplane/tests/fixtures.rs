@@ -690,27 +690,28 @@ fn ports_run_out_by_name_and_idle_flows_make_room() {
         let elsewhere = packet(POD, "203.0.113.10", &L4::Udp(1, 443, Vec::new()));
         assert_eq!(bench.run("uplink_egress", &elsewhere).0, NEXT);
 
-        let mut state = bench.plane.inner.state();
-        assert_eq!(flows::sweep(&mut state.objects), 5, "nothing is idle yet");
-        let entries: Vec<_> = state.objects.flows.iter().flatten().collect();
-        for (key, Wire(value)) in entries {
-            let long_ago = agent_ebpf::layout::FlowValue { seen: 0, ..value };
-            state.objects.flows.insert(key, Wire(long_ago), 0).unwrap();
-        }
-        let entries: Vec<_> = state.objects.returns.iter().flatten().collect();
-        for (key, Wire(value)) in entries {
-            let long_ago = agent_ebpf::layout::FlowValue { seen: 0, ..value };
-            state
-                .objects
-                .returns
-                .insert(key, Wire(long_ago), 0)
-                .unwrap();
-        }
-        // The machine has been up for longer than a UDP flow without answer is kept.
-        assert_eq!(flows::sweep(&mut state.objects), 0);
-        assert_eq!(state.objects.returns.iter().count(), 0);
-        drop(state);
+        make_idle(&bench.plane);
         assert_eq!(send(1), NEXT);
         bench.plane.unload().await.unwrap();
     });
+}
+
+/// Makes all flows look as if they had been idle since boot, and sweeps.
+fn make_idle(plane: &DataPlane) {
+    let mut guard = plane.inner.state();
+    let objects = &mut guard.objects;
+    assert_eq!(flows::sweep(objects), 5, "nothing is idle yet");
+    let entries: Vec<_> = objects.flows.iter().flatten().collect();
+    for (key, Wire(value)) in entries {
+        let long_ago = agent_ebpf::layout::FlowValue { seen: 0, ..value };
+        objects.flows.insert(key, Wire(long_ago), 0).unwrap();
+    }
+    let entries: Vec<_> = objects.returns.iter().flatten().collect();
+    for (key, Wire(value)) in entries {
+        let long_ago = agent_ebpf::layout::FlowValue { seen: 0, ..value };
+        objects.returns.insert(key, Wire(long_ago), 0).unwrap();
+    }
+    // The machine has been up for longer than a UDP flow without answer is kept.
+    assert_eq!(flows::sweep(objects), 0);
+    assert_eq!(objects.returns.iter().count(), 0);
 }

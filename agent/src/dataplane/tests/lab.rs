@@ -105,12 +105,8 @@ pub(super) fn lab<F: Future<Output = ()>>(test: impl FnOnce(Lab) -> F + Send + '
             test(lab).await;
         });
         drop(runtime);
-        for mount in ["bpf"] {
-            let _ = nix::mount::umount2(
-                &directory.path().join(mount),
-                nix::mount::MntFlags::MNT_DETACH,
-            );
-        }
+        let pins = directory.path().join("bpf");
+        let _ = nix::mount::umount2(&pins, nix::mount::MntFlags::MNT_DETACH);
         if let Ok(namespaces) = fs::read_dir(directory.path().join("run/netns")) {
             for namespace in namespaces.flatten() {
                 let _ = nix::mount::umount2(&namespace.path(), nix::mount::MntFlags::MNT_DETACH);
@@ -275,13 +271,6 @@ impl Lab {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
         self.inside(&self.host, work).wait()
-    }
-
-    pub(super) fn start_on_host<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Background<T> {
-        self.inside(&self.host, work)
     }
 
     pub(super) fn outside<T: Send + 'static>(

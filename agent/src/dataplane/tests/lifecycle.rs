@@ -93,7 +93,8 @@ fn unloading_leaves_nothing() {
         let before = mounts();
         let plane = lab.load().await;
         let pod = lab.pod(&plane, "pod").await;
-        assert!(lab.directory.join("bpf/links/connect4").exists());
+        let pins = std::fs::read_dir(lab.directory.join("bpf/links")).unwrap();
+        assert_eq!(pins.count(), 8 + 2 + 2);
         plane.remove_pod(&pod.interface).await.unwrap();
         plane.remove_pod(&pod.interface).await.unwrap();
         lab.networks.detach("pod").await.unwrap();
@@ -284,5 +285,48 @@ fn without_tcx_filters_do_the_same() {
             "{}",
             show("egress")
         );
+    });
+}
+
+#[test]
+fn a_load_with_another_configuration_moves_what_is_attached() {
+    lab(|lab| async move {
+        let plane = lab.load().await;
+        let (kept, gone) = (lab.pod(&plane, "kept").await, lab.pod(&plane, "gone").await);
+        drop(plane);
+        // While no agent is there, a pod's network goes, and the uplink is another interface now.
+        lab.networks.detach("gone").await.unwrap();
+        run_program("ip link add up1 type veth peer name far1");
+        let other = lab.cgroup.join("other");
+        std::fs::create_dir(&other).unwrap();
+        std::fs::write(other.join("cgroup.type"), "threaded").unwrap();
+        let config = DataPlaneConfig {
+            uplink: Some("up1".to_owned()),
+            cgroup: other.clone(),
+            ..lab.config()
+        };
+        let plane = DataPlane::load(config).await.unwrap();
+        let attached = |cgroup: &std::path::Path| {
+            let output = std::process::Command::new("bpftool")
+                .args(["cgroup", "show", cgroup.to_str().unwrap()])
+                .output()
+                .unwrap();
+            String::from_utf8_lossy(&output.stdout)
+                .matches("connect4")
+                .count()
+        };
+        assert_eq!((attached(&lab.cgroup), attached(&other)), (0, 1));
+        let pins = std::fs::read_dir(lab.directory.join("bpf/links")).unwrap();
+        assert_eq!(pins.count(), 8 + 2 + 2, "the pod's that is gone are gone");
+        {
+            let state = plane.inner.state();
+            let known =
+                |address: IpAddr| state.objects.pods.get(&Address::from(address).bytes(), 0);
+            assert!(known(kept.addresses[0]).is_ok());
+            assert!(known(gone.addresses[0]).is_err());
+            assert_eq!(state.objects.sources.keys().count(), 1);
+        }
+        plane.unload().await.unwrap();
+        std::fs::remove_dir(&other).unwrap();
     });
 }

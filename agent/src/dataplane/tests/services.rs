@@ -331,3 +331,69 @@ fn thirty_thousand_services_and_then_one_change() {
         plane.unload().await.unwrap();
     });
 }
+
+/// While two Services change all the time, every connection gets a backend of the Service that it asked for,
+/// and none is refused.
+#[test]
+fn changes_are_atomic_for_connections() {
+    lab(|lab| async move {
+        let plane = lab.load().await;
+        let mut feed = Feed::new(&plane);
+        let client = lab.pod(&plane, "client").await;
+        let far = |last: u8| IpAddr::from([10, 88, 0, last]);
+        // Ports tell the Services apart: 1000 and up are one's, 2000 and up the other's.
+        let sets = |round: u16| {
+            let ports = |base: u16| (0..=round % 5).map(move |n| (far(round as u8), base + n));
+            let mut events = Vec::new();
+            for (name, address, base) in [("a", "10.96.0.1", 1000), ("b", "10.96.0.2", 2000)] {
+                let backends: Vec<_> = ports(base).collect();
+                let mut all = service(name, address, 80, &backends);
+                for gone in backends.len()..5 {
+                    let slice = super::lab::name(&format!("{name}-{gone}"));
+                    all.push(crate::cluster::Event::SliceRemoved(slice));
+                }
+                events.extend(all);
+            }
+            events
+        };
+        feed.apply(true, sets(0)).await;
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let watch = Arc::clone(&stop);
+        let connecting = lab.start_in(&client, move || {
+            let mut connections = 0u32;
+            while !watch.load(std::sync::atomic::Ordering::Relaxed) {
+                for (at, range) in [("10.96.0.1:80", 1000..1005), ("10.96.0.2:80", 2000..2005)] {
+                    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+                    socket.connect(at).expect("never refused");
+                    let port = backend_port(&socket);
+                    assert!(range.contains(&port), "{at} got port {port}");
+                    connections += 1;
+                }
+            }
+            connections
+        });
+        for round in 1..300 {
+            feed.apply(false, sets(round)).await;
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let connections = connecting.wait();
+        eprintln!("{connections} connections during 300 changes");
+        assert!(connections > 50);
+        assert!(plane.inner.state().tables.planner().slots_used() < 4096);
+        plane.unload().await.unwrap();
+    });
+}
+
+/// The port that a socket is connected to in the kernel, past what getpeername says.
+fn backend_port(socket: &UdpSocket) -> u16 {
+    let local = socket.local_addr().unwrap().port();
+    let table = std::fs::read_to_string("/proc/thread-self/net/udp").unwrap();
+    let wanted = format!(":{local:04X}");
+    let remote = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .find(|fields| fields[1].ends_with(&wanted))
+        .unwrap()[2]
+        .to_owned();
+    u16::from_str_radix(remote.rsplit(':').next().unwrap(), 16).unwrap()
+}

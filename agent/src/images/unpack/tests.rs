@@ -1,6 +1,7 @@
 //! Archives that behave and archives that do not.
 #![allow(clippy::unwrap_used)]
 
+use std::ffi::CString;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 

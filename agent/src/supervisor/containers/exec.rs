@@ -148,7 +148,13 @@ impl Command {
         runc: Ended,
         unknown: &mut std::collections::HashMap<u32, Ended>,
     ) -> Option<Answer> {
-        let Ok(pid) = runc::parse_pid(&self.files.pid) else {
+        let pid = runc::parse_pid(&self.files.pid).ok();
+        // A runc that was killed may have got so far; else its failure is the command's.
+        let pid = pid.filter(|pid| match runc {
+            Ended::Code(0) => true,
+            _ => self.killed && (is_child(*pid) || unknown.contains_key(pid)),
+        });
+        let Some(pid) = pid else {
             if self.killed {
                 return Some(self.ended(runc));
             }
@@ -167,6 +173,16 @@ impl Command {
         }
         None
     }
+}
+
+/// A process that has not been reaped, whose id thus cannot be another's.
+fn is_child(pid: u32) -> bool {
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
+    let Ok(pid) = libc::pid_t::try_from(pid) else {
+        return false;
+    };
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::Pid(nix::unistd::Pid::from_raw(pid)), flags).is_ok()
 }
 
 const FOREVER: std::time::Duration = std::time::Duration::from_secs(1 << 30);

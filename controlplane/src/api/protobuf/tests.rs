@@ -1,3 +1,5 @@
+//! Tests of `api::protobuf`.
+
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of `controllers::collector`.
+
 #![allow(clippy::unwrap_used)]
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;

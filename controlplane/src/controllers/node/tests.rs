@@ -1,3 +1,5 @@
+//! Tests of `controllers::node`.
+
 #![allow(clippy::unwrap_used)]
 
 use ipnet::IpNet;

@@ -193,8 +193,8 @@ fn metadata() {
         "ConfigMap",
         json!({"metadata": {"name": "a", "ownerReferences": [{"apiVersion": "v1", "kind": "Pod"}]}}),
         &[
-            "metadata.ownerReferences[0].name: Required value: must not be empty",
-            "metadata.ownerReferences[0].uid: Required value: must not be empty",
+            "metadata.ownerReferences.name: Invalid value: \"\": must not be empty",
+            "metadata.ownerReferences.uid: Invalid value: \"\": must not be empty",
         ],
     );
     check(
@@ -317,9 +317,9 @@ fn pods() {
             "spec.containers[1].imagePullPolicy: Unsupported value: \"Maybe\": supported values: \
              \"Always\", \"IfNotPresent\", \"Never\"",
             "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \
-             \"Never\", \"OnFailure\"",
-            "spec.dnsPolicy: Unsupported value: \"Mine\": supported values: \"ClusterFirst\", \
-             \"ClusterFirstWithHostNet\", \"Default\", \"None\"",
+             \"OnFailure\", \"Never\"",
+            "spec.dnsPolicy: Unsupported value: \"Mine\": supported values: \
+             \"ClusterFirstWithHostNet\", \"ClusterFirst\", \"Default\", \"None\"",
         ],
     );
 }

@@ -1,3 +1,5 @@
+//! Tests of `kinds`: quantities.
+
 use proptest::prelude::*;
 
 use crate::kinds::quantity::{Quantity, QuantityError};
