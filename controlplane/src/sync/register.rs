@@ -49,14 +49,13 @@ async fn write_node(client: &Client, name: &str, reported: &Node) -> Result<Node
     }
 }
 
-fn is_ready(node: &Node) -> bool {
-    let conditions = node
-        .status
+/// Status of the condition Ready.
+pub(super) fn readiness(node: &Node) -> Option<&str> {
+    let conditions = node.status.as_ref()?.conditions.as_ref()?;
+    let ready = conditions
         .iter()
-        .flat_map(|status| status.conditions.iter().flatten());
-    conditions
-        .into_iter()
-        .any(|condition| condition.type_ == "Ready" && condition.status == "True")
+        .find(|condition| condition.type_ == "Ready")?;
+    Some(&ready.status)
 }
 
 /// A node that is not ready yet gets no pods until it is.
@@ -64,7 +63,7 @@ pub(super) fn new_node(name: &str, reported: &Node) -> Node {
     let mut spec = reported.spec.clone().unwrap_or_default();
     spec.pod_cidr = None;
     spec.pod_cidrs = None;
-    if !is_ready(reported) {
+    if readiness(reported) != Some("True") {
         spec.taints.get_or_insert_default().push(Taint {
             key: NOT_READY.to_owned(),
             effect: "NoSchedule".to_owned(),

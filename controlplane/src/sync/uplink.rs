@@ -4,6 +4,7 @@
 //! store delays them and never makes them pile up.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use proto::node::v1::node_message::Message;
 use proto::node::v1::{EventReport, NodeMessage};
 use tonic::{Status, Streaming};
 
-use super::applied::Applied;
+use super::applied::{Applied, Connection};
 use super::metrics::SyncMetrics;
 use super::{podstatus, register};
 use crate::cache::{Cache, ObjectKey, Queue};
@@ -49,16 +50,17 @@ struct Pending {
 pub(super) struct Uplink {
     client: Client,
     cache: Cache,
-    applied: Applied,
+    applied: Connection,
     metrics: SyncMetrics,
     node: String,
     queue: Queue<Subject>,
+    /// The node was seen ready during this stream.
+    was_ready: AtomicBool,
     pending: Arc<Mutex<Pending>>,
 }
 
 impl Drop for Uplink {
     fn drop(&mut self) {
-        self.applied.forget(&self.node);
         self.metrics.gone(&self.node);
     }
 }
@@ -71,11 +73,11 @@ impl Uplink {
         metrics: &SyncMetrics,
         node: &str,
     ) -> Self {
-        applied.record(node, 0);
         Self {
             client: client.clone(),
             cache: cache.clone(),
-            applied: applied.clone(),
+            applied: applied.connect(node),
+            was_ready: AtomicBool::new(false),
             metrics: metrics.clone(),
             node: node.to_owned(),
             queue: Queue::default(),
@@ -115,6 +117,7 @@ impl Uplink {
                 self.queue.add(Subject::Node);
             }
             Message::LeaseRenewal(renewal) => {
+                self.check_silence()?;
                 self.lock().lease = Some(renewal.duration_seconds);
                 self.queue.add(Subject::Lease);
             }
@@ -129,9 +132,27 @@ impl Uplink {
             }
             Message::Event(report) => self.event(&report)?,
             Message::Applied(report) => {
-                self.applied.record(&self.node, report.revision);
+                self.applied.record(report.revision);
                 self.metrics.applied(&self.node, report.revision);
             }
+        }
+        Ok(())
+    }
+
+    /// A node that was silent for so long that it was given up has had its pods marked as not ready, and
+    /// does not know. On a new stream it tells everything again.
+    fn check_silence(&self) -> Result<(), Status> {
+        let Some(node) = self.cache.nodes.get("", &self.node) else {
+            return Ok(());
+        };
+        match register::readiness(&node) {
+            Some("True") => self.was_ready.store(true, Ordering::Relaxed),
+            Some("Unknown") if self.was_ready.load(Ordering::Relaxed) => {
+                return Err(Status::aborted(
+                    "the node was silent for too long, begin again",
+                ));
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -204,6 +225,11 @@ impl Uplink {
             let subject = self.queue.next().await;
             match self.write_one(&subject).await {
                 Ok(()) => self.queue.forget(&subject),
+                // The same report would be refused again.
+                Err(error) if is_refusal(&error) => {
+                    tracing::warn!(node = self.node, ?subject, %error, "report refused");
+                    self.queue.forget(&subject);
+                }
                 Err(error) => {
                     tracing::debug!(node = self.node, ?subject, %error, "report not written yet");
                     self.queue.retry(subject.clone());
@@ -220,7 +246,7 @@ impl Uplink {
                     return Ok(());
                 };
                 let result = self.write_node(&status).await;
-                if result.is_err() {
+                if is_worth_retrying(&result) {
                     self.lock().node.get_or_insert(status);
                 }
                 result
@@ -232,7 +258,7 @@ impl Uplink {
                 let node = self.cache.nodes.get("", &self.node);
                 let result =
                     register::renew(&self.client, &self.node, seconds, node.as_deref()).await;
-                if result.is_err() {
+                if is_worth_retrying(&result) {
                     self.lock().lease.get_or_insert(seconds);
                 }
                 result
@@ -243,7 +269,7 @@ impl Uplink {
                     return Ok(());
                 };
                 let result = self.write_pod(key, uid, &report).await;
-                if result.is_err() {
+                if is_worth_retrying(&result) {
                     let mut pending = self.lock();
                     let waiting = pending.pods.entry(id).or_default();
                     waiting.terminated |= report.terminated;
@@ -290,7 +316,14 @@ impl Uplink {
             loop {
                 let result = self.write_pod_status(key, uid, status).await;
                 if !register::again(&result, attempt) {
-                    break result?;
+                    match result {
+                        // Its end matters even if its last status cannot be stored.
+                        Err(error) if report.terminated && is_refusal(&error) => {
+                            tracing::warn!(node = self.node, %key, %error, "last status refused");
+                        }
+                        result => result?,
+                    }
+                    break;
                 }
                 attempt += 1;
             }
@@ -337,6 +370,14 @@ impl Uplink {
         let pod = self.client.get::<Pod>(&key.namespace, &key.name).await?;
         Ok(pod.filter(|pod| pod.metadata.uid.as_deref() == Some(uid) && self.is_mine(pod)))
     }
+}
+
+fn is_refusal(error: &ApiError) -> bool {
+    matches!(error.code(), 400 | 403 | 404 | 413 | 422)
+}
+
+fn is_worth_retrying(result: &Result<(), ApiError>) -> bool {
+    result.as_ref().is_err_and(|error| !is_refusal(error))
 }
 
 fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &[u8]) -> Result<T, Status> {

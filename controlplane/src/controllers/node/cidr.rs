@@ -24,10 +24,6 @@ pub(super) fn with_ranges(node: &Node, ranges: &[IpNet]) -> Node {
     changed
 }
 
-fn overlaps(one: &IpNet, other: &IpNet) -> bool {
-    one.contains(&other.network()) || other.contains(&one.network())
-}
-
 /// The first free range in each of the cluster's ranges; `None` when one of them is used up.
 pub(super) fn allocate(cluster: &[IpNet], used: &[IpNet]) -> Option<Vec<IpNet>> {
     cluster
@@ -42,21 +38,37 @@ fn first_free(cluster: &IpNet, used: &[IpNet]) -> Option<IpNet> {
         IpNet::V6(_) => V6_LENGTH,
     }
     .max(cluster.prefix_len());
-    let mut candidate = nth(cluster, length, 0)?;
-    let mut number: u128 = 0;
-    let last = 1_u128
+    let total = 1_u128
         .checked_shl(u32::from(length - cluster.prefix_len()))
         .unwrap_or(u128::MAX);
-    // Each turn passes at least one used range, so the loop ends after as many turns.
-    while let Some(taken) = used.iter().find(|taken| overlaps(taken, &candidate)) {
-        let past = index_after(cluster, length, taken);
-        number = past.max(number + 1);
-        if number >= last {
-            return None;
+    let mut taken: Vec<(u128, u128)> = used
+        .iter()
+        .filter_map(|range| numbers(cluster, length, range))
+        .collect();
+    taken.sort_unstable();
+    let mut free = 0;
+    for (first, last) in taken {
+        if first > free {
+            break;
         }
-        candidate = nth(cluster, length, number)?;
+        free = free.max(last + 1);
     }
-    Some(candidate)
+    (free < total).then(|| nth(cluster, length, free))?
+}
+
+/// The numbers of the first and the last range that `taken` touches; `None` when it lies outside.
+fn numbers(cluster: &IpNet, length: u8, taken: &IpNet) -> Option<(u128, u128)> {
+    if cluster.max_prefix_len() != taken.max_prefix_len() {
+        return None;
+    }
+    let (start, end) = (bits(cluster.network()), bits(cluster.broadcast()));
+    let (first, last) = (bits(taken.network()), bits(taken.broadcast()));
+    if last < start || first > end {
+        return None;
+    }
+    let shift = shift(cluster, length);
+    let number = |address: u128| (address.clamp(start, end) - start) >> shift;
+    Some((number(first), number(last)))
 }
 
 fn bits(address: IpAddr) -> u128 {
@@ -68,12 +80,6 @@ fn bits(address: IpAddr) -> u128 {
 
 fn shift(cluster: &IpNet, length: u8) -> u32 {
     u32::from(cluster.max_prefix_len() - length)
-}
-
-/// Number of the first range that begins after `taken` ends.
-fn index_after(cluster: &IpNet, length: u8, taken: &IpNet) -> u128 {
-    let offset = bits(taken.broadcast()).saturating_sub(bits(cluster.network()));
-    (offset >> shift(cluster, length)).saturating_add(1)
 }
 
 fn nth(cluster: &IpNet, length: u8, number: u128) -> Option<IpNet> {

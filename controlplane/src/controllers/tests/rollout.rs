@@ -30,14 +30,31 @@ fn web(replicas: i32) -> Deployment {
     web
 }
 
-async fn image(cluster: &Cluster, image: &str) {
-    let patch = json!([{"name": "c", "image": image}]);
-    let patch = json!({"spec": {"template": {"spec": {"containers": patch}}}});
-    cluster
+/// Changes the Deployment and waits until the change is rolled out.
+async fn roll(cluster: &Cluster, spec: serde_json::Value) -> Arc<Deployment> {
+    let patched = cluster
         .client
-        .merge_patch::<Deployment>("ns", "web", "", &patch)
+        .merge_patch::<Deployment>("ns", "web", "", &json!({"spec": spec}))
         .await
         .unwrap();
+    let rolled = |web: Option<&Deployment>| {
+        complete(web)
+            && web.is_some_and(|web| web.metadata.generation >= patched.metadata.generation)
+    };
+    let deployments = cluster.cache.deployments.clone();
+    cluster
+        .until(&deployments, "ns", "web", rolled)
+        .await
+        .unwrap()
+}
+
+async fn image(cluster: &Cluster, image: &str) -> Arc<Deployment> {
+    let containers = json!([{"name": "c", "image": image}]);
+    roll(
+        cluster,
+        json!({"template": {"spec": {"containers": containers}}}),
+    )
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -60,7 +77,6 @@ async fn a_deployment_becomes_pods_rolls_scales_and_is_undone() {
     );
 
     image(&cluster, "echo:2").await;
-    cluster.until(&deployments, "ns", "web", complete).await;
     let sets = cluster.cache.replica_sets.list("ns");
     assert_eq!(sets.len(), 2);
     cluster
@@ -73,29 +89,11 @@ async fn a_deployment_becomes_pods_rolls_scales_and_is_undone() {
         })
         .await;
 
-    let patch = json!({"spec": {"replicas": 2}});
-    cluster
-        .client
-        .merge_patch::<Deployment>("ns", "web", "", &patch)
-        .await
-        .unwrap();
-    cluster.until(&deployments, "ns", "web", complete).await;
-
-    image(&cluster, "echo:1").await;
-    let web = cluster
-        .until(&deployments, "ns", "web", |web| {
-            complete(web)
-                && web
-                    .unwrap()
-                    .metadata
-                    .annotations
-                    .as_ref()
-                    .is_some_and(|annotations| {
-                        annotations["deployment.kubernetes.io/revision"] == "3"
-                    })
-        })
-        .await;
-    assert_eq!(web.unwrap().spec.as_ref().unwrap().replicas, Some(2));
+    roll(&cluster, json!({"replicas": 2})).await;
+    let web = image(&cluster, "echo:1").await;
+    let annotations = web.metadata.annotations.as_ref().unwrap();
+    assert_eq!(annotations["deployment.kubernetes.io/revision"], "3");
+    assert_eq!(web.spec.as_ref().unwrap().replicas, Some(2));
     assert_eq!(
         cluster.cache.replica_sets.list("ns").len(),
         2,

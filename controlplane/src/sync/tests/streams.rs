@@ -110,6 +110,73 @@ async fn a_second_stream_takes_over_from_the_first() {
         .await
         .unwrap();
     assert_eq!(code, Code::Aborted);
+    assert_eq!(
+        server.applied.revisions().len(),
+        1,
+        "the second stream still counts"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_was_given_up_must_begin_again() {
+    let server = Server::new().await;
+    let mut agent = server.agent("n1").await;
+    agent.until(|batch| batch.last).await;
+    agent
+        .send(Up::LeaseRenewal(LeaseRenewal {
+            duration_seconds: 40,
+        }))
+        .await;
+    let mut node = server
+        .cluster
+        .client
+        .get::<Node>("", "n1")
+        .await
+        .unwrap()
+        .unwrap();
+    let conditions = node.status.as_mut().unwrap().conditions.as_mut().unwrap();
+    conditions[0].status = "Unknown".into();
+    let silenced = async {
+        // The renewal above must have been taken in while the node was ready.
+        loop {
+            let code = {
+                let renewal = Up::LeaseRenewal(LeaseRenewal {
+                    duration_seconds: 40,
+                });
+                // Fails when the stream has just been ended, which is then read below.
+                let _ = agent
+                    .up
+                    .send(NodeMessage {
+                        message: Some(renewal),
+                    })
+                    .await;
+                let next = tokio::time::timeout(Duration::from_millis(20), agent.down.message());
+                match next.await {
+                    Ok(Err(status)) => Some(status.code()),
+                    _ => None,
+                }
+            };
+            if let Some(code) = code {
+                return code;
+            }
+            let status = node.status.clone();
+            let live = server
+                .cluster
+                .client
+                .get::<Node>("", "n1")
+                .await
+                .unwrap()
+                .unwrap();
+            if live.status != status {
+                let changed = Node { status, ..live };
+                server.cluster.client.update_status(&changed).await.unwrap();
+            }
+        }
+    };
+    let code = tokio::time::timeout(Duration::from_secs(20), silenced)
+        .await
+        .unwrap();
+    assert_eq!(code, Code::Aborted);
 }
 
 #[tokio::test(flavor = "multi_thread")]
