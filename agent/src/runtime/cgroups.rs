@@ -20,6 +20,9 @@ use crate::supervisor::cgroup;
 /// How long killed processes may take to leave a cgroup.
 const REMOVAL: Duration = Duration::from_secs(10);
 
+/// How long a process that has ended may still be counted in its cgroup.
+const DEPARTURE: Duration = Duration::from_secs(1);
+
 /// Path of a pod's cgroup inside each hierarchy.
 pub(crate) fn pod_cgroup(parent: &str, pod_uid: &str) -> Result<String, RuntimeError> {
     let parent = parent.trim_matches('/');
@@ -80,16 +83,34 @@ pub(crate) fn remove(hierarchies: &Hierarchies, pod_cgroup: &str) -> Result<(), 
 /// Removes the agent's own cgroups when no pod is left; `false` when something is still in them.
 pub(crate) fn remove_parent(hierarchies: &Hierarchies, parent: &str) -> bool {
     let parent = format!("/{}", parent.trim_matches('/'));
-    let mut all = true;
-    for dir in hierarchies.directories(&parent) {
-        for dir in [dir.join("supervisor"), dir] {
-            all &= match std::fs::remove_dir(&dir) {
-                Ok(()) => true,
-                Err(error) => error.kind() == io::ErrorKind::NotFound,
-            };
-        }
+    let directories = hierarchies.directories(&parent);
+    if directories.iter().any(|dir| has_pods(dir)) {
+        return false;
     }
-    all
+    // A supervisor that has just ended leaves its cgroup a little after it has closed its socket.
+    let deadline = Instant::now() + DEPARTURE;
+    loop {
+        let removed = |dir: &PathBuf| remove_empty(&dir.join("supervisor")) && remove_empty(dir);
+        let left = directories.iter().filter(|dir| !removed(dir)).count();
+        if left == 0 || Instant::now() >= deadline {
+            return left == 0;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn has_pods(dir: &Path) -> bool {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .any(|entry| entry.file_name().as_encoded_bytes().starts_with(b"pod"))
+}
+
+fn remove_empty(dir: &Path) -> bool {
+    match std::fs::remove_dir(dir) {
+        Ok(()) => true,
+        Err(error) => error.kind() == io::ErrorKind::NotFound,
+    }
 }
 
 fn make(dir: &Path) -> Result<(), RuntimeError> {
