@@ -95,7 +95,7 @@ pub(crate) fn node_status(
     let (cpu, memory) = allocatable(&facts.host);
     let resources = |cpu: u64, memory: u64, disk: u64| {
         let quantity = |text: String| Quantity(text);
-        let cpu = if cpu % 1_000 == 0 {
+        let cpu = if cpu.is_multiple_of(1_000) {
             (cpu / 1_000).to_string()
         } else {
             format!("{cpu}m")

@@ -55,7 +55,7 @@ impl World {
             .lock()
             .created
             .iter()
-            .map(|id| id.splitn(2, '_').nth(1).unwrap().replace('_', " "))
+            .map(|id| id.split_once('_').unwrap().1.replace('_', " "))
             .collect()
     }
 }

@@ -179,6 +179,8 @@ fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce(Arc<Node>) -> F + Send + 
             .enable_all()
             .build()
             .unwrap();
+        // Also when the test fails: what its pods left goes by its place.
+        let _sweep = Sweep(dir.path().join("run/pods"));
         runtime.block_on(async {
             let node = Arc::new(Node::new(dir.path(), &attach).await);
             let bounded = tokio::time::timeout(Duration::from_secs(60), test(Arc::clone(&node)));
@@ -198,6 +200,25 @@ fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce(Arc<Node>) -> F + Send + 
     let _ = std::fs::remove_dir(&cgroup);
     if let Err(panic) = result {
         std::panic::resume_unwind(panic);
+    }
+}
+
+/// Ends the supervisors that are left below a directory, in the namespaces of the thread that drops it.
+struct Sweep(PathBuf);
+
+impl Drop for Sweep {
+    fn drop(&mut self) {
+        let dir = self.0.clone();
+        let sweeper = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+                let _ = runtime.block_on(crate::runtime::sweep(&entry.path()));
+            }
+        });
+        let _ = sweeper.join();
     }
 }
 
