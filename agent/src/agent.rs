@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use nix::fcntl::Flock;
 use prometheus_client::registry::Registry;
 use proto::node::v1::Hello;
 use tokio::sync::{mpsc, watch};
@@ -128,11 +129,14 @@ struct Shared {
 pub struct Agent {
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
+    heartbeat: Arc<Heartbeat>,
     tasks: Vec<JoinHandle<()>>,
     dns: DnsServer,
     follow: JoinHandle<()>,
     cgroup_parent: String,
     run_dir: PathBuf,
+    /// Of the data directory: one agent at a time.
+    _lock: Flock<std::fs::File>,
 }
 
 impl std::fmt::Debug for Agent {
@@ -148,6 +152,7 @@ impl Agent {
     /// control plane may still be away.
     pub async fn start(config: AgentConfig) -> Result<Self, AgentError> {
         let runc_version = preflight::check(&config).await?;
+        let lock = preflight::lock(&config.data_dir)?;
         let host = Host::read()?;
         let uplink = config.uplink.clone().or_else(node::uplink);
         let addresses = if config.node_addresses.is_empty() {
@@ -159,6 +164,30 @@ impl Agent {
         // The data plane first: the address that DNS listens on is its doing, and a pod must not start
         // before its packets are looked after.
         let data_plane = DataPlane::load(data_plane_config(&config, uplink)).await?;
+        let fresh = !has_entries(&config.data_dir.join("pods"));
+        let started = Self::start_on(
+            config,
+            data_plane.clone(),
+            (host, addresses, runc_version),
+            lock,
+        )
+        .await;
+        if started.is_err() && fresh {
+            // No pod needs it, and whoever reads the error expects the machine as it was.
+            if let Err(error) = data_plane.unload().await {
+                tracing::error!(%error, "the data plane was not unloaded");
+            }
+        }
+        started
+    }
+
+    /// The rest, with the data plane in force.
+    async fn start_on(
+        config: AgentConfig,
+        data_plane: DataPlane,
+        (host, addresses, runc_version): (Host, Vec<IpAddr>, String),
+        lock: Flock<std::fs::File>,
+    ) -> Result<Self, AgentError> {
         let (data_plane_batches, batches) = mpsc::channel(BATCHES);
         let (applied, data_plane_applied) = watch::channel(0);
         let follow = data_plane.follow(batches, applied);
@@ -199,7 +228,7 @@ impl Agent {
             },
             config.data_dir.clone(),
             images.clone(),
-            Arc::clone(&outbox),
+            Arc::clone(&outbox) as Arc<dyn node::NodeReporter>,
         ));
 
         // Networks before pods, where the range is known from an earlier life: pods are adopted though the
@@ -274,18 +303,25 @@ impl Agent {
                 outbox,
                 stopped.clone(),
             )),
-            tokio::spawn(ranges.follow(machine, heartbeat, new_ranges, stopped.clone())),
+            tokio::spawn(ranges.follow(
+                machine,
+                Arc::clone(&heartbeat),
+                new_ranges,
+                stopped.clone(),
+            )),
         ];
         tasks
             .extend(local::serve(&config.run_dir, config.metrics_listen, &shared, &stopped).await?);
         Ok(Self {
             shared,
             stop,
+            heartbeat,
             tasks,
             dns,
             follow,
             cgroup_parent: config.cgroup_parent,
             run_dir: config.run_dir,
+            _lock: lock,
         })
     }
 
@@ -305,7 +341,11 @@ impl Agent {
 
     /// Stops; returns the pods (`namespace/name`) that did not end in time.
     pub async fn shutdown(self, how: Shutdown) -> Vec<String> {
-        // First away from the control plane, so that it sees a node that is silent, not pods that fail.
+        if how == Shutdown::RemoveEverything {
+            self.heartbeat.leave("the node is shutting down");
+        }
+        // First away from the control plane, so that it sees a node that has left, not pods that fail. The
+        // client tells what waits before it goes.
         self.stop.send_replace(true);
         for task in self.tasks {
             let abort = task.abort_handle();
@@ -340,8 +380,9 @@ impl Agent {
                 Ok(false) => tracing::warn!("cgroups of pods are left"),
                 Err(error) => tracing::warn!(%error, "the pods' cgroup was not removed"),
             }
+            crate::network::remove_unused_ledger(&self.run_dir);
             // Only what is empty: what is not, is somebody's.
-            for dir in ["pods", "netns", "ipam"] {
+            for dir in ["pods", "netns"] {
                 let _ = std::fs::remove_dir(self.run_dir.join(dir));
             }
             let _ = std::fs::remove_dir(&self.run_dir);
@@ -428,6 +469,10 @@ impl Shared {
         text.push_str(end);
         text
     }
+}
+
+fn has_entries(dir: &std::path::Path) -> bool {
+    std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
 }
 
 fn hello(node_name: &str, heartbeat: &Heartbeat) -> Hello {

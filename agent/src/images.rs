@@ -25,6 +25,7 @@ mod unpack;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::FutureExt;
@@ -91,6 +92,8 @@ pub struct ImageStore {
     disk: Disk,
     pulls: Arc<Mutex<Pulls>>,
     insecure: Arc<Vec<String>>,
+    /// A sweep was put off because something was being added.
+    sweep_due: Arc<AtomicBool>,
 }
 
 impl ImageStore {
@@ -109,6 +112,7 @@ impl ImageStore {
             disk,
             pulls: Arc::default(),
             insecure: Arc::default(),
+            sweep_due: Arc::default(),
         })
     }
 
@@ -188,7 +192,7 @@ impl ImageStore {
             (Err(ImageError::DiskFull { .. }), _) => true,
             _ => false,
         };
-        if replaced {
+        if replaced || self.sweep_due.load(Ordering::Relaxed) {
             self.sweep().await?;
         }
         match &result {
@@ -221,7 +225,11 @@ impl ImageStore {
     /// An OCI layout directory or a tar archive (OCI or `docker save`); returns the references imported.
     /// Another process may do this while an agent uses the store.
     pub async fn import(&self, path: &Path, name: Option<&str>) -> Result<Vec<String>, ImageError> {
-        import::import(&self.disk, path, name).await
+        let result = import::import(&self.disk, path, name).await;
+        if matches!(result, Err(ImageError::DiskFull { .. })) {
+            self.sweep().await?;
+        }
+        result
     }
 
     pub async fn list(&self) -> Result<Vec<Image>, ImageError> {
@@ -247,7 +255,9 @@ impl ImageStore {
 
     async fn sweep(&self) -> Result<(), ImageError> {
         let disk = self.disk.clone();
-        blocking(move || sweep::sweep(&disk)).await.map(drop)
+        let done = blocking(move || sweep::sweep(&disk)).await?;
+        self.sweep_due.store(!done, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Mounts the image's layers with a writable upper directory in `dir` (`dir/upper`, `dir/work`); the
@@ -332,4 +342,4 @@ where
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

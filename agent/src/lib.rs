@@ -2,10 +2,14 @@
 //!
 //! ```text
 //!   agent                       composition root: starts and stops everything below
-//!   sync  node                  what the control plane says, what the node reports
+//!   sync                        what the control plane says, what is reported to it
+//!   node                        what the node is: capacity, conditions, heart-beat
 //!   pods                        one worker per pod: plan (pure), then images, volumes, network, runtime
-//!   volumes images runtime      ConfigMaps and the like; OCI images; runc behind a supervisor per pod
-//!   network dataplane dns       veths and addresses; eBPF programs and maps; names
+//!   volumes                     ConfigMaps, Secrets and the files that every pod has
+//!   images runtime              OCI images; runc behind a supervisor per pod
+//!   supervisor                  that process: parent of a pod's containers, outlives the agent
+//!   network                     network namespaces, veths, addresses
+//!   dataplane dns               eBPF programs and maps; names
 //!   cluster                     neutral events: services, endpoints, nodes (no gRPC, no Kubernetes client)
 //! ```
 //! Each line may use those below it, never those above (tidy holds this). `dataplane` and `dns` know

@@ -72,6 +72,11 @@ pub struct PodNetwork {
     pub interface: PodInterface,
 }
 
+/// Removes the address ledger below `run_dir` if no pod has an address.
+pub fn remove_unused_ledger(run_dir: &Path) {
+    addresses::remove_unused(&run_dir.join("ipam"));
+}
+
 /// Sets up and tears down pod networks, by pod uid.
 #[derive(Debug, Clone)]
 pub struct Networks {

@@ -7,6 +7,6 @@ mod heartbeat;
 mod host;
 mod status;
 
-pub(crate) use heartbeat::{Heartbeat, LEASE_SECONDS};
+pub(crate) use heartbeat::{Heartbeat, NodeReporter};
 pub(crate) use host::{Host, HostError, addresses, uplink};
-pub(crate) use status::{NodeFacts, Pressure, allocatable, node, node_status};
+pub(crate) use status::{NodeFacts, allocatable};

@@ -43,9 +43,12 @@ mod worker;
 
 pub(crate) use context::{Clock, Context, Settings};
 pub(crate) use files::Resolver;
-pub(crate) use machine::{Machine, NodeMachine, PodSandbox};
+use machine::PodSandbox;
+pub(crate) use machine::{Machine, NodeMachine};
 pub(crate) use metrics::PodMetrics;
 pub(crate) use objects::{Kind, Objects, ServiceFacts};
+#[cfg(test)]
+pub(crate) use record::PodDirs;
 pub(crate) use report::{EventType, PodEvent, PodKey, Reporter};
 pub(crate) use worker::{ContainerSnapshot, Snapshot};
 
@@ -123,6 +126,14 @@ impl<M: Machine> Pods<M> {
             self.sweep_sandbox(uid).await;
             let _ = std::fs::remove_dir_all(entry.path());
         }
+        match self.context.machine.list_networks().await {
+            Ok(uids) => {
+                for uid in uids.iter().filter(|uid| !known.contains(*uid)) {
+                    self.sweep_sandbox(uid).await;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "networks were not swept"),
+        }
     }
 
     async fn sweep_sandbox(&self, uid: &str) {
@@ -190,7 +201,7 @@ impl<M: Machine> Pods<M> {
             tracing::warn!("a pod without name or uid was passed over");
             return;
         };
-        if !is_safe(&key) {
+        if !is_safe(&key, &pod) {
             tracing::warn!(uid = %key.uid, "a pod whose names cannot be used in paths was passed over");
             return;
         }
@@ -198,6 +209,10 @@ impl<M: Machine> Pods<M> {
         match inbox {
             Some(inbox) => {
                 let _ = inbox.send(Command::Update(Box::new(pod))).await;
+            }
+            // It has ended here before, or never came to begin: there is nothing to wait for.
+            None if pod.metadata.deletion_timestamp.is_some() => {
+                self.context.reporter.terminated(&key);
             }
             None => self.begin(key, pod, None),
         }
@@ -285,15 +300,29 @@ impl<M: Machine> Pods<M> {
 }
 
 /// Names become parts of paths.
-fn is_safe(key: &PodKey) -> bool {
-    [&key.namespace, &key.name, &key.uid].iter().all(|name| {
-        !name.is_empty()
-            && name.len() <= 253
-            && !name.starts_with('.')
-            && name
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
-    })
+fn is_safe(key: &PodKey, pod: &Pod) -> bool {
+    let spec = pod.spec.iter();
+    let inner = spec.flat_map(|spec| {
+        let containers = spec
+            .containers
+            .iter()
+            .chain(spec.init_containers.iter().flatten());
+        let volumes = spec.volumes.iter().flatten();
+        containers
+            .map(|container| &container.name)
+            .chain(volumes.map(|volume| &volume.name))
+    });
+    [&key.namespace, &key.name, &key.uid]
+        .into_iter()
+        .chain(inner)
+        .all(|name| {
+            !name.is_empty()
+                && name.len() <= 253
+                && !name.starts_with('.')
+                && name
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+        })
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Containers through runc, each pod behind a small supervisor process that outlives the agent.
 //!
 //! Pure: the OCI specification of a container (`spec`), cgroup resources (`resources`), users (`user`).
-//! Doing: supervisor client (`client`), starting and sweeping sandboxes (`launch`), commands in containers
-//! (`exec`), `cgroups`, reading logs (`logs`). What runs inside the supervisor is in [`crate::supervisor`].
+//! Doing: supervisor client (`client`), starting a sandbox (`launch`) and removing one (`sweep`),
+//! commands in containers (`exec`), `cgroups`, reading logs (`logs`). What runs inside the supervisor is in
+//! [`crate::supervisor`].
 //!
 //! Deliberately not here: pods, images and networks; a container's root file system, mounts and network
 //! namespace are made by others and only named here.
@@ -15,6 +16,7 @@ mod launch;
 pub(crate) mod logs;
 mod resources;
 mod spec;
+mod sweep;
 mod user;
 
 #[cfg(test)]
@@ -28,7 +30,7 @@ use std::time::Duration;
 pub(crate) use cgroups::Hierarchies;
 use client::Client;
 pub(crate) use error::RuntimeError;
-pub(crate) use launch::sweep;
+pub(crate) use sweep::sweep;
 
 use crate::supervisor::config::{self, Config};
 pub(crate) use crate::supervisor::protocol::ContainerState;
@@ -179,6 +181,7 @@ impl Sandbox {
             cgroups: self.hierarchies.directories(&cgroup),
             oom_events: self.hierarchies.oom_events(&cgroup),
             stdin: spec.stdin,
+            terminal: spec.terminal,
         };
         self.act("create", &spec.id, Call::Create(create)).await
     }
@@ -219,6 +222,8 @@ impl Sandbox {
     }
 
     /// Runs a command in a container; output is cut at `max_output` bytes. Killed at the deadline.
+    ///
+    /// Processes that the command leaves behind are not waited for, even if they hold its output.
     pub(crate) async fn exec(
         &self,
         id: &str,
@@ -226,7 +231,7 @@ impl Sandbox {
         timeout: Duration,
         max_output: usize,
     ) -> Result<ExecOutcome, RuntimeError> {
-        exec::run(&self.dir, &self.config, id, args, timeout, max_output).await
+        exec::run(&self.dir, &self.client, id, args, timeout, max_output).await
     }
 
     /// Kills what is left, removes the cgroups, ends the supervisor. Idempotent.
@@ -237,7 +242,7 @@ impl Sandbox {
         {
             tracing::warn!(dir = %self.dir.display(), %error, "supervisor does not stop");
         }
-        launch::sweep(&self.dir).await.map(|_| ())
+        sweep(&self.dir).await.map(|_| ())
     }
 
     async fn act(&self, name: &'static str, id: &str, call: Call) -> Result<(), RuntimeError> {

@@ -10,9 +10,11 @@
 //!
 //! ```text
 //!   daemon       detaches, takes the pod's namespaces, listens
+//!   footprint    staying small
 //!   serve        the poll loop
 //!   containers   the table of containers: requests, exits, one runc per container at a time
 //!   runc         command lines, running and judging runc
+//!   console      terminals
 //!   output       pipe to log records; logfile: records to files, with rotation
 //!   record       exit records on disk
 //!   protocol     frames and messages; connection: one client
@@ -22,8 +24,10 @@
 pub(crate) mod cgroup;
 pub(crate) mod config;
 mod connection;
+mod console;
 mod containers;
 mod daemon;
+mod footprint;
 pub(crate) mod logfile;
 mod output;
 pub(crate) mod protocol;

@@ -100,10 +100,12 @@ async fn list(store: &ImageStore, output: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes an image of one static busybox with its applets and imports it, unless it is there.
+/// Makes an image of one static busybox with its applets, and of further programs of this machine with
+/// the libraries that they load, and imports it, unless it is there.
 pub(crate) async fn make_busybox_image(
     agent_data_dir: &Path,
     busybox: &Path,
+    programs: &[PathBuf],
     reference: &str,
 ) -> anyhow::Result<()> {
     let store = ImageStore::open(&folder(agent_data_dir)).await?;
@@ -116,7 +118,7 @@ pub(crate) async fn make_busybox_image(
         return Ok(());
     }
     let root = agent_data_dir.join(format!("demo-image.{}", std::process::id()));
-    let made = lay_out(&store, &root, busybox, reference).await;
+    let made = lay_out(&store, &root, busybox, programs, reference).await;
     let _ = std::fs::remove_dir_all(&root);
     made.with_context(|| format!("make the image {reference}"))
 }
@@ -125,12 +127,63 @@ async fn lay_out(
     store: &ImageStore,
     root: &Path,
     busybox: &Path,
+    programs: &[PathBuf],
     reference: &str,
 ) -> anyhow::Result<()> {
     build::busybox_rootfs(root, busybox)?;
+    for program in programs {
+        add_program(root, program)?;
+    }
     let mut config = oci_spec::image::Config::default();
     config.set_env(Some(vec!["PATH=/bin".to_owned()]));
     config.set_cmd(Some(vec!["sh".to_owned()]));
     build::from_directory(store, root, &config, reference).await?;
     Ok(())
+}
+
+/// Copies a program to `/bin` and the shared objects that it loads to where it looks for them.
+fn add_program(root: &Path, program: &Path) -> anyhow::Result<()> {
+    let name = program
+        .file_name()
+        .with_context(|| format!("{} has no name", program.display()))?;
+    std::fs::copy(program, root.join("bin").join(name))
+        .with_context(|| format!("copy {}", program.display()))?;
+    let listing = std::process::Command::new("ldd")
+        .arg(program)
+        .output()
+        .context("run ldd")?;
+    for library in shared_objects(&String::from_utf8_lossy(&listing.stdout)) {
+        let target = root.join(library.trim_start_matches('/'));
+        if let Some(folder) = target.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        std::fs::copy(library, &target).with_context(|| format!("copy {library}"))?;
+    }
+    Ok(())
+}
+
+/// The absolute paths in ldd's output: `name => /path (0x…)`, and the loader's `/path (0x…)`.
+fn shared_objects(listing: &str) -> impl Iterator<Item = &str> {
+    listing.lines().filter_map(|line| {
+        let path = line.split("=>").last()?.trim().split(' ').next()?;
+        path.starts_with('/').then_some(path)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_and_the_loader_are_found_and_the_vdso_is_not() {
+        let listing = "\tlinux-vdso.so.1 (0x00007f)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007f)\n\t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n";
+        let found: Vec<&str> = shared_objects(listing).collect();
+        assert_eq!(
+            found,
+            [
+                "/lib/x86_64-linux-gnu/libc.so.6",
+                "/lib64/ld-linux-x86-64.so.2"
+            ]
+        );
+    }
 }

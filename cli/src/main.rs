@@ -23,7 +23,12 @@ Start with `waggle dev --demo`: one node on this machine, a demo on it, and what
 )]
 struct Arguments {
     /// What to log, as a tracing filter such as `info,agent::pods=debug`.
-    #[arg(long, global = true, env = "WAGGLE_LOG", default_value = "info")]
+    #[arg(
+        long,
+        global = true,
+        env = "WAGGLE_LOG",
+        default_value = "info,openraft=warn"
+    )]
     log: String,
     /// Log as JSON, one object a line.
     #[arg(long, global = true)]

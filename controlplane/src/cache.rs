@@ -24,7 +24,7 @@ mod informer;
 mod key;
 mod queue;
 
-pub(crate) use informer::{Delta, Informer, Subscription};
+pub(crate) use informer::{Informer, Subscription};
 pub(crate) use key::ObjectKey;
 pub(crate) use queue::Queue;
 

@@ -4,8 +4,6 @@
 //! Order of start: data directory, store (whose lock tells a second process), port, certificates, bootstrap
 //! objects, what runs while this member leads, and the server last, when all it serves is there.
 
-mod leading;
-
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,6 +29,10 @@ use crate::registry::bootstrap::first_address;
 use crate::scheduler::SchedulerMetrics;
 use crate::store::{Store, StoreConfig, StoreError};
 use crate::sync::{self, SyncMetrics};
+
+mod leading;
+
+use leading::Leading;
 
 /// What a control plane member is started with.
 #[derive(Debug, Clone)]
@@ -86,6 +88,8 @@ impl From<PkiError> for StartError {
 const DRAIN: Duration = Duration::from_secs(5);
 /// Identity of the only member of a new Raft group.
 const FIRST_MEMBER: u64 = 1;
+/// Writes of the member itself are made under this name.
+const MANAGER: &str = "waggle";
 
 /// A running control plane member.
 #[derive(Debug)]
@@ -137,36 +141,35 @@ impl Controller {
             .await
             .map_err(|error| StartError::Bootstrap(error.to_string()))?;
 
-        let metrics = Arc::new(Metrics::new());
-        metrics.register(|all| store.register_metrics(all));
         let stop = CancellationToken::new();
-        let streams = NodeStreams::default();
-        let client = registry.client("waggle-controller");
+        let client = registry.client(MANAGER);
         let cache = Cache::start(&client, &stop);
-        let node_sync = SyncMetrics::default();
-        let leading = leading::Leading {
-            client: client.clone(),
-            cache: cache.clone(),
+        let streams = NodeStreams::default();
+        let sync_metrics = SyncMetrics::default();
+        let (node_sync, _applied) = sync::service(&client, &cache, &streams, &sync_metrics, &stop);
+        let leading = Leading {
+            client,
+            cache,
             config: ControllersConfig {
                 ca_pem: pki.ca_pem().to_owned(),
                 pod_cidrs: config.pod_cidrs.clone(),
             },
-            controllers: ControllerMetrics::default(),
-            scheduler: SchedulerMetrics::default(),
+            controller_metrics: ControllerMetrics::default(),
+            scheduler_metrics: SchedulerMetrics::default(),
         };
+        let metrics = Arc::new(Metrics::new());
         metrics.register(|all| {
-            node_sync.register(all);
-            leading.controllers.register(all);
-            leading.scheduler.register(all);
+            store.register_metrics(all);
+            sync_metrics.register(all);
+            leading.controller_metrics.register(all);
+            leading.scheduler_metrics.register(all);
         });
-        let (grpc, _applied) = sync::service(&client, &cache, &streams, &node_sync, &stop);
-        let leading = tokio::spawn(leading.run(store.leadership(), stop.clone()));
-        let api = Api::new(registry, streams, metrics, stop.clone());
         let served = Served {
-            api: Arc::new(api),
-            grpc: Some(grpc),
+            api: Arc::new(Api::new(registry, streams, metrics, stop.clone())),
+            grpc: Some(node_sync),
         };
         let server = tokio::spawn(serve(listener, tls, served, stop.clone(), DRAIN));
+        let leading = tokio::spawn(leading.run(stop.clone()));
         let recorder = {
             let stop = stop.clone();
             tokio::spawn(async move {
@@ -181,7 +184,7 @@ impl Controller {
             pki,
             store,
             stop,
-            tasks: vec![leading, recorder, watchdog],
+            tasks: vec![recorder, leading, watchdog],
             failure,
         })
     }
@@ -205,6 +208,11 @@ impl Controller {
     /// Certificate and key for the node of this name.
     pub fn issue_node_identity(&self, name: &str) -> Result<NodeIdentity, StartError> {
         Ok(self.pki.issue_node(name)?)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn store_for_tests(&self) -> Store {
+        self.store.clone()
     }
 
     /// Resolves, with the reason, when the member has died and should be shut down.
@@ -381,6 +389,3 @@ current-context: waggle
 "
     )
 }
-
-#[cfg(test)]
-mod tests;

@@ -9,16 +9,23 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::{Cache, Queue};
 use crate::registry::{ApiError, Client};
 
+mod collector;
 mod deployment;
 mod endpointslice;
 mod expectations;
 #[cfg(test)]
 pub(crate) mod fixtures;
 mod metrics;
+mod namespace;
+mod node;
 mod owner;
+mod podgc;
 mod podstate;
 mod replicaset;
 mod selector;
+mod serviceaccount;
+#[cfg(test)]
+pub(crate) mod tests;
 mod worker;
 
 pub(crate) use metrics::ControllerMetrics;
@@ -53,38 +60,52 @@ async fn run_all(
     metrics: ControllerMetrics,
 ) {
     cache.synced().await;
-    let _ = &config;
+    // A queue with its subscriptions, and a worker that calls the controller.
+    macro_rules! controller {
+        ($module:path, $parallel:expr, $controller:expr) => {
+            async {
+                use $module as this;
+                let queue = Queue::default();
+                let _subscriptions = this::subscribe(&cache, &queue);
+                let controller = $controller;
+                let metrics = metrics.clone();
+                let reconcile = |key| controller.reconcile(key);
+                worker::work(this::NAME, queue, $parallel, metrics, reconcile).await;
+            }
+        };
+    }
     tokio::join!(
+        controller!(deployment, 8, deployment::Controller::new(&client, &cache)),
+        controller!(replicaset, 8, replicaset::Controller::new(&client, &cache)),
+        controller!(
+            endpointslice,
+            8,
+            endpointslice::Controller::new(&client, &cache)
+        ),
+        controller!(namespace, 2, namespace::Controller::new(&client, &cache)),
+        controller!(
+            serviceaccount,
+            2,
+            serviceaccount::Controller::new(&client, &cache, &config.ca_pem)
+        ),
+        controller!(
+            node,
+            8,
+            node::Controller::new(&client, &cache, &config.pod_cidrs)
+        ),
+        controller!(
+            node::eviction,
+            4,
+            node::eviction::Controller::new(&client, &cache)
+        ),
         async {
             let queue = Queue::default();
-            let _subscriptions = deployment::subscribe(&cache, &queue);
-            let controller = deployment::Controller::new(&client, &cache);
+            let (controller, _subscriptions) = collector::Controller::new(&client, &cache, &queue);
             let metrics = metrics.clone();
-            worker::work(deployment::NAME, queue, 8, metrics, |key| {
-                controller.reconcile(key)
-            })
-            .await;
+            let reconcile = |key| controller.reconcile(key);
+            worker::work(collector::NAME, queue, 8, metrics, reconcile).await;
         },
-        async {
-            let queue = Queue::default();
-            let _subscriptions = replicaset::subscribe(&cache, &queue);
-            let controller = replicaset::Controller::new(&client, &cache);
-            let metrics = metrics.clone();
-            worker::work(replicaset::NAME, queue, 8, metrics, |key| {
-                controller.reconcile(key)
-            })
-            .await;
-        },
-        async {
-            let queue = Queue::default();
-            let _subscriptions = endpointslice::subscribe(&cache, &queue);
-            let controller = endpointslice::Controller::new(&client, &cache);
-            let metrics = metrics.clone();
-            worker::work(endpointslice::NAME, queue, 8, metrics, |key| {
-                controller.reconcile(key)
-            })
-            .await;
-        },
+        podgc::run(client.clone(), cache.clone()),
     );
 }
 

@@ -4,13 +4,18 @@
 //! Layers, each of which may use only those below it (tidy holds this):
 //!
 //! ```text
-//!   api  sync  controllers  scheduler      (who talks to the outside, who decides)
-//!   nodestream                             (byte streams to pods on nodes)
-//!   registry                               (the path of a write: default, validate, propose; typed client)
-//!   kinds  patch  schema                   (what Kubernetes objects are; pure)
-//!   store                                  (MVCC key-value on Raft; knows nothing of Kubernetes)
+//!   api                        HTTP: who asks, for what, in which form
+//!   sync                       node sync: the gRPC side
+//!   controllers                one folder per controller: plan (pure), loop
+//!   scheduler                  filters and scores (pure), queue, binding
+//!   cache                      one watch feeds the informers that the four above share
+//!   auth  nodestream           certificates, users, authorizer; byte streams to pods on nodes
+//!   registry                   the path of a write: default, validate, propose; typed client
+//!   patch                      the four kinds of patch (pure)
+//!   schema                     fields, merge keys, OpenAPI (pure)
+//!   kinds                      names, defaults, validation, columns of each kind (pure)
+//!   store                      MVCC key-value on Raft; knows nothing of Kubernetes
 //! ```
-//! `auth` (certificates, authentication, authorization) is used by `api` and `sync`.
 
 mod api;
 mod auth;

@@ -1,6 +1,7 @@
 //! The four kinds of patch, each a pure function from (object, patch) to object.
 
 mod apply;
+mod client_side;
 mod fields;
 mod json;
 mod managed;
@@ -82,7 +83,10 @@ pub(crate) fn server_side_apply(
         subresource,
         now,
     };
-    apply::apply(schema::schema(), &request, live, applied, force)
+    // `1000m` is no other value than `1`.
+    let mut applied = applied.clone();
+    schema::normalize_values(definition, &mut applied);
+    apply::apply(schema::schema(), &request, live, &applied, force)
 }
 
 /// Brings `metadata.managedFields` up to date after a create, update or (non-apply) patch. Call it with the

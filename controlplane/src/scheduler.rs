@@ -30,6 +30,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use affinity::tolerates;
 pub(crate) use metrics::SchedulerMetrics;
 
 use decide::Decision;

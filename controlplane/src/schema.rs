@@ -7,6 +7,7 @@
 //! generated on demand.
 
 mod check;
+mod duplicates;
 mod facts;
 mod load;
 mod openapi;
@@ -19,7 +20,7 @@ use std::sync::LazyLock;
 use serde_json::Value;
 
 pub(crate) use openapi::group_versions;
-pub(crate) use types::{Field, ListType, Node, PatchStrategy, Schema};
+pub(crate) use types::{ListType, Node, PatchStrategy, Schema};
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(load::load);
 
@@ -127,6 +128,17 @@ pub(crate) fn check_and_prune(definition: &str, body: &mut Value) -> Vec<FieldPr
     check::check_and_prune(schema(), definition, body)
 }
 
+/// The fields that a JSON body has more than once; to be judged with the problems of [`check_and_prune`].
+pub(crate) fn duplicate_fields(json: &[u8]) -> Vec<FieldProblem> {
+    duplicates::find(json)
+}
+
+/// Brings quantities, times and numbers into the form that is stored, and drops nulls. What is unknown or wrong
+/// stays as it is, for [`check_and_prune`] to find.
+pub(crate) fn normalize_values(definition: &str, body: &mut Value) {
+    check::normalize_values(schema(), definition, body);
+}
+
 /// OpenAPI v3 document of one group version (`/openapi/v3/apis/apps/v1`), as JSON.
 pub(crate) fn openapi_v3(group: &str, version: &str) -> Option<Value> {
     openapi::v3::document(group, version)
@@ -138,7 +150,8 @@ pub(crate) fn openapi_v2() -> Value {
 }
 
 /// The same as [`openapi_v2`] in the protobuf form that kubectl up to 1.26 asks for
-/// (`application/com.github.proto-openapi.spec.v2@v1.0+protobuf`).
+/// (`application/com.github.proto-openapi.spec.v2@v1.0+protobuf`). The answer's `Content-Type` must
+/// have a dot for the `@`: clients parse it, and the name that they ask for is no valid media type.
 pub(crate) fn openapi_v2_protobuf() -> Vec<u8> {
     openapi::protobuf::encode(&openapi_v2())
 }

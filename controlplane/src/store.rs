@@ -3,8 +3,31 @@
 //! Every write gets a cluster-wide revision. An acknowledged write survives kill -9 and loss of power. The
 //! store knows nothing of Kubernetes: keys are strings, values are bytes.
 //!
-//! This file is the surface that the rest of the control plane sees; below it `store/` has the log, the
-//! state machine, the key index, compaction and the watch hub.
+//! This file is the surface that the rest of the control plane sees; below it, from the top down:
+//!
+//! | file | what |
+//! |---|---|
+//! | `member`, `foundation` | open the parts in order and run the tasks between them |
+//! | `upkeep` | gives up old history, bounds the log |
+//! | `proposals` | packs the transactions that wait into one log entry |
+//! | `raft`, `peers` | the types openraft is told; how members reach each other |
+//! | `log`, `machine` | openraft's storage: the log and vote, and applying what is committed |
+//! | `mvcc` | the index: all keys with their history; pure |
+//! | `watch` | hands changes to watchers |
+//! | `compaction`, `snapshot` | what history is given up; the state as a stream of chunks; pure |
+//! | `writer` | the one thread that writes: group commit, tidying up |
+//! | `codec`, `record` | what the bytes on the disk mean, and how damage is noticed; pure |
+//! | `disk`, `directory` | sled and its `fdatasync`; lock, format and watermark |
+//!
+//! Invariants
+//! - Nothing is acknowledged before the log entry is durable; after a failed sync nothing is acknowledged at all.
+//! - Memory is the truth for reads; the disk follows, and is read only at a start and for peers that lag.
+//! - The disk thread writes in the order of submission, and the disk keeps a prefix of what was written. So
+//!   no write needs to be atomic: what announces others is written behind them.
+//! - Every record has a checksum, and the whole has one too (`mvcc::Summary`, the watermark): sled cuts its log
+//!   at damage without a word, and the parts that are left look right.
+//! - The index changes by log entries alone, so that all members agree. No clock, no configuration.
+//! - Lock order: hub registry, then a watch's buffer; the index's lock is taken with neither.
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -15,6 +38,7 @@ mod codec;
 mod compaction;
 mod directory;
 mod disk;
+mod foundation;
 mod log;
 mod machine;
 mod member;
@@ -25,6 +49,7 @@ mod proposals;
 mod raft;
 mod record;
 mod snapshot;
+mod upkeep;
 mod watch;
 mod writer;
 

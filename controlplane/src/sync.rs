@@ -182,7 +182,13 @@ impl Service {
         let mut requests = self.streams.register(node);
         let mut batches = self.hub.connect(node).await?;
         let _connected = self.metrics.connected();
-        let uplink = uplink::Uplink::new(&self.client, &self.cache, &self.applied, node);
+        let uplink = uplink::Uplink::new(
+            &self.client,
+            &self.cache,
+            &self.applied,
+            &self.metrics,
+            node,
+        );
         let down = async {
             loop {
                 let message = tokio::select! {

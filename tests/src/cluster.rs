@@ -20,6 +20,8 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// Do not import the test image.
     pub without_image: bool,
+    /// Keep the data directory on a file system of this many MiB.
+    pub disk_mib: Option<u32>,
 }
 
 /// One running cluster; dropping it ends it and removes what it was given.
@@ -65,6 +67,15 @@ impl Cluster {
             directory,
             cgroup,
         };
+        if let Some(size) = this.options.disk_mib {
+            std::fs::create_dir_all(this.data_dir()).expect("the data directory");
+            let size = format!("size={size}m");
+            let mut mount = Command::new("mount");
+            mount
+                .args(["-t", "tmpfs", "-o", &size, "waggle-test"])
+                .arg(this.data_dir());
+            Outcome::of(&mut mount).ok();
+        }
         if !this.options.without_image {
             let archive = crate::busybox_archive(this.directory.path());
             this.waggle(
@@ -256,6 +267,18 @@ impl Cluster {
         panic!("no process of container {id:?} of pod {pod}");
     }
 
+    /// Whether the process has ended by itself; it is reaped then.
+    pub fn has_ended(&mut self) -> bool {
+        let ended = self
+            .child
+            .as_mut()
+            .is_some_and(|child| child.try_wait().expect("its state").is_some());
+        if ended {
+            self.child = None;
+        }
+        ended
+    }
+
     /// kill -9: nothing is said goodbye to.
     pub fn crash(&mut self) {
         let mut child = self.child.take().expect("it runs");
@@ -319,6 +342,9 @@ impl Drop for Cluster {
                 }
                 std::thread::sleep(Duration::from_millis(20));
             }
+        }
+        if self.options.disk_mib.is_some() {
+            let _ = Command::new("umount").arg(self.data_dir()).status();
         }
         leftovers::remove_cgroup(&self.cgroup);
     }

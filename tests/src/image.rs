@@ -1,4 +1,4 @@
-//! The image that test pods run: Debian's static busybox with a link per applet, as an OCI archive.
+//! The image that test pods run: Debian's static busybox with a link per applet, curl and dig, as a docker archive.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -32,7 +32,26 @@ pub fn busybox_root(directory: &Path) -> PathBuf {
     .expect("passwd");
     std::fs::write(root.join("etc/group"), "root:x:0:\nweb:x:1000:\n").expect("group");
 
+    for program in ["/usr/bin/curl", "/usr/bin/dig"] {
+        add_program(&root, Path::new(program));
+    }
     root
+}
+
+/// Copies a program of the machine to `/bin`, and the shared objects that it loads: busybox's own network
+/// applets are of no use, the resolver in Debian's static build crashes.
+fn add_program(root: &Path, program: &Path) {
+    let name = program.file_name().expect("a program has a name");
+    std::fs::copy(program, root.join("bin").join(name)).expect("copy a program");
+    for line in Outcome::of(Command::new("ldd").arg(program)).ok().lines() {
+        let path = line.split("=>").last().unwrap_or_default().trim();
+        let path = path.split(' ').next().unwrap_or_default();
+        if path.starts_with('/') {
+            let target = root.join(path.trim_start_matches('/'));
+            std::fs::create_dir_all(target.parent().expect("below the root")).expect("a folder");
+            std::fs::copy(path, target).expect("copy a library");
+        }
+    }
 }
 
 /// Writes a `docker save` style archive of the image to `directory` and returns its path.

@@ -1,3 +1,5 @@
+//! Tests of `packet`.
+
 #![allow(clippy::unwrap_used)]
 use proptest::prelude::*;
 

@@ -19,7 +19,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -43,7 +43,7 @@ pub(super) async fn serve(
     shared: &Arc<Shared>,
     stop: &watch::Receiver<bool>,
 ) -> Result<Vec<JoinHandle<()>>, AgentError> {
-    let mut tasks = vec![serve_socket(run_dir, shared, stop).await?];
+    let mut tasks = vec![serve_socket(run_dir, shared, stop)?];
     if let Some(address) = metrics_listen {
         let listener = TcpListener::bind(address)
             .await
@@ -65,15 +65,12 @@ pub(super) async fn serve(
     Ok(tasks)
 }
 
-async fn serve_socket(
+fn serve_socket(
     run_dir: &Path,
     shared: &Arc<Shared>,
     stop: &watch::Receiver<bool>,
 ) -> Result<JoinHandle<()>, AgentError> {
     let path = run_dir.join(SOCKET);
-    if UnixStream::connect(&path).await.is_ok() {
-        return Err(AgentError::Running { path });
-    }
     let _ = std::fs::remove_file(&path);
     let failed = |source| AgentError::Directory {
         path: path.clone(),

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{Flock, FlockArg};
+
 use super::{AgentConfig, AgentError};
 use crate::pods::Resolver;
 
@@ -43,7 +45,25 @@ pub(super) async fn check(config: &AgentConfig) -> Result<String, AgentError> {
             source,
         })?;
     }
+    let socket = config.run_dir.join(super::local::SOCKET);
+    if tokio::net::UnixStream::connect(&socket).await.is_ok() {
+        return Err(AgentError::Running {
+            path: config.run_dir.clone(),
+        });
+    }
     runc_version().await
+}
+
+/// One agent at a time may own the data directory; the lock ends with the process.
+pub(super) fn lock(data_dir: &Path) -> Result<Flock<std::fs::File>, AgentError> {
+    let path = data_dir.join("agent.lock");
+    let file = std::fs::File::create(&path).map_err(|source| AgentError::Directory {
+        path: path.clone(),
+        source,
+    })?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| AgentError::Running {
+        path: data_dir.to_owned(),
+    })
 }
 
 async fn runc_version() -> Result<String, AgentError> {

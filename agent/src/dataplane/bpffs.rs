@@ -66,6 +66,13 @@ fn remove_below(directory: &Path) {
     };
     for entry in entries.flatten() {
         let path = entry.path();
+        // Made by the kernel in each new bpf file system (maps.debug, progs.debug); they go with it.
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "debug")
+        {
+            continue;
+        }
         let removed = if path.is_dir() {
             remove_below(&path);
             std::fs::remove_dir(&path)

@@ -150,7 +150,7 @@ fn local(zone: &Zone, name: &Name, kind: RecordType) -> Local {
             } => (ResponseCode::NoError, answers, additionals),
             Answer::NoName => (ResponseCode::NXDomain, Vec::new(), Vec::new()),
             Answer::Alias { record, target } => {
-                aliases.push(record);
+                aliases.push(*record);
                 if kind == RecordType::CNAME {
                     return Local::Reply(reply(ResponseCode::NoError, aliases, Vec::new(), None));
                 }

@@ -1,23 +1,23 @@
 //! Keeps the zone true to the cluster's events: works out which Services a batch touches and replaces the
 //! names of those alone. Pure.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::zone::Zone;
-use super::zone::service::ServiceNames;
-use crate::cluster::{Batch, EndpointSlice, Event, ObjectName, Service};
+use super::zone::service::{ServiceFacts, ServiceNames, SliceFacts};
+use crate::cluster::{Batch, Event, ObjectName};
 
 /// The cluster as far as names need it. Owned by one task.
 #[derive(Debug)]
 pub(crate) struct Feed {
     zone: Zone,
-    services: HashMap<ObjectName, Service>,
-    slices: HashMap<ObjectName, EndpointSlice>,
+    services: HashMap<Arc<ObjectName>, ServiceFacts>,
+    slices: HashMap<Arc<ObjectName>, SliceFacts>,
     /// Slices of a Service.
-    slices_of: HashMap<ObjectName, BTreeSet<ObjectName>>,
+    slices_of: HashMap<Arc<ObjectName>, Vec<Arc<ObjectName>>>,
     nodes: HashMap<String, Vec<IpNet>>,
 }
 
@@ -59,7 +59,7 @@ impl Feed {
     }
 
     /// What a full batch does not name is gone.
-    fn drop_missing(&mut self, batch: &Batch, touched: &mut HashSet<ObjectName>) {
+    fn drop_missing(&mut self, batch: &Batch, touched: &mut HashSet<Arc<ObjectName>>) {
         let (mut services, mut slices, mut nodes) =
             (HashSet::new(), HashSet::new(), HashSet::new());
         for event in &batch.events {
@@ -70,36 +70,45 @@ impl Feed {
                 _ => {}
             }
         }
-        let gone = |name: &&ObjectName| !services.contains(name);
-        let gone: Vec<ObjectName> = self.services.keys().filter(gone).cloned().collect();
+        let gone = |name: &&Arc<ObjectName>| !services.contains(name.as_ref());
+        let gone: Vec<Arc<ObjectName>> = self.services.keys().filter(gone).cloned().collect();
         for name in gone {
             self.services.remove(&name);
             touched.insert(name);
         }
-        let gone = |name: &&ObjectName| !slices.contains(name);
-        let gone: Vec<ObjectName> = self.slices.keys().filter(gone).cloned().collect();
+        let gone = |name: &&Arc<ObjectName>| !slices.contains(name.as_ref());
+        let gone: Vec<Arc<ObjectName>> = self.slices.keys().filter(gone).cloned().collect();
         for name in &gone {
             self.remove_slice(name, touched);
         }
         self.nodes.retain(|name, _| nodes.contains(name));
     }
 
-    fn event(&mut self, event: &Event, touched: &mut HashSet<ObjectName>) {
+    fn event(&mut self, event: &Event, touched: &mut HashSet<Arc<ObjectName>>) {
         match event {
             Event::ServiceSet(name, service) => {
-                self.services.insert(name.clone(), service.clone());
-                touched.insert(name.clone());
+                let name = Arc::new(name.clone());
+                self.services
+                    .insert(name.clone(), ServiceFacts::new(service));
+                touched.insert(name);
             }
             Event::ServiceRemoved(name) => {
                 self.services.remove(name);
-                touched.insert(name.clone());
+                touched.insert(Arc::new(name.clone()));
             }
             Event::SliceSet(name, slice) => {
                 self.remove_slice(name, touched);
-                let service = service_of(name, slice);
-                self.slices.insert(name.clone(), slice.clone());
-                let slices = self.slices_of.entry(service.clone()).or_default();
-                slices.insert(name.clone());
+                let service = Arc::new(ObjectName {
+                    namespace: name.namespace.clone(),
+                    name: slice.service.clone(),
+                });
+                let name = Arc::new(name.clone());
+                let facts = SliceFacts::new(service.clone(), slice);
+                self.slices.insert(name.clone(), facts);
+                self.slices_of
+                    .entry(service.clone())
+                    .or_default()
+                    .push(name);
                 touched.insert(service);
             }
             Event::SliceRemoved(name) => self.remove_slice(name, touched),
@@ -112,25 +121,17 @@ impl Feed {
         }
     }
 
-    fn remove_slice(&mut self, name: &ObjectName, touched: &mut HashSet<ObjectName>) {
+    fn remove_slice(&mut self, name: &ObjectName, touched: &mut HashSet<Arc<ObjectName>>) {
         let Some(slice) = self.slices.remove(name) else {
             return;
         };
-        let service = service_of(name, &slice);
-        if let Some(slices) = self.slices_of.get_mut(&service) {
-            slices.remove(name);
+        if let Some(slices) = self.slices_of.get_mut(&slice.service) {
+            slices.retain(|other| **other != *name);
             if slices.is_empty() {
-                self.slices_of.remove(&service);
+                self.slices_of.remove(&slice.service);
             }
         }
-        touched.insert(service);
-    }
-}
-
-fn service_of(name: &ObjectName, slice: &EndpointSlice) -> ObjectName {
-    ObjectName {
-        namespace: name.namespace.clone(),
-        name: slice.service.clone(),
+        touched.insert(slice.service);
     }
 }
 

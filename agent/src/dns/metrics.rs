@@ -30,7 +30,7 @@ pub(crate) struct Metrics {
     pub(crate) cache_hits: Counter,
     pub(crate) cache_misses: Counter,
     pub(crate) forward_failures: Counter,
-    /// Forwarding refused because too much of it is under way.
+    /// Refused because too much is under way.
     pub(crate) overloaded: Counter,
     pub(crate) malformed: Counter,
 }
@@ -63,7 +63,7 @@ impl Metrics {
         registry.register("cache_misses", misses, self.cache_misses.clone());
         let failures = "Questions that no upstream resolver answered";
         registry.register("forward_failures", failures, self.forward_failures.clone());
-        let overloaded = "Questions refused because too many were being forwarded";
+        let overloaded = "Questions and connections refused because too many were under way";
         registry.register("overloaded", overloaded, self.overloaded.clone());
         registry.register(
             "malformed",

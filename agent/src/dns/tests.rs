@@ -354,6 +354,39 @@ async fn malformed_queries_get_an_error_and_the_server_goes_on() {
     assert_eq!(reply.metadata.id, query.metadata.id);
 }
 
+#[tokio::test]
+async fn a_client_that_hoards_connections_is_cut_off_and_udp_goes_on() {
+    let f = Fixture::new(&[]).await;
+    let mut hoard = Vec::new();
+    // Closed at once at some point; the server has not to wait for any of them.
+    for _ in 0..200 {
+        hoard.push(TcpStream::connect(f.server.address()).await.unwrap());
+        tokio::task::yield_now().await;
+        if f.server.metrics.overloaded.get() > 0 {
+            break;
+        }
+    }
+    assert!(f.server.metrics.overloaded.get() > 0);
+    assert!(hoard.len() >= 64, "{}", hoard.len());
+    let reply = f.ask("web.default.svc.cluster.local.", RecordType::A).await;
+    assert_eq!(data(&reply.answers), ["10.96.0.10"]);
+    drop(hoard);
+    let query = question("web.default.svc.cluster.local.", RecordType::A);
+    // As soon as the server has noticed that they are gone.
+    let answered = async {
+        loop {
+            let mut stream = TcpStream::connect(f.server.address()).await.unwrap();
+            let bytes = query.to_vec().unwrap();
+            let mut framed = u16::try_from(bytes.len()).unwrap().to_be_bytes().to_vec();
+            framed.extend(bytes);
+            if stream.write_all(&framed).await.is_ok() && stream.read_u16().await.is_ok() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(ANSWER, answered).await.unwrap();
+}
+
 /// What a made-up resolver does with a name.
 #[derive(Clone)]
 enum Behaviour {

@@ -3,6 +3,8 @@
 //! hickory's own loop is not used: it drops queries under way when it stops, accepts connections and
 //! queries without bound, and its sockets cannot be kept over a restart.
 
+mod shares;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -15,17 +17,20 @@ use hickory_server::server::Request;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::shares::Shares;
 use super::answer::{Answerer, Step, failure};
 
 /// Queries are small; what is longer is no query.
 const MAX_QUERY: usize = 4096;
+/// Connections, in all and of one client.
 const MAX_CONNECTIONS: usize = 512;
-/// UDP queries waiting for an upstream resolver.
+const MAX_CONNECTIONS_EACH: usize = 64;
+/// UDP queries waiting for an upstream resolver, in all and of one client.
 const MAX_WAITING: usize = 4096;
+const MAX_WAITING_EACH: usize = 1024;
 /// A connection without a query is closed.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -129,7 +134,7 @@ impl Transport {
         sockets.tcp.set_nonblocking(true)?;
         let udp = Arc::new(UdpSocket::from_std(sockets.udp)?);
         let tcp = TcpListener::from_std(sockets.tcp)?;
-        let waiting = Arc::new(Semaphore::new(MAX_WAITING));
+        let waiting = Shares::new(MAX_WAITING, MAX_WAITING_EACH);
         let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
         for _ in 0..workers {
             let worker = Worker {
@@ -171,7 +176,7 @@ struct Worker {
 }
 
 impl Worker {
-    async fn serve_udp(self, socket: Arc<UdpSocket>, waiting: Arc<Semaphore>) {
+    async fn serve_udp(self, socket: Arc<UdpSocket>, waiting: Shares) {
         let mut buffer = vec![0; MAX_QUERY];
         loop {
             let received = tokio::select! {
@@ -196,13 +201,7 @@ impl Worker {
         }
     }
 
-    fn datagram(
-        &self,
-        query: &[u8],
-        from: SocketAddr,
-        socket: &Arc<UdpSocket>,
-        waiting: &Arc<Semaphore>,
-    ) {
+    fn datagram(&self, query: &[u8], from: SocketAddr, socket: &Arc<UdpSocket>, waiting: &Shares) {
         // Nobody can be answered at port 0.
         if from.port() == 0 {
             return;
@@ -212,7 +211,7 @@ impl Worker {
             Ok(Step::Forward(question)) => question,
             Err(reply) => return send(socket, &reply, from),
         };
-        let Ok(permit) = waiting.clone().try_acquire_owned() else {
+        let Some(share) = waiting.take(from.ip()) else {
             self.answerer.metrics.overloaded.inc();
             return send(socket, &failure(query, ResponseCode::ServFail), from);
         };
@@ -220,30 +219,30 @@ impl Worker {
         self.tasks.spawn(async move {
             let reply = answerer.finish(*question).await;
             send(&socket, &reply, from);
-            drop(permit);
+            drop(share);
         });
     }
 
     async fn serve_tcp(self, listener: TcpListener) {
-        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let connections = Shares::new(MAX_CONNECTIONS, MAX_CONNECTIONS_EACH);
         loop {
-            let accept = async {
-                // At the limit the rest waits in the listen queue.
-                let permit = connections.clone().acquire_owned().await;
-                (permit, listener.accept().await)
-            };
-            let (permit, accepted) = tokio::select! {
-                accepted = accept => accepted,
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
                 () = self.stop.cancelled() => return,
             };
             match accepted {
                 Ok((stream, from)) => {
+                    // Closed at once otherwise: the client knows, and may come again.
+                    let Some(share) = connections.take(from.ip()) else {
+                        self.answerer.metrics.overloaded.inc();
+                        continue;
+                    };
                     let (answerer, stop) = (self.answerer.clone(), self.stop.clone());
                     self.tasks.spawn(async move {
                         if let Err(error) = connection(stream, from, &answerer, &stop).await {
                             tracing::debug!(%from, %error, "connection");
                         }
-                        drop(permit);
+                        drop(share);
                     });
                 }
                 Err(error) => {

@@ -15,7 +15,7 @@ use hickory_proto::rr::Name;
 use ipnet::IpNet;
 
 pub(crate) use self::lookup::Answer;
-use self::service::ServiceNames;
+use self::service::{Host, ServiceNames};
 use self::sharded::Sharded;
 use crate::cluster::ObjectName;
 
@@ -34,16 +34,24 @@ pub(crate) struct Zone {
     services: Sharded<Arc<str>, Arc<ServiceNames>>,
     /// Namespaces that have a Service, with how many.
     namespaces: Arc<BTreeMap<Arc<str>, usize>>,
-    reverse: Sharded<IpAddr, Arc<BTreeSet<Pointer>>>,
+    /// What each address is called; sorted.
+    reverse: Sharded<IpAddr, Arc<[Pointer]>>,
     pod_cidrs: Arc<BTreeSet<IpNet>>,
 }
 
 /// What an address is called.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Pointer {
-    service: ObjectName,
-    /// The endpoint's label; the Service itself when absent.
-    host: Option<Box<str>>,
+struct Pointer {
+    service: Arc<ObjectName>,
+    what: Pointed,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Pointed {
+    /// The Service's own address.
+    Service,
+    /// An endpoint's, which may have a host name.
+    Host(Option<Box<str>>),
 }
 
 /// `namespace/name`, by which a Service is found.
@@ -113,21 +121,24 @@ impl Zone {
     }
 
     fn add_pointer(&mut self, address: IpAddr, pointer: Pointer) {
-        let mut pointers = self.reverse.get(&address).cloned().unwrap_or_default();
-        Arc::make_mut(&mut pointers).insert(pointer);
-        self.reverse.insert(address, pointers);
+        let mut pointers: Vec<Pointer> = self.pointers(address).to_vec();
+        pointers.push(pointer);
+        pointers.sort_unstable();
+        self.reverse.insert(address, pointers.into());
     }
 
     fn remove_pointer(&mut self, address: IpAddr, pointer: &Pointer) {
-        let Some(mut pointers) = self.reverse.get(&address).cloned() else {
-            return;
-        };
-        Arc::make_mut(&mut pointers).remove(pointer);
+        let others = self.pointers(address).iter().filter(|p| *p != pointer);
+        let pointers: Vec<Pointer> = others.cloned().collect();
         if pointers.is_empty() {
             self.reverse.remove(&address);
         } else {
-            self.reverse.insert(address, pointers);
+            self.reverse.insert(address, pointers.into());
         }
+    }
+
+    fn pointers(&self, address: IpAddr) -> &[Pointer] {
+        self.reverse.get(&address).map_or(&[], |pointers| pointers)
     }
 
     #[cfg(test)]
@@ -142,16 +153,16 @@ impl Zone {
 
 /// Every address of a Service with what it is called.
 fn pointers(names: &ServiceNames) -> BTreeSet<(IpAddr, Pointer)> {
-    let pointer = |host: Option<&Box<str>>| Pointer {
+    let pointer = |what| Pointer {
         service: names.object.clone(),
-        host: host.cloned(),
+        what,
     };
-    let own = names.cluster_ips.iter().map(|ip| (*ip, pointer(None)));
-    let hosts = names
-        .hosts
+    let own = names
+        .cluster_ips
         .iter()
-        .flat_map(|(label, ips)| ips.iter().map(move |ip| (*ip, pointer(Some(label)))));
-    own.chain(hosts).collect()
+        .map(|ip| (*ip, pointer(Pointed::Service)));
+    let host = |host: &Host| (host.address, pointer(Pointed::Host(host.label.clone())));
+    own.chain(names.hosts.iter().map(host)).collect()
 }
 
 #[cfg(test)]

@@ -63,6 +63,9 @@ impl Disk {
             let path = root.join(sub);
             fs::create_dir_all(&path).map_err(|e| ImageError::io("create", &path, e))?;
         }
+        // Layers hold set-uid programs, perhaps with known holes: not for this machine's users.
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        fs::set_permissions(root, private).map_err(|e| ImageError::io("protect", root, e))?;
         let disk = Self {
             root: root.to_path_buf(),
         };

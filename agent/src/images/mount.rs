@@ -16,14 +16,16 @@ const MAX_OPTIONS: usize = 3900;
 pub(super) fn mount_overlay(layers: &[PathBuf], dir: &Path) -> io::Result<PathBuf> {
     let rootfs = dir.join("rootfs");
     let (upper, work) = (dir.join("upper"), dir.join("work"));
+    let is_new = !upper.exists();
     for path in [&rootfs, &upper, &work] {
         fs::create_dir_all(path)?;
     }
     if is_mount_point(&rootfs)? {
         return Ok(rootfs);
     }
-    // The root directory of the container is that of `upper`: it must look like the image's.
-    if let Some(top) = layers.last() {
+    // The root directory of the container is that of `upper`: it must look like the image's, until the
+    // container makes it look otherwise.
+    if let Some(top) = layers.last().filter(|_| is_new) {
         copy_root(top, &upper)?;
     }
     let mut lower: Vec<PathBuf> = layers.iter().rev().cloned().collect();

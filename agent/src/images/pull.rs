@@ -202,8 +202,6 @@ fn unpack_into(
 ) -> Result<(), ImageError> {
     let root = work.join("fs");
     std::fs::create_dir_all(&root).map_err(|e| ImageError::io("create", &root, e))?;
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-    std::fs::set_permissions(&root, mode).map_err(|e| ImageError::io("create", &root, e))?;
     let below: Vec<PathBuf> = plan.chain[..i].iter().map(|c| disk.layer_fs(c)).collect();
     let path = disk.blob(&layer.digest);
     let blob = std::fs::File::open(&path).map_err(|e| ImageError::io("open", &path, e))?;
@@ -216,7 +214,10 @@ fn unpack_into(
             actual: actual.to_string(),
         });
     }
-    Ok(())
+    // One for all its files; their number has no bound.
+    std::fs::File::open(&root)
+        .and_then(|dir| Ok(nix::unistd::syncfs(dir)?))
+        .map_err(|e| ImageError::io("sync", &root, e))
 }
 
 fn explain(

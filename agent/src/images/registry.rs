@@ -19,6 +19,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Without a byte for so long, a transfer is given up.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The client library reads a manifest whole: this bounds one that never ends.
+const MANIFEST_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// A client for one image; credentials are not kept beyond it.
 pub(super) struct Registry {
     client: oci_client::Client,
@@ -71,11 +74,16 @@ impl Registry {
             manifest::DOCKER_MANIFEST,
         ];
         let wanted = digest.or(self.reference.digest.as_ref());
-        let (bytes, _) = self
-            .client
-            .pull_manifest_raw(&self.target(wanted), &self.auth, &types)
-            .await
-            .map_err(|e| self.explain(e))?;
+        let target = self.target(wanted);
+        let pull = self.client.pull_manifest_raw(&target, &self.auth, &types);
+        let pulled = tokio::time::timeout(MANIFEST_TIMEOUT, pull).await;
+        let (bytes, _) = match pulled {
+            Ok(pulled) => pulled.map_err(|e| self.explain(e))?,
+            Err(_) => {
+                let detail = "its manifest did not arrive in time".to_owned();
+                return Err(unavailable(&self.shown, &self.reference, detail));
+            }
+        };
         if bytes.len() as u64 > manifest::MAX_MANIFEST_BYTES {
             return Err(ImageError::invalid(
                 &self.shown,

@@ -1,6 +1,7 @@
 //! The store against a real kernel (overlayfs, as root) and, in `registry`, against a real registry.
 #![allow(clippy::unwrap_used)]
 
+mod crash;
 mod registry;
 
 use std::fs;
@@ -13,7 +14,7 @@ use super::build::{from_directory, write_layout};
 use super::*;
 
 /// A small tree whose content depends on `n`.
-pub(super) fn tree(dir: &Path, n: u32) {
+pub(crate) fn tree(dir: &Path, n: u32) {
     fs::create_dir_all(dir.join("etc")).unwrap();
     fs::write(dir.join("etc/hello"), format!("hello {n}")).unwrap();
     fs::write(dir.join("su"), "x").unwrap();
@@ -22,7 +23,7 @@ pub(super) fn tree(dir: &Path, n: u32) {
     std::os::unix::fs::chown(dir.join("etc/hello"), Some(12), Some(34)).unwrap();
 }
 
-pub(super) fn config() -> Config {
+pub(crate) fn config() -> Config {
     ConfigBuilder::default()
         .cmd(vec!["/bin/sh".to_owned()])
         .env(vec!["A=b".to_owned()])
@@ -30,7 +31,7 @@ pub(super) fn config() -> Config {
         .unwrap()
 }
 
-pub(super) fn names(dir: &Path) -> Vec<String> {
+pub(crate) fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> = fs::read_dir(dir)
         .unwrap()
         .map(|e| e.unwrap().file_name().into_string().unwrap())
@@ -234,6 +235,20 @@ async fn what_a_crash_left_is_swept_and_what_is_complete_stays() {
 }
 
 #[tokio::test]
+async fn a_sweep_that_was_put_off_is_made_up_for() {
+    let f = Fixture::new().await;
+    let image = f.image(1, "localhost/one").await;
+    let pulling = f.store.disk.lock_shared().unwrap();
+    f.store.remove("localhost/one").await.unwrap();
+    assert!(image.layers[0].exists(), "somebody may be about to need it");
+    drop(pulling);
+    // Any pull will do, also one that fails.
+    let pull = f.store.ensure("127.0.0.1:1/x", PullPolicy::Always, &[]);
+    pull.await.unwrap_err();
+    assert!(!image.layers[0].exists());
+}
+
+#[tokio::test]
 async fn an_unknown_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("VERSION"), "something-else-9").unwrap();
@@ -339,4 +354,67 @@ fn whiteouts_are_what_overlayfs_takes_for_them() {
     ];
     mount::unmount_overlay(&at).unwrap();
     assert_eq!(seen, [vec!["dir", "full", "kept"], vec!["c"], vec!["y"]]);
+}
+
+/// A file system of a few MiB, gone with the value.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(size: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = nix::mount::MsFlags::empty();
+        let options = format!("size={size}");
+        nix::mount::mount(
+            Some("tmpfs"),
+            dir.path(),
+            Some("tmpfs"),
+            flags,
+            Some(options.as_str()),
+        )
+        .unwrap();
+        Self(dir)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(self.0.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_named_and_leaves_room_for_what_fits() {
+    let dir = tempfile::tempdir().unwrap();
+    let (large, small) = (dir.path().join("large"), dir.path().join("small"));
+    fs::create_dir(&large).unwrap();
+    fs::write(large.join("file"), vec![7; 3 << 20]).unwrap();
+    tree(&small, 1);
+    for (root, name) in [(&large, "large-layout"), (&small, "small-layout")] {
+        write_layout(&dir.path().join(name), root, &config(), "localhost/x").unwrap();
+    }
+    // The blob fits, the blob and the layer do not; then not even the blob does.
+    for size in ["5m", "1m"] {
+        let disk = SmallDisk::mount(size);
+        let store = ImageStore::open(disk.0.path()).await.unwrap();
+        let error = store
+            .import(&dir.path().join("large-layout"), None)
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, ImageError::DiskFull { .. }),
+            "{size}: {error}"
+        );
+        assert!(error.to_string().contains("no space left"), "{error}");
+        assert!(names(&disk.0.path().join("tmp")).is_empty());
+        assert!(names(&disk.0.path().join("layers")).is_empty());
+        store
+            .import(&dir.path().join("small-layout"), None)
+            .await
+            .unwrap();
+        let image = store
+            .ensure("localhost/x", PullPolicy::Never, &[])
+            .await
+            .unwrap();
+        assert!(image.layers[0].join("etc/hello").exists());
+    }
 }

@@ -3,20 +3,22 @@
 //! A layer is hostile: paths, links, sizes and attributes are checked, and everything is made by way of
 //! [`tree`], which nothing leads out of. Whiteouts become what overlayfs calls whiteouts.
 
+mod attributes;
+mod metered;
 mod tree;
 
-use std::cell::Cell;
-use std::ffi::{CString, OsStr};
+use std::ffi::OsStr;
 use std::io::{self, BufReader, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use nix::sys::stat::SFlag;
 use tar::EntryType;
 
+use self::attributes::{Extensions, attributes, device};
+use self::metered::{Budget, Metered, is_over_limit};
 use self::tree::{Attributes, Place, Tree, normalize};
-use super::digest::{Digest, Hasher};
+use super::digest::Digest;
 
 /// Bounds on what one layer may become.
 #[derive(Debug, Clone, Copy)]
@@ -79,7 +81,7 @@ pub(super) fn decompress<'a>(source: impl Read + 'a) -> io::Result<Box<dyn Read 
 }
 
 /// Unpacks `source` into the empty directory `root` and returns the digest of the uncompressed archive.
-/// `below` are the layers that will lie below it, lowest first. Everything is on the disk on return.
+/// `below` are the layers that will lie below it, lowest first. The caller makes it durable.
 pub(super) fn unpack(
     source: impl Read,
     root: &Path,
@@ -87,73 +89,27 @@ pub(super) fn unpack(
     limits: Limits,
 ) -> Result<Digest, UnpackError> {
     let tree = Tree::open(root, below).map_err(UnpackError::Archive)?;
-    let budget = Budget(Rc::new(Cell::new(limits.bytes)));
+    // An archive may say nothing of its root: then it is as below.
+    tree.inherit_root().map_err(UnpackError::Archive)?;
     let plain = decompress(source).map_err(UnpackError::Archive)?;
-    let mut reader = Metered {
-        source: plain,
-        hasher: Hasher::default(),
-        total: limits.bytes,
-        headers: budget.clone(),
-    };
+    let (mut reader, budget) = Metered::new(plain, limits.bytes);
     let mut unpacker = Unpacker {
         tree,
         limits,
         bytes: 0,
         directories: Vec::new(),
     };
-    let mut archive = tar::Archive::new(&mut reader);
-    unpacker.entries(&mut archive, &budget)?;
-    drop(archive);
+    unpacker.entries(&mut tar::Archive::new(&mut reader), &budget)?;
     // What follows the end marker is part of the digest.
-    budget.0.set(limits.bytes);
+    budget.set(limits.bytes);
     io::copy(&mut reader, &mut io::sink()).map_err(|e| archive_error(e, &limits))?;
     unpacker.finish().map_err(UnpackError::Archive)?;
-    Ok(reader.hasher.finish())
-}
-
-/// How much may be read until it is set again: bounds what the tar reader keeps in memory for headers.
-#[derive(Clone)]
-struct Budget(Rc<Cell<u64>>);
-
-struct Metered<R> {
-    source: R,
-    hasher: Hasher,
-    total: u64,
-    headers: Budget,
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("over the limit")]
-struct OverLimit;
-
-impl<R: Read> Read for Metered<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.source.read(buffer)?;
-        let length = n as u64;
-        self.hasher.update(&buffer[..n]);
-        let headers = self.headers.0.get();
-        if length > self.total || length > headers {
-            return Err(io::Error::other(OverLimit));
-        }
-        self.total -= length;
-        self.headers.0.set(headers - length);
-        Ok(n)
-    }
+    Ok(reader.digest())
 }
 
 fn archive_error(error: io::Error, limits: &Limits) -> UnpackError {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-    while let Some(inner) = source {
-        if inner.is::<OverLimit>() {
-            return UnpackError::TooLarge(limits.bytes);
-        }
-        source = match inner
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-        {
-            Some(wrapped) => Some(wrapped),
-            None => inner.source(),
-        };
+    if is_over_limit(&error) {
+        return UnpackError::TooLarge(limits.bytes);
     }
     UnpackError::Archive(error)
 }
@@ -177,7 +133,7 @@ impl Unpacker {
         let mut count = 0;
         loop {
             // Padding of the entry before, headers, long names.
-            budget.0.set(MAX_HEADER_BYTES);
+            budget.set(MAX_HEADER_BYTES);
             let Some(entry) = entries.next() else {
                 return Ok(());
             };
@@ -186,7 +142,7 @@ impl Unpacker {
             if count > limits.entries {
                 return Err(UnpackError::TooMany(limits.entries));
             }
-            budget.0.set(limits.bytes);
+            budget.set(limits.bytes);
             self.entry(&mut entry)?;
             io::copy(&mut entry, &mut io::sink()).map_err(|e| archive_error(e, &limits))?;
         }
@@ -211,6 +167,7 @@ impl Unpacker {
         self.make(entry, kind, &path).map_err(|e| match e {
             Failure::Unsafe(why) => unsafe_entry(why),
             Failure::TooLarge => UnpackError::TooLarge(limits.bytes),
+            Failure::Io(source) if is_over_limit(&source) => UnpackError::TooLarge(limits.bytes),
             Failure::Io(source) => UnpackError::Entry {
                 path: shown.clone(),
                 source,
@@ -398,7 +355,7 @@ impl Unpacker {
                 tree::set_time(&dir, attributes)?;
             }
         }
-        self.tree.sync()
+        Ok(())
     }
 }
 
@@ -416,100 +373,6 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
     }
-}
-
-/// What PAX records add to an entry.
-#[derive(Default)]
-struct Extensions {
-    xattrs: Vec<(CString, Vec<u8>)>,
-    mtime: Option<(i64, i64)>,
-}
-
-impl Extensions {
-    fn read<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Self> {
-        let mut all = Self::default();
-        let Some(records) = entry.pax_extensions()? else {
-            return Ok(all);
-        };
-        for record in records {
-            let record = record?;
-            let key = record.key_bytes();
-            if key == b"mtime" {
-                all.mtime = record.value().ok().and_then(parse_time);
-            } else if let Some(name) = key.strip_prefix(b"SCHILY.xattr.")
-                && is_wanted_xattr(name)
-                && let Ok(name) = CString::new(name)
-            {
-                all.xattrs.push((name, record.value_bytes().to_vec()));
-            }
-        }
-        Ok(all)
-    }
-
-    fn apply(&self, fd: &impl std::os::fd::AsFd) -> io::Result<()> {
-        for (name, value) in &self.xattrs {
-            match tree::set_xattr(fd, name.clone(), value) {
-                // A file system without them: the file is of use nevertheless.
-                Err(e) if e.kind() == io::ErrorKind::Unsupported => {}
-                other => other?,
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Never `trusted.*` or `user.overlay.*`: by those a layer could redirect overlayfs.
-fn is_wanted_xattr(name: &[u8]) -> bool {
-    name == b"security.capability"
-        || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
-}
-
-/// Seconds with a fraction, as PAX writes times.
-fn parse_time(text: &str) -> Option<(i64, i64)> {
-    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
-    let seconds: i64 = seconds.parse().ok()?;
-    let digits: String = fraction
-        .chars()
-        .chain("000000000".chars())
-        .take(9)
-        .collect();
-    let nanos: i64 = digits.parse().ok()?;
-    (0..1_000_000_000)
-        .contains(&nanos)
-        .then_some((seconds, nanos))
-}
-
-fn attributes<R: Read>(
-    entry: &tar::Entry<'_, R>,
-    extensions: &Extensions,
-) -> Result<Attributes, Failure> {
-    let header = entry.header();
-    let old = header.as_old();
-    let id = |field: &[u8], id: io::Result<u64>| -> Result<u32, Failure> {
-        // Blank is zero to every other reader.
-        let blank = field.iter().all(|b| matches!(b, 0 | b' '));
-        u32::try_from(if blank { 0 } else { id? })
-            .ok()
-            .filter(|id| *id != u32::MAX)
-            .ok_or(Failure::Unsafe("an owner out of range"))
-    };
-    let (mtime, mtime_nanos) = extensions
-        .mtime
-        .unwrap_or((i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0), 0));
-    Ok(Attributes {
-        uid: id(&old.uid, header.uid())?,
-        gid: id(&old.gid, header.gid())?,
-        mode: header.mode()? & 0o7777,
-        // Beyond what file systems store, the kernel clamps; a negative one is older than 1970.
-        mtime,
-        mtime_nanos,
-    })
-}
-
-fn device<R: Read>(entry: &tar::Entry<'_, R>) -> Result<libc::dev_t, Failure> {
-    let major = entry.header().device_major()?.unwrap_or(0);
-    let minor = entry.header().device_minor()?.unwrap_or(0);
-    Ok(libc::makedev(major, minor))
 }
 
 #[cfg(test)]

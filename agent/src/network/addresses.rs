@@ -57,6 +57,24 @@ fn address(range: &IpNet, number: u128) -> IpAddr {
     }
 }
 
+/// Removes a ledger in which no address is taken; leaves it when one is.
+pub(super) fn remove_unused(directory: &Path) {
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return;
+    };
+    let files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    let marks_only = files.iter().all(|path| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(LAST))
+    });
+    if marks_only {
+        for path in &files {
+            let _ = std::fs::remove_file(path);
+        }
+        let _ = std::fs::remove_dir(directory);
+    }
+}
+
 /// Writes a file so that a reader sees all of it or nothing.
 pub(super) fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
     let mut partial = path.as_os_str().to_owned();

@@ -11,20 +11,27 @@ use tokio::sync::watch;
 use super::host::Usage;
 use super::status::{self, NodeFacts};
 use crate::images::ImageStore;
-use crate::sync::Outbox;
 
 /// How long the control plane may wait for the next renewal.
-pub(crate) const LEASE_SECONDS: u32 = 40;
+const LEASE_SECONDS: u32 = 40;
 const RENEW_EVERY: Duration = Duration::from_secs(10);
 /// A status that did not change is sent this often all the same.
 const REPORT_EVERY: Duration = Duration::from_secs(300);
+/// Renewals from one listing of the images to the next.
+const IMAGES_EVERY: u32 = 3;
+
+/// Where the node is reported; node sync implements it. Neither waits.
+pub(crate) trait NodeReporter: Send + Sync + 'static {
+    fn renew_lease(&self, seconds: u32);
+    fn node_status(&self, status: &NodeStatus);
+}
 
 /// One per agent.
 pub(crate) struct Heartbeat {
     pub(crate) facts: Mutex<NodeFacts>,
     pub(crate) data_dir: PathBuf,
     pub(crate) images: ImageStore,
-    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) reporter: Arc<dyn NodeReporter>,
     reported: Mutex<Option<NodeStatus>>,
     /// Something that the status shows was changed from outside.
     changed: tokio::sync::Notify,
@@ -35,13 +42,13 @@ impl Heartbeat {
         facts: NodeFacts,
         data_dir: PathBuf,
         images: ImageStore,
-        outbox: Arc<Outbox>,
+        reporter: Arc<dyn NodeReporter>,
     ) -> Self {
         Self {
             facts: Mutex::new(facts),
             data_dir,
             images,
-            outbox,
+            reporter,
             reported: Mutex::default(),
             changed: tokio::sync::Notify::new(),
         }
@@ -54,6 +61,12 @@ impl Heartbeat {
             .unwrap_or_else(PoisonError::into_inner)
             .not_ready = why;
         self.changed.notify_one();
+    }
+
+    /// The node's last status: it runs no pods any more, so their endpoints must go.
+    pub(crate) fn leave(&self, why: &str) {
+        self.set_not_ready(Some(why.to_owned()));
+        self.report(&mut None);
     }
 
     /// The node as it registers.
@@ -70,18 +83,23 @@ impl Heartbeat {
         let mut ticks = tokio::time::interval(RENEW_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut last = None;
+        let mut round = 0u32;
         loop {
             tokio::select! {
-                _ = ticks.tick() => self.outbox.renew_lease(LEASE_SECONDS),
+                _ = ticks.tick() => self.reporter.renew_lease(LEASE_SECONDS),
                 () = self.changed.notified() => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
-            self.look().await;
+            if round.is_multiple_of(IMAGES_EVERY) {
+                self.list_images().await;
+            }
+            round = round.wrapping_add(1);
+            self.measure();
             self.report(&mut last);
         }
     }
 
-    async fn look(&self) {
+    async fn list_images(&self) {
         let images = match self.images.list().await {
             Ok(images) => images
                 .into_iter()
@@ -99,9 +117,13 @@ impl Heartbeat {
                 Vec::new()
             }
         };
-        let usage = Usage::read(&self.data_dir);
         let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
         facts.images = images;
+    }
+
+    fn measure(&self) {
+        let usage = Usage::read(&self.data_dir);
+        let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
         facts.usage = usage;
     }
 
@@ -122,7 +144,7 @@ impl Heartbeat {
             status
         };
         *last = Some(tokio::time::Instant::now());
-        self.outbox.node_status(&status);
+        self.reporter.node_status(&status);
     }
 }
 

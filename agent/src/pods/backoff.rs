@@ -47,10 +47,6 @@ impl Backoff {
     pub(crate) fn delay(&self) -> SignedDuration {
         self.entry.map_or(SignedDuration::ZERO, |entry| entry.delay)
     }
-
-    pub(crate) fn reset(&mut self) {
-        self.entry = None;
-    }
 }
 
 #[cfg(test)]

@@ -55,6 +55,8 @@ pub(crate) trait Machine: Send + Sync + 'static {
     fn attach_network(&self, uid: &str) -> impl Future<Output = Result<Attached, String>> + Send;
     /// Idempotent.
     fn detach_network(&self, uid: &str) -> impl Future<Output = Result<(), String>> + Send;
+    /// Uids that have a network.
+    fn list_networks(&self) -> impl Future<Output = Result<Vec<String>, String>> + Send;
     fn start_sandbox(
         &self,
         spec: &SandboxSpec,

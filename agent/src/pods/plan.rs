@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 
 use super::record::{Attempt, AttemptState, ContainerRecord, Record};
-use super::wanted::{RestartPolicy, Wanted, WantedContainer};
+use super::wanted::{Wanted, WantedContainer};
 
 /// SIGKILL is sent again after this long: the first one may have met a runtime that was not listening.
 const KILL_AGAIN_AFTER: SignedDuration = SignedDuration::from_secs(5);
@@ -405,13 +405,6 @@ fn begin(
             }
         }
     }
-}
-
-/// Whether the record says that the container will be started again.
-pub(crate) fn will_restart(policy: RestartPolicy, container: &ContainerRecord) -> bool {
-    container
-        .ended()
-        .is_some_and(|ended| policy.restarts(ended.exit_code))
 }
 
 #[cfg(test)]

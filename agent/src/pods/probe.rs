@@ -85,7 +85,7 @@ impl Tally {
 /// Before a program listens it refuses: for the first period a container that is waited for is asked more
 /// often, and refusals do not count. `attempt` begins with zero.
 pub(crate) fn eager_pause(attempt: u32, period: Duration) -> Option<Duration> {
-    let pause = Duration::from_millis(25 << attempt.min(10));
+    let pause = Duration::from_millis(25 << attempt.min(32));
     // The pauses double, so what has passed is about as long as the next one.
     (pause < period / 2).then_some(pause)
 }

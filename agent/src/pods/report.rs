@@ -60,3 +60,6 @@ pub(crate) fn reference(pod: &Pod, field_path: Option<String>) -> ObjectReferenc
         field_path,
     }
 }
+
+#[cfg(test)]
+pub(crate) mod recorder;

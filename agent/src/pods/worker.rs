@@ -18,8 +18,7 @@ use super::plan::{self, Action, Leaving, StopCause, Transient, TransientContaine
 use super::probe::ProbeKind;
 use super::prober::ProbeReport;
 use super::record::{AttemptState, Kill, PodDirs, PodFailure, Record, Terminating};
-use super::report::{EventType, PodEvent, PodKey, reference};
-use super::status;
+use super::report::{EventType, PodKey};
 use super::wanted::{Wanted, clamp_grace, deletion_grace};
 use crate::images::Image;
 
@@ -28,6 +27,7 @@ mod observe;
 mod prepare;
 mod probing;
 mod start;
+mod tell;
 
 const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
@@ -218,10 +218,14 @@ impl<M: Machine> Worker<M> {
                 if *pod == self.pod {
                     return;
                 }
+                // Most changes are the echo of what this node reported.
+                let echo = same_but_status(&self.pod, &pod);
                 self.pod = *pod;
-                self.wanted = Wanted::of(&self.pod);
-                self.save_pod();
-                self.note_deletion();
+                if !echo {
+                    self.wanted = Wanted::of(&self.pod);
+                    self.save_pod();
+                    self.note_deletion();
+                }
             }
             Command::Gone => {
                 let grace_seconds = deletion_grace(&self.pod);
@@ -400,143 +404,6 @@ impl<M: Machine> Worker<M> {
         }
     }
 
-    /// When the status will read differently though nothing happens.
-    fn display_change(&self) -> Option<Timestamp> {
-        let now = self.now();
-        self.transient
-            .containers
-            .values()
-            .filter_map(|container| match &container.image {
-                plan::ImageState::Failed { at, .. } => Some(*at + status::PULL_ERROR_SHOWN),
-                _ => None,
-            })
-            .filter(|at| *at > now)
-            .min()
-    }
-
-    /// Publishes the status, and reports it when it changed.
-    fn tell(&mut self) {
-        let host = status::HostFacts {
-            addresses: self.context.settings.node_addresses.clone(),
-        };
-        let status = status::status(
-            &self.pod,
-            &self.wanted,
-            &self.record,
-            &self.transient,
-            &host,
-            self.now(),
-        );
-        let changed = self.record.reported.as_ref() != Some(&status);
-        self.tell_back_off(&status);
-        if changed || self.snapshot.borrow().is_none() {
-            self.snapshot
-                .send_replace(Some(self.make_snapshot(&status)));
-            if self.transient.leaving.is_none() {
-                self.context.reporter.status(&self.key, &status);
-            }
-        }
-        if changed {
-            self.record.reported = Some(status);
-            self.save();
-        }
-    }
-
-    /// Events that go with states rather than with steps.
-    fn tell_back_off(&mut self, status: &PodStatus) {
-        let all = status
-            .init_container_statuses
-            .iter()
-            .chain(&status.container_statuses)
-            .flatten();
-        let mut say = Vec::new();
-        for container in all {
-            let Some(waiting) = container
-                .state
-                .as_ref()
-                .and_then(|state| state.waiting.as_ref())
-            else {
-                continue;
-            };
-            let name = &container.name;
-            let round = format!("{}", container.restart_count);
-            match waiting.reason.as_deref() {
-                Some("CrashLoopBackOff") => say.push((
-                    name.clone(),
-                    format!("crash {round}"),
-                    EventType::Warning,
-                    "BackOff",
-                    format!(
-                        "Back-off restarting failed container {name} in pod {}_{}({})",
-                        self.key.name, self.key.namespace, self.key.uid
-                    ),
-                )),
-                Some("ImagePullBackOff") => {
-                    let at = match self.transient.containers.get(name).map(|c| &c.image) {
-                        Some(plan::ImageState::Failed { at, .. }) => at.to_string(),
-                        _ => String::new(),
-                    };
-                    say.push((
-                        name.clone(),
-                        format!("pull {at}"),
-                        EventType::Normal,
-                        "BackOff",
-                        format!("Back-off pulling image \"{}\"", container.image),
-                    ));
-                }
-                _ => {}
-            }
-        }
-        for (container, round, event_type, reason, message) in say {
-            let told = self
-                .told
-                .insert(format!("backoff {container}"), round.clone());
-            if told.as_ref() != Some(&round) {
-                self.event(Some(&container), event_type, reason, message);
-            }
-        }
-    }
-
-    fn make_snapshot(&self, status: &PodStatus) -> Snapshot {
-        let statuses = status
-            .init_container_statuses
-            .iter()
-            .chain(&status.container_statuses)
-            .flatten();
-        let containers = statuses
-            .map(|status| {
-                let known = self.record.container(&status.name);
-                let begun = |state: &AttemptState| match state {
-                    AttemptState::Creating | AttemptState::Created => false,
-                    AttemptState::Running { .. } => true,
-                    AttemptState::Ended(ended) => ended.started_at.is_some(),
-                };
-                let attempt = known.and_then(|known| known.attempt.as_ref());
-                let waiting = status
-                    .state
-                    .as_ref()
-                    .and_then(|state| state.waiting.clone());
-                let snapshot = ContainerSnapshot {
-                    current: attempt
-                        .filter(|attempt| begun(&attempt.state))
-                        .map(|attempt| attempt.number),
-                    previous: known
-                        .and_then(|known| known.last.as_ref())
-                        .map(|last| last.number),
-                    live: attempt.is_some_and(super::record::Attempt::is_live),
-                    waiting: waiting.and_then(|waiting| waiting.reason),
-                };
-                (status.name.clone(), snapshot)
-            })
-            .collect();
-        Snapshot {
-            key: self.key.clone(),
-            status: status.clone(),
-            dirs: self.dirs.clone(),
-            containers,
-        }
-    }
-
     fn save(&mut self) {
         if self.saved.as_ref() == Some(&self.record) {
             return;
@@ -552,41 +419,6 @@ impl<M: Machine> Worker<M> {
     fn save_pod(&self) {
         if let Err(error) = self.dirs.save_pod(&self.pod) {
             tracing::error!(pod = %self.key.name, %error, "the pod's specification was not written");
-        }
-    }
-
-    fn event(
-        &self,
-        container: Option<&str>,
-        event_type: EventType,
-        reason: &'static str,
-        message: String,
-    ) {
-        let field_path = container.map(|name| {
-            let init = self.wanted.init.iter().any(|init| init.name == name);
-            let list = if init { "initContainers" } else { "containers" };
-            format!("spec.{list}{{{name}}}")
-        });
-        self.context.reporter.event(PodEvent {
-            involved: reference(&self.pod, field_path),
-            event_type,
-            reason,
-            message,
-        });
-    }
-
-    /// Sends an event about a failure, unless the same was said last.
-    fn event_once(
-        &mut self,
-        topic: &str,
-        container: Option<&str>,
-        reason: &'static str,
-        message: String,
-    ) {
-        let topic = format!("{topic} {}", container.unwrap_or_default());
-        if self.told.get(&topic) != Some(&message) {
-            self.told.insert(topic, message.clone());
-            self.event(container, EventType::Warning, reason, message);
         }
     }
 
@@ -621,6 +453,16 @@ impl<M: Machine> Worker<M> {
         self.sandbox = Some(sandbox);
         self.look = true;
     }
+}
+
+/// Whether nothing changed that a worker acts on.
+fn same_but_status(one: &Pod, other: &Pod) -> bool {
+    let (a, b) = (&one.metadata, &other.metadata);
+    one.spec == other.spec
+        && a.deletion_timestamp == b.deletion_timestamp
+        && a.deletion_grace_period_seconds == b.deletion_grace_period_seconds
+        && a.labels == b.labels
+        && a.annotations == b.annotations
 }
 
 /// A record written by a clock that went elsewhere must not keep a pod from ending.

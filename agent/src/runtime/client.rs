@@ -67,6 +67,15 @@ impl Client {
         name: &'static str,
         call: Call,
     ) -> Result<Answer, RuntimeError> {
+        self.call_within(ANSWER, name, call).await
+    }
+
+    pub(super) async fn call_within(
+        &self,
+        limit: Duration,
+        name: &'static str,
+        call: Call,
+    ) -> Result<Answer, RuntimeError> {
         let gone = || RuntimeError::Gone(self.dir.clone());
         let (waiter, answer) = oneshot::channel();
         let exchange = async {
@@ -80,9 +89,9 @@ impl Client {
         let late = |_| RuntimeError::Timeout {
             dir: self.dir.clone(),
             call: name,
-            after: ANSWER,
+            after: limit,
         };
-        tokio::time::timeout(ANSWER, exchange).await.map_err(late)?
+        tokio::time::timeout(limit, exchange).await.map_err(late)?
     }
 }
 

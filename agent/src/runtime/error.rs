@@ -65,6 +65,7 @@ impl RuntimeError {
                     "create" => "create",
                     "start" => "start",
                     "delete" => "delete",
+                    "exec" => "exec",
                     _ => "run",
                 },
                 container,

@@ -57,6 +57,16 @@ pub(crate) fn send_signal(pid: u32, signal: i32) -> bool {
     unsafe { libc::kill(pid, signal) == 0 }
 }
 
+/// Sends SIGKILL to a process group, by its leader: a child that is not yet reaped.
+pub(crate) fn kill_group(leader: u32) {
+    if let Ok(leader) = libc::pid_t::try_from(leader)
+        && leader > 1
+    {
+        // SAFETY: kill takes numbers only and touches no memory of this process.
+        unsafe { libc::kill(-leader, libc::SIGKILL) };
+    }
+}
+
 /// How many processes of a cgroup the kernel killed for want of memory: `memory.events` of v2 and
 /// `memory.oom_control` of v1 have the count in a line of the same form.
 pub(crate) fn oom_kills(events: &str) -> u64 {

@@ -47,6 +47,11 @@ pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     std::fs::rename(&temporary, path)
 }
 
+/// Held by a supervisor from before it reads its configuration until it ends, and by who sweeps.
+pub(crate) fn lock_file(dir: &Path) -> PathBuf {
+    dir.join("supervisor.lock")
+}
+
 /// runc's state of this pod's containers, apart from everybody else's.
 pub(crate) fn runc_root(dir: &Path) -> PathBuf {
     dir.join("runc")
@@ -55,6 +60,11 @@ pub(crate) fn runc_root(dir: &Path) -> PathBuf {
 /// The bundle of one container.
 pub(crate) fn bundle(dir: &Path, id: &str) -> PathBuf {
     dir.join("containers").join(id)
+}
+
+/// Pipes and files of commands that run in containers.
+pub(crate) fn exec_dir(dir: &Path) -> PathBuf {
+    dir.join("exec")
 }
 
 /// Container names become file names, cgroup names and arguments of runc.

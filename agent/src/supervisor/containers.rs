@@ -4,6 +4,7 @@
 //! Requests for one container wait for each other; those for different containers do not. Killing does not
 //! wait and does not need runc: this process is the parent, so a process id stays good until it is reaped.
 
+mod exec;
 mod run;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -13,11 +14,16 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use super::config;
+use super::console::ConsoleSocket;
 use super::output::Output;
 use super::protocol::{Answer, ContainerState, Create, Failure};
 use super::runc::Runc;
 use super::{cgroup, record};
+use exec::Command;
 use run::Run;
+
+/// More than the largest pipe holds.
+const LAST_TURNS: u32 = 64;
 
 /// Whom an answer is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,8 +57,11 @@ struct Container {
     output: Option<Output>,
     /// The other end of a standard input that is kept open.
     stdin_writer: Option<OwnedFd>,
+    /// While it is being created with a terminal.
+    console: Option<ConsoleSocket>,
     jobs: VecDeque<(Option<Reply>, Job)>,
     run: Option<Run>,
+    commands: Vec<Command>,
 }
 
 #[derive(Debug)]
@@ -60,8 +69,8 @@ pub(crate) struct Containers {
     dir: PathBuf,
     runc: Runc,
     table: BTreeMap<String, Container>,
-    /// Ends of processes that nobody knew yet, kept while a container is being created: the first process
-    /// may be reaped before its id has been read.
+    /// Ends of processes that nobody knew yet, kept while a container or a command is begun: it may be
+    /// reaped before its id has been read.
     unknown: HashMap<u32, Ended>,
     answers: Vec<(Reply, Answer)>,
     changed: bool,
@@ -106,8 +115,10 @@ impl Containers {
             started_at: None,
             output: None,
             stdin_writer: None,
+            console: None,
             jobs: VecDeque::new(),
             run: None,
+            commands: Vec::new(),
         });
         container.jobs.push_back((Some(reply), Job::Create(create)));
         self.advance(&id);
@@ -209,10 +220,10 @@ impl Containers {
         } else if let Some(id) = self.find(|it| it.pid == Some(pid)) {
             self.exited(&id, ended, now);
             self.advance(&id);
-        } else if self.table.values().any(|it| it.state.is_none()) {
+        } else if !self.command_reaped(pid, ended) && self.table.values().any(Container::begins) {
             self.unknown.insert(pid, ended);
         }
-        if self.table.values().all(|it| it.state.is_some()) {
+        if !self.table.values().any(Container::begins) {
             self.unknown.clear();
         }
     }
@@ -228,9 +239,13 @@ impl Containers {
             return;
         };
         if let Some(output) = &mut container.output {
-            // All writers are gone, so this is what the pipes still hold: finite.
+            // What the pipes still hold; the bound is for writers in other containers, to which a pipe
+            // can have been given.
             let mut buffer = [0; 4096];
-            while output.copy(&mut buffer) {}
+            let mut turns = 0;
+            while output.copy(&mut buffer) && turns < LAST_TURNS {
+                turns += 1;
+            }
         }
         if let Some(started_at) = container.run.as_ref().and_then(Run::started_at) {
             // It was quicker than the end of `runc start` could be noticed.
@@ -261,9 +276,9 @@ impl Containers {
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let runs = self.table.values().filter_map(|it| it.run.as_ref());
-        runs.filter(|run| !run.timed_out)
-            .map(|run| run.deadline)
-            .min()
+        let runs = runs.filter(|run| !run.timed_out).map(|run| run.deadline);
+        let commands = self.table.values().flat_map(|it| &it.commands);
+        runs.chain(commands.filter_map(Command::deadline)).min()
     }
 
     /// Kills each runc that takes too long; what follows, follows from its end.
@@ -275,6 +290,9 @@ impl Containers {
             {
                 run.kill();
             }
+            for command in &mut container.commands {
+                command.expire(now);
+            }
         }
     }
 
@@ -284,6 +302,13 @@ impl Containers {
 
     fn answer(&mut self, reply: Option<Reply>, answer: Answer) {
         self.answers.extend(reply.map(|reply| (reply, answer)));
+    }
+}
+
+impl Container {
+    /// Something has been started whose process id is not known yet.
+    fn begins(&self) -> bool {
+        self.state.is_none() || self.commands.iter().any(Command::begins)
     }
 }
 

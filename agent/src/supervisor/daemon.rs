@@ -13,7 +13,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
 use nix::unistd::ForkResult;
 
-use super::config::Config;
+use super::config::{self, Config};
 use super::{cgroup, protocol, serve};
 
 #[derive(Debug, thiserror::Error)]
@@ -40,13 +40,13 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
 
 /// Starts the supervisor of a pod's run directory in a process of its own; returns when it is ready.
 pub(crate) fn launch(dir: &Path) -> Result<(), DaemonError> {
-    let config = Config::read(dir).step("read configuration")?;
-    let lock = File::create(dir.join("supervisor.lock")).step("open lock")?;
+    let lock = File::create(config::lock_file(dir)).step("open lock")?;
     match lock.try_lock() {
         Ok(()) => {}
         Err(std::fs::TryLockError::WouldBlock) => return Err(DaemonError::Taken),
         Err(std::fs::TryLockError::Error(error)) => return Err(error).step("lock"),
     }
+    let config = Config::read(dir).step("read configuration")?;
     let (mut ready, report) = io::pipe().step("make pipe")?;
     // SAFETY: the program has no other thread yet. (In tests it has: the child then calls nothing but
     // the allocator, which the C library keeps usable in the child, and system calls.)

@@ -76,6 +76,8 @@ struct Source {
 pub(crate) struct Output {
     sources: Vec<Source>,
     log: LogFile,
+    /// The log cannot be written at present; said once.
+    failing: bool,
 }
 
 impl Output {
@@ -92,7 +94,17 @@ impl Output {
                 source(Stream::Stderr, stderr),
             ],
             log,
+            failing: false,
         }
+    }
+
+    /// Both streams come through the terminal from now on.
+    pub(crate) fn use_terminal(&mut self, terminal: OwnedFd) {
+        self.sources = vec![Source {
+            stream: Stream::Stdout,
+            pipe: File::from(terminal),
+            lines: Lines::default(),
+        }];
     }
 
     /// The pipes that are still open, for waiting on.
@@ -103,7 +115,12 @@ impl Output {
     /// Copies what is there, up to a bound; `true` when a pipe may hold more. What the log cannot take
     /// (a full disk) is lost: the container goes on.
     pub(crate) fn copy(&mut self, buffer: &mut [u8]) -> bool {
-        let Self { sources, log } = self;
+        let Self {
+            sources,
+            log,
+            failing,
+        } = self;
+        let mut report = |result| report(result, failing);
         let mut more = false;
         sources.retain_mut(|source| {
             for _ in 0..TURN {
@@ -115,6 +132,11 @@ impl Output {
                     Ok(length) => report(source.copy(log, &buffer[..length])),
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
+                    // A terminal that nobody has open any more.
+                    Err(error) if error.raw_os_error() == Some(libc::EIO) => {
+                        report(source.end(log));
+                        return false;
+                    }
                     Err(error) => {
                         report(Err(error));
                         return false;
@@ -142,7 +164,7 @@ impl Output {
     /// Writes what is left of unfinished lines; nothing more is read.
     pub(crate) fn finish(mut self) {
         for mut source in std::mem::take(&mut self.sources) {
-            report(source.end(&mut self.log));
+            report(source.end(&mut self.log), &mut self.failing);
         }
     }
 }
@@ -168,8 +190,13 @@ impl Source {
     }
 }
 
-fn report(result: io::Result<()>) {
-    if let Err(error) = result {
-        eprintln!("log: {error}");
+fn report(result: io::Result<()>, failing: &mut bool) {
+    match result {
+        Err(error) if !*failing => {
+            *failing = true;
+            eprintln!("log: {error}");
+        }
+        Err(_) => {}
+        Ok(()) => *failing = false,
     }
 }

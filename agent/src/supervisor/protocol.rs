@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +58,8 @@ pub(crate) enum Call {
     Delete {
         id: String,
     },
+    /// Answered when the command has ended.
+    Exec(Exec),
     States,
     /// Kills and deletes everything; the supervisor ends after its answer.
     Stop,
@@ -75,6 +77,19 @@ pub(crate) struct Create {
     /// Standard input stays open (and silent) instead of being `/dev/null`.
     #[serde(default)]
     pub(crate) stdin: bool,
+    /// The bundle asks for a terminal: it takes the place of the pipes.
+    #[serde(default)]
+    pub(crate) terminal: bool,
+}
+
+/// A command in a running container. It is killed at its deadline, and when its client hangs up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Exec {
+    pub(crate) id: String,
+    pub(crate) args: Vec<String>,
+    /// Named pipe, open for reading, in the directory for commands ([`super::config::exec_dir`]).
+    pub(crate) output: PathBuf,
+    pub(crate) timeout: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,8 +116,16 @@ pub(crate) enum Message {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Answer {
-    Hello { version: u32, pid: u32 },
+    Hello {
+        version: u32,
+        pid: u32,
+    },
     Done,
+    /// A command has ended.
+    Ended {
+        code: i32,
+        timed_out: bool,
+    },
     States(BTreeMap<String, ContainerState>),
     Failed(Failure),
 }

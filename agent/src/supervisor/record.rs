@@ -42,7 +42,7 @@ pub(crate) fn read_all(dir: &Path) -> io::Result<BTreeMap<String, Option<Contain
 
 /// Removes a bundle's files by name: somebody else's may lie beside them.
 pub(crate) fn remove_bundle(bundle: &Path) {
-    for name in ["config.json", FILE, "init.pid", "runc.log"] {
+    for name in ["config.json", FILE, "init.pid", "runc.log", "console.sock"] {
         // What is not there needs no removal; what cannot be removed keeps the directory visible.
         let _ = std::fs::remove_file(bundle.join(name));
     }

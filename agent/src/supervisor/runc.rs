@@ -2,6 +2,7 @@
 //!
 //! Nothing here waits: the supervisor's loop reaps, the agent's sweeping has its own deadline.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -24,6 +25,34 @@ pub(crate) struct Standard {
     pub(crate) stdin: Stdio,
     pub(crate) stdout: OwnedFd,
     pub(crate) stderr: OwnedFd,
+    /// Socket to which the terminal is sent, when there is to be one.
+    pub(crate) console: Option<PathBuf>,
+}
+
+/// Files of one command, removed with it.
+#[derive(Debug)]
+pub(crate) struct ExecFiles {
+    pub(crate) pid: PathBuf,
+    pub(crate) log: PathBuf,
+}
+
+impl ExecFiles {
+    /// Beside the pipe for its output.
+    pub(crate) fn beside(output: &Path) -> Self {
+        Self {
+            pid: output.with_extension("pid"),
+            log: output.with_extension("log"),
+        }
+    }
+}
+
+impl Drop for ExecFiles {
+    fn drop(&mut self) {
+        for path in [&self.pid, &self.log] {
+            // They may never have been written.
+            let _ = std::fs::remove_file(path);
+        }
+    }
 }
 
 impl Runc {
@@ -53,6 +82,14 @@ impl Runc {
         command
     }
 
+    fn spawn(&self, mut command: Command) -> io::Result<u32> {
+        let failed = |error: io::Error| {
+            let text = format!("{}: {error}", self.program.display());
+            io::Error::new(error.kind(), text)
+        };
+        Ok(command.spawn().map_err(failed)?.id())
+    }
+
     pub(crate) fn create(&self, id: &str, bundle: &Path, standard: Standard) -> io::Result<u32> {
         let mut command = self.command(Some(&log_file(bundle)));
         command
@@ -60,22 +97,48 @@ impl Runc {
             .arg("--bundle")
             .arg(bundle)
             .arg("--pid-file")
-            .arg(pid_file(bundle))
+            .arg(pid_file(bundle));
+        if let Some(console) = standard.console {
+            command.arg("--console-socket").arg(console);
+        }
+        command
             .arg(id)
             .stdin(standard.stdin)
             .stdout(standard.stdout)
             .stderr(standard.stderr);
-        Ok(command.spawn()?.id())
+        self.spawn(command)
+    }
+
+    /// Ends when the command runs, which is then this process's child; its id is in the file.
+    pub(crate) fn exec(
+        &self,
+        id: &str,
+        args: &[String],
+        files: &ExecFiles,
+        output: File,
+    ) -> io::Result<u32> {
+        let mut command = self.command(Some(&files.log));
+        command
+            .args(["exec", "--detach", "--pid-file"])
+            .arg(&files.pid)
+            .arg(id)
+            .args(args)
+            // One pipe for both, so that the output has the order in which it was written.
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        self.spawn(command)
     }
 
     pub(crate) fn start(&self, id: &str, bundle: &Path) -> io::Result<u32> {
         let mut command = self.command(Some(&log_file(bundle)));
-        Ok(command.args(["start", id]).spawn()?.id())
+        command.args(["start", id]);
+        self.spawn(command)
     }
 
     pub(crate) fn delete(&self, id: &str, bundle: &Path) -> io::Result<u32> {
         let mut command = self.command(Some(&log_file(bundle)));
-        Ok(command.args(["delete", "--force", id]).spawn()?.id())
+        command.args(["delete", "--force", id]);
+        self.spawn(command)
     }
 }
 
@@ -85,7 +148,11 @@ pub(crate) fn log_file(bundle: &Path) -> PathBuf {
 
 /// The process id of a container's first process, as runc wrote it.
 pub(crate) fn read_pid(bundle: &Path) -> io::Result<u32> {
-    let text = std::fs::read_to_string(pid_file(bundle))?;
+    parse_pid(&pid_file(bundle))
+}
+
+pub(crate) fn parse_pid(file: &Path) -> io::Result<u32> {
+    let text = std::fs::read_to_string(file)?;
     text.trim()
         .parse()
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("process id {text:?}")))

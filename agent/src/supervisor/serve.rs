@@ -11,13 +11,17 @@ use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
 use super::config::Config;
-use super::connection::Connection;
+use super::connection::{Closed, Connection};
 use super::containers::{Containers, Ended, Reply};
+use super::footprint;
 use super::protocol::{Answer, Call, Failure, Message, Request, VERSION};
 use super::runc::Runc;
 
 /// The agent, one that takes over from it, and somebody who looks.
 const MAX_CONNECTIONS: usize = 16;
+
+/// Quiet for so long, a supervisor counts as idle.
+const IDLE_MILLIS: u16 = 500;
 
 struct Server {
     containers: Containers,
@@ -37,11 +41,13 @@ pub(crate) fn serve(dir: &Path, config: &Config, listener: &UnixListener, signal
         buffer: vec![0; 16 << 10],
     };
     let mut again = false;
+    // Nothing has happened since the pages that were needed last have been given back.
+    let mut settled = false;
     while !server.containers.finished() {
-        let timeout = if again {
-            PollTimeout::ZERO
-        } else {
-            timeout(server.containers.next_deadline())
+        let timeout = match server.containers.next_deadline() {
+            _ if again => PollTimeout::ZERO,
+            None if !settled => PollTimeout::from(IDLE_MILLIS),
+            deadline => timeout(deadline),
         };
         let ready = match server.wait(listener, signals, timeout) {
             Ok(ready) => ready,
@@ -50,6 +56,10 @@ pub(crate) fn serve(dir: &Path, config: &Config, listener: &UnixListener, signal
                 continue;
             }
         };
+        settled = !ready.any;
+        if settled && !again {
+            footprint::drop_code();
+        }
         again = server.containers.copy_output(&mut server.buffer);
         if ready.signals {
             server.signals(signals);
@@ -77,6 +87,7 @@ fn timeout(deadline: Option<Instant>) -> PollTimeout {
 }
 
 struct Ready {
+    any: bool,
     signals: bool,
     listener: bool,
     /// In the order of the connections.
@@ -102,12 +113,14 @@ impl Server {
                 .pipes()
                 .map(|pipe: BorrowedFd<'_>| input(pipe)),
         );
-        match nix::poll::poll(&mut fds, timeout) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+        let any = match nix::poll::poll(&mut fds, timeout) {
+            Ok(count) => count > 0,
+            Err(nix::errno::Errno::EINTR) => true,
             Err(error) => return Err(error.into()),
-        }
+        };
         let flags = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::empty());
         Ok(Ready {
+            any,
             signals: !flags(&fds[0]).is_empty(),
             listener: !flags(&fds[1]).is_empty(),
             connections: fds[2..2 + self.connections.len()]
@@ -179,6 +192,7 @@ impl Server {
             Call::Start { id } => return self.containers.start(reply, &id),
             Call::Kill { id, signal } => self.containers.kill(&id, signal),
             Call::Delete { id } => return self.containers.delete(reply, &id),
+            Call::Exec(exec) => return self.containers.exec(reply, &exec),
             Call::Stop => return self.containers.stop(Some(reply)),
         };
         let id = request.id;
@@ -205,13 +219,16 @@ impl Server {
                 client.send(&Message::Changed { counter });
             }
         }
-        self.connections.retain(|client| match &client.closed {
-            None => true,
-            Some(super::connection::Closed::End) => false,
-            Some(reason) => {
+        let containers = &mut self.containers;
+        self.connections.retain(|client| {
+            let Some(reason) = &client.closed else {
+                return true;
+            };
+            if !matches!(reason, Closed::End) {
                 eprintln!("client dropped: {reason}");
-                false
             }
+            containers.hang_up(client.token);
+            false
         });
     }
 }

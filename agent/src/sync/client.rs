@@ -20,6 +20,8 @@ use crate::pods::Machine;
 /// A full state of a large cluster comes in batches; one batch is not larger than this.
 const MOST_BYTES: usize = 64 << 20;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
+/// How long the last reports may take when the agent stops.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
@@ -116,11 +118,18 @@ impl<M: Machine> Client<M> {
         let mut pause = FIRST_PAUSE;
         loop {
             let begun = tokio::time::Instant::now();
+            let patience = async {
+                let _ = stop.clone().wait_for(|stop| *stop).await;
+                tokio::time::sleep(LAST_WORDS).await;
+            };
             let outcome = tokio::select! {
-                outcome = self.once() => outcome,
-                _ = stop.wait_for(|stop| *stop) => return,
+                outcome = self.once(&stop) => outcome,
+                () = patience => return,
             };
             self.metrics.connected.set(0);
+            if *stop.borrow() {
+                return;
+            }
             tracing::warn!("{}", chain(&outcome));
             if begun.elapsed() > LONGEST_PAUSE {
                 pause = FIRST_PAUSE;
@@ -134,8 +143,9 @@ impl<M: Machine> Client<M> {
         }
     }
 
-    /// One stream, until it is lost.
-    async fn once(&mut self) -> ClientError {
+    /// One stream, until it is lost; or, when `stop` says so, until all that waits is told and the control
+    /// plane has ended the stream, too.
+    async fn once(&mut self, stop: &watch::Receiver<bool>) -> ClientError {
         let channel = match self.endpoint.connect().await {
             Ok(channel) => channel,
             Err(error) => return ClientError::Connect(error),
@@ -160,9 +170,14 @@ impl<M: Machine> Client<M> {
         self.intake.begin();
         let outbox = Arc::clone(&self.intake.outbox);
         outbox.begin();
+        let mut stop = stop.clone();
         let _sending = AbortOnDrop(tokio::spawn(async move {
             loop {
-                let message = outbox.next().await;
+                let message = tokio::select! {
+                    biased;
+                    message = outbox.next() => message,
+                    _ = stop.wait_for(|stop| *stop) => return,
+                };
                 if send.send(message).await.is_err() {
                     return;
                 }

@@ -11,6 +11,7 @@ use proto::node::v1 as wire;
 use proto::node::v1::node_message::Message;
 use tokio::sync::Notify;
 
+use crate::node::NodeReporter;
 use crate::pods::{EventType, PodEvent, PodKey, Reporter};
 
 /// Events that wait at most.
@@ -53,17 +54,6 @@ impl Outbox {
     fn put(&self, act: impl FnOnce(&mut Content)) {
         self.with(act);
         self.filled.notify_one();
-    }
-
-    pub(crate) fn renew_lease(&self, seconds: u32) {
-        self.put(|content| content.lease_seconds = Some(seconds));
-    }
-
-    pub(crate) fn node_status(&self, status: &NodeStatus) {
-        match serde_json::to_vec(status) {
-            Ok(json) => self.put(|content| content.node_status = Some((json.into(), true))),
-            Err(error) => tracing::error!(%error, "the node's status cannot be written"),
-        }
     }
 
     pub(crate) fn applied(&self, revision: u64) {
@@ -169,6 +159,19 @@ impl Content {
             }));
         }
         self.events.pop_front().map(Message::Event)
+    }
+}
+
+impl NodeReporter for Outbox {
+    fn renew_lease(&self, seconds: u32) {
+        self.put(|content| content.lease_seconds = Some(seconds));
+    }
+
+    fn node_status(&self, status: &NodeStatus) {
+        match serde_json::to_vec(status) {
+            Ok(json) => self.put(|content| content.node_status = Some((json.into(), true))),
+            Err(error) => tracing::error!(%error, "the node's status cannot be written"),
+        }
     }
 }
 

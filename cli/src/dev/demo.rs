@@ -1,6 +1,6 @@
 //! The demo: three echo servers behind a Service, and a client pod that calls them by name.
 //!
-//! Its image is made here from busybox, so that no registry is needed.
+//! Its image is made here from busybox (servers) and curl (client), so that no registry is needed.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use super::progress::Progress;
 pub(super) const NAMESPACE: &str = "default";
 /// Calls that the client pod makes.
 const CALLS: u32 = 30;
-const IMAGE: &str = "waggle.local/demo/busybox:1";
+const IMAGE: &str = "waggle.local/demo/echo:1";
 /// Longest wait for one condition; nothing of the demo takes a tenth of it.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -96,8 +96,14 @@ pub(super) async fn run(
     progress: &mut Progress,
 ) -> anyhow::Result<Called> {
     progress.begin("demo", "making its image");
-    let busybox = find_busybox(arguments.busybox.as_deref())?;
-    crate::image::make_busybox_image(&arguments.data_dir.join("agent"), &busybox, IMAGE).await?;
+    let busybox = find(
+        "busybox",
+        arguments.busybox.as_deref(),
+        "busybox-static, or name one with --busybox",
+    )?;
+    let curl = find("curl", None, "curl")?;
+    let store = arguments.data_dir.join("agent");
+    crate::image::make_busybox_image(&store, &busybox, &[curl], IMAGE).await?;
     let parameters = PatchParams::apply("waggle-demo").force();
     let deployments = Api::<Deployment>::namespaced(client.clone(), NAMESPACE);
     let services = Api::<Service>::namespaced(client.clone(), NAMESPACE);
@@ -128,14 +134,20 @@ pub(super) async fn run(
     Ok(called)
 }
 
-fn find_busybox(asked: Option<&Path>) -> anyhow::Result<PathBuf> {
+/// A program of this machine that the demo's image is made of.
+fn find(name: &str, asked: Option<&Path>, package: &str) -> anyhow::Result<PathBuf> {
     if let Some(path) = asked {
         return Ok(path.to_owned());
     }
-    ["/bin/busybox", "/usr/bin/busybox"].iter().map(PathBuf::from).find(|path| path.is_file()).context(
-        "the demo's image is made of busybox, which is not here: install Debian's busybox-static, or name \
-         one with --busybox",
-    )
+    ["/bin", "/usr/bin", "/usr/local/bin"]
+        .iter()
+        .map(|folder| Path::new(folder).join(name))
+        .find(|path| path.is_file())
+        .with_context(|| {
+            format!(
+                "the demo's image is made of {name}, which is not here: install Debian's {package}"
+            )
+        })
 }
 
 fn deployment() -> Value {
@@ -181,7 +193,7 @@ async fn call(client: &Client, domain: &str) -> anyhow::Result<Called> {
         wait_until_gone(&pods, "client").await?;
     }
     let script = format!(
-        "i=0; while [ $i -lt {CALLS} ]; do wget -q -T 5 -O - http://{name}/ || echo failed; i=$((i+1)); done"
+        "i=0; while [ $i -lt {CALLS} ]; do curl -s -m 5 http://{name}/ || echo failed; i=$((i+1)); done"
     );
     let pod: Pod = serde_json::from_value(json!({
         "apiVersion": "v1", "kind": "Pod",

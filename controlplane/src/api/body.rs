@@ -94,6 +94,7 @@ pub(super) fn parse(bytes: &[u8], encoding: Encoding) -> Result<Value, ApiError>
             ))
         }),
         Encoding::Yaml => parse_yaml(bytes),
+        Encoding::Protobuf => super::protobuf::parse(bytes),
     }
 }
 

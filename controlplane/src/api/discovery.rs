@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 
 use super::dispatch::header;
 use super::negotiate::media_ranges;
+use super::request::Target;
 use super::respond;
 use crate::kinds::{self, Kind, Scope};
 
@@ -139,6 +140,26 @@ fn subresources(kind: &'static Kind) -> impl Iterator<Item = &'static str> {
         .iter()
         .copied()
         .filter(|name| is_answerable(name))
+}
+
+/// kubectl looks for a custom definition before it says that a kind is unknown. There are none, and it can
+/// say so only when it is told.
+pub(super) fn is_empty_list(target: &Target) -> bool {
+    target.group == "apiextensions.k8s.io"
+        && target.version == "v1"
+        && target.resource == "customresourcedefinitions"
+        && target.name.is_empty()
+        && target.namespace.is_empty()
+        && !target.watch
+}
+
+pub(super) fn no_definitions() -> Value {
+    json!({
+        "kind": "CustomResourceDefinitionList",
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "metadata": {"resourceVersion": "1"},
+        "items": [],
+    })
 }
 
 /// `/version`.

@@ -128,6 +128,12 @@ impl Api {
         target: &Target,
         query: &Query,
     ) -> Result<Response<Body>, ApiError> {
+        if super::discovery::is_empty_list(target) && parts.method == Method::GET {
+            return Ok(respond::value(
+                StatusCode::OK,
+                &super::discovery::no_definitions(),
+            ));
+        }
         let kind = served(target)?;
         let subject = Subject {
             kind,

@@ -1,11 +1,12 @@
 //! Media types: what the client sends, and what it wants to get. Pure.
 
+use super::protobuf::MEDIA_TYPE;
 use crate::registry::ApiError;
 
 /// What [`ApiError::not_acceptable`] tells clients.
 const PRODUCED: &str = "application/json, application/yaml";
 /// The same for bodies.
-const CONSUMED: &str = "application/json, application/yaml";
+const CONSUMED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 const PATCHES: &str = "application/json-patch+json, application/merge-patch+json, \
     application/strategic-merge-patch+json, application/apply-patch+yaml";
 
@@ -13,6 +14,8 @@ const PATCHES: &str = "application/json-patch+json, application/merge-patch+json
 pub(crate) enum Encoding {
     Json,
     Yaml,
+    /// In bodies only.
+    Protobuf,
 }
 
 /// In what shape objects are sent.
@@ -120,6 +123,7 @@ pub(crate) fn content(header: &str) -> Result<Encoding, ApiError> {
     match essence(header).as_str() {
         "" | "application/json" => Ok(Encoding::Json),
         "application/yaml" => Ok(Encoding::Yaml),
+        MEDIA_TYPE => Ok(Encoding::Protobuf),
         _ => Err(ApiError::unsupported_media_type(CONSUMED)),
     }
 }
@@ -196,11 +200,10 @@ mod tests {
             Encoding::Json
         );
         assert_eq!(
-            content("application/vnd.kubernetes.protobuf")
-                .unwrap_err()
-                .code(),
-            415
+            content("application/vnd.kubernetes.protobuf").unwrap(),
+            Encoding::Protobuf
         );
+        assert_eq!(content("application/cbor").unwrap_err().code(), 415);
         assert_eq!(
             patch_content("application/apply-patch+yaml").unwrap(),
             PatchMedia::Apply

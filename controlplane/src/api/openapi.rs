@@ -69,9 +69,10 @@ impl Document {
     }
 }
 
+/// Asked for with an `@`, which is no valid media type: answers say it with a dot.
 const V2_PROTOBUF: &[&str] = &[
-    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
     "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
 ];
 
 pub(super) fn serve(segments: &[&str], headers: &HeaderMap) -> Option<Response<Body>> {

@@ -56,7 +56,7 @@ pub(super) fn object(
     bytes: Bytes,
 ) -> Result<Response<Body>, ApiError> {
     match encoding {
-        Encoding::Json => Ok(json(status, bytes)),
+        Encoding::Json | Encoding::Protobuf => Ok(json(status, bytes)),
         Encoding::Yaml => {
             let value: Value = serde_json::from_slice(&bytes).map_err(ApiError::internal)?;
             let yaml = serde_saphyr::to_string(&value).map_err(ApiError::internal)?;

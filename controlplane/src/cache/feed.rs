@@ -101,6 +101,9 @@ async fn list_and_watch(cache: &Cache, client: &Client) -> Result<(), ApiError> 
     let store = client.registry().store();
     let mut watch = store.watch(OBJECTS, store.revision())?;
     each!(cache, informer => list(informer, client).await?);
+    // Nothing that is older waits in the watch, so what was listed is complete up to here.
+    let listed = watch.progress();
+    each!(cache, informer => informer.advance(listed));
     cache.announce();
     let resync = tokio::time::sleep(RESYNC.mul_f64(rand::random_range(0.9..1.1)));
     tokio::pin!(resync);

@@ -160,10 +160,6 @@ impl<K: Object> Informer<K> {
             .collect()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.read().objects.len()
-    }
-
     /// How many objects the index `name` has under `value`.
     pub(crate) fn count_indexed(&self, name: &str, value: &str) -> usize {
         let position = self.position(name);

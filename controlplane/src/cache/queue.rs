@@ -49,6 +49,8 @@ impl<T> Default for State<T> {
 pub(crate) struct Queue<T> {
     state: Arc<Mutex<State<T>>>,
     changed: Arc<Notify>,
+    /// A worker has finished with a key.
+    finished: Arc<Notify>,
 }
 
 impl<T> Clone for Queue<T> {
@@ -56,6 +58,7 @@ impl<T> Clone for Queue<T> {
         Self {
             state: Arc::clone(&self.state),
             changed: Arc::clone(&self.changed),
+            finished: Arc::clone(&self.finished),
         }
     }
 }
@@ -65,6 +68,7 @@ impl<T> Default for Queue<T> {
         Self {
             state: Arc::default(),
             changed: Arc::default(),
+            finished: Arc::default(),
         }
     }
 }
@@ -136,6 +140,24 @@ impl<T: Hash + Eq + Clone> Queue<T> {
             }
         }
         self.changed.notify_one();
+        self.finished.notify_waiters();
+    }
+
+    /// Returns when no key is ready and no worker has one; what is delayed is not waited for.
+    pub(crate) async fn idle(&self) {
+        loop {
+            let finished = self.finished.notified();
+            tokio::pin!(finished);
+            // Registered before the look, so that a worker that ends in between is not missed.
+            finished.as_mut().enable();
+            {
+                let state = self.lock();
+                if state.ready.is_empty() && state.working.is_empty() {
+                    return;
+                }
+            }
+            finished.await;
+        }
     }
 
     /// Brings the key back later, each time after twice the delay.

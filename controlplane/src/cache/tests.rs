@@ -1,3 +1,5 @@
+//! Tests of `cache`.
+
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Mutex;

@@ -1,7 +1,7 @@
-//! What runs on the leader only: controllers and scheduler. Started when this member begins to lead, ended
-//! when it ceases to, and started afresh with whatever has changed in between.
+//! What only the leader runs: controllers and scheduler, started when this member becomes the leader and
+//! stopped when it ceases to be.
 
-use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
@@ -9,57 +9,58 @@ use crate::controllers::{self, ControllerMetrics, ControllersConfig};
 use crate::registry::Client;
 use crate::scheduler::{self, SchedulerMetrics};
 
-/// What controllers and scheduler are made of.
+/// Everything that a term of leadership needs.
+#[derive(Debug, Clone)]
 pub(super) struct Leading {
     pub(super) client: Client,
     pub(super) cache: Cache,
     pub(super) config: ControllersConfig,
-    pub(super) controllers: ControllerMetrics,
-    pub(super) scheduler: SchedulerMetrics,
+    pub(super) controller_metrics: ControllerMetrics,
+    pub(super) scheduler_metrics: SchedulerMetrics,
 }
 
 impl Leading {
-    /// Follows the leadership until `stop`.
-    pub(super) async fn run(self, mut leads: watch::Receiver<bool>, stop: CancellationToken) {
+    /// Runs until `stop`.
+    pub(super) async fn run(self, stop: CancellationToken) {
+        let mut leadership = self.client.registry().store().leadership();
         loop {
-            let begins = tokio::select! {
-                begins = leads.wait_for(|leads| *leads) => begins.is_ok(),
-                () = stop.cancelled() => false,
-            };
-            if !begins {
-                return;
-            }
-            tracing::info!("this member leads: controllers and scheduler start");
-            let term = stop.child_token();
-            let work = self.term(&term);
-            tokio::pin!(work);
             tokio::select! {
-                () = &mut work => {}
-                // The guard is dropped at once: it must not be held while the term ends.
-                () = async { drop(leads.wait_for(|leads| !*leads).await) } => {
-                    tracing::info!("this member leads no more: controllers and scheduler end");
-                    term.cancel();
-                    work.await;
-                }
+                () = stop.cancelled() => return,
+                led = leadership.wait_for(|leads| *leads) => if led.is_err() { return },
             }
+            tracing::info!("this member leads");
+            let term = stop.child_token();
+            let mut tasks = self.start(&term);
+            tokio::select! {
+                _ = leadership.wait_for(|leads| !*leads) => {}
+                // Both run until they are told to stop: an end before that is a panic.
+                Some(ended) = tasks.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "what the leader runs has ended; it is started again");
+                    }
+                }
+                () = stop.cancelled() => {}
+            }
+            term.cancel();
+            while tasks.join_next().await.is_some() {}
         }
     }
 
-    async fn term(&self, term: &CancellationToken) {
-        tokio::join!(
-            controllers::run(
-                self.client.clone(),
-                self.cache.clone(),
-                self.config.clone(),
-                self.controllers.clone(),
-                term.clone(),
-            ),
-            scheduler::run(
-                self.client.clone(),
-                self.cache.clone(),
-                self.scheduler.clone(),
-                term.clone(),
-            ),
-        );
+    fn start(&self, term: &CancellationToken) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        tasks.spawn(controllers::run(
+            self.client.clone(),
+            self.cache.clone(),
+            self.config.clone(),
+            self.controller_metrics.clone(),
+            term.clone(),
+        ));
+        tasks.spawn(scheduler::run(
+            self.client.clone(),
+            self.cache.clone(),
+            self.scheduler_metrics.clone(),
+            term.clone(),
+        ));
+        tasks
     }
 }

@@ -16,14 +16,6 @@ impl Errors {
         self.0
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(crate) fn extend(&mut self, other: Vec<FieldError>) {
-        self.0.extend(other);
-    }
-
     fn push(&mut self, field: impl Into<String>, cause: Cause, head: String, detail: &str) {
         let message = if detail.is_empty() {
             head

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::access::{at, integer, list, map, strings, text};
+use super::access::{at, integer, list, strings, text};
 use super::errors::Errors;
 use super::{FieldError, Kind, NameRule, Scope, names, selector};
 
@@ -150,28 +150,26 @@ pub(crate) fn annotations(meta: &Value, field: &str, errors: &mut Errors) {
 }
 
 fn owners(meta: &Value, errors: &mut Errors) {
+    const FIELD: &str = "metadata.ownerReferences";
     let owners = list(meta, &["ownerReferences"]);
     let mut controller: Option<String> = None;
-    for (at, owner) in owners.iter().enumerate() {
-        let field = format!("metadata.ownerReferences[{at}]");
+    for owner in owners {
         let api_version = text(owner, &["apiVersion"]);
-        if api_version.is_empty() {
-            errors.required(format!("{field}.apiVersion"), "must not be empty");
-        } else if api_version.matches('/').count() > 1 || api_version.ends_with('/') {
+        if api_version.is_empty() || api_version.ends_with('/') {
             errors.invalid(
-                format!("{field}.apiVersion"),
+                format!("{FIELD}.apiVersion"),
                 api_version,
-                "must be <group>/<version> or <version>",
+                "version must not be empty",
             );
         }
         for name in ["kind", "name", "uid"] {
             if text(owner, &[name]).is_empty() {
-                errors.required(format!("{field}.{name}"), "must not be empty");
+                errors.invalid(format!("{FIELD}.{name}"), "", "must not be empty");
             }
         }
         if api_version == "v1" && text(owner, &["kind"]) == "Event" {
             errors.invalid(
-                &*field,
+                FIELD,
                 owner.clone(),
                 "/v1, Kind=Event is disallowed from being an owner",
             );
@@ -180,7 +178,7 @@ fn owners(meta: &Value, errors: &mut Errors) {
             let this = format!("{}/{}", text(owner, &["kind"]), text(owner, &["name"]));
             match &controller {
                 Some(first) => errors.invalid(
-                    "metadata.ownerReferences",
+                    FIELD,
                     Value::Array(owners.to_vec()),
                     &format!(
                         "Only one reference can have Controller set to true. Found \"true\" in \
@@ -214,13 +212,18 @@ fn finalizers(meta: &Value, errors: &mut Errors) {
 
 fn managed_fields(meta: &Value, errors: &mut Errors) {
     for (at, entry) in list(meta, &["managedFields"]).iter().enumerate() {
+        // One empty entry is how a client clears the list.
+        if entry.as_object().is_some_and(serde_json::Map::is_empty) {
+            continue;
+        }
         let field = format!("metadata.managedFields[{at}]");
-        match text(entry, &["operation"]) {
-            "" => errors.required(format!("{field}.operation"), "must not be empty"),
-            "Apply" | "Update" => {}
-            other => {
-                errors.not_supported(format!("{field}.operation"), other, &["Apply", "Update"])
-            }
+        let operation = text(entry, &["operation"]);
+        if !matches!(operation, "Apply" | "Update") {
+            errors.invalid(
+                format!("{field}.operation"),
+                operation,
+                "must be `Apply` or `Update`",
+            );
         }
         let fields_type = text(entry, &["fieldsType"]);
         if !fields_type.is_empty() && fields_type != "FieldsV1" {
@@ -289,10 +292,4 @@ pub(crate) fn set_generation(object: &mut Value, old: Option<&Value>) {
     } else {
         meta.remove("generation");
     }
-}
-
-/// Labels of an object, for selectors.
-pub(crate) fn labels(object: &Value) -> Option<&Value> {
-    map(object, &["metadata", "labels"])?;
-    at(object, &["metadata", "labels"])
 }

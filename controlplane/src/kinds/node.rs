@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use serde_json::Value;
 
-use super::access::{at, fill, flag, list, list_mut, object_mut, same, strings, text};
+use super::access::{at, flag, list, object_mut, same, strings, text};
 use super::errors::Errors;
 use super::quantity::Quantity;
 use super::table;
@@ -44,14 +44,6 @@ impl Strategy for Node {
         let cidr = text(object, &["spec", "podCIDR"]).to_owned();
         if !cidr.is_empty() && list(object, &["spec", "podCIDRs"]).is_empty() {
             object_mut(object, &["spec"]).insert("podCIDRs".into(), vec![cidr].into());
-        }
-        for taint in list_mut(object, &["spec", "taints"]) {
-            if let Some(taint) = taint.as_object_mut() {
-                fill(taint, "effect", "");
-                if taint.get("effect").and_then(Value::as_str) == Some("") {
-                    taint.remove("effect");
-                }
-            }
         }
     }
 

@@ -5,6 +5,7 @@ mod affinity;
 mod columns;
 mod containers;
 mod defaults;
+mod environment;
 mod probes;
 mod qos;
 mod update;
@@ -16,8 +17,6 @@ use serde_json::{Value, json};
 use super::access::{at, integer, list, object_mut, text};
 use super::errors::Errors;
 use super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, selector};
-
-pub(crate) use columns::shown_status;
 
 pub(super) static KIND: Kind = Kind {
     group: "",

@@ -139,16 +139,16 @@ fn typed(object: &Value, errors: &mut Errors) {
         }
         "kubernetes.io/dockercfg" => require_json(".dockercfg", errors),
         "kubernetes.io/dockerconfigjson" => require_json(".dockerconfigjson", errors),
-        "kubernetes.io/basic-auth" => {
-            if value("username").is_none() && value("password").is_none() {
-                errors.required("data[username]", "");
-                errors.required("data[password]", "");
-            }
+        "kubernetes.io/basic-auth"
+            if value("username").is_none() && value("password").is_none() =>
+        {
+            errors.required("data[username]", "");
+            errors.required("data[password]", "");
         }
-        "kubernetes.io/ssh-auth" => {
-            if value("ssh-privatekey").is_none_or(|key| key.as_str() == Some("")) {
-                errors.required("data[ssh-privatekey]", "");
-            }
+        "kubernetes.io/ssh-auth"
+            if value("ssh-privatekey").is_none_or(|key| key.as_str() == Some("")) =>
+        {
+            errors.required("data[ssh-privatekey]", "");
         }
         "kubernetes.io/tls" => require(&["tls.crt", "tls.key"], errors),
         _ => {}

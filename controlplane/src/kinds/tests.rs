@@ -1,7 +1,16 @@
+//! Tests of `kinds`.
+
 #![allow(clippy::unwrap_used)]
 
-use proptest::prelude::*;
-use serde_json::{Map, Value, json};
+mod defaults;
+mod invalid;
+mod quantities;
+mod rows;
+mod updates;
+
+use proptest::prelude::{Just, ProptestConfig, any, prop, prop_assert_eq, prop_oneof, proptest};
+use proptest::strategy::Strategy as _;
+use serde_json::{Map, Value};
 
 use super::*;
 
@@ -97,7 +106,78 @@ proptest! {
     }
 }
 
+fn kind(name: &str) -> &'static Kind {
+    all()
+        .iter()
+        .find(|kind| kind.kind == name)
+        .copied()
+        .unwrap()
+}
+
+/// The object as a create leaves it.
+fn created(kind: &Kind, mut object: Value) -> Value {
+    if kind.is_namespaced() {
+        object["metadata"]["namespace"] = "default".into();
+    }
+    kind.strategy.default(&mut object);
+    kind.strategy.prepare_create(&mut object);
+    object
+}
+
+fn shown(errors: Vec<FieldError>) -> Vec<String> {
+    errors
+        .into_iter()
+        .map(|error| format!("{}: {}", error.field, error.message))
+        .collect()
+}
+
+/// What is wrong with a new object.
+fn problems(kind: &Kind, object: Value) -> Vec<String> {
+    let object = created(kind, object);
+    let mut errors = meta::validate(kind, &object, None);
+    errors.extend(kind.strategy.validate(&object, None, ""));
+    shown(errors)
+}
+
+/// What is wrong with turning `old` (as it was created) into `new`, and the object that would be stored.
+fn changed(kind: &Kind, old: Value, new: Value, subresource: &str) -> (Vec<String>, Value) {
+    let old = created(kind, old);
+    let mut new = new;
+    if kind.is_namespaced() {
+        new["metadata"]["namespace"] = "default".into();
+    }
+    kind.strategy.default(&mut new);
+    kind.strategy.prepare_update(&mut new, &old, subresource);
+    let mut errors = meta::validate(kind, &new, Some(&old));
+    errors.extend(kind.strategy.validate(&new, Some(&old), subresource));
+    (shown(errors), new)
+}
+
 #[test]
-fn smoke() {
-    let _ = json!({});
+fn kinds_are_found_by_plural_and_by_kind() {
+    for kind in all() {
+        let found = by_plural(kind.group, kind.version, kind.plural).unwrap();
+        assert!(std::ptr::eq(*kind, found));
+        assert!(std::ptr::eq(
+            *kind,
+            by_kind(kind.group, kind.version, kind.kind).unwrap()
+        ));
+        assert!(groups().contains(&(kind.group, kind.version)));
+    }
+    assert_eq!(kind("Deployment").api_version(), "apps/v1");
+    assert_eq!(kind("Pod").api_version(), "v1");
+    assert!(by_plural("", "v1", "deployments").is_none());
+}
+
+#[test]
+fn events_have_two_forms() {
+    let core = serde_json::json!({
+        "apiVersion": "v1", "kind": "Event", "message": "m", "count": 2,
+        "involvedObject": {"kind": "Pod"}, "source": {"component": "c"}, "reason": "r",
+    });
+    let other = event::to_events(&core);
+    assert_eq!(other["note"], "m");
+    assert_eq!(other["regarding"]["kind"], "Pod");
+    assert_eq!(other["deprecatedSource"]["component"], "c");
+    assert_eq!(event::to_core(&other), core);
 }

@@ -1,3 +1,5 @@
+//! Tests of `nodestream`.
+
 #![allow(clippy::unwrap_used)]
 
 use proto::node::v1::StreamData;

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::client_side;
 use super::managed::{self, Entry, Request};
 use super::typed::Typed;
 use super::{ApplyConflict, PatchError};
@@ -77,13 +78,20 @@ pub(super) fn apply(
     }
 
     let changes = typed.changes(root, Some(&before), Some(&merged));
-    let conflicts = conflicts(&entries, &changes.changed);
+    let mut contested = changes.changed.clone();
+    if request.manager == client_side::MANAGER {
+        contested.subtract(&client_side::applied_before(typed, root, &before));
+    }
+    let conflicts = conflicts(&entries, &contested);
     if !force && !conflicts.is_empty() {
         return Err(PatchError::Conflicts(conflicts));
     }
     for entry in &mut entries {
         entry.fields.subtract(&changes.changed);
         entry.fields.subtract(&changes.removed);
+    }
+    if request.manager == client_side::MANAGER {
+        client_side::keep_annotation(&before, applied, &mut merged);
     }
     // Applying the same again is no change at all, not even of the time.
     if let Some(last) = last

@@ -67,6 +67,11 @@ impl<'a> Typed<'a> {
         }
     }
 
+    /// Fields that a type does not have are not stored, so nobody owns them.
+    fn is_known(&self, place: Place<'a>, name: &str) -> bool {
+        !matches!(place.node, Node::Object(_)) || self.schema.field(place.node, name).is_some()
+    }
+
     fn child(&self, place: Place<'a>, name: &str) -> Place<'a> {
         let atomic = self
             .schema
@@ -102,7 +107,7 @@ impl<'a> Typed<'a> {
             Shape::Leaf => Fields::leaf(),
             Shape::Object(map) => {
                 let mut out = Fields::default();
-                for (name, below) in map {
+                for (name, below) in map.iter().filter(|(name, _)| self.is_known(place, name)) {
                     let mut fields = self.fields(self.child(place, name), below);
                     // Keys of maps are things that one can own; so are objects with nothing inside.
                     fields.member |= matches!(place.node, Node::Map(_)) || fields.is_empty();
@@ -200,6 +205,7 @@ impl<'a> Typed<'a> {
             Shape::Leaf => None,
             Shape::Object(map) => Some(
                 map.iter()
+                    .filter(|(name, _)| self.is_known(place, name))
                     .map(|(name, below)| (field_step(name), (below, self.child(place, name))))
                     .collect(),
             ),

@@ -46,7 +46,6 @@ fn cause_reason(cause: Cause) -> &'static str {
         Cause::Forbidden => "FieldValueForbidden",
         Cause::TooLong => "FieldValueTooLong",
         Cause::TooMany => "FieldValueTooMany",
-        Cause::TypeInvalid => "FieldValueTypeInvalid",
     }
 }
 
@@ -342,11 +341,11 @@ impl ApiError {
                     .iter()
                     .map(|conflict| StatusCause {
                         field: some(&conflict.field),
-                        message: Some(format!("conflict with {}", conflict_owner(conflict))),
+                        message: Some(conflict.message()),
                         reason: Some("FieldManagerConflict".to_owned()),
                     })
                     .collect();
-                Self::new(409, "Conflict", conflict_message(conflicts)).with_causes(causes)
+                Self::new(409, "Conflict", error.to_string()).with_causes(causes)
             }
         }
     }
@@ -367,44 +366,6 @@ pub(crate) fn field_error(field: &str, cause: Cause, message: impl Into<String>)
         cause,
         message: message.into(),
     }
-}
-
-fn conflict_owner(conflict: &crate::patch::ApplyConflict) -> String {
-    let mut owner = format!("\"{}\"", conflict.manager);
-    if conflict.operation == "Update" && !conflict.api_version.is_empty() {
-        owner = format!("{owner} using {}", conflict.api_version);
-    }
-    owner
-}
-
-/// The text that `kubectl apply --server-side` shows above its advice.
-fn conflict_message(conflicts: &[crate::patch::ApplyConflict]) -> String {
-    let count = conflicts.len();
-    let mut by_owner: Vec<(String, Vec<&str>)> = Vec::new();
-    for conflict in conflicts {
-        let owner = conflict_owner(conflict);
-        match by_owner.iter_mut().find(|(known, _)| *known == owner) {
-            Some((_, fields)) => fields.push(&conflict.field),
-            None => by_owner.push((owner, vec![&conflict.field])),
-        }
-    }
-    let plural = if count == 1 { "" } else { "s" };
-    let lines: Vec<String> = by_owner
-        .iter()
-        .map(|(owner, fields)| match fields.as_slice() {
-            [field] => format!("conflict with {owner}: {field}"),
-            many => format!(
-                "conflicts with {owner}:{}",
-                many.iter()
-                    .map(|field| format!("\n- {field}"))
-                    .collect::<String>()
-            ),
-        })
-        .collect();
-    format!(
-        "Apply failed with {count} conflict{plural}: {}",
-        lines.join("\n")
-    )
 }
 
 impl From<StoreError> for ApiError {

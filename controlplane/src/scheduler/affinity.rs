@@ -41,7 +41,7 @@ pub(super) fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
     })
 }
 
-pub(super) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let effect = toleration.effect.as_deref().unwrap_or_default();
     if !effect.is_empty() && effect != taint.effect {
         return false;

@@ -11,7 +11,6 @@ use super::snapshot::NodeInfo;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reason {
     Unschedulable,
-    OtherName,
     Taint { key: String, value: String },
     Affinity,
     Ports,
@@ -23,7 +22,6 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unschedulable => f.write_str("node(s) were unschedulable"),
-            Self::OtherName => f.write_str("node(s) didn't match the requested node name"),
             Self::Taint { key, value } => {
                 write!(f, "node(s) had untolerated taint {{{key}: {value}}}")
             }
@@ -51,7 +49,7 @@ pub(super) fn filter(request: &Request, node: &NodeInfo) -> Vec<Reason> {
 
 fn unschedulable(request: &Request, node: &NodeInfo) -> Vec<Reason> {
     let spec = node.node.spec.as_ref();
-    if !spec.is_some_and(|spec| spec.unschedulable == Some(true)) {
+    if spec.is_none_or(|spec| spec.unschedulable != Some(true)) {
         return Vec::new();
     }
     let taint = Taint {

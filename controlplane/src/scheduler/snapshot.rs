@@ -121,12 +121,6 @@ impl Snapshot {
         &self.nodes
     }
 
-    pub(super) fn node(&self, name: &str) -> Option<&NodeInfo> {
-        self.positions
-            .get(name)
-            .map(|position| &self.nodes[*position])
-    }
-
     pub(super) fn put_node(&mut self, node: &Arc<Node>) {
         let name = node.metadata.name.clone().unwrap_or_default();
         if let Some(position) = self.positions.get(&name) {

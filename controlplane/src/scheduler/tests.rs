@@ -1,3 +1,5 @@
+//! Tests of `scheduler`.
+
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;

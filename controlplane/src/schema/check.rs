@@ -16,14 +16,27 @@ pub(super) fn check_and_prune(
 ) -> Vec<FieldProblem> {
     let mut check = Check {
         schema,
+        prune: true,
         problems: Vec::new(),
     };
     check.value(&schema.root(definition), body, "", "");
     check.problems
 }
 
+/// Brings values into the form that is stored and leaves everything else as it is.
+pub(super) fn normalize_values(schema: &Schema, definition: &str, body: &mut Value) {
+    let mut check = Check {
+        schema,
+        prune: false,
+        problems: Vec::new(),
+    };
+    check.value(&schema.root(definition), body, "", "");
+}
+
 struct Check<'a> {
     schema: &'a Schema,
+    /// Whether unknown fields are removed.
+    prune: bool,
     problems: Vec<FieldProblem>,
 }
 
@@ -121,7 +134,9 @@ impl Check<'_> {
                 format!("{path}.{name}")
             };
             let Some(field) = definition.field(&name) else {
-                map.remove(&name);
+                if self.prune {
+                    map.remove(&name);
+                }
                 self.report(&below, ProblemKind::Unknown);
                 continue;
             };

@@ -69,7 +69,6 @@ pub(super) const FIELDS: &[Fact] = &[
     ("io.k8s.api.core.v1.PodStatus", "hostIPs", ATOMIC, merge("ip")),
     ("io.k8s.api.core.v1.PodStatus", "podIPs", ListType::Map(&["ip"]), merge("ip")),
     ("io.k8s.api.core.v1.PodStatus", "resourceClaimStatuses", ListType::Map(&["name"]), merge_retain("name")),
-    ("io.k8s.api.core.v1.PodStatus", "nodeAllocatableResourceClaimStatuses", ListType::Map(&["resourceClaimName"]), merge("resourceClaimName")),
     ("io.k8s.api.core.v1.ReplicationControllerStatus", "conditions", ListType::Map(&["type"]), merge("type")),
     ("io.k8s.api.core.v1.ServiceStatus", "conditions", ListType::Map(&["type"]), merge("type")),
     ("io.k8s.api.core.v1.ServiceSpec", "ports", ListType::Map(&["port", "protocol"]), merge("port")),

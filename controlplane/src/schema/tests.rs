@@ -1,3 +1,5 @@
+//! Tests of `schema`.
+
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
@@ -165,6 +167,27 @@ fn texts_that_cannot_be_read_are_fatal() {
         messages(POD, json!({"metadata": {"creationTimestamp": "now"}})).0,
         ["parsing time \"now\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"now\" as \"2006\""]
     );
+}
+
+#[test]
+fn duplicate_fields_are_found_in_the_text() {
+    let found: Vec<String> = duplicate_fields(
+        br#"{"spec": {"a": 1, "a": {"x": null, "x": true}, "l": [{"b": 1.5, "b": "c"}]}, "spec": {}}"#,
+    )
+    .iter()
+    .map(ToString::to_string)
+    .collect();
+    assert_eq!(
+        found,
+        [
+            "duplicate field \"spec.a\"",
+            "duplicate field \"spec.a.x\"",
+            "duplicate field \"spec.l[0].b\"",
+            "duplicate field \"spec\"",
+        ]
+    );
+    assert_eq!(duplicate_fields(b"{"), Vec::new());
+    assert_eq!(duplicate_fields(&b"[".repeat(100_000)), Vec::new());
 }
 
 fn arbitrary_json() -> impl proptest::strategy::Strategy<Value = Value> {

@@ -18,6 +18,8 @@ pub(super) struct Retention {
     pub(super) max_revisions: u64,
     /// No more bytes of superseded values than this, however young.
     pub(super) max_bytes: u64,
+    /// Log that may be applied before a snapshot makes it superfluous.
+    pub(super) log_bytes: u64,
     /// Not worth a log entry below this many revisions.
     pub(super) step: u64,
 }
@@ -28,7 +30,8 @@ impl Default for Retention {
             age: Duration::from_secs(300),
             min_revisions: 1_000,
             max_revisions: 10_000,
-            max_bytes: 16 << 20,
+            max_bytes: 8 << 20,
+            log_bytes: 16 << 20,
             step: 250,
         }
     }

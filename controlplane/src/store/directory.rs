@@ -33,11 +33,7 @@ impl Directory {
         let storage = |what: &str, e: io::Error| {
             StoreError::Storage(format!("{what} in {}: {e}", path.display()))
         };
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(|e| storage("create directory", e))?;
+        create(path).map_err(|e| storage("create directory", e))?;
         let lock = lock(path)?;
         let directory = Self {
             path: path.to_owned(),
@@ -49,6 +45,13 @@ impl Directory {
 
     pub(super) fn data(&self) -> PathBuf {
         self.path.join("data")
+    }
+
+    /// The files made in it until now keep their names after loss of power.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        File::open(&self.path)
+            .and_then(|dir| dir.sync_all())
+            .map_err(|e| StoreError::Storage(format!("sync {}: {e}", self.path.display())))
     }
 
     fn check_format(&self) -> Result<(), StoreError> {
@@ -101,6 +104,27 @@ impl Directory {
             index,
         })
     }
+}
+
+/// Creates the directory and those above it, so that their names survive loss of power too.
+fn create(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let missing = path.ancestors().take_while(|dir| !dir.exists());
+    let parents: Vec<&Path> = missing.filter_map(Path::parent).collect();
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)?;
+    for parent in parents {
+        let parent = match parent.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => parent,
+        };
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn lock(path: &Path) -> Result<File, StoreError> {

@@ -5,6 +5,7 @@
 //! crash loses is applied again from the log, which is durable. The record `applied` is written behind the
 //! versions that it stands for, so versions after its revision are leftovers of a crash and are dropped.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
@@ -19,7 +20,7 @@ use super::metrics::StateMetrics;
 use super::mvcc::{Change, Mvcc, Version};
 use super::raft::{
     Command, Entry, LogId, Node, NodeId, Outcome, Snapshot, SnapshotMeta, StorageError,
-    StoredMembership, TypeConfig,
+    StoredMembership, TypeConfig, entry_size,
 };
 use super::record::{self, RecordError};
 use super::snapshot::Image;
@@ -42,13 +43,16 @@ pub(super) struct Shared {
     state: RwLock<State>,
     metrics: StateMetrics,
     crowded: Crowded,
+    /// About how many bytes of log were applied since the last snapshot.
+    log_bytes: AtomicU64,
 }
 
-/// Wakes compaction before its time when history has become too much.
+/// Wakes upkeep before its time when history or log have become too much.
 struct Crowded {
     wake: Notify,
     revisions: u64,
     bytes: u64,
+    log_bytes: u64,
 }
 
 #[derive(Default)]
@@ -76,12 +80,20 @@ impl Shared {
         self.metrics.keys.set(mvcc.live_keys() as i64);
         self.metrics.history_bytes.set(mvcc.history_bytes() as i64);
         let revisions = mvcc.revision() - mvcc.compacted();
-        if revisions > self.crowded.revisions || mvcc.history_bytes() > self.crowded.bytes {
+        if revisions > self.crowded.revisions
+            || mvcc.history_bytes() > self.crowded.bytes
+            || self.log_bytes() > self.crowded.log_bytes
+        {
             self.crowded.wake.notify_one();
         }
     }
 
-    /// Returns when history has become too much since the last time.
+    /// About how many bytes of log a snapshot would make superfluous.
+    pub(super) fn log_bytes(&self) -> u64 {
+        self.log_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Returns when history or log have become too much since the last time.
     pub(super) async fn crowded(&self) {
         self.crowded.wake.notified().await;
     }
@@ -127,7 +139,9 @@ impl StateMachine {
                 wake: Notify::new(),
                 revisions: retention.max_revisions.saturating_mul(2),
                 bytes: retention.max_bytes.saturating_mul(2),
+                log_bytes: retention.log_bytes,
             },
+            log_bytes: AtomicU64::new(0),
         };
         shared.report(&state);
         *shared.write() = state;
@@ -271,6 +285,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let applied = {
             let mut state = self.shared.write();
             for entry in entries {
+                let size = entry_size(&entry) as u64;
+                self.shared.log_bytes.fetch_add(size, Ordering::Relaxed);
                 outcomes.push(state.apply(entry, &mut effects));
             }
             self.shared.report(&state);
@@ -394,6 +410,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let (meta, image) = {
             let state = self.shared.read();
             let image = Image::capture(&state.mvcc);
+            self.shared.log_bytes.store(0, Ordering::Relaxed);
             let meta = openraft::SnapshotMeta::<NodeId, Node> {
                 last_log_id: state.log_id,
                 last_membership: state.membership.clone(),

@@ -1,37 +1,39 @@
 //! One member: opens the parts of the store in order, and runs the tasks between them.
 //!
 //! ```text
-//! directory -> disk -> disk thread -> log, state machine -> Raft -> proposals, hub, compaction
+//! directory -> disk -> disk thread -> log, state machine -> Raft -> proposals, hub, upkeep
 //! ```
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle as ThreadHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::compaction::{self, History, Retention, Samples};
-use super::directory::{Directory, Watermark};
-use super::disk::{Disk, DiskError, SledDisk};
-use super::log::LogStore;
-use super::machine::{Published, Shared, StateMachine};
+use super::compaction::Retention;
+use super::directory::Directory;
+#[cfg(test)]
+use super::directory::Watermark;
+#[cfg(test)]
+use super::disk::Disk;
+use super::disk::{DiskError, SledDisk};
+use super::foundation::Foundation;
+use super::machine::{Published, Shared};
 use super::metrics::Metrics;
 use super::peers::NoPeers;
 use super::proposals::{self, Proposals};
-use super::raft::{Command, Node, NodeId, Outcome, Raft};
-use super::record;
+use super::raft::{Node, NodeId, Raft};
 use super::watch::{Hub, Limits};
-use super::writer::{Job, Writer};
-use super::{Freshness, Revision, StoreConfig, StoreError};
+use super::writer::Writer;
+use super::{Freshness, Revision, StoreConfig, StoreError, upkeep};
 
-const MEMBER: &str = "member";
 /// A state older than this many log entries is not applied again at a start, and the log keeps no more.
 const SNAPSHOT_EVERY: u64 = 2_000;
 /// Entries kept for a follower that is a little behind.
 const LOG_KEPT: u64 = 500;
-const COMPACTION_INTERVAL: Duration = Duration::from_secs(15);
 /// How long a start may take to apply its log.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -65,18 +67,9 @@ pub(super) struct Member {
     server: watch::Receiver<openraft::metrics::RaftServerMetrics<NodeId, Node>>,
     leadership: watch::Receiver<bool>,
     failure: watch::Receiver<Option<StoreError>>,
+    closed: AtomicBool,
     metrics: Metrics,
     tasks: Vec<JoinHandle<()>>,
-}
-
-/// The parts below Raft.
-struct Foundation {
-    disk: std::sync::Weak<dyn Disk>,
-    thread: ThreadHandle<()>,
-    writer: Writer,
-    log: LogStore,
-    machine: StateMachine,
-    published: mpsc::UnboundedReceiver<Published>,
 }
 
 impl Member {
@@ -89,12 +82,13 @@ impl Member {
                 let directory = Directory::open(&config.dir)?;
                 let watermark = directory.watermark()?;
                 let disk = SledDisk::open(&directory.data())?;
+                directory.sync()?;
                 Foundation::lay(
                     Arc::new(disk),
                     watermark,
                     directory,
                     node_id,
-                    &options,
+                    &options.retention,
                     &metrics,
                 )
             };
@@ -116,7 +110,8 @@ impl Member {
         let node_id = 1;
         let metrics = Metrics::default();
         let watermark = Watermark::in_memory(watermark);
-        let foundation = Foundation::lay(disk, watermark, (), node_id, &options, &metrics)?;
+        let foundation =
+            Foundation::lay(disk, watermark, (), node_id, &options.retention, &metrics)?;
         Self::start(node_id, foundation, options, metrics).await
     }
 
@@ -151,12 +146,18 @@ impl Member {
             options.reserve,
             metrics.proposals.clone(),
         );
+        // Not among the tasks that are stopped: it ends with Raft, and says then that leading is over.
+        tokio::spawn(follow_leadership(raft.server_metrics(), lead));
         let tasks = vec![
             hub_task,
             proposals_task,
-            tokio::spawn(follow_leadership(raft.server_metrics(), lead)),
-            tokio::spawn(follow_failure(writer.failure(), fail, Arc::clone(&hub))),
-            tokio::spawn(run_compaction(
+            tokio::spawn(follow_failure(
+                writer.failure(),
+                raft.server_metrics(),
+                fail,
+                Arc::clone(&hub),
+            )),
+            tokio::spawn(upkeep::run(
                 raft.clone(),
                 Arc::clone(&state),
                 options.retention,
@@ -173,6 +174,7 @@ impl Member {
             disk_thread: Mutex::new(Some(thread)),
             leadership,
             failure,
+            closed: AtomicBool::new(false),
             metrics,
             tasks,
         };
@@ -236,7 +238,16 @@ impl Member {
 
     /// The reason why this member has stopped serving, where it has.
     pub(super) fn usable(&self) -> Result<(), StoreError> {
-        // Asked at its source, which knows before anybody is told that a write failed.
+        self.disk_works()?;
+        match &*self.failure.borrow() {
+            Some(error) => Err(error.clone()),
+            None if self.closed.load(Ordering::Acquire) => Err(StoreError::Closed),
+            None => Ok(()),
+        }
+    }
+
+    /// Asked at its source, which knows before anybody is told that a write failed.
+    fn disk_works(&self) -> Result<(), StoreError> {
         match self.writer.failure().borrow().clone() {
             Some(error) => Err(error.into()),
             None => Ok(()),
@@ -280,11 +291,12 @@ impl Member {
 
     pub(super) async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         self.usable()?;
-        compact(&self.raft, revision).await
+        upkeep::compact(&self.raft, revision).await
     }
 
     /// Stops serving, makes everything durable and lets go of the directory.
     pub(super) async fn close(&self) -> Result<(), StoreError> {
+        self.closed.store(true, Ordering::Release);
         drop(
             self.proposals
                 .lock()
@@ -292,13 +304,13 @@ impl Member {
                 .take(),
         );
         self.hub.close();
+        for task in &self.tasks {
+            task.abort();
+        }
         self.raft
             .shutdown()
             .await
             .map_err(|e| StoreError::Storage(format!("stop Raft: {e}")))?;
-        for task in &self.tasks {
-            task.abort();
-        }
         self.writer.stop();
         let thread = self
             .disk_thread
@@ -309,12 +321,15 @@ impl Member {
             // The thread hands its panics on; there is nothing left to do about them.
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
-        self.usable()
+        self.disk_works()
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
+        if self.closed.load(Ordering::Acquire) {
+            return;
+        }
         for task in &self.tasks {
             task.abort();
         }
@@ -323,68 +338,6 @@ impl Drop for Member {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let raft = self.raft.clone();
             runtime.spawn(async move { raft.shutdown().await });
-        }
-    }
-}
-
-impl Foundation {
-    fn lay(
-        disk: Arc<dyn Disk>,
-        watermark: Watermark,
-        keep: impl Send + 'static,
-        node_id: NodeId,
-        options: &Options,
-        metrics: &Metrics,
-    ) -> Result<Self, StoreError> {
-        let reach = watermark.index();
-        let weak = Arc::downgrade(&disk);
-        let (writer, thread) =
-            Writer::start(Arc::clone(&disk), watermark, metrics.disk.clone(), keep)
-                .map_err(|e| StoreError::Storage(format!("start the disk thread: {e}")))?;
-        let (hub, published) = mpsc::unbounded_channel();
-        let parts = check_member(&*disk, &writer, node_id).and_then(|()| {
-            let log = LogStore::open(&disk, writer.clone(), reach)?;
-            let state = metrics.state.clone();
-            let retention = &options.retention;
-            let machine = StateMachine::open(&*disk, writer.clone(), hub, state, retention)?;
-            Ok((log, machine))
-        });
-        drop(disk);
-        match parts {
-            Ok((log, machine)) => Ok(Self {
-                disk: weak,
-                thread,
-                writer,
-                log,
-                machine,
-                published,
-            }),
-            Err(error) => {
-                writer.stop();
-                // The directory must be free when the caller learns of the error.
-                let _ = thread.join();
-                Err(error.into())
-            }
-        }
-    }
-}
-
-/// The data must be this member's: another one's votes would break the promises of Raft.
-fn check_member(disk: &dyn Disk, writer: &Writer, node_id: NodeId) -> Result<(), DiskError> {
-    let base = record::meta_key(MEMBER);
-    match record::get(disk, &base)? {
-        Some(found) if found == node_id.to_be_bytes() => Ok(()),
-        Some(found) => {
-            let found = found.try_into().map_or(0, u64::from_be_bytes);
-            Err(DiskError::Corrupt(format!(
-                "the data belongs to member {found}, this is member {node_id}"
-            )))
-        }
-        None => {
-            let mut job = Job::default();
-            record::put(&mut job.writes, &base, &node_id.to_be_bytes());
-            writer.submit(job);
-            Ok(())
         }
     }
 }
@@ -429,63 +382,24 @@ async fn follow_leadership(
     lead.send_replace(false);
 }
 
-/// A failed disk ends everything that this member serves.
+/// A failed disk, or a Raft that has stopped, ends everything that this member serves.
 async fn follow_failure(
     mut disk: watch::Receiver<Option<DiskError>>,
+    mut raft: watch::Receiver<openraft::metrics::RaftServerMetrics<NodeId, Node>>,
     fail: watch::Sender<Option<StoreError>>,
     hub: Arc<Hub>,
 ) {
-    if let Ok(error) = disk.wait_for(Option::is_some).await
-        && let Some(error) = error.clone()
-    {
-        fail.send_replace(Some(error.into()));
-        hub.close();
+    tokio::select! {
+        failed = disk.wait_for(Option::is_some) => if failed.is_err() {
+            return;
+        },
+        // Raft ended on its own: a bug, or a disk error that it was told first.
+        () = async { while raft.changed().await.is_ok() {} } => {}
     }
-}
-
-async fn compact(raft: &Raft, revision: Revision) -> Result<(), StoreError> {
-    match proposals::write(raft, Command::Compact(revision)).await? {
-        Outcome::NotCompacted { current } => Err(StoreError::FutureRevision {
-            requested: revision,
-            current,
-        }),
-        _ => Ok(()),
-    }
-}
-
-async fn run_compaction(raft: Raft, state: Arc<Shared>, retention: Retention) {
-    let start = Instant::now();
-    let mut samples = Samples::default();
-    let mut ticks = tokio::time::interval(COMPACTION_INTERVAL);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let server = raft.server_metrics();
-    loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = state.crowded() => {}
-        }
-        let now = start.elapsed();
-        let history = {
-            let state = state.read();
-            let mvcc = &state.mvcc;
-            History {
-                revision: mvcc.revision(),
-                compacted: mvcc.compacted(),
-                within_bytes: match mvcc.history_bytes() > retention.max_bytes {
-                    true => mvcc.revision_with_history_below(retention.max_bytes / 2),
-                    false => 0,
-                },
-            }
-        };
-        samples.record(now, history.revision, &retention);
-        if !server.borrow().state.is_leader() {
-            continue;
-        }
-        if let Some(revision) = compaction::plan(&retention, history, &samples, now) {
-            match compact(&raft, revision).await {
-                Ok(()) => tracing::debug!(revision, "compacted"),
-                Err(error) => tracing::warn!(%error, revision, "compaction failed"),
-            }
-        }
-    }
+    let error = match disk.borrow().clone() {
+        Some(error) => error.into(),
+        None => StoreError::Storage("Raft has stopped".into()),
+    };
+    fail.send_replace(Some(error));
+    hub.close();
 }

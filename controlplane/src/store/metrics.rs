@@ -20,6 +20,7 @@ pub(super) struct Metrics {
 #[derive(Debug, Clone)]
 pub(super) struct DiskMetrics {
     sync_seconds: Histogram,
+    bytes: Gauge,
 }
 
 /// Written by the state machine.
@@ -50,6 +51,7 @@ impl Default for DiskMetrics {
         Self {
             // 50 us to 1.6 s.
             sync_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 16)),
+            bytes: Gauge::default(),
         }
     }
 }
@@ -67,6 +69,10 @@ impl DiskMetrics {
     pub(super) fn synced(&self, took: Duration) {
         self.sync_seconds.observe(took.as_secs_f64());
     }
+
+    pub(super) fn uses(&self, bytes: u64) {
+        self.bytes.set(bytes as i64);
+    }
 }
 
 impl Metrics {
@@ -76,6 +82,11 @@ impl Metrics {
             "disk_sync_seconds",
             "Time that a durable sync of the store's files takes",
             self.disk.sync_seconds.clone(),
+        );
+        store.register(
+            "disk_bytes",
+            "Bytes that the store takes on the disk",
+            self.disk.bytes.clone(),
         );
         store.register(
             "revision",

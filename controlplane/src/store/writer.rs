@@ -31,6 +31,8 @@ pub(super) type KeyRange = (Vec<u8>, Vec<u8>);
 const REMOVE_SLICE: usize = 128;
 /// Jobs that are taken into one sync at most, by bytes.
 const GROUP_BYTES: usize = 8 << 20;
+/// How often the size of the data is measured.
+const MEASURE: Duration = Duration::from_secs(15);
 /// How long unsynced writes (the applied state) may stay without a sync when nothing else asks for one.
 const IDLE_SYNC: Duration = Duration::from_secs(5);
 
@@ -77,6 +79,7 @@ impl Writer {
             failed,
             removals: VecDeque::new(),
             unsynced_since: None,
+            measured: None,
         };
         let handle = std::thread::Builder::new()
             .name("store-disk".into())
@@ -131,6 +134,7 @@ struct Thread {
     failed: watch::Sender<Option<DiskError>>,
     removals: VecDeque<KeyRange>,
     unsynced_since: Option<Instant>,
+    measured: Option<Instant>,
 }
 
 impl Thread {
@@ -140,12 +144,11 @@ impl Thread {
             let mut group = Vec::new();
             open = self.collect(jobs, &mut group);
             // sled panics on some damage; that must end as any other failure of the disk.
-            let work = AssertUnwindSafe(|| match group.is_empty() {
-                true => self.idle(),
-                false => self.commit(group),
-            });
-            if catch_unwind(work).is_err() {
-                self.fail(DiskError::Corrupt("the database panicked".into()));
+            let work = AssertUnwindSafe(|| self.work(group));
+            match catch_unwind(work) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => self.fail(error),
+                Err(_) => self.fail(DiskError::Corrupt("the database panicked".into())),
             }
         }
         if self.failed.borrow().is_none()
@@ -191,6 +194,25 @@ impl Thread {
             };
         }
         true
+    }
+
+    /// Commits what waits, then tidies one slice: also under load the removals keep up with the writes.
+    fn work(&mut self, group: Vec<Job>) -> Result<(), DiskError> {
+        let idle = group.is_empty();
+        if !idle {
+            self.commit(group);
+        }
+        if self.failed.borrow().is_some() {
+            self.removals.clear();
+            return Ok(());
+        }
+        if !self.removals.is_empty() {
+            self.tidy()
+        } else if idle {
+            self.sync_leftovers()
+        } else {
+            Ok(())
+        }
     }
 
     fn commit(&mut self, group: Vec<Job>) {
@@ -251,38 +273,40 @@ impl Thread {
         self.disk.sync()?;
         self.unsynced_since = None;
         self.metrics.synced(start.elapsed());
+        if self.measured.is_none_or(|at| at.elapsed() >= MEASURE) {
+            self.metrics.uses(self.disk.size());
+            self.measured = Some(start);
+        }
         Ok(())
     }
 
-    /// Nothing waits: tidies up, or syncs what nobody asked to have synced.
-    fn idle(&mut self) {
-        if self.failed.borrow().is_some() {
-            self.removals.clear();
-            return;
+    /// Nothing waits and nothing is left to tidy: syncs what nobody asked to have synced.
+    fn sync_leftovers(&mut self) -> Result<(), DiskError> {
+        match self.unsynced_since {
+            Some(since) if since.elapsed() >= IDLE_SYNC => self.sync(),
+            _ => Ok(()),
         }
-        let result = match self.removals.front().cloned() {
-            Some((start, end)) => {
-                self.unsynced_since.get_or_insert_with(Instant::now);
-                match self.remove_slice(&start, &end) {
-                    Ok(true) => {
-                        self.removals.pop_front();
-                        Ok(())
-                    }
-                    Ok(false) => Ok(()),
-                    Err(error) => Err(error),
-                }
+    }
+
+    /// Removes one slice of what is to be removed.
+    fn tidy(&mut self) -> Result<(), DiskError> {
+        let mut writes = Vec::new();
+        while writes.len() < REMOVE_SLICE
+            && let Some((start, end)) = self.removals.front()
+        {
+            // A record loses its head first, so that one that is half removed is known as such.
+            self.disk.scan(start, end, &mut |key, _| {
+                writes.push((key.to_vec(), None));
+                writes.len() < REMOVE_SLICE
+            })?;
+            if writes.len() < REMOVE_SLICE {
+                self.removals.pop_front();
             }
-            None if self
-                .unsynced_since
-                .is_some_and(|since| since.elapsed() >= IDLE_SYNC) =>
-            {
-                self.sync()
-            }
-            None => Ok(()),
-        };
-        if let Err(error) = result {
-            self.fail(error);
         }
+        if !writes.is_empty() {
+            self.unsynced_since.get_or_insert_with(Instant::now);
+        }
+        self.disk.write(writes)
     }
 
     /// Removes a range from its end, so that a crash in between leaves no hole.
@@ -294,19 +318,6 @@ impl Thread {
         })?;
         writes.reverse();
         self.disk.write(writes)
-    }
-
-    /// Removes the first keys of a range; true once none is left. A record loses its head first, so that one
-    /// that is half removed is known as such.
-    fn remove_slice(&self, start: &[u8], end: &[u8]) -> Result<bool, DiskError> {
-        let mut writes = Vec::new();
-        self.disk.scan(start, end, &mut |key, _| {
-            writes.push((key.to_vec(), None));
-            writes.len() < REMOVE_SLICE
-        })?;
-        let finished = writes.len() < REMOVE_SLICE;
-        self.disk.write(writes)?;
-        Ok(finished)
     }
 
     fn fail(&mut self, error: DiskError) {

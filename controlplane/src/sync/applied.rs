@@ -40,11 +40,19 @@ impl Applied {
             .send_if_modified(|nodes| nodes.remove(node).is_some());
     }
 
-    pub(crate) fn revisions(&self) -> HashMap<String, u64> {
+    #[cfg(test)]
+    pub(super) fn revisions(&self) -> HashMap<String, u64> {
         self.nodes.borrow().clone()
     }
 
     /// Waits until all connected nodes have applied `revision`; false after `timeout`.
+    #[cfg_attr(
+        not(test),
+        expect(
+            dead_code,
+            reason = "the seam for pod termination, which does not wait yet"
+        )
+    )]
     pub(crate) async fn wait_for(&self, revision: u64, timeout: Duration) -> bool {
         let mut nodes = self.nodes.subscribe();
         let all = nodes.wait_for(|nodes| nodes.values().all(|applied| *applied >= revision));

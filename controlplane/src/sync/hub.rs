@@ -5,11 +5,10 @@
 //! the cluster-wide part once, and adds to each node what is its own. A stream that is full gets nothing
 //! more until it has drained, and then the full state.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
 use proto::node::v1::Batch;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -20,38 +19,17 @@ use super::metrics::SyncMetrics;
 use super::references::{Kind, Reference};
 use crate::cache::{Cache, ObjectKey, Subscription};
 
+mod dirty;
 mod peer;
 mod state;
 
+use dirty::{Dirty, subscribe};
 use peer::Peer;
 
 /// Parcels that may wait for a stream before it counts as slow.
 const PARCELS: usize = 64;
 /// How often drained streams that missed something are looked for.
 const RESYNC: Duration = Duration::from_millis(100);
-
-/// Keys that changed since the last flush.
-#[derive(Debug, Default)]
-struct Dirty {
-    services: BTreeSet<ObjectKey>,
-    slices: BTreeSet<ObjectKey>,
-    nodes: BTreeSet<ObjectKey>,
-    objects: BTreeSet<Reference>,
-    /// By node and key: the uids that changed.
-    pods: BTreeMap<(String, ObjectKey), BTreeSet<String>>,
-}
-
-impl Dirty {
-    fn pod(&mut self, key: &ObjectKey, pod: &Pod) {
-        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
-        if let Some(node) = node.filter(|node| !node.is_empty()) {
-            self.pods
-                .entry((node.to_owned(), key.clone()))
-                .or_default()
-                .insert(pod.metadata.uid.clone().unwrap_or_default());
-        }
-    }
-}
 
 enum Command {
     Connect {
@@ -128,63 +106,6 @@ struct Hub {
     /// Up to here every flush is done.
     revision: u64,
     _subscriptions: Vec<Subscription>,
-}
-
-fn subscribe(cache: &Cache, dirty: &Arc<Mutex<Dirty>>) -> Vec<Subscription> {
-    fn note(dirty: &Arc<Mutex<Dirty>>, how: impl FnOnce(&mut Dirty)) {
-        how(&mut dirty.lock().expect("no panic while held"));
-    }
-    let object = |kind: Kind| {
-        let dirty = Arc::clone(dirty);
-        move |key: &ObjectKey| {
-            let reference = Reference::new(kind, &key.namespace, &key.name);
-            note(&dirty, |dirty| drop(dirty.objects.insert(reference)));
-        }
-    };
-    let config_map = object(Kind::ConfigMap);
-    let secret = object(Kind::Secret);
-    let account = object(Kind::ServiceAccount);
-    let (services, slices, nodes, pods) = (
-        Arc::clone(dirty),
-        Arc::clone(dirty),
-        Arc::clone(dirty),
-        Arc::clone(dirty),
-    );
-    vec![
-        cache.services.subscribe(move |delta| {
-            note(&services, |dirty| {
-                drop(dirty.services.insert(delta.key.clone()))
-            });
-        }),
-        cache.endpoint_slices.subscribe(move |delta| {
-            note(&slices, |dirty| {
-                drop(dirty.slices.insert(delta.key.clone()))
-            });
-        }),
-        cache.nodes.subscribe(move |delta| {
-            // Heart-beats change nothing that other nodes see.
-            if let (Some(old), Some(new)) = (delta.old, delta.new)
-                && super::convert::node(old) == super::convert::node(new)
-            {
-                return;
-            }
-            note(&nodes, |dirty| drop(dirty.nodes.insert(delta.key.clone())));
-        }),
-        cache.pods.subscribe(move |delta| {
-            note(&pods, |dirty| {
-                for pod in [delta.old, delta.new].into_iter().flatten() {
-                    dirty.pod(delta.key, pod);
-                }
-            });
-        }),
-        cache
-            .config_maps
-            .subscribe(move |delta| config_map(delta.key)),
-        cache.secrets.subscribe(move |delta| secret(delta.key)),
-        cache
-            .service_accounts
-            .subscribe(move |delta| account(delta.key)),
-    ]
 }
 
 impl Hub {
@@ -282,7 +203,7 @@ impl Hub {
         for pod in self.cache.pods.indexed(crate::cache::BY_NODE, node) {
             let key = ObjectKey::of(pod.as_ref());
             let references = state::references(&self.cache, &pod);
-            let (gained, _) = peer.put(&key, &pod, references);
+            let (gained, _) = peer.put(&key, references);
             for reference in gained {
                 own.objects.push(state::object(&self.cache, &reference));
                 self.hold(&reference, node);
@@ -367,7 +288,7 @@ impl Hub {
                 Some(pod) => {
                     changes.pods.push(state::pod(pod));
                     let references = state::references(&self.cache, pod);
-                    peer.put(key, pod, references)
+                    peer.put(key, references)
                 }
                 None => (Vec::new(), peer.remove(key)),
             };
@@ -428,7 +349,7 @@ impl Hub {
         for key in peer.pods_with(account) {
             if let Some(pod) = self.cache.pods.get_key(&key) {
                 let references = state::references(&self.cache, &pod);
-                let (more, less) = peer.put(&key, &pod, references);
+                let (more, less) = peer.put(&key, references);
                 gained.extend(more);
                 lost.extend(less);
             }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, NodeStatus, ObjectReference, Pod, PodStatus};
 use proto::node::v1::node_message::Message;
@@ -12,6 +13,7 @@ use proto::node::v1::{EventReport, NodeMessage};
 use tonic::{Status, Streaming};
 
 use super::applied::Applied;
+use super::metrics::SyncMetrics;
 use super::{podstatus, register};
 use crate::cache::{Cache, ObjectKey, Queue};
 use crate::registry::{ApiError, Client, DeleteOptions, EventType};
@@ -21,6 +23,8 @@ const WRITERS: usize = 8;
 /// Pods whose reports may wait; a node has a hundred or so.
 const MAX_PENDING: usize = 4096;
 const MAX_EVENT: usize = 1024;
+/// How long the last reports of a node that has left may take to be written.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Subject {
@@ -46,6 +50,7 @@ pub(super) struct Uplink {
     client: Client,
     cache: Cache,
     applied: Applied,
+    metrics: SyncMetrics,
     node: String,
     queue: Queue<Subject>,
     pending: Arc<Mutex<Pending>>,
@@ -54,16 +59,24 @@ pub(super) struct Uplink {
 impl Drop for Uplink {
     fn drop(&mut self) {
         self.applied.forget(&self.node);
+        self.metrics.gone(&self.node);
     }
 }
 
 impl Uplink {
-    pub(super) fn new(client: &Client, cache: &Cache, applied: &Applied, node: &str) -> Self {
+    pub(super) fn new(
+        client: &Client,
+        cache: &Cache,
+        applied: &Applied,
+        metrics: &SyncMetrics,
+        node: &str,
+    ) -> Self {
         applied.record(node, 0);
         Self {
             client: client.clone(),
             cache: cache.clone(),
             applied: applied.clone(),
+            metrics: metrics.clone(),
             node: node.to_owned(),
             queue: Queue::default(),
             pending: Arc::default(),
@@ -78,6 +91,8 @@ impl Uplink {
                     self.take(message)?;
                 }
             }
+            // What a node said before it left still counts, such as that it shuts down.
+            let _ = tokio::time::timeout(LAST_WORDS, self.queue.idle()).await;
             Ok(())
         };
         let write = futures::future::join_all((0..WRITERS).map(|_| self.write()));
@@ -113,7 +128,10 @@ impl Uplink {
                 self.note(key, report.uid, |pod| pod.terminated = true)?;
             }
             Message::Event(report) => self.event(&report)?,
-            Message::Applied(report) => self.applied.record(&self.node, report.revision),
+            Message::Applied(report) => {
+                self.applied.record(&self.node, report.revision);
+                self.metrics.applied(&self.node, report.revision);
+            }
         }
         Ok(())
     }

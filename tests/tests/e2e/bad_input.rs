@@ -115,3 +115,83 @@ fn nobody_gets_in_without_a_certificate() {
         assert_eq!(get(closed), "401", "{closed}");
     }
 }
+
+#[test]
+fn a_full_disk_refuses_writes_and_loses_none_that_was_acknowledged() {
+    let mut cluster = Cluster::with(Options {
+        without_image: true,
+        disk_mib: Some(64),
+        ..Options::default()
+    });
+    cluster.kubectl(&["create", "configmap", "before"]).ok();
+    // Whatever is left of the disk.
+    let filler = cluster.data_dir().join("filler");
+    let mut fill = std::process::Command::new("dd");
+    fill.args(["if=/dev/zero", "bs=64k"])
+        .arg(format!("of={}", filler.display()));
+    assert!(Outcome::of(&mut fill).fails().contains("No space left"));
+
+    let payload = cluster.scratch().join("payload");
+    std::fs::write(&payload, "x".repeat(200_000)).unwrap();
+    let from = format!("--from-file={}", payload.display());
+    let mut acknowledged = vec!["before".to_owned()];
+    let mut refused = None;
+    for index in 0..200 {
+        let name = format!("big-{index}");
+        let outcome =
+            cluster.kubectl(&["create", "configmap", &name, &from, "--request-timeout=20s"]);
+        match outcome.code {
+            Some(0) => acknowledged.push(name),
+            _ => {
+                refused = Some(outcome.stderr);
+                break;
+            }
+        }
+    }
+    let refused = refused.expect("a write is refused");
+    let said = format!("{refused}{}", cluster.log()).to_lowercase();
+    assert!(
+        said.contains("no space left") || said.contains("disk is full"),
+        "{said}"
+    );
+
+    std::fs::remove_file(&filler).unwrap();
+    if !cluster.has_ended() {
+        cluster.crash();
+    }
+    cluster.boot();
+    let kept = cluster.kubectl(&["get", "configmaps", "-o", "name"]).ok();
+    for name in acknowledged {
+        assert!(
+            kept.lines().any(|line| line == format!("configmap/{name}")),
+            "{name} in {kept}"
+        );
+    }
+    cluster.kubectl(&["create", "configmap", "after"]).ok();
+}
+
+#[test]
+fn a_missing_capability_is_named() {
+    let cluster = Cluster::with(Options {
+        without_image: true,
+        ..Options::default()
+    });
+    let other = tempfile::tempdir().unwrap();
+    for capability in ["bpf", "net_admin", "sys_admin"] {
+        let mut command = cluster.netns.command("setpriv");
+        command
+            .arg(format!("--bounding-set=-{capability}"))
+            .arg(format!("--inh-caps=-{capability}"));
+        command
+            .arg(waggle_tests::waggle())
+            .args(["dev", "--listen", "127.0.0.1:7443"]);
+        command.arg("--data-dir").arg(other.path().join("data"));
+        command.arg("--run-dir").arg(other.path().join("run"));
+        let text = Outcome::of(&mut command).fails();
+        let name = format!("CAP_{}", capability.to_uppercase());
+        assert!(
+            text.contains("missing capability") && text.contains(&name),
+            "{name}: {text}"
+        );
+    }
+}

@@ -175,7 +175,7 @@ fn daily_work(run: impl Fn(&[&str]) -> Outcome, cluster: &Cluster, name: &str) {
     let configmap = format!("{name}-settings");
     run(&["create", "configmap", &configmap, "--from-literal=a=1"]).ok();
     let refused = run(&["create", "configmap", &configmap, "--from-literal=a=1"]).fails();
-    assert!(refused.contains("AlreadyExists"), "{refused}");
+    assert!(refused.contains("already exists"), "{refused}");
     run(&["delete", "configmap", &configmap]).ok();
     run(&["delete", "deployment", "-l", "tier=db", "--wait"]).ok();
     let gone = run(&["get", "deployment", name]).fails();

@@ -41,8 +41,10 @@ pub(super) fn problems(file: &SourceFile) -> Vec<String> {
     if lines > MAX_LINES {
         problem(lines, format!("has {lines} lines, more than {MAX_LINES}"));
     }
-    let test_file =
-        stem == "tests" || file.path.contains("/tests/") || file.path.starts_with("tests/");
+    let test_file = stem == "tests"
+        || stem == "fixtures"
+        || file.path.contains("/tests/")
+        || file.path.starts_with("tests/");
     let mut in_tests = test_file;
     for (number, line) in file.text.lines().enumerate() {
         let number = number + 1;

@@ -1,3 +1,4 @@
+//! What can be decided about upstream resolvers without asking one.
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;

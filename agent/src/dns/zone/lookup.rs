@@ -6,8 +6,9 @@ use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use ipnet::IpNet;
 
-use super::service::{PortTarget, ServiceNames, undashed};
-use super::{Pointer, SCHEMA_VERSION, TTL, Zone, key};
+use super::service::{PortTarget, ServiceNames, dashed, undashed};
+use super::{Pointed, SCHEMA_VERSION, TTL, Zone, key};
+use crate::cluster::ObjectName;
 
 /// What the zone says to a question.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,7 +19,7 @@ pub(crate) enum Answer {
         additionals: Vec<Record>,
     },
     /// An alias: the question goes on at `target`.
-    Alias { record: Record, target: Name },
+    Alias { record: Box<Record>, target: Name },
     /// The name does not exist.
     NoName,
     /// Somebody else's name.
@@ -34,7 +35,7 @@ enum Found<'a> {
     NameServer,
     Service(&'a ServiceNames),
     Addresses(Vec<IpAddr>),
-    Port(&'a ServiceNames, &'a [PortTarget]),
+    Port(&'a ServiceNames, Vec<PortTarget>),
 }
 
 impl Zone {
@@ -57,14 +58,14 @@ impl Zone {
             Found::NameServer => Answer::records(addresses(name, &[self.server], kind)),
             Found::Service(service) => match &service.external {
                 Some(target) => Answer::Alias {
-                    record: record(name, RData::CNAME(CNAME(target.clone()))),
-                    target: target.clone(),
+                    record: Box::new(record(name, RData::CNAME(CNAME(Name::clone(target))))),
+                    target: Name::clone(target),
                 },
-                None => Answer::records(addresses(name, &service.addresses, kind)),
+                None => Answer::records(addresses(name, &service.addresses(), kind)),
             },
             Found::Addresses(ips) => Answer::records(addresses(name, &ips, kind)),
             Found::Port(service, targets) if kind == RecordType::SRV => {
-                self.service_records(name, service, targets)
+                self.service_records(name, service, &targets)
             }
             Found::Port(..) => Answer::records(Vec::new()),
         }
@@ -92,17 +93,14 @@ impl Zone {
             [label, service, namespace, "svc"] => {
                 let service = self.service(namespace, service)?;
                 if let Some(protocol) = label.strip_prefix('_') {
-                    let any = service.ports.keys().any(|(_, p)| *p == protocol);
-                    return any.then_some(Found::Nothing);
+                    return service.has_protocol(protocol).then_some(Found::Nothing);
                 }
-                service.hosts.get(*label).cloned().map(Found::Addresses)
+                service.host(label).map(Found::Addresses)
             }
             [port, protocol, service, namespace, "svc"] => {
                 let service = self.service(namespace, service)?;
                 let (port, protocol) = (port.strip_prefix('_')?, protocol.strip_prefix('_')?);
-                let mut ports = service.ports.iter();
-                let (_, targets) = ports.find(|((n, p), _)| **n == *port && *p == protocol)?;
-                Some(Found::Port(service, targets))
+                Some(Found::Port(service, service.port(port, protocol)?))
             }
             _ => None,
         }
@@ -117,10 +115,8 @@ impl Zone {
     fn pod(&self, namespace: &str, label: &str) -> Option<Found<'_>> {
         self.namespaces.get(namespace)?;
         let address = undashed(label)?;
-        let pointers = self.reverse.get(&address);
-        let endpoint = pointers.is_some_and(|pointers| {
-            let here = |p: &Pointer| p.host.is_some() && p.service.namespace == namespace;
-            pointers.iter().any(here)
+        let endpoint = self.pointers(address).iter().any(|pointer| {
+            matches!(pointer.what, Pointed::Host(_)) && pointer.service.namespace == namespace
         });
         (endpoint || self.pod_cidr(address).is_some()).then(|| Found::Addresses(vec![address]))
     }
@@ -172,10 +168,9 @@ impl Zone {
         relative.append_domain(&self.domain).ok()
     }
 
-    fn service_name(&self, pointer: (&str, &str), host: Option<&str>) -> Option<Name> {
-        let (namespace, name) = pointer;
+    fn service_name(&self, service: &ObjectName, host: Option<&str>) -> Option<Name> {
         let mut labels: Vec<&str> = host.into_iter().collect();
-        labels.extend([name, namespace, "svc"]);
+        labels.extend([service.name.as_str(), service.namespace.as_str(), "svc"]);
         self.below(&labels)
     }
 
@@ -189,25 +184,22 @@ impl Zone {
         let weight = u16::try_from(100 / targets.len().max(1))
             .unwrap_or(1)
             .max(1);
-        let object = (
-            service.object.namespace.as_str(),
-            service.object.name.as_str(),
-        );
+        let hosts = service.hosts_by_label();
+        let mut last = None;
         for target in targets {
             let host = target.host.as_deref();
-            let Some(owner) = self.service_name(object, host) else {
+            let Some(owner) = self.service_name(&service.object, host) else {
                 continue;
             };
-            let ips = match host {
-                Some(host) => service.hosts.get(host).map_or(&[][..], Vec::as_slice),
-                None => &service.addresses,
-            };
-            for kind in [RecordType::A, RecordType::AAAA] {
-                for additional in addresses(&owner, ips, kind) {
-                    if !additionals.contains(&additional) {
-                        additionals.push(additional);
-                    }
-                }
+            // Sorted by host: the same one comes again only at once, with another port.
+            if last != Some(host) {
+                let ips = match host {
+                    Some(host) => hosts.get(host).cloned().unwrap_or_default(),
+                    None => service.addresses(),
+                };
+                additionals.extend(addresses(&owner, &ips, RecordType::A));
+                additionals.extend(addresses(&owner, &ips, RecordType::AAAA));
+                last = Some(host);
             }
             let srv = SRV::new(0, weight, target.port, owner);
             answers.push(record(name, RData::SRV(srv)));
@@ -225,11 +217,16 @@ impl Zone {
         if net.prefix_len() != net.max_prefix_len() {
             return Answer::Elsewhere;
         }
-        if let Some(pointers) = self.reverse.get(&net.addr()) {
+        let pointers = self.pointers(net.addr());
+        if !pointers.is_empty() {
             let pointers = pointers.iter().filter(|_| kind == RecordType::PTR);
-            let answers = pointers.filter_map(|p| {
-                let object = (p.service.namespace.as_str(), p.service.name.as_str());
-                let target = self.service_name(object, p.host.as_deref())?;
+            let answers = pointers.filter_map(|pointer| {
+                let host = match &pointer.what {
+                    Pointed::Service => None,
+                    Pointed::Host(Some(label)) => Some(label.to_string()),
+                    Pointed::Host(None) => Some(dashed(net.addr())),
+                };
+                let target = self.service_name(&pointer.service, host.as_deref())?;
                 Some(record(name, RData::PTR(PTR(target))))
             });
             return Answer::records(answers.collect());

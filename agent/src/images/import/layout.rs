@@ -37,8 +37,10 @@ pub(super) fn import(
 ) -> Result<Vec<String>, ImageError> {
     let bytes = read(path, files, "index.json", MAX_MANIFEST_BYTES)?;
     let shown = path.display().to_string();
-    let Manifest::Index(index) = manifest::parse(&shown, &bytes)? else {
-        return Err(invalid(path, "index.json is no index"));
+    let index = match manifest::parse(&shown, &bytes) {
+        Ok(Manifest::Index(index)) => index,
+        Ok(Manifest::Image(_)) => return Err(invalid(path, "index.json is no index")),
+        Err(error) => return Err(invalid(path, format!("index.json: {error}"))),
     };
     let mut imported = Vec::new();
     for (descriptor, reference) in named(path, &index, name)? {

@@ -1,3 +1,4 @@
+//! Manifests and configurations as registries and builders write them.
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;

@@ -1,3 +1,4 @@
+//! Names as people write them.
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;

@@ -14,6 +14,9 @@ use super::*;
 use crate::images::digest::Digest;
 use crate::images::manifest::OCI_MANIFEST;
 
+/// `waggle:secret`.
+const HTPASSWD: &str = "waggle:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
+
 /// docker-registry on a free port, with its storage in a directory of its own.
 struct Registry {
     child: Child,
@@ -206,15 +209,43 @@ async fn concurrent_callers_share_one_pull() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn credentials_are_used_and_missing_ones_are_said() {
-    // htpasswd of user:secret, bcrypt.
-    let registry = Registry::start_with("auth: {silly: {realm: waggle, service: test}}\n");
+async fn credentials_are_used_and_missing_or_wrong_ones_are_said() {
+    let passwords = tempfile::NamedTempFile::new().unwrap();
+    fs::write(passwords.path(), HTPASSWD).unwrap();
+    let auth = format!(
+        "auth: {{htpasswd: {{realm: test, path: {}}}}}\n",
+        passwords.path().display()
+    );
+    let registry = Registry::start_with(&auth);
+    registry.push(1, "app:v1", &["--dest-creds", "waggle:secret"]);
     let (_dir, store) = store().await;
-    let error = store
-        .ensure(&registry.name("app"), PullPolicy::IfNotPresent, &[])
+    let name = registry.name("app:v1");
+    let credentials = |registry: &str, password: &str| Credentials {
+        registry: registry.to_owned(),
+        username: "waggle".to_owned(),
+        password: password.to_owned(),
+    };
+    let host = registry.address.to_string();
+    let elsewhere = credentials("registry.example.com", "secret");
+    let wrong = credentials(&host, "guess");
+    for given in [vec![], vec![elsewhere.clone()], vec![wrong.clone()]] {
+        let error = store
+            .ensure(&name, PullPolicy::IfNotPresent, &given)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, ImageError::Unauthorized { .. }), "{error}");
+    }
+    // One after the other, as the pod lists them.
+    let right = credentials(&format!("http://{host}/v2/"), "secret");
+    let given = [elsewhere, wrong, right];
+    store
+        .ensure(&name, PullPolicy::IfNotPresent, &given)
         .await
-        .unwrap_err();
-    assert!(matches!(error, ImageError::Unauthorized { .. }), "{error}");
+        .unwrap();
+    assert!(
+        !format!("{given:?}").contains("secret"),
+        "passwords are not for logs"
+    );
 }
 
 type Answers = Arc<HashMap<String, (&'static str, Bytes)>>;
@@ -233,14 +264,13 @@ async fn lying_registry(answers: HashMap<String, (&'static str, Bytes)>) -> Sock
                 let answer = answers.get(request.uri().path()).cloned();
                 async move {
                     let response = http::Response::builder();
-                    let response = match answer {
+                    match answer {
                         Some((kind, body)) => {
                             response.header("content-type", kind).body(Full::new(body))
                         }
                         None if request.uri().path() == "/v2/" => response.body(Full::default()),
                         None => response.status(404).body(Full::default()),
-                    };
-                    response
+                    }
                 }
             });
             tokio::spawn(

@@ -113,13 +113,9 @@ impl Tree {
         // What is in the way (a file, a dangling link, a whiteout) cannot have children.
         let was_whiteout = place.stat()?.is_some_and(|s| is_whiteout(&s));
         place.remove()?;
-        let attributes = self.attributes_below(walked).unwrap_or(Attributes {
-            uid: 0,
-            gid: 0,
-            mode: 0o755,
-            mtime: 0,
-            mtime_nanos: 0,
-        });
+        let attributes = self
+            .attributes_below(walked)
+            .unwrap_or(Attributes::DIRECTORY);
         place.make_dir(&attributes)?;
         let fd = place.open_dir()?;
         if was_whiteout {
@@ -150,6 +146,12 @@ impl Tree {
         None
     }
 
+    /// Makes the root look like that of the layer below.
+    pub(super) fn inherit_root(&self) -> io::Result<()> {
+        let attributes = self.attributes_below(Path::new("."));
+        dress(&self.root, &attributes.unwrap_or(Attributes::DIRECTORY))
+    }
+
     /// The root itself, as an open directory.
     pub(super) fn root(&self) -> io::Result<OwnedFd> {
         self.root.try_clone()
@@ -172,10 +174,6 @@ impl Tree {
     /// To be called before a directory is removed: the remembered one may be in it.
     pub(super) fn forget_parent(&mut self) {
         self.last_parent = None;
-    }
-
-    pub(super) fn sync(&self) -> io::Result<()> {
-        Ok(nix::unistd::syncfs(&self.root)?)
     }
 }
 
@@ -326,6 +324,15 @@ impl Place {
 }
 
 impl Attributes {
+    /// Of a directory that nothing is known of.
+    const DIRECTORY: Self = Self {
+        uid: 0,
+        gid: 0,
+        mode: 0o755,
+        mtime: 0,
+        mtime_nanos: 0,
+    };
+
     pub(super) fn time(&self) -> TimeSpec {
         TimeSpec::new(self.mtime, self.mtime_nanos)
     }

@@ -137,6 +137,13 @@ impl Machine for NodeMachine {
         networks.detach(uid).await.map_err(text)
     }
 
+    async fn list_networks(&self) -> Result<Vec<String>, String> {
+        match self.networks.get() {
+            Some(networks) => networks.list().await.map_err(text),
+            None => Ok(Vec::new()),
+        }
+    }
+
     async fn start_sandbox(&self, spec: &SandboxSpec) -> Result<Sandbox, String> {
         Sandbox::start(spec, &self.supervisor_program)
             .await

@@ -1,1 +1,91 @@
+//! Probes against servers on loopback.
 #![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::pods::machine::fake::FakeSandbox;
+
+fn target(probe: serde_json::Value, port: u16) -> Target<FakeSandbox> {
+    let container = serde_json::json!({"name": "c",
+        "ports": [{"name": "web", "containerPort": port}]});
+    Target {
+        container: serde_json::from_value(container).unwrap(),
+        probe: serde_json::from_value(probe).unwrap(),
+        kind: ProbeKind::Readiness,
+        number: 0,
+        id: "u_c_0".to_owned(),
+        address: Some("127.0.0.1".parse().unwrap()),
+        sandbox: FakeSandbox::alone(BTreeMap::new()),
+        age: Duration::ZERO,
+    }
+}
+
+/// Answers every connection with `reply`, after it has read something.
+async fn server(reply: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut buffer = [0; 1024];
+            let _ = stream.read(&mut buffer).await;
+            let _ = stream.write_all(reply).await;
+        }
+    });
+    port
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test]
+async fn http_goes_by_the_status() {
+    let get = serde_json::json!({"httpGet": {"path": "healthz", "port": "web",
+        "httpHeaders": [{"name": "Host", "value": "example.com"}]}});
+    for (reply, well) in [
+        (&b"HTTP/1.1 204 No Content\r\n\r\n"[..], true),
+        (
+            b"HTTP/1.1 302 Found\r\nlocation: /x\r\ncontent-length: 0\r\n\r\n",
+            true,
+        ),
+        (b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n", false),
+        (b"nonsense\r\n\r\n", false),
+        (b"", false),
+    ] {
+        let port = server(reply).await;
+        let outcome = once(&target(get.clone(), port), SECOND).await;
+        assert_eq!(outcome.is_ok(), well, "{outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn tcp_goes_by_the_connection() {
+    let probe = serde_json::json!({"tcpSocket": {"port": "web"}});
+    let port = server(b"").await;
+    once(&target(probe.clone(), port), SECOND).await.unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = closed.local_addr().unwrap().port();
+    drop(closed);
+    let error = once(&target(probe, port), SECOND).await.unwrap_err();
+    assert!(error.contains("refused"), "{error}");
+}
+
+#[tokio::test]
+async fn silence_is_a_failure() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let probe = serde_json::json!({"httpGet": {"port": port}});
+    let error = once(&target(probe, port), Duration::from_millis(100))
+        .await
+        .unwrap_err();
+    assert!(error.contains("deadline exceeded"), "{error}");
+}
+
+#[tokio::test]
+async fn ports_by_name_that_nobody_has_are_named() {
+    let probe = serde_json::json!({"tcpSocket": {"port": "metrics"}});
+    let error = once(&target(probe, 80), SECOND).await.unwrap_err();
+    assert!(error.contains("metrics"), "{error}");
+}

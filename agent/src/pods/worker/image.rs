@@ -25,8 +25,7 @@ impl<M: Machine> Worker<M> {
         let credentials = self.credentials();
         let machine = std::sync::Arc::clone(&self.context.machine);
         let reporter = std::sync::Arc::clone(&self.context.reporter);
-        let involved =
-            crate::pods::report::reference(&self.pod, Some(format!("spec.containers{{{name}}}")));
+        let involved = self.involved(Some(name));
         let done = self.finished.0.clone();
         let name = name.to_owned();
         tokio::spawn(async move {

@@ -1,3 +1,5 @@
+//! Tests of `runtime::logs`.
+
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;

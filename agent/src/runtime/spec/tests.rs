@@ -1,3 +1,5 @@
+//! Tests of `runtime::spec`.
+
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -236,3 +236,67 @@ async fn a_runc_that_hangs_while_creating_is_killed() {
 async fn a_runc_that_hangs_while_starting_is_killed() {
     killed_when_it_hangs("start").await;
 }
+
+#[tokio::test]
+async fn sweeping_waits_for_a_supervisor_that_is_starting() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.start().await;
+    sandbox.stop().await.unwrap();
+    // What an agent leaves that died while it started a sandbox.
+    let run_dir = fixture.path("run");
+    let spec = fixture.sandbox();
+    launch::prepare(&spec, &OciRuntime::default()).unwrap();
+    let starting = std::fs::File::create(config::lock_file(&run_dir)).unwrap();
+    starting.try_lock().unwrap();
+    let dir = run_dir.clone();
+    let sweeping = tokio::spawn(async move { sweep(&dir).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!sweeping.is_finished());
+    drop(starting);
+    sweeping.await.unwrap().unwrap();
+    fixture.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_supervisor_that_is_asked_to_end_takes_its_containers_along() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.start().await;
+    let spec = fixture.container("main", "sleep 1000");
+    sandbox.create_and_start(&spec).await;
+    assert!(send_signal(sandbox.client.pid, libc::SIGTERM));
+    let mut changes = sandbox.changes();
+    let gone = async {
+        while !matches!(sandbox.states().await, Err(RuntimeError::Gone(_))) {
+            changes.changed().await.unwrap();
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), gone)
+        .await
+        .unwrap();
+    assert!(!fixture.path("run/containers").join(&spec.id).exists());
+    sweep(&fixture.path("run")).await.unwrap();
+    fixture.assert_clean().await;
+}
+
+#[tokio::test]
+async fn a_runc_that_is_not_there_is_named() {
+    let fixture = Fixture::new();
+    let runtime = OciRuntime {
+        program: fixture.path("no-runc"),
+        ..OciRuntime::default()
+    };
+    let sandbox = Sandbox::start_with(&fixture.sandbox(), &fixture.program(), &runtime)
+        .await
+        .unwrap();
+    let error = sandbox
+        .create(&fixture.container("main", ""))
+        .await
+        .unwrap_err();
+    assert!(
+        error.to_string().contains("no-runc: No such file"),
+        "{error}"
+    );
+    assert!(sandbox.states().await.unwrap().is_empty());
+    sandbox.stop().await.unwrap();
+    fixture.assert_clean().await;
+}

@@ -119,6 +119,13 @@ async fn commands_run_in_a_container() {
     let outcome = exec("seq 100000", minute, 10).await.unwrap();
     assert_eq!(outcome.output, b"1\n2\n3\n4\n5\n");
     assert_eq!(outcome.exit_code, 0);
+    // A process left behind that holds the output is not waited for.
+    let outcome = exec("sleep 50 & echo done", minute, 100).await.unwrap();
+    assert_eq!(outcome.output, b"done\n");
+    // A command that is killed from elsewhere.
+    let outcome = exec("kill -11 $$", minute, 100).await.unwrap();
+    assert_eq!((outcome.exit_code, outcome.timed_out), (139, false));
+
     let short = Duration::from_secs(2);
     let outcome = exec("echo first; sleep 77 & sleep 78", short, 100)
         .await
@@ -137,6 +144,12 @@ async fn commands_run_in_a_container() {
         .await
         .unwrap_err();
     assert!(error.to_string().contains("/no/such"), "{error}");
+    let nobody = sandbox.exec("nobody", &nothing, minute, 10).await;
+    assert!(matches!(nobody, Err(RuntimeError::NotFound(_))));
+    assert_eq!(
+        std::fs::read_dir(fixture.path("run/exec")).unwrap().count(),
+        0
+    );
     sandbox.stop().await.unwrap();
     fixture.assert_clean().await;
 }
@@ -151,4 +164,51 @@ pub(super) async fn wait_for_log(fixture: &Fixture, name: &str, text: &str) {
     tokio::time::timeout(Duration::from_secs(30), waiting)
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn commands_end_with_their_client_and_their_container() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.start().await;
+    let spec = fixture.container("main", "echo up; exec sleep 1000");
+    sandbox.create_and_start(&spec).await;
+    let args = ["/bin/sh", "-c", "echo started; sleep 90"].map(str::to_owned);
+    let hour = Duration::from_secs(3600);
+    // A second agent, which dies while its command runs.
+    let other = Sandbox::connect(&fixture.path("run"))
+        .await
+        .unwrap()
+        .unwrap();
+    let (id, command) = (spec.id.clone(), args.clone());
+    let task = tokio::spawn(async move { other.exec(&id, &command, hour, 100).await });
+    let processes = async || {
+        let script = ["/bin/sh", "-c", "cat /proc/[0-9]*/cmdline"].map(str::to_owned);
+        let outcome = sandbox.exec(&spec.id, &script, hour, 4096).await.unwrap();
+        String::from_utf8_lossy(&outcome.output).replace('\0', " ")
+    };
+    let until = async |wanted: bool| {
+        while processes().await.contains("sleep 90") != wanted {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), until(true))
+        .await
+        .unwrap();
+    task.abort();
+    tokio::time::timeout(Duration::from_secs(30), until(false))
+        .await
+        .unwrap();
+
+    let command = sandbox.exec(&spec.id, &args, hour, 100);
+    let kill = async {
+        until(true).await;
+        sandbox.kill(&spec.id, libc::SIGKILL).await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(command, kill);
+    let outcome = outcome.unwrap();
+    assert_eq!((outcome.exit_code, outcome.timed_out), (137, false));
+    let late = sandbox.exec(&spec.id, &args, hour, 100).await;
+    assert!(matches!(late, Err(RuntimeError::Conflict { .. })));
+    sandbox.stop().await.unwrap();
+    fixture.assert_clean().await;
 }

@@ -117,3 +117,23 @@ async fn standard_input_stays_open_when_asked_for() {
     assert_eq!(fixture.log("open"), "stdout F waiting\n");
     fixture.assert_clean().await;
 }
+
+#[tokio::test]
+async fn a_container_may_have_a_terminal() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.start().await;
+    let script = "[ -t 0 ] && [ -t 1 ] && [ -t 2 ] && echo $TERM; echo error >&2; echo -n end";
+    let mut spec = fixture.container("main", script);
+    spec.terminal = true;
+    sandbox.create_and_start(&spec).await;
+    assert_eq!(exit(&sandbox.ended(&spec.id).await).0, 0);
+    // A terminal ends lines with a carriage return, too, which counts as white space here.
+    let log = fixture.log("main");
+    let records: Vec<&str> = log.lines().map(str::trim_end).collect();
+    assert_eq!(
+        records,
+        ["stdout F xterm", "stdout F error", "stdout P end"]
+    );
+    sandbox.stop().await.unwrap();
+    fixture.assert_clean().await;
+}

@@ -1,3 +1,5 @@
+//! Tests of `runtime::user`.
+
 #![allow(clippy::unwrap_used)]
 
 use std::os::unix::fs::symlink;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::{Container, Containers, Ended, Job, Reply, internal};
+use crate::supervisor::console::ConsoleSocket;
 use crate::supervisor::logfile::LogFile;
 use crate::supervisor::output::Output;
 use crate::supervisor::protocol::{Answer, ContainerState, Create, Failure};
@@ -63,10 +64,7 @@ impl Run {
     /// Ends runc with everything in its process group.
     pub(super) fn kill(&mut self) {
         self.timed_out = true;
-        if let Ok(group) = libc::pid_t::try_from(self.pid) {
-            // SAFETY: kill takes numbers only; the group's leader is a child that is not yet reaped.
-            unsafe { libc::kill(-group, libc::SIGKILL) };
-        }
+        cgroup::kill_group(self.pid);
     }
 
     pub(super) fn started_at(&self) -> Option<SystemTime> {
@@ -119,6 +117,9 @@ impl Containers {
         };
         if let Some(output) = container.output {
             output.finish();
+        }
+        for command in container.commands {
+            self.answer(Some(command.reply), Answer::Failed(Failure::NotFound));
         }
         for (reply, job) in container.jobs {
             let answer = match job {
@@ -178,6 +179,11 @@ impl Containers {
             None => runc::read_pid(&container.spec.bundle).map_err(|e| internal("process id", &e)),
             Some(failure) => Err(failure),
         };
+        let pid = pid.and_then(|pid| {
+            let taken = container.take_terminal();
+            taken.map_err(|error| internal("terminal", &error))?;
+            Ok(pid)
+        });
         match pid {
             Ok(pid) => {
                 container.pid = Some(pid);
@@ -249,15 +255,33 @@ impl Container {
         } else {
             Stdio::from(File::open("/dev/null")?)
         };
+        if create.terminal {
+            self.console = Some(ConsoleSocket::new(&create.bundle)?);
+        }
+        let console = self.console.as_ref().map(|it| it.path().to_owned());
         let standard = Standard {
             stdin,
             stdout,
             stderr,
+            console,
         };
         let pid = runc.create(&create.id, &create.bundle, standard)?;
         self.output = Some(Output::new(stdout_reader, stderr_reader, log));
         self.spec = create;
         Ok(pid)
+    }
+
+    /// A terminal takes the place of the pipes, in which nothing but words of runc can be.
+    fn take_terminal(&mut self) -> io::Result<()> {
+        let Some(console) = self.console.take() else {
+            return Ok(());
+        };
+        let terminal = console.receive()?;
+        fcntl(&terminal, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        if let Some(output) = &mut self.output {
+            output.use_terminal(terminal);
+        }
+        Ok(())
     }
 
     /// `None` when runc did what it should.

@@ -1,1 +1,119 @@
+//! The latest of everything, in order, again after a new stream, within bounds.
 #![allow(clippy::unwrap_used)]
+
+use k8s_openapi::api::core::v1::ObjectReference;
+
+use super::*;
+
+fn key(uid: &str) -> PodKey {
+    PodKey {
+        namespace: "ns".to_owned(),
+        name: format!("pod-{uid}"),
+        uid: uid.to_owned(),
+    }
+}
+
+fn status(phase: &str) -> PodStatus {
+    PodStatus {
+        phase: Some(phase.to_owned()),
+        ..PodStatus::default()
+    }
+}
+
+fn event(message: String) -> PodEvent {
+    PodEvent {
+        involved: ObjectReference::default(),
+        event_type: EventType::Warning,
+        reason: "Failed",
+        message,
+    }
+}
+
+/// What is taken out, in words.
+fn drain(outbox: &Outbox) -> Vec<String> {
+    std::iter::from_fn(|| outbox.take())
+        .map(|message| match message {
+            Message::PodStatus(status) => {
+                let json: PodStatus = serde_json::from_slice(&status.status_json).unwrap();
+                format!("{} {}", status.uid, json.phase.unwrap())
+            }
+            Message::PodTerminated(end) => format!("{} ended", end.uid),
+            Message::Event(event) => event.message,
+            Message::LeaseRenewal(_) => "lease".to_owned(),
+            Message::NodeStatus(_) => "node".to_owned(),
+            Message::Applied(applied) => format!("applied {}", applied.revision),
+            Message::Hello(_) => "hello".to_owned(),
+        })
+        .collect()
+}
+
+#[test]
+fn the_latest_status_of_each_pod_comes_once_and_before_its_end() {
+    let outbox = Outbox::default();
+    outbox.status(&key("b"), &status("Pending"));
+    outbox.status(&key("a"), &status("Pending"));
+    outbox.terminated(&key("b"));
+    outbox.status(&key("b"), &status("Failed"));
+    outbox.event(event("why".to_owned()));
+    outbox.renew_lease(40);
+    outbox.applied(7);
+    assert_eq!(
+        drain(&outbox),
+        [
+            "lease",
+            "applied 7",
+            "b Failed",
+            "a Pending",
+            "b ended",
+            "why"
+        ]
+    );
+    assert!(drain(&outbox).is_empty());
+    outbox.status(&key("a"), &status("Running"));
+    assert_eq!(drain(&outbox), ["a Running"]);
+}
+
+#[test]
+fn a_new_stream_hears_all_again_but_events() {
+    let outbox = Outbox::default();
+    outbox.status(&key("a"), &status("Running"));
+    outbox.status(&key("b"), &status("Failed"));
+    outbox.terminated(&key("b"));
+    outbox.node_status(&NodeStatus::default());
+    outbox.applied(3);
+    outbox.event(event("once".to_owned()));
+    drain(&outbox);
+    outbox.begin();
+    let again = ["applied 3", "a Running", "b Failed", "b ended", "node"];
+    assert_eq!(drain(&outbox), again);
+    // What the store has no more is not spoken of.
+    outbox.forget("b");
+    outbox.begin();
+    assert_eq!(drain(&outbox), ["applied 3", "a Running", "node"]);
+    outbox.retain(&BTreeSet::new());
+    outbox.begin();
+    assert_eq!(drain(&outbox), ["applied 3", "node"]);
+}
+
+#[test]
+fn events_are_bounded_and_the_oldest_go() {
+    let outbox = Outbox::default();
+    for number in 0..MOST_EVENTS + 10 {
+        outbox.event(event(number.to_string()));
+    }
+    let left = drain(&outbox);
+    assert_eq!(left.len(), MOST_EVENTS);
+    assert_eq!(left[0], "10");
+    assert_eq!(outbox.dropped_events.get(), 10);
+}
+
+#[tokio::test]
+async fn a_waiting_reader_is_woken() {
+    let outbox = std::sync::Arc::new(Outbox::default());
+    let reader = std::sync::Arc::clone(&outbox);
+    let waiting = tokio::spawn(async move { reader.next().await });
+    tokio::task::yield_now().await;
+    outbox.renew_lease(1);
+    let message = waiting.await.unwrap().message.unwrap();
+    assert!(matches!(message, Message::LeaseRenewal(_)));
+}

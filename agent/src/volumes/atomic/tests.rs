@@ -1,3 +1,5 @@
+//! Tests of `volumes::atomic`.
+
 #![allow(clippy::unwrap_used)]
 use super::*;
 use proptest::prelude::*;

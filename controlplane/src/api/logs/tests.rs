@@ -1,3 +1,5 @@
+//! Tests of `api::logs`.
+
 #![allow(clippy::unwrap_used)]
 
 use http_body_util::BodyExt;

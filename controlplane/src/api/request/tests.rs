@@ -1,3 +1,5 @@
+//! Tests of `api::request`.
+
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;

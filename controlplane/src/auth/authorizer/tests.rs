@@ -1,3 +1,5 @@
+//! Tests of `auth::authorizer`.
+
 #![allow(clippy::unwrap_used)]
 
 use super::*;

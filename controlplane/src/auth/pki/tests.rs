@@ -1,3 +1,5 @@
+//! Tests of `auth::pki`.
+
 #![allow(clippy::unwrap_used)]
 
 use std::os::unix::fs::PermissionsExt;

@@ -97,7 +97,7 @@ pub(super) fn status(
         ),
         ready_replicas: some(sum(|status| status.ready_replicas.unwrap_or(0))),
         available_replicas: some(available),
-        unavailable_replicas: some(replicas.max(rolling::desired(deployment)) - available),
+        unavailable_replicas: some(rolling::total(all).max(replicas) - available),
         collision_count: old.collision_count,
         conditions: None,
         terminating_replicas: old.terminating_replicas,

@@ -1,3 +1,5 @@
+//! Tests of `controllers::endpointslice`.
+
 #![allow(clippy::unwrap_used)]
 
 use k8s_openapi::api::core::v1::{

@@ -162,7 +162,7 @@ fn tolerate(toleration: &Value, field: &str, errors: &mut Errors) {
             if !value.is_empty() {
                 errors.invalid(
                     format!("{field}.operator"),
-                    toleration.clone(),
+                    value,
                     "value must be empty when `operator` is 'Exists'",
                 );
             }

@@ -50,11 +50,6 @@ pub(super) fn row(object: &Value, now: i64) -> Vec<Value> {
     ]
 }
 
-/// The STATUS of a pod, such as `Running` or `CrashLoopBackOff`.
-pub(crate) fn shown_status(object: &Value) -> String {
-    summarize(object).reason
-}
-
 struct Summary {
     ready: usize,
     total: usize,

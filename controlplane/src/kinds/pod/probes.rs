@@ -20,10 +20,8 @@ fn handler(handler: &Value, kinds: &[&str], field: &str, errors: &mut Errors) {
             continue;
         }
         match *kind {
-            "exec" => {
-                if list(action, &["command"]).is_empty() {
-                    errors.required(format!("{field}.command"), "");
-                }
+            "exec" if list(action, &["command"]).is_empty() => {
+                errors.required(format!("{field}.command"), "");
             }
             "httpGet" => http_get(action, &field, errors),
             "tcpSocket" => port(action, &format!("{field}.port"), errors),

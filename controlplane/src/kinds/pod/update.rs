@@ -15,6 +15,7 @@ const FORBIDDEN: &str = "pod updates may not change fields other than `spec.cont
 /// An update of the main resource: everything but a few fields must be as it was.
 pub(super) fn spec(object: &Value, old: &Value, errors: &mut Errors) {
     validate::spec(object, "spec", errors);
+    validate::images(object, errors);
     for kind in ["containers", "initContainers"] {
         if list(object, &["spec", kind]).len() != list(old, &["spec", kind]).len() {
             errors.forbidden(
@@ -120,7 +121,10 @@ fn gates(object: &Value, old: &Value, errors: &mut Errors) {
         if !before.contains(gate) {
             errors.forbidden(
                 format!("spec.schedulingGates[{index}].name"),
-                "only deletion is allowed, but found new scheduling gate",
+                &format!(
+                    "only deletion is allowed, but found new scheduling gate '{}'",
+                    text(gate, &["name"])
+                ),
             );
         }
     }

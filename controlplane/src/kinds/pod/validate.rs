@@ -15,6 +15,23 @@ pub(super) fn pod(object: &Value, errors: &mut Errors) {
     if !list(object, &["spec", "ephemeralContainers"]).is_empty() {
         errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
     }
+    images(object, errors);
+}
+
+/// What templates may have and pods may not.
+pub(super) fn images(object: &Value, errors: &mut Errors) {
+    for kind in ["containers", "initContainers"] {
+        for (index, container) in list(object, &["spec", kind]).iter().enumerate() {
+            let image = text(container, &["image"]);
+            if image.trim() != image {
+                errors.invalid(
+                    format!("spec.{kind}[{index}].image"),
+                    image,
+                    "must not have leading or trailing whitespace",
+                );
+            }
+        }
+    }
 }
 
 /// The pod spec of `holder` (a pod or a template), `field` being its path.
@@ -47,16 +64,21 @@ fn policies(spec: &Value, field: &str, errors: &mut Errors) {
         other => errors.not_supported(
             format!("{field}.restartPolicy"),
             other,
-            &["Always", "Never", "OnFailure"],
+            &["Always", "OnFailure", "Never"],
         ),
     }
     match text(spec, &["dnsPolicy"]) {
         "" => errors.required(format!("{field}.dnsPolicy"), ""),
         "ClusterFirstWithHostNet" | "ClusterFirst" | "Default" => {}
         "None" => {
-            if list(spec, &["dnsConfig", "nameservers"]).is_empty() {
+            if at(spec, &["dnsConfig"]).is_none() {
                 errors.required(
                     format!("{field}.dnsConfig"),
+                    "must provide `dnsConfig` when `dnsPolicy` is None",
+                );
+            } else if list(spec, &["dnsConfig", "nameservers"]).is_empty() {
+                errors.required(
+                    format!("{field}.dnsConfig.nameservers"),
                     "must provide at least one DNS nameserver when `dnsPolicy` is None",
                 );
             }
@@ -64,7 +86,7 @@ fn policies(spec: &Value, field: &str, errors: &mut Errors) {
         other => errors.not_supported(
             format!("{field}.dnsPolicy"),
             other,
-            &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"],
+            &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
         ),
     }
     let preemption = text(spec, &["preemptionPolicy"]);
@@ -72,7 +94,7 @@ fn policies(spec: &Value, field: &str, errors: &mut Errors) {
         errors.not_supported(
             format!("{field}.preemptionPolicy"),
             preemption,
-            &["Never", "PreemptLowerPriority"],
+            &["PreemptLowerPriority", "Never"],
         );
     }
 }
@@ -168,17 +190,15 @@ fn network(spec: &Value, field: &str, errors: &mut Errors) {
         );
     }
     if flag(spec, &["hostNetwork"]) {
-        for kind in ["containers", "initContainers"] {
-            for (c, container) in list(spec, &[kind]).iter().enumerate() {
-                for (p, port) in list(container, &["ports"]).iter().enumerate() {
-                    let host = integer(port, &["hostPort"]).unwrap_or(0);
-                    if host != integer(port, &["containerPort"]).unwrap_or(0) {
-                        errors.invalid(
-                            format!("{field}.{kind}[{c}].ports[{p}].containerPort"),
-                            integer(port, &["containerPort"]).unwrap_or(0),
-                            "must match `hostPort` when `hostNetwork` is true",
-                        );
-                    }
+        for (c, container) in list(spec, &["containers"]).iter().enumerate() {
+            for (p, port) in list(container, &["ports"]).iter().enumerate() {
+                let host = integer(port, &["hostPort"]).unwrap_or(0);
+                if host != integer(port, &["containerPort"]).unwrap_or(0) {
+                    errors.invalid(
+                        format!("{field}.containers[{c}].ports[{p}].hostPort"),
+                        host,
+                        "must match `containerPort` when `hostNetwork` is true",
+                    );
                 }
             }
         }

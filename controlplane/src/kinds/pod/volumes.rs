@@ -56,10 +56,8 @@ fn source(volume: &Value, field: &str, errors: &mut Errors) {
             "secret" => keys(source, "secretName", &field, errors),
             "downwardAPI" => mode(source, "defaultMode", &field, errors),
             "projected" => projected(source, &field, errors),
-            "persistentVolumeClaim" => {
-                if text(source, &["claimName"]).is_empty() {
-                    errors.required(format!("{field}.claimName"), "");
-                }
+            "persistentVolumeClaim" if text(source, &["claimName"]).is_empty() => {
+                errors.required(format!("{field}.claimName"), "");
             }
             _ => {}
         }

@@ -82,15 +82,13 @@ fn ports(object: &Value, kind: &str, errors: &mut Errors) {
             _ => number(port, "targetPort", &field, errors),
         }
         let node_port = integer(port, &["nodePort"]).unwrap_or(0);
-        if node_port != 0 {
-            if !has_node_ports(kind) {
-                errors.forbidden(
-                    format!("{field}.nodePort"),
-                    &format!("may not be used when `type` is '{kind}'"),
-                );
-            } else {
-                number(port, "nodePort", &field, errors);
-            }
+        if node_port != 0 && kind == "ClusterIP" {
+            errors.forbidden(
+                format!("{field}.nodePort"),
+                "may not be used when `type` is 'ClusterIP'",
+            );
+        } else if node_port != 0 {
+            number(port, "nodePort", &field, errors);
         }
     }
     duplicate_ports(ports, errors);
@@ -327,7 +325,7 @@ fn load_balancer(object: &Value, kind: &str, errors: &mut Errors) {
     for (at, range) in ranges.iter().enumerate() {
         let range = range.as_str().unwrap_or("").trim();
         errors.format(
-            &format!("spec.loadBalancerSourceRanges[{at}]"),
+            &format!("spec.LoadBalancerSourceRanges[{at}]"),
             range,
             names::cidr(range),
         );

@@ -1,3 +1,5 @@
+//! Tests of `registry::list`.
+
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;

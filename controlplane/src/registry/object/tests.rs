@@ -1,3 +1,5 @@
+//! Tests of `registry::object`.
+
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;

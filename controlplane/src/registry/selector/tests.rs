@@ -1,3 +1,5 @@
+//! Tests of `registry::selector`.
+
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! Tests of `registry::service_alloc`.
+
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;

@@ -1,3 +1,4 @@
+//! The compaction plan.
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;

@@ -1,3 +1,4 @@
+//! The lock, the format record and the watermark.
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;

@@ -17,6 +17,7 @@ struct Inner {
     durable: BTreeMap<Vec<u8>, Vec<u8>>,
     unsynced: Vec<Write>,
     fail_sync: bool,
+    hold_syncs: bool,
     capacity: Option<usize>,
     syncs: u64,
 }
@@ -24,6 +25,11 @@ struct Inner {
 impl FakeDisk {
     pub(in crate::store) fn fail_sync(&self, fail: bool) {
         self.lock().fail_sync = fail;
+    }
+
+    /// From now on syncs succeed without doing anything, so that a crash finds everything since unsynced.
+    pub(in crate::store) fn hold_syncs(&self) {
+        self.lock().hold_syncs = true;
     }
 
     /// Bytes that can be stored in all.
@@ -159,6 +165,9 @@ impl Disk for FakeDisk {
             return Err(DiskError::Io("fsync: injected failure".into()));
         }
         inner.syncs += 1;
+        if inner.hold_syncs {
+            return Ok(());
+        }
         for write in std::mem::take(&mut inner.unsynced) {
             put(&mut inner.durable, write);
         }

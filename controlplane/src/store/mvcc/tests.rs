@@ -1,3 +1,4 @@
+//! The index against a plain model that keeps the whole state of every revision.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;

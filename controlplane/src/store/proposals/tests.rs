@@ -1,3 +1,4 @@
+//! How much goes into one entry.
 #![allow(clippy::unwrap_used)]
 
 use super::*;

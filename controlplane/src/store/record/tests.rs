@@ -1,3 +1,4 @@
+//! Records and their payloads: what is put is found, what is damaged is noticed, nothing panics.
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;

@@ -1,3 +1,4 @@
+//! Snapshot streams: carried whole, refused when damaged, no bytes make the decoder panic.
 #![allow(clippy::unwrap_used)]
 
 use proptest::prelude::*;

@@ -66,20 +66,33 @@ fn number(kv: &KeyValue) -> u64 {
     text.trim_end().parse().unwrap()
 }
 
+/// Does not outlive the test, also when that fails.
+struct Child(std::process::Child);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // It has ended already when all went well.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn nothing_acknowledged_is_lost_to_kill_9() {
     let dir = tempfile::tempdir().unwrap();
     let mut acknowledged = [0u64; CLIENTS];
     let mut revision = 0;
     for round in 0..ROUNDS {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "store::tests::crash::crash_child", "--nocapture"])
-            .env(CHILD, dir.path())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
+        let mut child = Child(
+            Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "store::tests::crash::crash_child", "--nocapture"])
+                .env(CHILD, dir.path())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::inherit())
+                .spawn()
+                .unwrap(),
+        );
+        let out = BufReader::new(child.0.stdout.take().unwrap());
         // From the first acknowledgement on, so that each round does some work.
         let life = Duration::from_millis(u64::from(rand::random_range(5..250u32)));
         let mut started = None;
@@ -95,10 +108,10 @@ fn nothing_acknowledged_is_lost_to_kill_9() {
             revision = revision.max(numbers[2]);
             // What it still manages to say after the signal counts as well.
             if started.get_or_insert_with(Instant::now).elapsed() >= life {
-                child.kill().unwrap();
+                child.0.kill().unwrap();
             }
         }
-        let status = child.wait().unwrap();
+        let status = child.0.wait().unwrap();
         assert_eq!(
             status.signal(),
             Some(libc::SIGKILL),

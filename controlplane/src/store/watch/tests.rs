@@ -1,3 +1,4 @@
+//! The hub under random interleavings: no gap, no duplicate, nobody slow holds up others.
 #![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;

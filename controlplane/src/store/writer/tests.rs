@@ -1,3 +1,4 @@
+//! The disk thread on a fake disk: group commit, failure for good, removals.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::mpsc::channel;

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::mpsc;
 
 use super::super::batch::Parcel;
@@ -50,12 +49,11 @@ impl Peer {
             .collect()
     }
 
-    /// Takes in a pod; returns the references that the node has now and had not, and the reverse. A pod that
-    /// has ended needs nothing any more, but its objects stay until it is gone.
+    /// Takes in a pod; returns the references that the node has now and had not, and the reverse. What
+    /// a pod that has ended refers to stays until the pod is gone.
     pub(super) fn put(
         &mut self,
         key: &ObjectKey,
-        _pod: &Pod,
         references: BTreeSet<Reference>,
     ) -> (Vec<Reference>, Vec<Reference>) {
         let old = self

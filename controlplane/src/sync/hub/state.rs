@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::super::batch::Shared;
 use super::super::convert;
 use super::super::references::{self, Kind, Reference};
-use super::Dirty;
+use super::dirty::Dirty;
 use crate::cache::{Cache, ObjectKey};
 
 fn service(cache: &Cache, key: &ObjectKey) -> ServiceChange {

@@ -1,3 +1,5 @@
+//! Tests of `controllers::deployment::plan`.
+
 #![allow(clippy::unwrap_used)]
 
 use k8s_openapi::api::apps::v1::{DeploymentStrategy, ReplicaSetStatus, RollingUpdateDeployment};

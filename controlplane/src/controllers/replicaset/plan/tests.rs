@@ -1,3 +1,5 @@
+//! Tests of `controllers::replicaset::plan`.
+
 #![allow(clippy::unwrap_used)]
 
 use super::*;

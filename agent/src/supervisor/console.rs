@@ -1,0 +1,72 @@
+//! Terminals: runc makes a container's pseudo-terminal and hands its controlling side over through a socket.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+
+use nix::cmsg_space;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+
+/// Where one container's terminal is waited for.
+#[derive(Debug)]
+pub(crate) struct ConsoleSocket {
+    listener: UnixListener,
+    /// The directory, by which the socket has a name that is short enough.
+    _dir: File,
+    path: PathBuf,
+}
+
+impl ConsoleSocket {
+    pub(crate) fn new(dir: &Path) -> io::Result<Self> {
+        let dir = File::open(dir)?;
+        let (own, fd) = (std::process::id(), dir.as_raw_fd());
+        // runc finds the directory through this process, whose descriptor stays open meanwhile.
+        let path = PathBuf::from(format!("/proc/{own}/fd/{fd}/console.sock"));
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        listener.set_nonblocking(true)?;
+        Ok(Self {
+            listener,
+            _dir: dir,
+            path,
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The terminal, which runc has sent before it ended. Never blocks.
+    pub(crate) fn receive(&self) -> io::Result<OwnedFd> {
+        let (stream, _) = self.listener.accept()?;
+        stream.set_nonblocking(true)?;
+        let mut bytes = [0; 4096];
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        let mut space = cmsg_space!(RawFd);
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut space), flags)?;
+        let mut terminal = None;
+        for part in message.cmsgs()? {
+            if let ControlMessageOwned::ScmRights(fds) = part {
+                // SAFETY: the kernel has just made these descriptors for this process.
+                let owned = |fd: RawFd| unsafe { OwnedFd::from_raw_fd(fd) };
+                // All are taken, so that all but the wanted one are closed.
+                let fds: Vec<OwnedFd> = fds.into_iter().map(owned).collect();
+                terminal = terminal.or(fds.into_iter().next());
+            }
+        }
+        terminal.ok_or_else(|| io::Error::other("runc sent no terminal"))
+    }
+}
+
+impl Drop for ConsoleSocket {
+    fn drop(&mut self) {
+        // What cannot be removed now goes with the container's bundle.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}

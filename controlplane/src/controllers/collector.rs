@@ -1,0 +1,260 @@
+//! Garbage collection by owner references: background, foreground and orphan deletion.
+//!
+//! [`graph`] holds who owns whom, fed by the informers; [`plan`] decides for one object; this loop executes.
+//! Because one watch feeds all informers in order, an owner is in the graph before what it owns; an owner
+//! that is not there is asked for in the store all the same before anything is deleted.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use serde_json::{Value, json};
+
+use crate::cache::{Cache, Informer, ObjectKey, Queue, Subscription};
+use crate::kinds::{self, Kind, Scope};
+use crate::registry::patch::{PatchRequest, PatchType};
+use crate::registry::{ApiError, Client, DeleteOptions, Object, WriteOptions, object};
+use crate::store::Freshness;
+
+use super::worker::Next;
+
+mod graph;
+mod plan;
+
+#[cfg(test)]
+mod tests;
+
+use graph::{Graph, Item};
+use plan::{Action, Owner};
+
+pub(super) const NAME: &str = "garbage-collector";
+
+pub(super) struct Controller {
+    client: Client,
+    graph: Arc<Mutex<Graph>>,
+}
+
+/// The queue's keys are uids: namespace empty, name the uid.
+fn uid_key(uid: &str) -> ObjectKey {
+    ObjectKey::cluster(uid)
+}
+
+fn kind_of<K: Object>() -> Option<&'static Kind> {
+    kinds::by_kind(K::GROUP, K::VERSION, K::KIND)
+}
+
+fn follow<K: Object>(
+    informer: &Informer<K>,
+    graph: &Arc<Mutex<Graph>>,
+    queue: &Queue<ObjectKey>,
+) -> Option<Subscription> {
+    let kind = kind_of::<K>()?;
+    let (graph, queue) = (Arc::clone(graph), queue.clone());
+    Some(informer.subscribe(move |delta| {
+        let mut graph = graph.lock().expect("no panic while held");
+        let old = delta.old.and_then(|old| old.metadata().uid.clone());
+        let new = delta.new.map(|new| Item::new(kind, new.metadata()));
+        let mut touched = Vec::new();
+        if let Some(old) = old.filter(|old| new.as_ref().is_none_or(|new| new.uid != *old)) {
+            touched.extend(graph.remove(&old));
+        }
+        if let Some(new) = new {
+            touched.extend(graph.put(new));
+        }
+        for uid in touched {
+            queue.add(uid_key(&uid));
+        }
+    }))
+}
+
+impl Controller {
+    /// Everything that the cache has is followed; Events are nobody's property.
+    pub(super) fn new(
+        client: &Client,
+        cache: &Cache,
+        queue: &Queue<ObjectKey>,
+    ) -> (Self, Vec<Subscription>) {
+        let graph = Arc::default();
+        let subscriptions = [
+            follow(&cache.namespaces, &graph, queue),
+            follow(&cache.nodes, &graph, queue),
+            follow(&cache.leases, &graph, queue),
+            follow(&cache.config_maps, &graph, queue),
+            follow(&cache.secrets, &graph, queue),
+            follow(&cache.service_accounts, &graph, queue),
+            follow(&cache.deployments, &graph, queue),
+            follow(&cache.replica_sets, &graph, queue),
+            follow(&cache.pods, &graph, queue),
+            follow(&cache.services, &graph, queue),
+            follow(&cache.endpoints, &graph, queue),
+            follow(&cache.endpoint_slices, &graph, queue),
+        ];
+        let controller = Self {
+            client: client.with_manager(NAME),
+            graph,
+        };
+        (controller, subscriptions.into_iter().flatten().collect())
+    }
+
+    fn graph(&self) -> MutexGuard<'_, Graph> {
+        self.graph.lock().expect("no panic while held")
+    }
+
+    pub(super) async fn reconcile(&self, key: ObjectKey) -> Result<Next, ApiError> {
+        let uid = key.name.as_ref();
+        let Some(item) = self.graph().get(uid).cloned() else {
+            return Ok(Next::Wait);
+        };
+        let mut owners = Vec::with_capacity(item.owners.len());
+        for reference in &item.owners {
+            let owner = self.owner(&item, reference).await?;
+            owners.push((reference.clone(), owner));
+        }
+        let dependents = self.graph().dependents(uid);
+        for action in plan::plan(&item, &owners, &dependents) {
+            self.execute(&item, action).await?;
+        }
+        Ok(Next::Wait)
+    }
+
+    async fn owner(&self, item: &Item, reference: &OwnerReference) -> Result<Owner, ApiError> {
+        if let Some(owner) = self.graph().get(&reference.uid)
+            && owner.is(reference)
+            && (owner.namespace.is_empty() || owner.namespace == item.namespace)
+        {
+            return Ok(if owner.waits_for_dependents() {
+                Owner::Waiting
+            } else {
+                Owner::Solid
+            });
+        }
+        let (group, version) = reference
+            .api_version
+            .split_once('/')
+            .unwrap_or(("", &reference.api_version));
+        let Some(kind) = kinds::by_kind(group, version, &reference.kind) else {
+            // Of a kind that is not served: it cannot be known to be absent.
+            return Ok(Owner::Solid);
+        };
+        let namespace = match kind.scope {
+            Scope::Cluster => "",
+            // A cluster-wide object cannot be owned by one in a namespace.
+            Scope::Namespaced if item.namespace.is_empty() => return Ok(Owner::Solid),
+            Scope::Namespaced => &item.namespace,
+        };
+        let registry = self.client.registry();
+        let found = registry
+            .get(kind, namespace, &reference.name, Freshness::Linearizable)
+            .await;
+        match found {
+            Ok(kv) if object::uid(&object::decode(&kv)) == reference.uid => Ok(Owner::Solid),
+            Ok(_) => Ok(Owner::Absent),
+            Err(error) if error.code() == 404 => Ok(Owner::Absent),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn execute(&self, item: &Item, action: Action) -> Result<(), ApiError> {
+        match action {
+            Action::Delete { propagation } => self.delete(item, propagation).await,
+            Action::DeleteDependent(dependent) => {
+                self.delete(&dependent, plan::inherited(&dependent)).await
+            }
+            Action::RemoveFinalizer(finalizer) => {
+                self.modify(item, |live| {
+                    let left: Vec<_> = object::finalizers(live)
+                        .into_iter()
+                        .filter(|name| *name != finalizer)
+                        .collect();
+                    json!({"metadata": {"finalizers": left}})
+                })
+                .await
+            }
+            Action::RemoveOwners(uids) => self.disown(item, &uids).await,
+            Action::Orphan(dependent) => {
+                self.disown(&dependent, std::slice::from_ref(&item.uid))
+                    .await
+            }
+        }
+    }
+
+    async fn delete(&self, item: &Item, propagation: &'static str) -> Result<(), ApiError> {
+        let options = DeleteOptions {
+            uid: Some(item.uid.clone()),
+            propagation: Some(propagation.to_owned()),
+            ..DeleteOptions::default()
+        };
+        let registry = self.client.registry();
+        let deleted = registry
+            .delete(item.kind, &item.namespace, &item.name, &options, false)
+            .await;
+        ignore_gone(deleted.map(drop))
+    }
+
+    async fn disown(&self, item: &Item, uids: &[String]) -> Result<(), ApiError> {
+        self.modify(item, |live| {
+            let owners = live["metadata"]["ownerReferences"].as_array();
+            let left: Vec<_> = owners
+                .into_iter()
+                .flatten()
+                .filter(|owner| {
+                    let uid = owner["uid"].as_str().unwrap_or_default();
+                    !uids.iter().any(|gone| gone == uid)
+                })
+                .collect();
+            json!({"metadata": {"ownerReferences": left}})
+        })
+        .await
+    }
+
+    /// A merge patch of the live object, which must still be the same one.
+    async fn modify(&self, item: &Item, patch: impl Fn(&Value) -> Value) -> Result<(), ApiError> {
+        let registry = self.client.registry();
+        let kv = registry
+            .get(
+                item.kind,
+                &item.namespace,
+                &item.name,
+                Freshness::Linearizable,
+            )
+            .await;
+        let live = match kv {
+            Ok(kv) => object::decode(&kv),
+            Err(error) => return ignore_gone(Err(error)),
+        };
+        if object::uid(&live) != item.uid {
+            return Ok(());
+        }
+        let mut patch = patch(&live);
+        // Compare-and-set: what the patch was made from must still be true.
+        patch["metadata"]["resourceVersion"] = object::meta(&live, "resourceVersion").into();
+        let request = PatchRequest {
+            kind: item.kind,
+            namespace: &item.namespace,
+            name: &item.name,
+            subresource: "",
+            patch_type: PatchType::Merge,
+            patch: &patch,
+        };
+        let options = WriteOptions {
+            dry_run: false,
+            manager: NAME.to_owned(),
+        };
+        ignore_gone(
+            registry
+                .patch(request, &options, &|_| Ok(()))
+                .await
+                .map(drop),
+        )
+    }
+}
+
+/// Gone already, or another object has the name.
+fn ignore_gone(result: Result<(), ApiError>) -> Result<(), ApiError> {
+    match result {
+        Err(error) if error.code() == 404 => Ok(()),
+        Err(error) if error.code() == 409 && error.to_string().contains("UID in precondition") => {
+            Ok(())
+        }
+        result => result,
+    }
+}

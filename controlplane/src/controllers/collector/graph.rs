@@ -1,0 +1,153 @@
+//! Who owns whom: the metadata of every object that garbage collection looks at. Pure.
+
+use std::collections::{BTreeSet, HashMap};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+
+use crate::kinds::Kind;
+
+pub(super) const FOREGROUND: &str = "foregroundDeletion";
+pub(super) const ORPHAN: &str = "orphan";
+
+#[derive(Debug, Clone)]
+pub(super) struct Item {
+    pub(super) kind: &'static Kind,
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) uid: String,
+    pub(super) owners: Vec<OwnerReference>,
+    pub(super) deleting: bool,
+    pub(super) finalizers: Vec<String>,
+}
+
+impl Item {
+    pub(super) fn new(kind: &'static Kind, metadata: &ObjectMeta) -> Self {
+        Self {
+            kind,
+            namespace: metadata.namespace.clone().unwrap_or_default(),
+            name: metadata.name.clone().unwrap_or_default(),
+            uid: metadata.uid.clone().unwrap_or_default(),
+            owners: metadata.owner_references.clone().unwrap_or_default(),
+            deleting: metadata.deletion_timestamp.is_some(),
+            finalizers: metadata.finalizers.clone().unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn has(&self, finalizer: &str) -> bool {
+        self.finalizers.iter().any(|name| name == finalizer)
+    }
+
+    /// Being deleted in the foreground: it goes after what it owns.
+    pub(super) fn waits_for_dependents(&self) -> bool {
+        self.deleting && self.has(FOREGROUND)
+    }
+
+    pub(super) fn is(&self, reference: &OwnerReference) -> bool {
+        let group = reference
+            .api_version
+            .split_once('/')
+            .map_or("", |(group, _)| group);
+        self.uid == reference.uid
+            && self.kind.kind == reference.kind
+            && self.kind.group == group
+            && self.name == reference.name
+    }
+
+    /// Deletion of its owner must wait for it.
+    pub(super) fn blocks(&self, owner: &str) -> bool {
+        self.owners
+            .iter()
+            .any(|reference| reference.uid == owner && reference.block_owner_deletion == Some(true))
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Graph {
+    items: HashMap<String, Item>,
+    /// Owner's uid to those of what it owns; the owner itself may be absent.
+    owned: HashMap<String, BTreeSet<String>>,
+}
+
+impl Graph {
+    pub(super) fn get(&self, uid: &str) -> Option<&Item> {
+        self.items.get(uid)
+    }
+
+    pub(super) fn dependents(&self, uid: &str) -> Vec<Item> {
+        self.owned
+            .get(uid)
+            .into_iter()
+            .flatten()
+            .filter_map(|dependent| self.items.get(dependent).cloned())
+            .collect()
+    }
+
+    /// Takes in an object; returns the uids that must be looked at.
+    pub(super) fn put(&mut self, item: Item) -> Vec<String> {
+        let uid = item.uid.clone();
+        let mut touched = Vec::new();
+        let owners_changed = self
+            .items
+            .get(&uid)
+            .is_none_or(|old| old.owners != item.owners);
+        if owners_changed {
+            touched.extend(self.unlink(&uid));
+            for owner in &item.owners {
+                self.owned
+                    .entry(owner.uid.clone())
+                    .or_default()
+                    .insert(uid.clone());
+            }
+        }
+        let orphaned = item.owners.iter().any(|owner| {
+            self.items
+                .get(&owner.uid)
+                .is_none_or(|owner| owner.waits_for_dependents())
+        });
+        let finishing = item.deleting && (item.has(FOREGROUND) || item.has(ORPHAN));
+        if finishing || (orphaned && !item.deleting) {
+            touched.push(uid.clone());
+        }
+        if item.deleting {
+            // An owner that waits for this one looks again.
+            touched.extend(self.waiting_owners(&item));
+        }
+        self.items.insert(uid, item);
+        touched
+    }
+
+    pub(super) fn remove(&mut self, uid: &str) -> Vec<String> {
+        let mut touched = self.unlink(uid);
+        self.items.remove(uid);
+        touched.extend(self.owned.get(uid).into_iter().flatten().cloned());
+        touched
+    }
+
+    /// Takes the object out of what its owners own; returns the owners that wait for it.
+    fn unlink(&mut self, uid: &str) -> Vec<String> {
+        let Some(item) = self.items.get(uid).cloned() else {
+            return Vec::new();
+        };
+        for owner in &item.owners {
+            if let Some(owned) = self.owned.get_mut(&owner.uid) {
+                owned.remove(uid);
+                if owned.is_empty() {
+                    self.owned.remove(&owner.uid);
+                }
+            }
+        }
+        self.waiting_owners(&item)
+    }
+
+    fn waiting_owners(&self, item: &Item) -> Vec<String> {
+        item.owners
+            .iter()
+            .filter(|owner| {
+                self.items.get(&owner.uid).is_some_and(|owner| {
+                    owner.deleting && (owner.has(FOREGROUND) || owner.has(ORPHAN))
+                })
+            })
+            .map(|owner| owner.uid.clone())
+            .collect()
+    }
+}

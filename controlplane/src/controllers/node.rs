@@ -1,0 +1,192 @@
+//! The life cycle of nodes: heart-beats, conditions, taints, pod ranges, and the pods of nodes that are gone.
+//!
+//! One controller for the Node object; [`eviction`] deletes pods that do not tolerate its taints.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Pod};
+
+use crate::cache::{BY_NODE, Cache, ObjectKey, Queue, Subscription};
+use crate::registry::{ApiError, Client, EventType};
+
+use super::worker::Next;
+
+mod cidr;
+pub(super) mod eviction;
+mod plan;
+
+#[cfg(test)]
+mod tests;
+
+pub(super) const NAME: &str = "node-controller";
+const LEASES: &str = "kube-node-lease";
+/// A node that was not heard of for this long is unreachable.
+const GRACE: Duration = Duration::from_secs(40);
+
+/// When something of a node last changed, by this member's own clock: the clocks of nodes do not matter.
+#[derive(Debug)]
+struct Heard {
+    beat: plan::Beat,
+    at: Instant,
+}
+
+pub(super) struct Controller {
+    client: Client,
+    cache: Cache,
+    pod_cidrs: Vec<ipnet::IpNet>,
+    heard: Mutex<HashMap<ObjectKey, Heard>>,
+    /// One allocation at a time.
+    allocating: tokio::sync::Mutex<()>,
+    grace: Duration,
+}
+
+pub(super) fn subscribe(cache: &Cache, queue: &Queue<ObjectKey>) -> Vec<Subscription> {
+    let nodes = {
+        let queue = queue.clone();
+        cache
+            .nodes
+            .subscribe(move |delta| queue.add(delta.key.clone()))
+    };
+    let leases = {
+        let queue = queue.clone();
+        cache.leases.subscribe(move |delta| {
+            if delta.key.namespace.as_ref() == LEASES {
+                queue.add(ObjectKey::cluster(&delta.key.name));
+            }
+        })
+    };
+    vec![nodes, leases]
+}
+
+impl Controller {
+    pub(super) fn new(client: &Client, cache: &Cache, pod_cidrs: &[ipnet::IpNet]) -> Self {
+        Self::with_grace(client, cache, pod_cidrs, GRACE)
+    }
+
+    pub(super) fn with_grace(
+        client: &Client,
+        cache: &Cache,
+        pod_cidrs: &[ipnet::IpNet],
+        grace: Duration,
+    ) -> Self {
+        Self {
+            client: client.with_manager(NAME),
+            cache: cache.clone(),
+            pod_cidrs: pod_cidrs.to_vec(),
+            heard: Mutex::default(),
+            allocating: tokio::sync::Mutex::default(),
+            grace,
+        }
+    }
+
+    pub(super) async fn reconcile(&self, key: ObjectKey) -> Result<Next, ApiError> {
+        let Some(node) = self.cache.nodes.get_key(&key) else {
+            self.heard.lock().expect("no panic while held").remove(&key);
+            return Ok(Next::Wait);
+        };
+        let silent_for = self.silence(&key, &node);
+        let silent = silent_for >= self.grace;
+        let now = Timestamp::now();
+        let mut current = node.as_ref().clone();
+        if silent && let Some(changed) = plan::silenced(&current, now) {
+            current = self.client.update_status(&changed).await?;
+        }
+        self.announce(&node, &current);
+        if !plan::is_ready(&current) && plan::ready(&current).is_some() {
+            self.mark_pods(&key, now).await?;
+        }
+        if let Some(changed) = plan::tainted(&current, now) {
+            current = self.client.update(&changed).await?;
+        }
+        if plan::needs_cidr(&current) && !self.pod_cidrs.is_empty() {
+            self.allocate(&current).await?;
+        }
+        if silent {
+            return Ok(Next::Wait);
+        }
+        Ok(Next::After(
+            self.grace.saturating_sub(silent_for) + Duration::from_millis(10),
+        ))
+    }
+
+    /// How long nothing was heard of the node.
+    fn silence(&self, key: &ObjectKey, node: &Node) -> Duration {
+        let lease = self.cache.leases.get(LEASES, &key.name);
+        let beat = plan::beat(node, lease.as_deref());
+        let mut heard = self.heard.lock().expect("no panic while held");
+        let known = heard.entry(key.clone()).or_insert_with(|| Heard {
+            beat: beat.clone(),
+            at: Instant::now(),
+        });
+        if known.beat != beat {
+            *known = Heard {
+                beat,
+                at: Instant::now(),
+            };
+        }
+        known.at.elapsed()
+    }
+
+    fn announce(&self, before: &Node, after: &Node) {
+        if plan::is_ready(before) && !plan::is_ready(after) {
+            let name = after.metadata.name.as_deref().unwrap_or_default();
+            let message = format!("Node {name} status is now: NodeNotReady");
+            self.client
+                .event(after, EventType::Normal, "NodeNotReady", &message);
+        }
+    }
+
+    /// Pods of a node that is not ready are not ready either: their endpoints must go.
+    async fn mark_pods(&self, key: &ObjectKey, now: Timestamp) -> Result<(), ApiError> {
+        for pod in self.cache.pods.indexed(BY_NODE, &key.name) {
+            let Some(changed) = plan::pod_not_ready(&pod, now) else {
+                continue;
+            };
+            match self.client.update_status::<Pod>(&changed).await {
+                Ok(pod) => {
+                    let message = "Node is not ready";
+                    self.client
+                        .event(&pod, EventType::Warning, "NodeNotReady", message);
+                }
+                Err(error) if error.code() == 404 => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The nodes are read from the store, not the view: no range is given twice.
+    async fn allocate(&self, node: &Node) -> Result<(), ApiError> {
+        let _one_at_a_time = self.allocating.lock().await;
+        let (nodes, _) = self.client.list::<Node>("").await?;
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let Some(live) = nodes
+            .iter()
+            .find(|other| other.metadata.name == node.metadata.name)
+        else {
+            return Ok(());
+        };
+        if !plan::needs_cidr(live) {
+            return Ok(());
+        }
+        let used: Vec<_> = nodes
+            .iter()
+            .flat_map(|other| cidr::ranges_of(other))
+            .collect();
+        let Some(ranges) = cidr::allocate(&self.pod_cidrs, &used) else {
+            let message = format!("Node {name} status is now: CIDRNotAvailable");
+            self.client
+                .event(node, EventType::Normal, "CIDRNotAvailable", &message);
+            return Err(super::context_error(&format!(
+                "no pod range is left for node {name}"
+            )));
+        };
+        self.client
+            .update(&cidr::with_ranges(live, &ranges))
+            .await?;
+        Ok(())
+    }
+}

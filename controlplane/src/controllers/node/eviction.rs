@@ -1,0 +1,143 @@
+//! Pods leave nodes whose NoExecute taints they do not tolerate, at once or after tolerationSeconds.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
+
+use crate::cache::{BY_NODE, Cache, ObjectKey, Queue, Subscription};
+use crate::controllers::podstate;
+use crate::controllers::worker::Next;
+use crate::registry::{ApiError, Client, DeleteOptions, EventType};
+use crate::scheduler::tolerates;
+
+pub(in crate::controllers) const NAME: &str = "taint-eviction-controller";
+
+pub(in crate::controllers) struct Controller {
+    client: Client,
+    cache: Cache,
+}
+
+fn evicting(node: &Node) -> Vec<&Taint> {
+    let taints = node
+        .spec
+        .iter()
+        .flat_map(|spec| spec.taints.iter().flatten());
+    taints.filter(|taint| taint.effect == "NoExecute").collect()
+}
+
+pub(in crate::controllers) fn subscribe(
+    cache: &Cache,
+    queue: &Queue<ObjectKey>,
+) -> Vec<Subscription> {
+    let nodes = {
+        let (queue, pods) = (queue.clone(), cache.pods.clone());
+        cache.nodes.subscribe(move |delta| {
+            let taints = |node: &Node| evicting(node).into_iter().cloned().collect::<Vec<_>>();
+            let new = delta.new.map(|node| taints(node)).unwrap_or_default();
+            let old = delta.old.map(|node| taints(node)).unwrap_or_default();
+            if !new.is_empty() && new != old {
+                for pod in pods.indexed(BY_NODE, &delta.key.name) {
+                    queue.add(ObjectKey::of(pod.as_ref()));
+                }
+            }
+        })
+    };
+    let pods = {
+        let (queue, nodes) = (queue.clone(), cache.nodes.clone());
+        cache.pods.subscribe(move |delta| {
+            let node = delta
+                .new
+                .and_then(|pod| pod.spec.as_ref()?.node_name.as_deref())
+                .and_then(|name| nodes.get("", name));
+            if node.is_some_and(|node| !evicting(&node).is_empty()) {
+                queue.add(delta.key.clone());
+            }
+        })
+    };
+    vec![nodes, pods]
+}
+
+/// When the pod must go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stay {
+    ForEver,
+    /// Seconds from now; 0 is at once.
+    For(i64),
+}
+
+/// Pure: the shortest that any of the taints allows.
+pub(super) fn stay(taints: &[&Taint], tolerations: &[Toleration], now: Timestamp) -> Stay {
+    let mut least: Option<i64> = None;
+    for taint in taints {
+        let mut tolerated = false;
+        let mut seconds: Option<i64> = None;
+        for toleration in tolerations
+            .iter()
+            .filter(|toleration| tolerates(toleration, taint))
+        {
+            tolerated = true;
+            if let Some(allowed) = toleration.toleration_seconds {
+                let allowed = allowed.max(0);
+                seconds = Some(seconds.map_or(allowed, |other: i64| other.min(allowed)));
+            }
+        }
+        if !tolerated {
+            return Stay::For(0);
+        }
+        if let Some(seconds) = seconds {
+            let added = taint.time_added.as_ref().map_or(now, |time| time.0);
+            let left = (added.as_second() + seconds - now.as_second()).max(0);
+            least = Some(least.map_or(left, |other| other.min(left)));
+        }
+    }
+    least.map_or(Stay::ForEver, Stay::For)
+}
+
+impl Controller {
+    pub(in crate::controllers) fn new(client: &Client, cache: &Cache) -> Self {
+        Self {
+            client: client.with_manager(NAME),
+            cache: cache.clone(),
+        }
+    }
+
+    pub(in crate::controllers) async fn reconcile(&self, key: ObjectKey) -> Result<Next, ApiError> {
+        let Some(pod) = self.cache.pods.get_key(&key) else {
+            return Ok(Next::Wait);
+        };
+        let spec = pod.spec.clone().unwrap_or_default();
+        let node = spec
+            .node_name
+            .as_deref()
+            .and_then(|name| self.cache.nodes.get("", name));
+        let Some(node) = node.filter(|_| !podstate::is_terminating(&pod)) else {
+            return Ok(Next::Wait);
+        };
+        let taints = evicting(&node);
+        let tolerations = spec.tolerations.as_deref().unwrap_or_default();
+        match stay(&taints, tolerations, Timestamp::now()) {
+            Stay::ForEver => Ok(Next::Wait),
+            Stay::For(0) => self.evict(&key, &pod).await.map(|()| Next::Wait),
+            Stay::For(seconds) => Ok(Next::After(Duration::from_secs(seconds.unsigned_abs()))),
+        }
+    }
+
+    async fn evict(&self, key: &ObjectKey, pod: &Pod) -> Result<(), ApiError> {
+        let message = format!("Marking for deletion Pod {key}");
+        self.client
+            .event(pod, EventType::Normal, "TaintManagerEviction", &message);
+        let options = DeleteOptions {
+            uid: pod.metadata.uid.clone(),
+            ..DeleteOptions::default()
+        };
+        match self
+            .client
+            .delete::<Pod>(&key.namespace, &key.name, options)
+            .await
+        {
+            Err(error) if error.code() == 409 => Ok(()),
+            result => result,
+        }
+    }
+}

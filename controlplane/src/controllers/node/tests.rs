@@ -1,0 +1,180 @@
+//! Tests of `controllers::node`.
+
+#![allow(clippy::unwrap_used)]
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{NodeSpec, NodeStatus, Taint, Toleration};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use proptest::prelude::*;
+
+use super::eviction::{Stay, stay};
+use super::*;
+use crate::controllers::fixtures::{at, pod};
+
+fn node(ready: Option<&str>) -> Node {
+    Node {
+        metadata: ObjectMeta {
+            name: Some("n".into()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(NodeSpec::default()),
+        status: Some(NodeStatus {
+            conditions: ready.map(|status| {
+                vec![k8s_openapi::api::core::v1::NodeCondition {
+                    type_: "Ready".into(),
+                    status: status.into(),
+                    ..Default::default()
+                }]
+            }),
+            ..NodeStatus::default()
+        }),
+    }
+}
+
+fn taints(node: &Node) -> Vec<(String, String)> {
+    let taints = node
+        .spec
+        .as_ref()
+        .unwrap()
+        .taints
+        .clone()
+        .unwrap_or_default();
+    taints
+        .into_iter()
+        .map(|taint| (taint.key, taint.effect))
+        .collect()
+}
+
+#[test]
+fn silence_makes_conditions_unknown_once() {
+    let silent = plan::silenced(&node(Some("True")), at(1)).unwrap();
+    let ready = plan::ready(&silent).unwrap();
+    assert_eq!(ready.status, "Unknown");
+    assert_eq!(ready.reason.as_deref(), Some("NodeStatusUnknown"));
+    assert_eq!(plan::silenced(&silent, at(2)), None);
+    let never = plan::silenced(&node(None), at(1)).unwrap();
+    let reason = plan::ready(&never).unwrap().reason.clone();
+    assert_eq!(reason.as_deref(), Some("NodeStatusNeverUpdated"));
+}
+
+#[test]
+fn taints_follow_conditions_and_cordons_and_leave_others_alone() {
+    let mut sick = node(Some("Unknown"));
+    let spec = sick.spec.as_mut().unwrap();
+    spec.unschedulable = Some(true);
+    spec.taints = Some(vec![Taint {
+        key: "mine".into(),
+        effect: "NoSchedule".into(),
+        ..Taint::default()
+    }]);
+    let sick = plan::tainted(&sick, at(1)).unwrap();
+    let pair = |key: &str, effect: &str| (key.to_owned(), effect.to_owned());
+    assert_eq!(
+        taints(&sick),
+        [
+            pair("mine", "NoSchedule"),
+            pair("node.kubernetes.io/unreachable", "NoSchedule"),
+            pair("node.kubernetes.io/unreachable", "NoExecute"),
+            pair("node.kubernetes.io/unschedulable", "NoSchedule"),
+        ]
+    );
+    assert_eq!(
+        plan::tainted(&sick, at(9)),
+        None,
+        "the time of the first taint stays"
+    );
+    let mut well = sick.clone();
+    well.status = node(Some("True")).status;
+    well.spec.as_mut().unwrap().unschedulable = None;
+    let well = plan::tainted(&well, at(2)).unwrap();
+    assert_eq!(taints(&well), [pair("mine", "NoSchedule")]);
+    assert_eq!(
+        taints(&plan::tainted(&node(Some("False")), at(1)).unwrap())[1],
+        pair("node.kubernetes.io/not-ready", "NoExecute")
+    );
+    assert_eq!(
+        taints(&plan::tainted(&node(None), at(1)).unwrap()),
+        [pair("node.kubernetes.io/not-ready", "NoSchedule")]
+    );
+}
+
+#[test]
+fn eviction_waits_as_long_as_tolerated() {
+    let taint = Taint {
+        key: plan::UNREACHABLE.into(),
+        effect: "NoExecute".into(),
+        time_added: Some(Time(at(0))),
+        value: None,
+    };
+    let tolerate = |seconds: Option<i64>| Toleration {
+        key: Some(plan::UNREACHABLE.into()),
+        operator: Some("Exists".into()),
+        toleration_seconds: seconds,
+        ..Toleration::default()
+    };
+    assert_eq!(stay(&[], &[], at(0)), Stay::ForEver);
+    assert_eq!(stay(&[&taint], &[], at(0)), Stay::For(0));
+    assert_eq!(stay(&[&taint], &[tolerate(None)], at(0)), Stay::ForEver);
+    assert_eq!(
+        stay(&[&taint], &[tolerate(Some(300))], at(100)),
+        Stay::For(200)
+    );
+    assert_eq!(
+        stay(&[&taint], &[tolerate(Some(300))], at(1_000)),
+        Stay::For(0)
+    );
+    let both = [tolerate(Some(300)), tolerate(Some(10))];
+    assert_eq!(stay(&[&taint], &both, at(0)), Stay::For(10));
+}
+
+#[test]
+fn pods_of_a_lost_node_are_not_ready() {
+    let changed = plan::pod_not_ready(&pod("p", Some("n"), Some(1)), at(5)).unwrap();
+    assert!(!crate::controllers::podstate::is_ready(&changed));
+    assert_eq!(plan::pod_not_ready(&changed, at(6)), None);
+}
+
+#[test]
+fn ranges_are_cut_in_order_and_gaps_filled() {
+    let cluster: Vec<IpNet> = vec![
+        "10.244.0.0/16".parse().unwrap(),
+        "fd00:1::/48".parse().unwrap(),
+    ];
+    let first = cidr::allocate(&cluster, &[]).unwrap();
+    assert_eq!(first[0].to_string(), "10.244.0.0/24");
+    assert_eq!(first[1].to_string(), "fd00:1::/64");
+    let used: Vec<IpNet> = ["10.244.0.0/24", "10.244.2.0/23", "fd00:1::/64"]
+        .iter()
+        .map(|range| range.parse().unwrap())
+        .collect();
+    let next = cidr::allocate(&cluster, &used).unwrap();
+    assert_eq!(next[0].to_string(), "10.244.1.0/24");
+    assert_eq!(next[1].to_string(), "fd00:1:0:1::/64");
+    let small: Vec<IpNet> = vec!["10.0.0.0/24".parse().unwrap()];
+    assert!(cidr::allocate(&small, &small).is_none());
+}
+
+proptest! {
+    #[test]
+    fn no_range_is_given_twice(
+        length in 16_u8..=24,
+        taken in proptest::collection::vec((0_u32..70_000, 20_u8..=28), 0..6),
+    ) {
+        let cluster: IpNet = format!("10.244.0.0/{length}").parse().unwrap();
+        let cluster = cluster.trunc();
+        let mut used: Vec<IpNet> = taken.iter().map(|(offset, length)| {
+            let address = std::net::Ipv4Addr::from(u32::from(std::net::Ipv4Addr::new(10, 244, 0, 0)) + offset);
+            IpNet::new(address.into(), *length).unwrap().trunc()
+        }).collect();
+        for _ in 0..300 {
+            let Some(ranges) = cidr::allocate(&[cluster], &used) else { break };
+            let range = ranges[0];
+            prop_assert!(cluster.contains(&range));
+            for other in &used {
+                prop_assert!(!other.contains(&range.network()) && !range.contains(&other.network()));
+            }
+            used.push(range);
+        }
+        prop_assert!(cidr::allocate(&[cluster], &used).is_none());
+    }
+}

@@ -1,0 +1,170 @@
+//! Removes pods that nobody else will: on nodes that are gone, terminating without ever having had a node,
+//! and ended ones beyond a number.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+
+use crate::cache::Cache;
+use crate::registry::{Client, DeleteOptions};
+
+use super::podstate;
+
+const NAME: &str = "pod-garbage-collector";
+const PERIOD: Duration = Duration::from_secs(20);
+/// How long a node must be gone before its pods are: it may only be registering anew.
+const QUARANTINE: Duration = Duration::from_secs(40);
+const MAX_ENDED: usize = 12_500;
+
+fn node_of(pod: &Pod) -> Option<&str> {
+    let name = pod.spec.as_ref()?.node_name.as_deref()?;
+    (!name.is_empty()).then_some(name)
+}
+
+/// Pure: the pods to remove, given for how long each node has been missing.
+fn plan(pods: &[Arc<Pod>], missing: &HashMap<String, Duration>, max_ended: usize) -> Vec<Arc<Pod>> {
+    let mut remove: Vec<Arc<Pod>> = Vec::new();
+    let mut ended: Vec<&Arc<Pod>> = Vec::new();
+    for pod in pods {
+        match node_of(pod) {
+            Some(node) if missing.get(node).is_some_and(|gone| *gone >= QUARANTINE) => {
+                remove.push(Arc::clone(pod));
+            }
+            None if podstate::is_terminating(pod) => remove.push(Arc::clone(pod)),
+            _ if podstate::is_finished(pod) && !podstate::is_terminating(pod) => ended.push(pod),
+            _ => {}
+        }
+    }
+    if ended.len() > max_ended {
+        ended.sort_by_key(|pod| pod.metadata.creation_timestamp.clone());
+        let surplus = ended.len() - max_ended;
+        remove.extend(ended.into_iter().take(surplus).cloned());
+    }
+    remove
+}
+
+/// Brings the list of missing nodes up to date. Pure but for `now`.
+fn note_missing(
+    missing: &mut HashMap<String, Instant>,
+    pods: &[Arc<Pod>],
+    is_there: impl Fn(&str) -> bool,
+    now: Instant,
+) {
+    let mut still = HashMap::new();
+    for node in pods.iter().filter_map(|pod| node_of(pod)) {
+        if !still.contains_key(node) && !is_there(node) {
+            let since = missing.get(node).copied().unwrap_or(now);
+            still.insert(node.to_owned(), since);
+        }
+    }
+    *missing = still;
+}
+
+pub(super) async fn run(client: Client, cache: Cache) {
+    let client = client.with_manager(NAME);
+    let mut missing: HashMap<String, Instant> = HashMap::new();
+    let mut tick = tokio::time::interval(PERIOD);
+    loop {
+        tick.tick().await;
+        let pods = cache.pods.list("");
+        let now = Instant::now();
+        note_missing(
+            &mut missing,
+            &pods,
+            |node| cache.nodes.get("", node).is_some(),
+            now,
+        );
+        let durations = missing
+            .iter()
+            .map(|(node, since)| (node.clone(), now.duration_since(*since)))
+            .collect();
+        for pod in plan(&pods, &durations, MAX_ENDED) {
+            // The view may lag: ask the store whether the node is really gone.
+            if let Some(node) = node_of(&pod)
+                && durations.contains_key(node)
+                && !matches!(client.get::<Node>("", node).await, Ok(None))
+            {
+                continue;
+            }
+            let options = DeleteOptions {
+                grace_period_seconds: Some(0),
+                uid: pod.metadata.uid.clone(),
+                ..DeleteOptions::default()
+            };
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+            let name = pod.metadata.name.as_deref().unwrap_or_default();
+            if let Err(error) = client.delete::<Pod>(namespace, name, options).await {
+                tracing::debug!(namespace, name, %error, "pod not collected");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    use super::*;
+    use crate::controllers::fixtures::{at, pod, pods};
+
+    fn names(pods: &[Arc<Pod>]) -> Vec<&str> {
+        pods.iter()
+            .map(|pod| pod.metadata.name.as_deref().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn pods_of_gone_nodes_and_homeless_terminating_ones_go() {
+        let mut homeless = pod("homeless", None, None);
+        homeless.metadata.deletion_timestamp = Some(Time(at(1)));
+        let list = pods(vec![
+            pod("here", Some("n"), None),
+            pod("lost", Some("gone"), None),
+            pod("recent", Some("just-gone"), None),
+            pod("waiting", None, None),
+            homeless,
+        ]);
+        let missing = [
+            ("gone".to_owned(), Duration::from_secs(60)),
+            ("just-gone".to_owned(), Duration::from_secs(5)),
+        ];
+        assert_eq!(
+            names(&plan(&list, &missing.into(), 10)),
+            ["lost", "homeless"]
+        );
+    }
+
+    #[test]
+    fn the_oldest_ended_pods_beyond_the_number_go() {
+        let list = pods(
+            (0..5)
+                .map(|number| {
+                    let mut pod = pod(&format!("p{number}"), Some("n"), None);
+                    pod.metadata.creation_timestamp = Some(Time(at(10 - number)));
+                    pod.status.as_mut().unwrap().phase = Some("Succeeded".into());
+                    pod
+                })
+                .collect(),
+        );
+        assert_eq!(names(&plan(&list, &HashMap::new(), 3)), ["p4", "p3"]);
+    }
+
+    #[test]
+    fn a_node_is_missing_since_it_was_first_missed() {
+        let list = pods(vec![
+            pod("a", Some("gone"), None),
+            pod("b", Some("n"), None),
+        ]);
+        let start = Instant::now();
+        let mut missing = HashMap::new();
+        note_missing(&mut missing, &list, |node| node == "n", start);
+        note_missing(&mut missing, &list, |node| node == "n", start + QUARANTINE);
+        assert_eq!(missing, [("gone".to_owned(), start)].into());
+        note_missing(&mut missing, &list, |_| true, start);
+        assert!(missing.is_empty());
+    }
+}

@@ -1,0 +1,216 @@
+//! The ends of things: namespaces, nodes, owners.
+
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
+
+use super::*;
+
+fn web(replicas: i32) -> Deployment {
+    let mut web = deployment("web", replicas);
+    web.metadata = ObjectMeta {
+        namespace: Some("ns".into()),
+        name: Some("web".into()),
+        ..ObjectMeta::default()
+    };
+    web
+}
+
+async fn running(cluster: &Cluster, pods: usize) {
+    cluster
+        .eventually("ready pods", |cache| {
+            let all = cache.pods.list("ns");
+            all.len() == pods && all.iter().all(|pod| podstate::is_ready(pod))
+        })
+        .await;
+}
+
+async fn delete_web(cluster: &Cluster, propagation: &str) {
+    let options = DeleteOptions {
+        propagation: Some(propagation.into()),
+        ..DeleteOptions::default()
+    };
+    cluster
+        .client
+        .delete::<Deployment>("ns", "web", options)
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_deployment_owns_goes_with_it() {
+    for propagation in ["Background", "Foreground"] {
+        let cluster = Cluster::new(&["n1"]).await;
+        cluster.client.create(&web(3)).await.unwrap();
+        running(&cluster, 3).await;
+        delete_web(&cluster, propagation).await;
+        cluster
+            .eventually("nothing left", |cache| {
+                cache.deployments.list("ns").is_empty()
+                    && cache.replica_sets.list("ns").is_empty()
+                    && cache.pods.list("ns").is_empty()
+            })
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orphans_stay_and_are_adopted_again() {
+    let cluster = Cluster::new(&["n1"]).await;
+    cluster.client.create(&web(2)).await.unwrap();
+    running(&cluster, 2).await;
+    delete_web(&cluster, "Orphan").await;
+    cluster
+        .eventually("the set without owner", |cache| {
+            cache.deployments.list("ns").is_empty()
+                && cache.replica_sets.list("ns").iter().all(|set| {
+                    set.metadata
+                        .owner_references
+                        .as_deref()
+                        .unwrap_or_default()
+                        .is_empty()
+                })
+        })
+        .await;
+    assert_eq!(cluster.cache.pods.list("ns").len(), 2);
+    cluster.client.create(&web(2)).await.unwrap();
+    cluster
+        .eventually("the set adopted", |cache| {
+            let sets = cache.replica_sets.list("ns");
+            sets.len() == 1 && sets[0].metadata.owner_references.iter().flatten().count() == 1
+        })
+        .await;
+    assert_eq!(cluster.cache.pods.list("ns").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_takes_all_its_content_with_it() {
+    let cluster = Cluster::new(&["n1"]).await;
+    let accounts = cluster.cache.service_accounts.clone();
+    cluster
+        .until(
+            &accounts,
+            "ns",
+            "default",
+            |found: Option<&ServiceAccount>| found.is_some(),
+        )
+        .await;
+    let maps = cluster.cache.config_maps.clone();
+    let ca = cluster
+        .until(
+            &maps,
+            "ns",
+            "kube-root-ca.crt",
+            |found: Option<&ConfigMap>| found.is_some(),
+        )
+        .await;
+    assert_eq!(ca.unwrap().data.as_ref().unwrap()["ca.crt"], "CA");
+    cluster.client.create(&web(3)).await.unwrap();
+    running(&cluster, 3).await;
+    cluster
+        .client
+        .delete::<Namespace>("", "ns", DeleteOptions::default())
+        .await
+        .unwrap();
+    let namespaces = cluster.cache.namespaces.clone();
+    cluster
+        .until(&namespaces, "", "ns", |found| found.is_none())
+        .await;
+    assert!(cluster.client.list::<Pod>("ns").await.unwrap().0.is_empty());
+    assert!(
+        cluster
+            .client
+            .list::<ConfigMap>("ns")
+            .await
+            .unwrap()
+            .0
+            .is_empty()
+    );
+    let events = cluster
+        .client
+        .list::<k8s_openapi::api::core::v1::Event>("ns")
+        .await
+        .unwrap()
+        .0;
+    assert!(events.is_empty(), "{events:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_node_gets_a_pod_range_of_its_own() {
+    let cluster = Cluster::new(&["n1", "n2", "n3", "n4"]).await;
+    cluster
+        .eventually("ranges", |cache| {
+            let nodes = cache.nodes.list("");
+            let mut ranges: Vec<_> = nodes
+                .iter()
+                .filter_map(|node| node.spec.as_ref()?.pod_cidr.clone())
+                .collect();
+            ranges.sort();
+            ranges
+                == [
+                    "10.244.0.0/24",
+                    "10.244.1.0/24",
+                    "10.244.2.0/24",
+                    "10.244.3.0/24",
+                ]
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_node_is_unreachable_and_its_pods_are_replaced_elsewhere() {
+    let cluster = Cluster::new(&["n1"]).await;
+    let mut web = web(2);
+    // Not the five minutes of the default.
+    web.spec
+        .as_mut()
+        .unwrap()
+        .template
+        .spec
+        .as_mut()
+        .unwrap()
+        .tolerations = Some(vec![k8s_openapi::api::core::v1::Toleration {
+        key: Some("node.kubernetes.io/unreachable".into()),
+        operator: Some("Exists".into()),
+        effect: Some("NoExecute".into()),
+        toleration_seconds: Some(1),
+        value: None,
+    }]);
+    cluster.client.create(&web).await.unwrap();
+    running(&cluster, 2).await;
+    // A second controller for nodes, with less patience than the cluster's.
+    let queue = Queue::default();
+    let _subscriptions = super::super::node::subscribe(&cluster.cache, &queue);
+    let patience = Duration::from_millis(300);
+    let node =
+        super::super::node::Controller::with_grace(&cluster.client, &cluster.cache, &[], patience);
+    let metrics = ControllerMetrics::default();
+    let impatient =
+        super::super::worker::work("test", queue, 1, metrics, |key| node.reconcile(key));
+    let replaced = async {
+        let nodes = cluster.cache.nodes.clone();
+        let unreachable = |node: Option<&Node>| {
+            node.is_some_and(|node| {
+                let spec = node.spec.as_ref().unwrap();
+                let keys = spec.taints.iter().flatten().map(|taint| taint.key.as_str());
+                keys.filter(|key| *key == "node.kubernetes.io/unreachable")
+                    .count()
+                    == 2
+            })
+        };
+        cluster.until(&nodes, "", "n1", unreachable).await;
+        cluster
+            .eventually("new pods that wait for a node", |cache| {
+                cache.pods.list("ns").iter().any(|pod| {
+                    podstate::condition(pod, "PodScheduled").is_some_and(|condition| {
+                        condition.message.as_deref().is_some_and(|message| {
+                            message.contains("untolerated taint {node.kubernetes.io/unreachable: }")
+                        })
+                    })
+                })
+            })
+            .await;
+    };
+    tokio::select! {
+        () = impatient => panic!("the controller ended"),
+        () = replaced => {}
+    }
+}

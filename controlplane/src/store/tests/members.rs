@@ -1,0 +1,297 @@
+//! What only happens with several members: logs that are cut back, snapshots that are installed. Driven
+//! through openraft's storage traits, on the fake disk, with loss of power in between.
+
+use openraft::EntryPayload;
+use openraft::storage::{
+    RaftLogReader, RaftLogReaderExt, RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder,
+    RaftStateMachine,
+};
+use openraft::testing::log_id;
+use proptest::prelude::*;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::*;
+use crate::store::compaction::Retention;
+use crate::store::directory::Watermark;
+use crate::store::disk::Disk;
+use crate::store::disk::fake::FakeDisk;
+use crate::store::log::LogStore;
+use crate::store::machine::{Published, StateMachine};
+use crate::store::metrics::Metrics;
+use crate::store::raft::{Command, Entry};
+use crate::store::snapshot::{Decoder, Image};
+use crate::store::writer::Writer;
+
+/// One member's storage without Raft above it.
+struct Storage {
+    log: LogStore,
+    machine: StateMachine,
+    published: UnboundedReceiver<Published>,
+    writer: Writer,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Storage {
+    fn open(disk: &FakeDisk) -> Self {
+        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        let metrics = Metrics::default();
+        let watermark = Watermark::in_memory(0);
+        let (writer, thread) =
+            Writer::start(Arc::clone(&disk), watermark, metrics.disk, ()).unwrap();
+        let (hub, published) = unbounded_channel();
+        let log = LogStore::open(&disk, writer.clone(), 0).unwrap();
+        let retention = Retention::default();
+        let machine =
+            StateMachine::open(&*disk, writer.clone(), hub, metrics.state, &retention).unwrap();
+        Self {
+            log,
+            machine,
+            published,
+            writer,
+            thread,
+        }
+    }
+
+    fn close(self) {
+        self.writer.stop();
+        self.thread.join().unwrap();
+    }
+
+    async fn apply(&mut self, from: u64, txns: Vec<Txn>) {
+        let entries = txns
+            .into_iter()
+            .zip(from..)
+            .map(|(txn, i)| entry(1, i, txn));
+        self.machine
+            .apply(entries.collect::<Vec<_>>())
+            .await
+            .unwrap();
+    }
+
+    fn contents(&self) -> Vec<String> {
+        let shared = self.machine.shared();
+        let state = shared.read();
+        state.mvcc.versions().map(|v| format!("{v:?}")).collect()
+    }
+}
+
+fn entry(term: u64, index: u64, txn: Txn) -> Entry {
+    Entry {
+        log_id: log_id(term, 1, index),
+        payload: EntryPayload::Normal(Command::Txns(Arc::from([txn]))),
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Append(u64, usize),
+    Truncate(f64),
+    Purge(f64),
+    /// Loses power; this many writes that were not synced survive.
+    Crash(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1u64..6, 0usize..20_000).prop_map(|(n, size)| Step::Append(n, size)),
+        2 => (0.0..1.0).prop_map(Step::Truncate),
+        1 => (0.0..1.0).prop_map(Step::Purge),
+        2 => (0usize..40).prop_map(Step::Crash),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn the_log_is_what_was_written(steps in prop::collection::vec(step(), 1..25)) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let mut disk = FakeDisk::default();
+            let mut storage = Storage::open(&disk);
+            // The model: terms of the entries from `purged` on. Index 0 is always there.
+            let mut log: Vec<Entry> = Vec::new();
+            let mut purged = 0u64;
+            for (term, step) in (1..).zip(steps) {
+                let next = purged + log.len() as u64;
+                match step {
+                    Step::Append(n, size) => {
+                        let value = "v".repeat(size);
+                        let entries: Vec<_> =
+                            (next..next + n).map(|i| entry(term, i, put("k", &value))).collect();
+                        storage.log.blocking_append(entries.clone()).await.unwrap();
+                        log.extend(entries);
+                    }
+                    Step::Truncate(part) => {
+                        let keep = (log.len() as f64 * part) as usize;
+                        if let Some(first) = log.get(keep) {
+                            storage.log.truncate(first.log_id).await.unwrap();
+                            log.truncate(keep);
+                        }
+                    }
+                    Step::Purge(part) => {
+                        let drop = (log.len() as f64 * part) as usize;
+                        if let Some(last) = drop.checked_sub(1).and_then(|i| log.get(i)) {
+                            storage.log.purge(last.log_id).await.unwrap();
+                            log.drain(..drop);
+                            purged += drop as u64;
+                        }
+                    }
+                    Step::Crash(keep) => {
+                        // A purge waits for no sync: without one it may or may not be found again.
+                        let sync = crate::store::writer::Job { durable: true, ..Default::default() };
+                        storage.writer.run(sync).await.unwrap();
+                        disk = disk.crash(keep);
+                        storage = Storage::open(&disk);
+                    }
+                }
+                let found = storage.log.try_get_log_entries(..).await.unwrap();
+                assert_eq!(found, log);
+                let state = storage.log.get_log_state().await.unwrap();
+                let last = purged.checked_add(log.len() as u64).and_then(|n| n.checked_sub(1));
+                assert_eq!(state.last_log_id.map(|id| id.index), last);
+                for entry in &log {
+                    let index = entry.log_id.index;
+                    assert_eq!(storage.log.get_log_id(index).await.unwrap(), entry.log_id);
+                }
+            }
+            storage.close();
+        });
+    }
+
+    /// Cuts a log back and loses power at every point of it: the log is a prefix of the old one, and not
+    /// shorter than what was to be kept.
+    #[test]
+    fn a_truncation_that_is_interrupted_leaves_no_hole(
+        size in 0usize..20_000, from in 1u64..10, keep in 0usize..60,
+    ) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let disk = FakeDisk::default();
+            let mut storage = Storage::open(&disk);
+            let value = "v".repeat(size);
+            let entries: Vec<_> = (0..10).map(|i| entry(1, i, put("k", &value))).collect();
+            storage.log.blocking_append(entries.clone()).await.unwrap();
+            disk.hold_syncs();
+            storage.log.truncate(entries[from as usize].log_id).await.unwrap();
+            let after = Storage::open(&disk.crash(keep));
+            let (_, last) = after.log.positions();
+            let last = last.unwrap().index;
+            assert!((from - 1..=9).contains(&last), "{last}");
+        });
+    }
+}
+
+async fn snapshot_of(storage: &mut Storage) -> openraft::Snapshot<crate::store::raft::TypeConfig> {
+    let mut builder = storage.machine.get_snapshot_builder().await;
+    builder.build_snapshot().await.unwrap()
+}
+
+fn carried(image: &Image) -> Image {
+    let mut decoder = Decoder::default();
+    for chunk in image.chunks() {
+        decoder.push(&chunk).unwrap();
+    }
+    decoder.finish().unwrap()
+}
+
+fn leader_writes() -> Vec<Txn> {
+    let mut txns: Vec<Txn> = (0..40)
+        .map(|i| put(&format!("k{}", i % 9), &"v".repeat(i * 300)))
+        .collect();
+    txns.push(delete("k3"));
+    txns
+}
+
+#[tokio::test]
+async fn an_installed_snapshot_replaces_everything_and_survives() {
+    let mut leader = Storage::open(&FakeDisk::default());
+    leader.apply(0, leader_writes()).await;
+    let snapshot = snapshot_of(&mut leader).await;
+
+    let disk = FakeDisk::default();
+    let mut follower = Storage::open(&disk);
+    follower
+        .apply(0, vec![put("old", "1"), put("k1", "old")])
+        .await;
+    let image = Box::new(carried(&snapshot.snapshot));
+    follower
+        .machine
+        .install_snapshot(&snapshot.meta, image)
+        .await
+        .unwrap();
+    assert_eq!(follower.contents(), leader.contents());
+    // Its watchers learn of what they do not know yet, once each.
+    let mut revisions = Vec::new();
+    while let Ok(Published::Changes(changes)) = follower.published.try_recv() {
+        revisions.extend(changes.iter().map(|change| change.revision));
+    }
+    assert_eq!(revisions, (1..=41).collect::<Vec<_>>());
+    // And it goes on from there, also after a loss of power.
+    follower.apply(41, vec![put("new", "1")]).await;
+    leader.apply(41, vec![put("new", "1")]).await;
+    follower.close();
+    let mut follower = Storage::open(&disk.crash(0));
+    assert_eq!(follower.contents(), leader.contents());
+    let (applied, _) = follower.machine.applied_state().await.unwrap();
+    assert_eq!(applied, Some(log_id(1, 1, 41)));
+}
+
+#[tokio::test]
+async fn a_snapshot_beyond_the_history_cuts_watchers_off() {
+    let mut leader = Storage::open(&FakeDisk::default());
+    leader.apply(0, leader_writes()).await;
+    let compact = Entry {
+        log_id: log_id(1, 1, 41),
+        payload: EntryPayload::Normal(Command::Compact(20)),
+    };
+    leader.machine.apply([compact]).await.unwrap();
+    let snapshot = snapshot_of(&mut leader).await;
+    let mut follower = Storage::open(&FakeDisk::default());
+    follower.apply(0, vec![put("old", "1")]).await;
+    follower.published.try_recv().unwrap();
+    follower
+        .machine
+        .install_snapshot(&snapshot.meta, snapshot.snapshot)
+        .await
+        .unwrap();
+    assert!(matches!(
+        follower.published.try_recv(),
+        Ok(Published::Jump(41))
+    ));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// Loses power at any moment of an installation: the old state is there or the new one.
+    #[test]
+    fn an_interrupted_installation_is_all_or_nothing(keep in 0usize..200) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        runtime.block_on(async {
+            let mut leader = Storage::open(&FakeDisk::default());
+            leader.apply(0, leader_writes()).await;
+            let snapshot = snapshot_of(&mut leader).await;
+            let disk = FakeDisk::default();
+            let mut follower = Storage::open(&disk);
+            follower.apply(0, vec![put("old", "1")]).await;
+            let sync = crate::store::writer::Job { durable: true, ..Default::default() };
+            follower.writer.run(sync).await.unwrap();
+            let before = follower.contents();
+            disk.hold_syncs();
+            follower.machine.install_snapshot(&snapshot.meta, snapshot.snapshot).await.unwrap();
+            let disk = disk.crash(keep);
+            let found = Storage::open(&disk);
+            let contents = found.contents();
+            assert!(contents == before || contents == leader.contents());
+            // Another attempt is not disturbed by what the first one left.
+            let mut found = found;
+            let snapshot = snapshot_of(&mut leader).await;
+            found.machine.install_snapshot(&snapshot.meta, snapshot.snapshot).await.unwrap();
+            found.close();
+            let found = Storage::open(&disk);
+            assert_eq!(found.contents(), leader.contents());
+            found.close();
+        });
+    }
+}

@@ -1,0 +1,100 @@
+//! A stream that does not keep up.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Service;
+
+use super::*;
+use crate::cache::Cache;
+use crate::registry::Change;
+
+fn service(number: u64) -> Change<Service> {
+    Change::Applied(Arc::new(Service {
+        metadata: ObjectMeta {
+            namespace: Some("ns".into()),
+            name: Some(format!("s{number}")),
+            ..ObjectMeta::default()
+        },
+        ..Service::default()
+    }))
+}
+
+/// One change in every informer's view, as the feed would make it.
+fn advance(cache: &Cache, changes: Vec<Change<Service>>, revision: u64) {
+    cache.services.apply(changes, revision);
+    cache.endpoint_slices.apply(vec![], revision);
+    cache.nodes.apply(vec![], revision);
+    cache.pods.apply(vec![], revision);
+    cache.config_maps.apply(vec![], revision);
+    cache.secrets.apply(vec![], revision);
+    cache.service_accounts.apply(vec![], revision);
+    cache.endpoints.apply(vec![], revision);
+    cache.namespaces.apply(vec![], revision);
+    cache.leases.apply(vec![], revision);
+    cache.deployments.apply(vec![], revision);
+    cache.replica_sets.apply(vec![], revision);
+    cache.announce();
+}
+
+#[tokio::test]
+async fn a_slow_stream_is_resynced_and_ends_with_the_same_state() {
+    const CHANGES: u64 = 500;
+    let cache = Cache::empty();
+    let shutdown = CancellationToken::new();
+    let hub = hub::start(&cache, &SyncMetrics::default(), &shutdown);
+    let mut slow = hub.connect("slow").await.unwrap();
+    let mut quick = hub.connect("quick").await.unwrap();
+    let mut last = 0;
+    for number in 1..=CHANGES {
+        advance(&cache, vec![service(number)], number);
+        // The quick one has every change before the next is made.
+        while last < number {
+            let batch = quick.next().await.unwrap();
+            assert!(batch.revision >= last);
+            last = batch.revision;
+        }
+    }
+    let mut known = std::collections::BTreeSet::new();
+    let mut batches = 0;
+    let mut in_full = false;
+    let mut revision = 0;
+    while revision < CHANGES {
+        let batch = slow.next().await.unwrap();
+        batches += 1;
+        if batch.full && !in_full {
+            known.clear();
+        }
+        in_full = batch.full && !batch.last;
+        known.extend(batch.services.into_iter().map(|change| change.name));
+        revision = batch.revision.max(revision);
+    }
+    assert_eq!(known.len(), 500);
+    assert!(
+        batches < CHANGES / 2,
+        "{batches} batches were kept for a slow stream"
+    );
+    shutdown.cancel();
+}
+
+#[tokio::test]
+async fn a_batch_claims_no_revision_before_all_of_it_is_there() {
+    let cache = Cache::empty();
+    let shutdown = CancellationToken::new();
+    let hub = hub::start(&cache, &SyncMetrics::default(), &shutdown);
+    let mut stream = hub.connect("n1").await.unwrap();
+    assert!(stream.next().await.unwrap().last);
+    // More than one message holds, at one revision.
+    advance(&cache, (0..450).map(service).collect(), 7);
+    let mut services = 0;
+    loop {
+        let batch = stream.next().await.unwrap();
+        services += batch.services.len();
+        if batch.last {
+            assert_eq!(batch.revision, 7);
+            break;
+        }
+        assert!(batch.revision < 7);
+    }
+    assert_eq!(services, 450);
+    shutdown.cancel();
+}

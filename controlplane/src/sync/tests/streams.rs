@@ -1,0 +1,152 @@
+//! Who is let in, what ends a stream, and byte streams.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_node_of_the_certificate_is_let_in() {
+    let server = Server::new().await;
+    let try_as = async |user: Option<User>, name: &str| {
+        let mut client = server.client(user).await;
+        let stream = tokio_stream::iter([hello(name)]).chain(futures::stream::pending());
+        match client.sync(stream).await {
+            Ok(response) => response.into_inner().message().await.unwrap_err().code(),
+            Err(status) => status.code(),
+        }
+    };
+    assert_eq!(try_as(None, "n1").await, Code::Unauthenticated);
+    assert_eq!(
+        try_as(Some(User::anonymous()), "n1").await,
+        Code::PermissionDenied
+    );
+    let no_group = User {
+        name: "system:node:n1".into(),
+        groups: vec![],
+    };
+    assert_eq!(try_as(Some(no_group), "n1").await, Code::PermissionDenied);
+    assert_eq!(try_as(Some(user("n2")), "n1").await, Code::PermissionDenied);
+    assert!(
+        server
+            .cluster
+            .client
+            .get::<Node>("", "n1")
+            .await
+            .unwrap()
+            .is_none()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bad_first_messages_end_the_stream_with_a_reason() {
+    let server = Server::new().await;
+    for message in [
+        Up::LeaseRenewal(LeaseRenewal::default()),
+        Up::Hello(Hello {
+            node_name: "n1".into(),
+            node_json: "nonsense".into(),
+            agent_version: String::new(),
+        }),
+    ] {
+        let mut client = server.client(Some(user("n1"))).await;
+        let first = NodeMessage {
+            message: Some(message),
+        };
+        let stream = tokio_stream::iter([first]).chain(futures::stream::pending());
+        let mut down = client.sync(stream).await.unwrap().into_inner();
+        assert_eq!(
+            down.message().await.unwrap_err().code(),
+            Code::InvalidArgument
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_has_applied_is_known_until_it_leaves() {
+    let server = Server::new().await;
+    let mut agent = server.agent("n1").await;
+    let full = agent.until(|batch| batch.last).await;
+    let revision = full.last().unwrap().revision;
+    assert!(revision > 0);
+    assert!(
+        !server
+            .applied
+            .wait_for(revision, Duration::from_millis(1))
+            .await
+    );
+    agent.send(Up::Applied(AppliedRevision { revision })).await;
+    assert!(
+        server
+            .applied
+            .wait_for(revision, Duration::from_secs(20))
+            .await
+    );
+    assert_eq!(server.applied.revisions()["n1"], revision);
+    drop(agent);
+    // Nobody waits for a node that is gone.
+    assert!(
+        server
+            .applied
+            .wait_for(u64::MAX, Duration::from_secs(20))
+            .await
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_stream_takes_over_from_the_first() {
+    let server = Server::new().await;
+    let mut first = server.agent("n1").await;
+    first.until(|batch| batch.last).await;
+    let mut second = server.agent("n1").await;
+    second.until(|batch| batch.last).await;
+    let ended = async {
+        loop {
+            match first.down.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("no reason given"),
+                Err(status) => return status.code(),
+            }
+        }
+    };
+    let code = tokio::time::timeout(Duration::from_secs(20), ended)
+        .await
+        .unwrap();
+    assert_eq!(code, Code::Aborted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_byte_stream_is_asked_for_and_carried() {
+    let server = Server::new().await;
+    let mut agent = server.agent("n1").await;
+    agent.until(|batch| batch.last).await;
+    let streams = server.streams.clone();
+    let asked = tokio::spawn(async move {
+        let request = StreamRequest {
+            pod: "p".into(),
+            ..StreamRequest::default()
+        };
+        let mut stream = streams.open("n1", request).await.unwrap();
+        stream.from_node.recv().await.unwrap()
+    });
+    let id = loop {
+        if let Down::StreamRequest(request) = agent.message().await {
+            assert_eq!(request.pod, "p");
+            break request.id;
+        }
+    };
+    let frame = |frame: Frame| StreamFrame { frame: Some(frame) };
+    let data = frame(Frame::Data(StreamData {
+        channel: 1,
+        data: "line".into(),
+    }));
+    // Another node that guesses the id gets nothing.
+    let mut thief = server.client(Some(user("n2"))).await;
+    let open = frame(Frame::Open(StreamOpen { id: id.clone() }));
+    let stolen = thief
+        .stream(tokio_stream::iter([open.clone()]).chain(futures::stream::pending()))
+        .await;
+    let stolen = stolen.unwrap().into_inner().message().await;
+    assert_eq!(stolen.unwrap_err().code(), Code::NotFound);
+    let mut client = server.client(Some(user("n1"))).await;
+    let frames = tokio_stream::iter([open, data.clone()]).chain(futures::stream::pending());
+    let _call = client.stream(frames).await.unwrap();
+    assert_eq!(asked.await.unwrap(), data);
+}
