@@ -359,7 +359,11 @@ async fn run<T: Send + 'static>(
     let inner = Arc::clone(inner);
     match tokio::task::spawn_blocking(move || work(&mut inner.state())).await {
         Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down, and this task with it.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 

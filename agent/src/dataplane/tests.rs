@@ -5,6 +5,7 @@
 mod fixtures;
 mod lab;
 mod lifecycle;
+mod packets;
 mod pods;
 mod services;
 

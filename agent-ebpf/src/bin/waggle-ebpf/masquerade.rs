@@ -106,6 +106,7 @@ fn open(config: &Config, packet: &Packet, key: &FlowKey) -> Result<u16, DropReas
         flags: 0,
         seen: now(),
     };
+    let mut reserved = false;
     let mut round = 0;
     while round < PORT_TRIES {
         // SAFETY: no arguments.
@@ -119,13 +120,20 @@ fn open(config: &Config, packet: &Packet, key: &FlowKey) -> Result<u16, DropReas
         )
         .to_be();
         match RETURNS.insert(back, pod, u64::from(BPF_NOEXIST)) {
-            Ok(()) => return enter(key, &back),
+            Ok(()) => {
+                reserved = true;
+                break;
+            }
             Err(EEXIST) => {}
             Err(_) => return Err(DropReason::MasqueradeTableFull),
         }
         round += 1;
     }
-    Err(DropReason::MasqueradePorts)
+    if reserved {
+        enter(key, &back)
+    } else {
+        Err(DropReason::MasqueradePorts)
+    }
 }
 
 #[inline(always)]

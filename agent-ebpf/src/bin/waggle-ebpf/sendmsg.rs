@@ -104,8 +104,10 @@ fn find(state: &mut UdpFlows, service: &Peer) -> Option<usize> {
         scratch.write_volatile(index as u32);
         scratch.read_volatile()
     };
-    let found = found as usize;
-    (found < UDP_FLOWS && is_for(&state.flows[found], service)).then_some(found)
+    // Masked rather than compared: Linux 6.1's verifier loses sight of a comparison. What was not found
+    // becomes 0, which is not the one either.
+    let found = found as usize % UDP_FLOWS;
+    is_for(&state.flows[found], service).then_some(found)
 }
 
 /// The flow's backend, if it still is one of the Service's.

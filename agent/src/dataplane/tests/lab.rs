@@ -70,6 +70,11 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
+        for child in fs::read_dir(&self.0).into_iter().flatten().flatten() {
+            if child.path().is_dir() {
+                let _ = fs::remove_dir(child.path());
+            }
+        }
         // Members leave as their threads end, which the kernel may take a moment for.
         let deadline = std::time::Instant::now() + Duration::from_secs(5);
         while fs::remove_dir(&self.0).is_err() && std::time::Instant::now() < deadline {

@@ -189,26 +189,29 @@ fn everything_is_on_metrics() {
     });
 }
 
-/// A program that is near the verifier's limit of a million instructions here is over it on some kernel.
+/// A program that is near the verifier's limit of a million instructions here is over it on some kernel
+/// (Linux 6.1 looks at three times as many as 6.18 in the largest). Needs nothing but a kernel, so that it can be run on others in a virtual machine.
 #[test]
 fn every_program_is_far_from_the_verifiers_limit() {
-    lab(|lab| async move {
-        let plane = lab.load().await;
-        let verified: Vec<(String, u32)> = plane
-            .inner
-            .state()
-            .objects
-            .program_infos()
-            .map(|(name, info)| (name.to_owned(), info.verified_instruction_count().unwrap()))
-            .collect();
-        assert_eq!(verified.len(), 12);
-        assert!(
-            verified.iter().all(|(_, count)| *count < 50_000),
-            "{verified:?}"
-        );
-        eprintln!("{verified:?}");
-        plane.unload().await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let pins = directory.path().join("bpf");
+    bpffs::ensure(&pins).unwrap();
+    let loaded = Objects::load(&pins);
+    let verified = loaded.as_ref().map(|objects| {
+        let count = |info: aya::programs::ProgramInfo| info.verified_instruction_count();
+        let infos = objects.program_infos();
+        infos
+            .map(|(name, info)| (name.to_owned(), count(info).unwrap()))
+            .collect::<Vec<_>>()
     });
+    bpffs::clear(&pins).unwrap();
+    let verified = verified.unwrap_or_else(|error| panic!("{}", super::lab::chain(error)));
+    eprintln!("{verified:?}");
+    assert_eq!(verified.len(), 12);
+    assert!(
+        verified.iter().all(|(_, count)| *count < 200_000),
+        "{verified:?}"
+    );
 }
 
 /// As on kernels before 6.6: the same, by clsact filters.
