@@ -94,6 +94,7 @@ pub(crate) struct Kind {
 }
 
 impl Kind {
+    #[cfg(test)]
     /// `v1`, `apps/v1`
     pub(crate) fn api_version(&self) -> String {
         if self.group.is_empty() {
@@ -182,6 +183,7 @@ pub(crate) fn all() -> &'static [&'static Kind] {
     ALL
 }
 
+#[cfg(test)]
 /// Groups with their preferred version, in the order of discovery; core is `("", "v1")`.
 pub(crate) fn groups() -> &'static [(&'static str, &'static str)] {
     &[

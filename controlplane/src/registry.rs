@@ -85,6 +85,7 @@ impl<K> Object for K where
 {
 }
 
+#[cfg(test)]
 #[derive(Debug, Clone)]
 pub(crate) enum Change<K> {
     /// Added or modified.

@@ -19,6 +19,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
+#[cfg(test)]
 pub(crate) use openapi::group_versions;
 pub(crate) use types::{ListType, Node, PatchStrategy, Schema};
 
@@ -103,6 +104,7 @@ fn without_indexes(path: &str) -> String {
     out
 }
 
+#[cfg(test)]
 /// The message of the 400 that a body with fatal problems gets, `None` when it has none.
 pub(crate) fn decode_error(kind: &str, version: &str, problems: &[FieldProblem]) -> Option<String> {
     let fatal = problems.iter().find(|p| p.is_fatal())?;
@@ -111,6 +113,7 @@ pub(crate) fn decode_error(kind: &str, version: &str, problems: &[FieldProblem])
     ))
 }
 
+#[cfg(test)]
 /// The message for `fieldValidation=Strict`, `None` when no field is unknown or duplicate.
 pub(crate) fn strict_error(problems: &[FieldProblem]) -> Option<String> {
     let all: Vec<String> = problems

@@ -404,6 +404,7 @@ impl Store {
         self.member.state().read().mvcc.revision()
     }
 
+    #[cfg(test)]
     /// Drops history before `revision`; later watches from there get [`StoreError::Compacted`]. Old history is
     /// also dropped without being asked (`store/compaction.rs`).
     pub(crate) async fn compact(&self, revision: Revision) -> Result<(), StoreError> {

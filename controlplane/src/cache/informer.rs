@@ -237,6 +237,7 @@ impl<K: Object> Informer<K> {
         self.put(&handlers, key, new);
     }
 
+    #[cfg(test)]
     /// Takes in the changes of one watch batch.
     pub(crate) fn apply(&self, changes: Vec<Change<K>>, revision: u64) {
         let handlers = self.shared.handlers.lock().expect("handlers do not panic");

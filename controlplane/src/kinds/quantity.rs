@@ -59,11 +59,13 @@ impl Quantity {
         self.nanos == 0
     }
 
+    #[cfg(test)]
     /// Whole units, rounded up (bytes, counts).
     pub(crate) fn value(self) -> i64 {
         clamp(ceil_div(self.nanos, NANO))
     }
 
+    #[cfg(test)]
     /// Thousandths, rounded up (CPU).
     pub(crate) fn millis(self) -> i64 {
         clamp(ceil_div(self.nanos, NANO / 1000))
@@ -75,6 +77,7 @@ impl Quantity {
     }
 }
 
+#[cfg(test)]
 fn clamp(value: i128) -> i64 {
     i64::try_from(value).unwrap_or(if value < 0 { i64::MIN } else { i64::MAX })
 }

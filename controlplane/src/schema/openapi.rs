@@ -17,6 +17,7 @@ use crate::kinds::{self, Kind};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 
+#[cfg(test)]
 /// Group versions that have an OpenAPI v3 document, as paths: `api/v1`, `apis/apps/v1`.
 pub(crate) fn group_versions() -> Vec<String> {
     let mut all: BTreeSet<String> = kinds::all()

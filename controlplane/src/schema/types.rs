@@ -102,6 +102,7 @@ pub(crate) struct Schema {
 }
 
 impl Schema {
+    #[cfg(test)]
     pub(crate) fn definition(&self, name: &str) -> Option<&Definition> {
         self.index
             .get(name)

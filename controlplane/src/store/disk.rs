@@ -28,6 +28,7 @@ pub(super) enum DiskError {
 }
 
 pub(super) trait Disk: Send + Sync + 'static {
+    #[cfg(test)]
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError>;
 
     /// Visits `start..end` in order until `visit` returns false.
@@ -138,6 +139,7 @@ impl SledDisk {
 }
 
 impl Disk for SledDisk {
+    #[cfg(test)]
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
         let value = self.db.get(key).map_err(|e| sled_error("read", &e))?;
         Ok(value.map(|v| v.to_vec()))

@@ -289,6 +289,7 @@ impl Member {
         }
     }
 
+    #[cfg(test)]
     pub(super) async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         self.usable()?;
         upkeep::compact(&self.raft, revision).await

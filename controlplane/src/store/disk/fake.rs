@@ -120,6 +120,7 @@ fn put(map: &mut BTreeMap<Vec<u8>, Vec<u8>>, (key, value): Write) {
 }
 
 impl Disk for FakeDisk {
+    #[cfg(test)]
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
         Ok(self.lock().now.get(key).cloned())
     }
