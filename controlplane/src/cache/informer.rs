@@ -13,7 +13,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::key::ObjectKey;
-use crate::registry::{Change, Object};
+#[cfg(test)]
+use crate::registry::Change;
+use crate::registry::Object;
 
 /// What changed. `old` and `new` are never both absent.
 #[derive(Debug)]

@@ -13,6 +13,8 @@ use openraft::{Config, SnapshotPolicy};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+#[cfg(test)]
+use super::Revision;
 use super::compaction::Retention;
 use super::directory::Directory;
 #[cfg(test)]
@@ -28,7 +30,7 @@ use super::proposals::{self, Proposals};
 use super::raft::{Node, NodeId, Raft};
 use super::watch::{Hub, Limits};
 use super::writer::Writer;
-use super::{Freshness, Revision, StoreConfig, StoreError, upkeep};
+use super::{Freshness, StoreConfig, StoreError, upkeep};
 
 /// A state older than this many log entries is not applied again at a start, and the log keeps no more.
 const SNAPSHOT_EVERY: u64 = 2_000;
