@@ -26,14 +26,14 @@ impl Bytes for Skb<'_> {
 #[inline(always)]
 pub(crate) fn drop(reason: DropReason) -> i32 {
     maps::count_drop(reason);
-    TC_ACT_SHOT as i32
+    TC_ACT_SHOT
 }
 
 /// To the node's own stack.
 #[inline(always)]
 pub(crate) fn to_host(ctx: &TcContext, kind: ForwardKind) -> i32 {
     maps::count_forward(kind, ctx.len());
-    TC_ACT_OK as i32
+    TC_ACT_OK
 }
 
 /// None of our business: other programs at this hook, then the stack.
