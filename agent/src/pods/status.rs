@@ -192,8 +192,9 @@ fn container_status(
         wanted,
         known,
         state,
-        is_init || init_done,
         all_over,
+        // What a failed initialization kept from running still waits, for all to see.
+        init_done && !is_init,
         now,
     );
     let image = container.image.clone().unwrap_or_default();
@@ -229,21 +230,19 @@ fn states(
     wanted: &Wanted,
     known: &ContainerRecord,
     state: &TransientContainer,
-    its_turn: bool,
     all_over: bool,
+    its_turn: bool,
     now: Timestamp,
 ) -> (ContainerState, Option<ContainerState>) {
     let before = known.last.as_ref().map(terminated);
     let Some(attempt) = &known.attempt else {
-        if all_over {
-            return (never_ran(now), None);
+        if all_over && its_turn {
+            return (never_ran(), None);
         }
-        return (first_waiting(container, state, its_turn, now), None);
+        return (first_waiting(container, wanted, state, now), None);
     };
     match &attempt.state {
-        AttemptState::Creating | AttemptState::Created => {
-            (waiting("ContainerCreating", None), before)
-        }
+        AttemptState::Creating | AttemptState::Created => (being_made(wanted), before),
         AttemptState::Running { started_at } => (
             ContainerState {
                 running: Some(ContainerStateRunning {
@@ -282,18 +281,21 @@ fn states(
 /// Of a container that was never tried.
 fn first_waiting(
     container: &Container,
+    wanted: &Wanted,
     state: &TransientContainer,
-    its_turn: bool,
     now: Timestamp,
 ) -> ContainerState {
-    if let Some(waiting) = trouble(container, state, now) {
-        return waiting;
-    }
-    if its_turn {
-        waiting("ContainerCreating", None)
+    trouble(container, state, now).unwrap_or_else(|| being_made(wanted))
+}
+
+/// Of every container of a pod with init containers, the kubelet says that the pod initializes.
+fn being_made(wanted: &Wanted) -> ContainerState {
+    let reason = if wanted.init.is_empty() {
+        "ContainerCreating"
     } else {
-        waiting("PodInitializing", None)
-    }
+        "PodInitializing"
+    };
+    waiting(reason, None)
 }
 
 /// What keeps the next attempt from being made, if something does.
@@ -512,7 +514,7 @@ pub(crate) fn terminated(ended: &Ended) -> ContainerState {
 }
 
 /// Of a container that was still waited for when its pod ended.
-fn never_ran(_now: Timestamp) -> ContainerState {
+fn never_ran() -> ContainerState {
     ContainerState {
         terminated: Some(ContainerStateTerminated {
             exit_code: 137,

@@ -307,7 +307,12 @@ impl<M: Machine> Worker<M> {
         let message = match cause {
             StopCause::PodEnds => format!("Stopping container {name}"),
             StopCause::Unhealthy => {
-                format!("Container {name} failed liveness probe, will be restarted")
+                let probe = if self.awaits_startup(name) {
+                    "startup"
+                } else {
+                    "liveness"
+                };
+                format!("Container {name} failed {probe} probe, will be restarted")
             }
         };
         let Some(attempt) = self

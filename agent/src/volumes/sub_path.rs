@@ -1,7 +1,7 @@
 //! A path inside a volume that a container may have written to: links in it must not lead outside.
 
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +12,8 @@ pub(crate) enum SubPathError {
     Io { path: String, source: io::Error },
 }
 
-/// The real path of `sub` inside `volume`, made as a directory when it is not there.
+/// The real path of `sub` inside `volume`, made as a directory with the volume's own mode when it is not there:
+/// whoever may write to the volume may write to what is mounted of it.
 pub(crate) fn ensure(volume: &Path, sub: &str) -> Result<PathBuf, SubPathError> {
     let outside = || SubPathError::Outside(sub.to_owned());
     let io = |source| SubPathError::Io {
@@ -20,6 +21,7 @@ pub(crate) fn ensure(volume: &Path, sub: &str) -> Result<PathBuf, SubPathError> 
         source,
     };
     let root = volume.canonicalize().map_err(io)?;
+    let permissions = root.metadata().map_err(io)?.permissions().mode() & 0o7777;
     let mut at = root.clone();
     for part in Path::new(sub).components() {
         match part {
@@ -34,9 +36,9 @@ pub(crate) fn ensure(volume: &Path, sub: &str) -> Result<PathBuf, SubPathError> 
                 if at.symlink_metadata().is_ok() {
                     return Err(outside());
                 }
-                std::fs::DirBuilder::new()
-                    .mode(0o750)
-                    .create(&at)
+                std::fs::create_dir(&at).map_err(io)?;
+                // Not at creation: the process' umask would take bits away.
+                std::fs::set_permissions(&at, PermissionsExt::from_mode(permissions))
                     .map_err(io)?;
             }
             Err(error) => return Err(io(error)),
@@ -52,6 +54,19 @@ pub(crate) fn ensure(volume: &Path, sub: &str) -> Result<PathBuf, SubPathError> 
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn is_made_with_the_mode_of_the_volume() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
+        for wanted in [0o777, 0o2777, 0o755] {
+            let volume = dir.path().join(format!("{wanted:o}"));
+            std::fs::create_dir(&volume).unwrap();
+            std::fs::set_permissions(&volume, PermissionsExt::from_mode(wanted)).unwrap();
+            assert_eq!(mode(&ensure(&volume, "a/b").unwrap()), wanted);
+            assert_eq!(mode(&volume.join("a")), wanted);
+        }
+    }
 
     #[test]
     fn stays_inside() {

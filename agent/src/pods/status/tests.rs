@@ -240,6 +240,27 @@ fn conditions_of_others_are_carried_over_and_gates_hold_readiness_back() {
 }
 
 #[test]
+fn what_an_init_container_kept_from_running_still_waits_when_the_pod_has_failed() {
+    let pod = pod(serde_json::json!({"restartPolicy": "Never",
+        "initContainers": [{"name": "i", "image": "i:1"}, {"name": "j", "image": "i:1"}],
+        "containers": [{"name": "a", "image": "i:1"}]}));
+    let mut known = record(&[("i", ended(5, "Error"))]);
+    known.released = true;
+    let status = of(&pod, &known, &Transient::default());
+    assert_eq!(status.phase.as_deref(), Some("Failed"));
+    let init = status.init_container_statuses.unwrap();
+    let waiting = |status: &ContainerStatus| {
+        let waiting = status.state.clone().unwrap().waiting.unwrap();
+        waiting.reason.unwrap()
+    };
+    assert_eq!(waiting(&init[1]), "PodInitializing");
+    assert_eq!(
+        waiting(&status.container_statuses.unwrap()[0]),
+        "PodInitializing"
+    );
+}
+
+#[test]
 fn what_never_ran_when_its_pod_ended_is_terminated() {
     let pod = pod(serde_json::json!({"containers": [{"name": "a", "image": "i:1"}]}));
     let mut known = record(&[]);

@@ -14,6 +14,9 @@ use crate::pods::plan::ImageState;
 use crate::pods::report::EventType;
 use crate::pods::{backoff::Backoff, credentials};
 
+/// Reason of an image that may not be fetched and is not there.
+const NOT_PRESENT: &str = "ErrImageNeverPull";
+
 impl<M: Machine> Worker<M> {
     pub(super) fn pull(&mut self, name: &str) {
         let Some(container) = self.container(name) else {
@@ -30,24 +33,25 @@ impl<M: Machine> Worker<M> {
         let name = name.to_owned();
         tokio::spawn(async move {
             let begun = Instant::now();
-            if policy != PullPolicy::Always {
-                let there = machine
-                    .ensure_image(&reference, PullPolicy::Never, &credentials)
+            let there = machine
+                .ensure_image(&reference, PullPolicy::Never, &credentials)
+                .await;
+            let settled = match (policy, &there) {
+                (PullPolicy::Never, _) => true,
+                (PullPolicy::IfNotPresent, Ok(_)) => true,
+                (PullPolicy::Always, Ok(_)) => false,
+                (_, Err(failure)) => failure.reason != NOT_PRESENT,
+            };
+            if settled {
+                let _ = done
+                    .send(Finished::Pull {
+                        container: name,
+                        outcome: there,
+                        took: begun.elapsed(),
+                        was_present: true,
+                    })
                     .await;
-                let absent = there
-                    .as_ref()
-                    .is_err_and(|failure| failure.reason == "ErrImageNeverPull");
-                if policy == PullPolicy::Never || !absent {
-                    let _ = done
-                        .send(Finished::Pull {
-                            container: name,
-                            outcome: there,
-                            took: begun.elapsed(),
-                            was_present: true,
-                        })
-                        .await;
-                    return;
-                }
+                return;
             }
             reporter.event(crate::pods::report::PodEvent {
                 involved,
@@ -106,8 +110,15 @@ impl<M: Machine> Worker<M> {
                 let again = backoff
                     .until(now)
                     .unwrap_or(now + SignedDuration::from_secs(10));
-                let said = format!("Failed to pull image \"{reference}\": {}", failure.message);
-                self.event_once("pull", Some(&name), "Failed", said);
+                let (event, said) = match failure.reason.as_str() {
+                    "InvalidImageName" => ("InspectFailed", failure.message.clone()),
+                    NOT_PRESENT => (NOT_PRESENT, failure.message.clone()),
+                    _ => (
+                        "Failed",
+                        format!("Failed to pull image \"{reference}\": {}", failure.message),
+                    ),
+                };
+                self.event_once("pull", Some(&name), event, said);
                 self.event_once(
                     "pull-reason",
                     Some(&name),

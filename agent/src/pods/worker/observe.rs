@@ -137,6 +137,11 @@ impl<M: Machine> Worker<M> {
                 } else {
                     "Error"
                 };
+                // A supervisor that was killed took with it when it had started the program.
+                let known_start = match attempt.state {
+                    AttemptState::Running { started_at } => Some(started_at),
+                    _ => None,
+                };
                 AttemptState::Ended(Ended {
                     id: attempt.id.clone(),
                     number: attempt.number,
@@ -145,7 +150,9 @@ impl<M: Machine> Worker<M> {
                     signal: None,
                     reason: reason.to_owned(),
                     message: self.termination_message(name, attempt.number),
-                    started_at: started_at.and_then(|at| Timestamp::try_from(at).ok()),
+                    started_at: started_at
+                        .and_then(|at| Timestamp::try_from(at).ok())
+                        .or(known_start),
                     finished_at: Timestamp::try_from(*finished_at).unwrap_or(now),
                     noticed_at: now,
                 })

@@ -43,9 +43,11 @@ impl<M: Machine> Worker<M> {
             Err(failure) => {
                 self.context.metrics.prepare_errors.inc();
                 self.transient.prepare_again = Some(self.now() + AGAIN_AFTER);
-                tracing::warn!(pod = %self.key.name, namespace = %self.key.namespace,
-                    reason = failure.reason, "{}", failure.message);
-                self.event_once("prepare", None, failure.reason, failure.message);
+                // Tried every second, perhaps for days: said when there is something new to say.
+                if self.event_once("prepare", None, failure.reason, failure.message.clone()) {
+                    tracing::warn!(pod = %self.key.name, namespace = %self.key.namespace,
+                        reason = failure.reason, "{}", failure.message);
+                }
             }
         }
     }

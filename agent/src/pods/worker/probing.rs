@@ -80,6 +80,16 @@ impl<M: Machine> Worker<M> {
         wanted
     }
 
+    /// Whether only the startup probe is asked yet.
+    pub(super) fn awaits_startup(&self, name: &str) -> bool {
+        let state = self.transient.containers.get(name);
+        let started = state.is_some_and(|state| state.started == Some(true));
+        !started
+            && self
+                .container(name)
+                .is_some_and(|container| container.startup_probe.is_some())
+    }
+
     /// Ends the probers of one container, or all.
     pub(super) fn stop_probing(&mut self, name: Option<&str>) {
         self.probers.retain(|(container, _), prober| {

@@ -173,18 +173,20 @@ impl<M: Machine> Worker<M> {
         reference(&self.pod, field_path)
     }
 
-    /// Sends an event about a failure, unless the same was said last.
+    /// Sends an event about a failure, unless the same was said last; tells whether it was sent.
     pub(super) fn event_once(
         &mut self,
         topic: &str,
         container: Option<&str>,
         reason: &'static str,
         message: String,
-    ) {
+    ) -> bool {
         let topic = format!("{topic} {}", container.unwrap_or_default());
-        if self.told.get(&topic) != Some(&message) {
+        let new = self.told.get(&topic) != Some(&message);
+        if new {
             self.told.insert(topic, message.clone());
             self.event(container, EventType::Warning, reason, message);
         }
+        new
     }
 }
