@@ -197,7 +197,9 @@ fn attempt(snapshot: &Snapshot, container: &str, previous: bool) -> Result<u32, 
         Refusal::bad_request(format!("container {container} is not valid for pod {pod}"))
     })?;
     if previous {
-        return known.previous.ok_or_else(|| {
+        // Between two attempts the last one is the previous one, as in `lastState`.
+        let ended = known.current.filter(|_| known.waiting.is_some());
+        return ended.or(known.previous).ok_or_else(|| {
             Refusal::bad_request(format!(
                 "previous terminated container \"{container}\" in pod \"{pod}\" not found"
             ))
@@ -208,9 +210,13 @@ fn attempt(snapshot: &Snapshot, container: &str, previous: bool) -> Result<u32, 
         // Between two attempts the log is that of the last one.
         (None, Some(previous)) if known.waiting.is_none() => Ok(previous),
         _ => {
-            let waiting = known.waiting.as_deref().unwrap_or("ContainerCreating");
+            // What ended without having begun has written nothing.
+            let state = match known.waiting.as_deref() {
+                Some(waiting) => format!("waiting to start: {waiting}"),
+                None => "terminated".to_owned(),
+            };
             Err(Refusal::bad_request(format!(
-                "container \"{container}\" in pod \"{pod}\" is waiting to start: {waiting}"
+                "container \"{container}\" in pod \"{pod}\" is {state}"
             )))
         }
     }

@@ -16,9 +16,18 @@ use super::payload::File;
 
 const DATA: &str = "..data";
 
-/// Makes `dir` hold exactly `files`; returns whether something changed.
-pub(crate) fn write(dir: &Path, files: &[File]) -> io::Result<bool> {
+/// Makes `dir` hold exactly `files`; returns whether something changed. The files are `group`'s where one is
+/// given, and it may read them whatever their mode says.
+pub(crate) fn write(dir: &Path, files: &[File], group: Option<u32>) -> io::Result<bool> {
     std::fs::create_dir_all(dir)?;
+    let readable;
+    let files = match group {
+        Some(_) => {
+            readable = group_readable(files);
+            &readable
+        }
+        None => files,
+    };
     let data = dir.join(DATA);
     let current = std::fs::read_link(&data).ok();
     if let Some(current) = &current
@@ -28,7 +37,7 @@ pub(crate) fn write(dir: &Path, files: &[File]) -> io::Result<bool> {
     }
     let generation = format!("..{}", uuid::Uuid::new_v4().simple());
     let new = dir.join(&generation);
-    if let Err(error) = fill(&new, files) {
+    if let Err(error) = fill(&new, files, group) {
         let _ = std::fs::remove_dir_all(&new);
         return Err(error);
     }
@@ -41,13 +50,29 @@ pub(crate) fn write(dir: &Path, files: &[File]) -> io::Result<bool> {
     Ok(true)
 }
 
-fn fill(dir: &Path, files: &[File]) -> io::Result<()> {
-    std::fs::create_dir(dir)?;
-    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755))?;
+fn group_readable(files: &[File]) -> Vec<File> {
+    let mut files = files.to_vec();
+    for file in &mut files {
+        file.mode |= 0o440;
+    }
+    files
+}
+
+/// A directory that all may read, also where the umask is strict.
+fn open_dir(dir: &Path) -> io::Result<()> {
+    match std::fs::create_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        made => made?,
+    }
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755))
+}
+
+fn fill(dir: &Path, files: &[File], group: Option<u32>) -> io::Result<()> {
+    open_dir(dir)?;
     for file in files {
         let path = dir.join(&file.path);
-        if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent)?;
+        for (at, _) in file.path.match_indices('/') {
+            open_dir(&dir.join(&file.path[..at]))?;
         }
         let mut open = std::fs::OpenOptions::new()
             .write(true)
@@ -56,6 +81,7 @@ fn fill(dir: &Path, files: &[File]) -> io::Result<()> {
             .mode(0o600)
             .open(&path)?;
         io::Write::write_all(&mut open, &file.content)?;
+        std::os::unix::fs::fchown(&open, None, group)?;
         // Not by the mode of `open`, which the umask would cut.
         open.set_permissions(std::fs::Permissions::from_mode(file.mode))?;
     }

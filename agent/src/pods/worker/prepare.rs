@@ -159,22 +159,21 @@ impl<M: Machine> Worker<M> {
                 if memory {
                     self.context.machine.mount_tmpfs(&dir, None)?;
                 }
-                atomic::write(&dir, &files)
+                atomic::write(&dir, &files, self.fs_group())
                     .map(|_| ())
                     .map_err(|error| error.to_string())
             }
         }
     }
 
+    fn fs_group(&self) -> Option<u32> {
+        let context = self.pod.spec.as_ref()?.security_context.as_ref()?;
+        u32::try_from(context.fs_group?).ok()
+    }
+
     /// An emptyDir may be written by any user, and belongs to the pod's `fsGroup` where there is one.
     fn open_to_all(&self, dir: &Path) -> std::io::Result<()> {
-        let group = self
-            .pod
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.security_context.as_ref())
-            .and_then(|context| context.fs_group)
-            .and_then(|group| u32::try_from(group).ok());
+        let group = self.fs_group();
         if let Some(group) = group {
             std::os::unix::fs::chown(dir, None, Some(group))?;
         }

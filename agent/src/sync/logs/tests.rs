@@ -41,6 +41,16 @@ fn attempts() {
             Ok(3),
         ),
         (
+            state(Some(3), Some(2), Some("CrashLoopBackOff")),
+            true,
+            Ok(3),
+        ),
+        (
+            state(None, None, None),
+            false,
+            Err("container \"c\" in pod \"p\" is terminated"),
+        ),
+        (
             state(None, None, waiting),
             false,
             Err("container \"c\" in pod \"p\" is waiting to start: ContainerCreating"),
