@@ -156,7 +156,10 @@ fn port(container: &Container, port: &IntOrString) -> Result<u16, String> {
     number
         .and_then(|number| u16::try_from(number).ok())
         .filter(|number| *number > 0)
-        .ok_or_else(|| format!("the container has no port {port:?}"))
+        .ok_or_else(|| match port {
+            IntOrString::Int(number) => format!("{number} is no port number"),
+            IntOrString::String(name) => format!("the container has no port {name:?}"),
+        })
 }
 
 async fn connect(address: &str, port: u16) -> Result<TcpStream, String> {

@@ -52,6 +52,37 @@ spec:
 }
 
 #[test]
+fn volumes_are_open_to_the_group_of_the_pod_and_sub_paths_to_whoever_may_write() {
+    let cluster = Cluster::start();
+    cluster.apply(&format!(
+        r#"apiVersion: v1
+kind: Secret
+metadata: {{name: keys}}
+stringData: {{key: sesame}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: grouped}}
+spec:
+  restartPolicy: Never
+  securityContext: {{runAsUser: 1000, runAsGroup: 1000, fsGroup: 3000}}
+  volumes:
+  - {{name: keys, secret: {{secretName: keys, defaultMode: 0400}}}}
+  - {{name: scratch, emptyDir: {{}}}}
+  containers:
+  - name: main
+    image: {IMAGE}
+    volumeMounts:
+    - {{name: keys, mountPath: /keys}}
+    - {{name: scratch, mountPath: /deep, subPath: a/b}}
+    command: ["sh", "-c", "cat /keys/key; echo; touch /deep/x && stat -c %g /deep/x"]
+"#
+    ));
+    cluster.wait_for(&["pod", "grouped"], "{.status.phase}", "Succeeded");
+    assert_eq!(cluster.kubectl(&["logs", "grouped"]).ok(), "sesame\n3000\n");
+}
+
+#[test]
 fn a_container_that_ends_is_restarted_with_its_exit_code_on_record() {
     let cluster = Cluster::start();
     cluster.apply(&format!(
