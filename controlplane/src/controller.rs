@@ -142,6 +142,11 @@ impl Controller {
             .map_err(|error| StartError::Bootstrap(error.to_string()))?;
 
         let stop = CancellationToken::new();
+        let bootstrap = tokio::spawn(registry.clone().keep_bootstrapped(
+            config.cluster_dns,
+            endpoint,
+            stop.clone(),
+        ));
         let client = registry.client(MANAGER);
         let cache = Cache::start(&client, &stop);
         let streams = NodeStreams::default();
@@ -184,7 +189,7 @@ impl Controller {
             pki,
             store,
             stop,
-            tasks: vec![recorder, leading, watchdog],
+            tasks: vec![recorder, bootstrap, leading, watchdog],
             failure,
         })
     }

@@ -1,16 +1,23 @@
 //! What every cluster has from its first start: the system namespaces, the Service `kubernetes` with its
-//! endpoints, and the Service `kube-dns`. Written again, unchanged, at each start.
+//! endpoints, and the Service `kube-dns`. Written again, unchanged, at each start, and soon after somebody
+//! has deleted one of the Services (`kubectl delete all --all` does).
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use super::{ApiError, Registry, WriteOptions};
 use crate::kinds::{self, Kind};
+use crate::store::Freshness;
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 const MANAGER: &str = "waggle";
+/// Namespaces and names.
+const SERVICES: &[(&str, &str)] = &[("default", "kubernetes"), ("kube-system", "kube-dns")];
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 impl Registry {
     /// `endpoint` is where pods and nodes reach this API server; `None` leaves the endpoints out.
@@ -37,6 +44,40 @@ impl Registry {
             self.publish_endpoint(endpoint).await?;
         }
         Ok(())
+    }
+
+    /// Looks after the system's Services until `stop`.
+    pub(crate) async fn keep_bootstrapped(
+        self,
+        cluster_dns: IpAddr,
+        endpoint: Option<SocketAddr>,
+        stop: CancellationToken,
+    ) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            let again = match self.has_services().await {
+                Ok(true) => continue,
+                Ok(false) => self.bootstrap(cluster_dns, endpoint).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = again {
+                tracing::debug!(%error, "the system's Services were not looked after");
+            }
+        }
+    }
+
+    async fn has_services(&self) -> Result<bool, ApiError> {
+        let kind = kind("", "services")?;
+        for (namespace, name) in SERVICES {
+            match self.get(kind, namespace, name, Freshness::Local).await {
+                Err(error) if error.is_not_found() => return Ok(false),
+                found => found.map(drop)?,
+            }
+        }
+        Ok(true)
     }
 
     async fn publish_endpoint(&self, endpoint: SocketAddr) -> Result<(), ApiError> {

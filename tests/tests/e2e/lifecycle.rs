@@ -90,3 +90,19 @@ spec:
     cluster.wait_for(&["pod", "steady"], identity, &before);
     assert_eq!(cluster.kubectl(&["logs", "steady"]).ok(), "started\n");
 }
+
+#[test]
+fn the_service_of_the_api_comes_back_when_it_is_deleted() {
+    let cluster = Cluster::with(waggle_tests::Options {
+        without_image: true,
+        ..waggle_tests::Options::default()
+    });
+    cluster
+        .kubectl(&["delete", "service", "kubernetes", "--wait=false"])
+        .ok();
+    cluster.wait_for(
+        &["service", "kubernetes", "--ignore-not-found"],
+        "{.spec.clusterIP}",
+        "10.96.0.1",
+    );
+}
