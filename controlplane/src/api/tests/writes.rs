@@ -114,7 +114,7 @@ async fn a_dry_run_leaves_no_trace() {
             .post(&format!("{CM}?dryRun=Some"), &config_map("b"))
             .await
             .code,
-        400
+        422
     );
     member.controller.shutdown().await;
 }
