@@ -50,6 +50,9 @@ impl Api {
             None => Err(ApiError::no_such_resource()),
         };
         let mut response = result.unwrap_or_else(|error| respond::error(&error));
+        if query.flag("pretty") && verb != "watch" {
+            response = super::pretty::indented(response).await;
+        }
         if parts.method == Method::HEAD {
             // HTTP/2 has no rule that drops the body: a client takes one for a broken stream.
             *response.body_mut() = Body::empty();
