@@ -155,3 +155,120 @@ spec:
         "{events}"
     );
 }
+
+#[test]
+fn a_log_is_followed_to_the_end_of_the_container() {
+    let cluster = Cluster::start();
+    cluster.apply(&format!(
+        r#"apiVersion: v1
+kind: Pod
+metadata: {{name: counter}}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: main
+    image: {IMAGE}
+    command: ["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do echo line $i; sleep 0.3; done"]
+"#
+    ));
+    cluster.wait_for(
+        &["pod", "counter"],
+        "{.status.containerStatuses[0].started}",
+        "true",
+    );
+    let followed = cluster.kubectl(&["logs", "-f", "counter"]).ok();
+    let expected: String = (1..=8).map(|number| format!("line {number}\n")).collect();
+    assert_eq!(followed, expected);
+    assert_eq!(
+        cluster.kubectl(&["logs", "--tail=2", "counter"]).ok(),
+        "line 7\nline 8\n"
+    );
+    let stamped = cluster
+        .old_kubectl(&["logs", "--timestamps", "--tail=1", "counter"])
+        .ok();
+    assert!(
+        stamped.ends_with(" line 8\n") && stamped.starts_with("20"),
+        "{stamped}"
+    );
+}
+
+#[test]
+fn a_pod_whose_readiness_fails_leaves_the_service() {
+    let cluster = Cluster::start();
+    cluster.apply(&format!(
+        r#"apiVersion: v1
+kind: Pod
+metadata: {{name: moody, labels: {{app: moody}}}}
+spec:
+  containers:
+  - name: main
+    image: {IMAGE}
+    command: ["sh", "-c", "touch /tmp/ready; sleep 2; rm /tmp/ready; sleep 1000"]
+    readinessProbe: {{exec: {{command: [test, -e, /tmp/ready]}}, periodSeconds: 1, failureThreshold: 1}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: moody}}
+spec: {{selector: {{app: moody}}, ports: [{{port: 80}}]}}
+"#
+    ));
+    let slices = ["endpointslices", "-l", "kubernetes.io/service-name=moody"];
+    let ready = "{.items[*].endpoints[*].conditions.ready}";
+    cluster.wait_for(&slices, ready, "true");
+    cluster.wait_for(&slices, ready, "false");
+    let events = cluster
+        .kubectl(&["get", "events", "--field-selector", "reason=Unhealthy"])
+        .ok();
+    assert!(events.contains("Readiness probe failed"), "{events}");
+}
+
+#[test]
+fn a_rollout_replaces_pods_step_by_step_and_the_service_follows() {
+    let cluster = Cluster::start();
+    cluster.apply(&crate::services::web(3));
+    cluster
+        .kubectl(&["rollout", "status", "deployment", "web", "--timeout=60s"])
+        .ok();
+    let pods = || {
+        let names = cluster
+            .kubectl(&[
+                "get",
+                "pods",
+                "-l",
+                "app=web",
+                "-o",
+                "jsonpath={.items[*].metadata.name}",
+            ])
+            .ok();
+        names
+            .split(' ')
+            .map(str::to_owned)
+            .collect::<std::collections::BTreeSet<String>>()
+    };
+    let before = pods();
+    cluster
+        .kubectl(&["rollout", "restart", "deployment", "web"])
+        .ok();
+    cluster
+        .kubectl(&["rollout", "status", "deployment", "web", "--timeout=60s"])
+        .ok();
+    waggle_tests::wait_until(
+        "the old pods to go",
+        std::time::Duration::from_secs(30),
+        || {
+            let now = pods();
+            (now.len() == 3 && now.is_disjoint(&before)).then_some(())
+        },
+    );
+    let address = cluster
+        .kubectl(&["get", "service", "web", "-o", "jsonpath={.spec.clusterIP}"])
+        .ok();
+    let fetch =
+        format!("for i in $(seq 30); do curl -s -m 5 http://{address}/ || echo failed; done");
+    let answers = waggle_tests::Outcome::of(&mut cluster.node_command(&fetch)).ok();
+    let now = pods();
+    assert!(
+        answers.lines().all(|name| now.contains(name)),
+        "{answers} from {now:?}"
+    );
+}
