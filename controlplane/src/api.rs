@@ -20,6 +20,7 @@ mod logs;
 mod metrics;
 mod negotiate;
 mod openapi;
+mod pretty;
 mod protobuf;
 mod read;
 mod request;

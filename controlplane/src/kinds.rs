@@ -108,6 +108,11 @@ impl Kind {
         self.scope == Scope::Namespaced
     }
 
+    /// Whether one request may delete all objects of a place. Not all namespaces with all that is in them.
+    pub(crate) fn deletes_collections(&self) -> bool {
+        (self.group, self.kind) != ("", "Namespace")
+    }
+
     pub(crate) fn has_subresource(&self, name: &str) -> bool {
         self.subresources.contains(&name)
     }

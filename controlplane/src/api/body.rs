@@ -61,14 +61,17 @@ pub(crate) enum FieldValidation {
 }
 
 impl FieldValidation {
-    pub(super) fn parse(text: &str) -> Result<Self, ApiError> {
+    pub(super) fn parse(text: &str, options: &str) -> Result<Self, ApiError> {
         match text {
             "" | "Warn" => Ok(Self::Warn),
             "Ignore" => Ok(Self::Ignore),
             "Strict" => Ok(Self::Strict),
-            other => Err(ApiError::bad_request(format!(
-                "fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
-            ))),
+            other => Err(super::request::not_an_option(
+                options,
+                "fieldValidation",
+                other,
+                &["Ignore", "Strict", "Warn"],
+            )),
         }
     }
 

@@ -17,16 +17,15 @@ use crate::kinds::{self, Kind, Scope};
 const MAJOR: &str = "1";
 const MINOR: &str = "36";
 
-const KIND_VERBS: &[&str] = &[
-    "create",
-    "delete",
-    "deletecollection",
-    "get",
-    "list",
-    "patch",
-    "update",
-    "watch",
-];
+/// What can be done with objects of a kind.
+fn verbs(kind: &Kind) -> Vec<&'static str> {
+    let mut verbs = vec!["create", "delete"];
+    if kind.deletes_collections() {
+        verbs.push("deletecollection");
+    }
+    verbs.extend(["get", "list", "patch", "update", "watch"]);
+    verbs
+}
 
 /// Resources that are answered, not stored.
 struct Answered {
@@ -128,18 +127,6 @@ fn subresource(
         "finalize" => (own, vec!["update"]),
         _ => (own, vec!["get", "patch", "update"]),
     }
-}
-
-fn is_answerable(name: &str) -> bool {
-    // Token requests come with service-account tokens.
-    name != "token"
-}
-
-fn subresources(kind: &'static Kind) -> impl Iterator<Item = &'static str> {
-    kind.subresources
-        .iter()
-        .copied()
-        .filter(|name| is_answerable(name))
 }
 
 /// kubectl looks for a custom definition before it says that a kind is unknown. There are none, and it can
@@ -264,7 +251,7 @@ fn resource_list(group: &str, version: &str) -> Option<Value> {
             "singularName": kind.singular,
             "namespaced": kind.scope == Scope::Namespaced,
             "kind": kind.kind,
-            "verbs": KIND_VERBS,
+            "verbs": verbs(kind),
         });
         if !kind.short_names.is_empty() {
             entry["shortNames"] = json!(kind.short_names);
@@ -273,7 +260,7 @@ fn resource_list(group: &str, version: &str) -> Option<Value> {
             entry["categories"] = json!(kind.categories);
         }
         resources.push(entry);
-        for name in subresources(kind) {
+        for name in kind.subresources {
             let ((other_group, other_version, other_kind), verbs) = subresource(kind, name);
             let mut entry = json!({
                 "name": format!("{}/{name}", kind.plural),
@@ -427,7 +414,7 @@ fn aggregated_kind(kind: &'static Kind) -> Value {
         "responseKind": response_kind((kind.group, kind.version, kind.kind)),
         "scope": scope(kind.scope),
         "singularResource": kind.singular,
-        "verbs": KIND_VERBS,
+        "verbs": verbs(kind),
     });
     if !kind.short_names.is_empty() {
         entry["shortNames"] = json!(kind.short_names);
@@ -435,7 +422,10 @@ fn aggregated_kind(kind: &'static Kind) -> Value {
     if !kind.categories.is_empty() {
         entry["categories"] = json!(kind.categories);
     }
-    let below: Vec<Value> = subresources(kind)
+    let below: Vec<Value> = kind
+        .subresources
+        .iter()
+        .copied()
         .map(|name| {
             let (speaks, verbs) = subresource(kind, name);
             json!({"subresource": name, "responseKind": response_kind(speaks), "verbs": verbs})

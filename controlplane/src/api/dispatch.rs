@@ -49,7 +49,14 @@ impl Api {
                 .unwrap_or_else(|_| Err(ApiError::timeout("the request did not complete in time"))),
             None => Err(ApiError::no_such_resource()),
         };
-        let response = result.unwrap_or_else(|error| respond::error(&error));
+        let mut response = result.unwrap_or_else(|error| respond::error(&error));
+        if query.flag("pretty") && verb != "watch" {
+            response = super::pretty::indented(response).await;
+        }
+        if parts.method == Method::HEAD {
+            // HTTP/2 has no rule that drops the body: a client takes one for a broken stream.
+            *response.body_mut() = Body::empty();
+        }
         let elapsed = started.elapsed();
         self.metrics
             .observe(verb, &resource, response.status().as_u16(), elapsed);
@@ -158,14 +165,21 @@ impl Api {
             "watch" => return self.watch(subject, query, wish).await,
             _ => {}
         }
+        let verb = super::request::verb(&parts.method, target, query);
         let write = Write {
+            options: match verb {
+                "create" => "CreateOptions",
+                "update" => "UpdateOptions",
+                "patch" => "PatchOptions",
+                _ => "DeleteOptions",
+            },
             subject,
             query,
             headers: &parts.headers,
             body: body::read(body).await?,
             wish,
         };
-        match super::request::verb(&parts.method, target, query) {
+        match verb {
             "create" => self.create(write).await,
             "update" => self.update(write).await,
             "patch" => self.patch(write).await,
@@ -217,7 +231,10 @@ fn served(target: &Target) -> Result<&'static Kind, ApiError> {
 fn check_method(method: &Method, subject: Subject<'_>) -> Result<(), ApiError> {
     let allowed: &[Method] = match (subject.subresource, subject.name.is_empty()) {
         ("", true) if subject.kind.scope == Scope::Namespaced && subject.namespace.is_empty() => {
-            &[Method::GET, Method::HEAD, Method::DELETE]
+            &[Method::GET, Method::HEAD]
+        }
+        ("", true) if !subject.kind.deletes_collections() => {
+            &[Method::GET, Method::HEAD, Method::POST]
         }
         ("", true) => &[Method::GET, Method::HEAD, Method::POST, Method::DELETE],
         ("", false) => &[

@@ -3,7 +3,9 @@
 use http::Method;
 
 use crate::auth::Attributes;
+use crate::kinds::Cause;
 use crate::registry::ApiError;
+use crate::registry::error::field_error;
 
 /// Parameters beyond this many are nonsense.
 const MAX_PARAMETERS: usize = 64;
@@ -152,15 +154,43 @@ impl Query {
     }
 
     /// `dryRun=All` is the only dry run there is.
-    pub(crate) fn dry_run(&self) -> Result<bool, ApiError> {
+    pub(crate) fn dry_run(&self, options: &str) -> Result<bool, ApiError> {
         match self.get("dryRun") {
             "" => Ok(false),
-            "All" => Ok(true),
-            other => Err(ApiError::bad_request(format!(
-                "invalid dryRun value \"{other}\": supported values: \"All\""
-            ))),
+            value => dry_run(value, options),
         }
     }
+}
+
+/// One value of `dryRun`. Anything unknown is refused: what was to be tried must not be done.
+pub(crate) fn dry_run(value: &str, options: &str) -> Result<bool, ApiError> {
+    if value == "All" {
+        return Ok(true);
+    }
+    Err(not_an_option(options, "dryRun", value, &["All"]))
+}
+
+/// A field of `options` (`CreateOptions`) with a value that it does not have.
+pub(crate) fn not_an_option(
+    options: &str,
+    field: &str,
+    value: &str,
+    supported: &[&str],
+) -> ApiError {
+    let supported: Vec<String> = supported
+        .iter()
+        .map(|value| format!("\"{value}\""))
+        .collect();
+    let message = format!(
+        "Unsupported value: \"{value}\": supported values: {}",
+        supported.join(", ")
+    );
+    ApiError::invalid_named(
+        "meta.k8s.io",
+        options,
+        "",
+        &[field_error(field, Cause::NotSupported, message)],
+    )
 }
 
 /// The verb of RBAC.

@@ -12,7 +12,7 @@ use super::body::{self, FieldValidation};
 use super::event_versions::{stored, to_stored};
 use super::negotiate::{self, PatchMedia};
 use super::read::{Subject, Wish, list_options};
-use super::request::Query;
+use super::request::{self, Query};
 use super::{Api, respond};
 use crate::kinds::{self, Cause, Kind};
 use crate::registry::delete::Deleted;
@@ -34,6 +34,8 @@ pub(super) struct Write<'a> {
     pub(super) headers: &'a HeaderMap,
     pub(super) body: Bytes,
     pub(super) wish: Wish,
+    /// Name of the options that the query is judged as: `CreateOptions`.
+    pub(super) options: &'static str,
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> &'a str {
@@ -46,7 +48,7 @@ fn header<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> &'a str {
 impl Write<'_> {
     fn options(&self) -> Result<WriteOptions, ApiError> {
         Ok(WriteOptions {
-            dry_run: self.query.dry_run()?,
+            dry_run: self.query.dry_run(self.options)?,
             manager: self.manager()?,
         })
     }
@@ -57,7 +59,7 @@ impl Write<'_> {
         if given.len() > MAX_MANAGER || given.chars().any(char::is_control) {
             return Err(ApiError::invalid_named(
                 "meta.k8s.io",
-                "CreateOptions",
+                self.options,
                 "",
                 &[field_error(
                     "fieldManager",
@@ -84,7 +86,7 @@ impl Write<'_> {
     }
 
     fn validation(&self) -> Result<FieldValidation, ApiError> {
-        FieldValidation::parse(self.query.get("fieldValidation"))
+        FieldValidation::parse(self.query.get("fieldValidation"), self.options)
     }
 
     fn parsed(&self) -> Result<Value, ApiError> {
@@ -271,7 +273,7 @@ impl Api {
                 )],
             ));
         }
-        if write.query.dry_run()? {
+        if write.query.dry_run(write.options)? {
             return Ok(respond::value(StatusCode::CREATED, &created_status()));
         }
         let request = Binding {
@@ -290,7 +292,8 @@ impl Api {
     async fn evict(&self, write: &Write<'_>) -> Result<Response<Body>, ApiError> {
         let eviction = write.parsed()?;
         let options = options_from(&eviction["deleteOptions"], write.query)?;
-        let dry_run = write.query.dry_run()? || asks_dry_run(&eviction["deleteOptions"]);
+        let dry_run =
+            write.query.dry_run(write.options)? || asks_dry_run(&eviction["deleteOptions"])?;
         let pods = kinds::by_plural("", "v1", "pods").ok_or_else(ApiError::no_such_resource)?;
         self.registry
             .delete(
@@ -432,13 +435,24 @@ fn delete_options(write: &Write<'_>) -> Result<(DeleteOptions, bool), ApiError> 
         write.parsed()?
     };
     let options = options_from(&body, write.query)?;
-    Ok((options, write.query.dry_run()? || asks_dry_run(&body)))
+    Ok((
+        options,
+        write.query.dry_run(write.options)? || asks_dry_run(&body)?,
+    ))
 }
 
-fn asks_dry_run(options: &Value) -> bool {
-    options["dryRun"]
-        .as_array()
-        .is_some_and(|list| list.iter().any(|value| value == "All"))
+fn asks_dry_run(options: &Value) -> Result<bool, ApiError> {
+    let wrong = || ApiError::bad_request("dryRun must be a list of strings");
+    let values: &[Value] = match &options["dryRun"] {
+        Value::Null => &[],
+        Value::Array(values) => values,
+        _ => return Err(wrong()),
+    };
+    let mut dry_run = false;
+    for value in values {
+        dry_run |= request::dry_run(value.as_str().ok_or_else(wrong)?, "DeleteOptions")?;
+    }
+    Ok(dry_run)
 }
 
 fn options_from(body: &Value, query: &Query) -> Result<DeleteOptions, ApiError> {

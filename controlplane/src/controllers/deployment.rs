@@ -241,7 +241,7 @@ impl Controller {
             Action::Annotate(revision) => {
                 let patch = json!({"metadata": {"annotations": {(revision::REVISION): revision}}});
                 self.client
-                    .merge_patch::<Deployment>(&key.namespace, &key.name, "", &patch)
+                    .merge_patch::<Deployment>(&key.namespace, &key.name, "status", &patch)
                     .await?;
             }
         }
@@ -286,6 +286,7 @@ impl Controller {
         let key = ObjectKey::of(deployment);
         let mut changed = deployment.clone();
         changed.metadata.resource_version = None;
+        changed.metadata.annotations = None;
         changed.status = Some(status);
         if changed.metadata.uid.is_none() {
             return Err(context_error(&format!("deployment {key} has no uid")));

@@ -56,7 +56,7 @@ impl Strategy for ConfigMap {
             size += value.len() / 4 * 3;
         }
         if size > LIMIT {
-            errors.too_long("", LIMIT);
+            errors.too_long("[]", LIMIT);
         }
         if let Some(old) = old {
             frozen(object, old, &["data", "binaryData"], &mut errors);

@@ -30,6 +30,12 @@ pub(super) static KIND: Kind = Kind {
 
 const ROLLING: &[&str] = &["spec", "strategy", "rollingUpdate"];
 
+const REVISION: &[&str] = &[
+    "metadata",
+    "annotations",
+    "deployment.kubernetes.io/revision",
+];
+
 #[derive(Debug)]
 struct Deployment;
 
@@ -56,7 +62,13 @@ impl Strategy for Deployment {
 
     fn prepare_update(&self, object: &mut Value, old: &Value, subresource: &str) {
         if subresource == "status" {
+            let revision = at(object, REVISION).cloned();
             meta::keep_all_but_status(object, old);
+            // The controller counts revisions as it reports: that is no new generation.
+            if let (Some(revision), Some(name)) = (revision, REVISION.last()) {
+                object_mut(object, &["metadata", "annotations"])
+                    .insert((*name).to_owned(), revision);
+            }
             return;
         }
         meta::keep_status(object, old);

@@ -28,18 +28,8 @@ pub(super) static KIND: Kind = Kind {
     categories: &["all"],
     scope: Scope::Namespaced,
     definition: "io.k8s.api.core.v1.Pod",
-    subresources: &[
-        "attach",
-        "binding",
-        "ephemeralcontainers",
-        "eviction",
-        "exec",
-        "log",
-        "portforward",
-        "proxy",
-        "resize",
-        "status",
-    ],
+    // Only what is served: a subresource that nobody acts on would be a way to write past validation.
+    subresources: &["binding", "eviction", "log", "status"],
     name_rule: NameRule::DnsSubdomain,
     strategy: &Pod,
     register: |generator| {

@@ -23,6 +23,8 @@ impl Registry {
         for _ in 0..MAX_ATTEMPTS {
             if generated && !base.is_empty() {
                 object::set_meta(&mut object, "name", generate_name(&base));
+                // Defaults that follow from the name, such as the label of a Namespace.
+                kind.strategy.default(&mut object);
             }
             match self
                 .create_once(kind, namespace, object.clone(), options)

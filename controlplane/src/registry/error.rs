@@ -316,11 +316,14 @@ impl ApiError {
         Self::invalid(kind, name, &[field_error(field, cause, message)])
     }
 
-    pub(crate) fn from_patch(kind: &Kind, name: &str, error: &PatchError) -> Self {
+    pub(crate) fn from_patch(error: &PatchError) -> Self {
         match error {
             PatchError::Malformed(message) => Self::bad_request(message.clone()),
+            // With a kind or a name in the details, kubectl would print those instead of the reason.
             PatchError::Unprocessable(message) => {
-                Self::new(422, "Invalid", message.clone()).about(kind.group, kind.kind, name)
+                let mut error = Self::new(422, "Invalid", message.clone());
+                error.details();
+                error
             }
             PatchError::Conflicts(conflicts) => {
                 let causes: Vec<StatusCause> = conflicts

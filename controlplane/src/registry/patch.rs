@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use super::update::{Ownership, Place};
+use super::update::{Ownership, Place, check_name};
 use super::{ApiError, Registry, WriteOptions, Written, object};
 use crate::kinds::Kind;
 use crate::patch::{json_patch, merge_patch, server_side_apply, strategic_merge_patch};
@@ -42,8 +42,7 @@ pub(super) fn patched(
     options: &WriteOptions,
     judge: Judge<'_>,
 ) -> Result<Value, ApiError> {
-    let PatchRequest { kind, name, .. } = *request;
-    let definition = kind.definition;
+    let definition = request.kind.definition;
     let result = match request.patch_type {
         PatchType::Json => json_patch(live, request.patch),
         PatchType::Merge => Ok(merge_patch(live, request.patch)),
@@ -66,12 +65,13 @@ pub(super) fn patched(
             merged
         }),
     };
-    let mut wanted = result.map_err(|error| ApiError::from_patch(kind, name, &error))?;
+    let mut wanted = result.map_err(|error| ApiError::from_patch(&error))?;
     if !wanted.is_object() {
         return Err(ApiError::bad_request(
             "the patched object is not a JSON object",
         ));
     }
+    check_name(&wanted, request.name)?;
     object::strip_nulls(&mut wanted);
     judge(&check_and_prune(definition, &mut wanted))?;
     Ok(wanted)
@@ -163,7 +163,7 @@ impl Registry {
             "",
             &object::now(),
         )
-        .map_err(|error| ApiError::from_patch(kind, name, &error))?;
+        .map_err(|error| ApiError::from_patch(&error))?;
         object::strip_nulls(&mut object);
         judge(&check_and_prune(kind.definition, &mut object))?;
         self.create(kind, request.namespace, object, options).await

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::error::field_error;
 use super::patch::{Judge, PatchRequest, patched};
-use super::update::{Ownership, Place};
+use super::update::{Ownership, Place, check_name};
 use super::{ApiError, Registry, WriteOptions, Written, object};
 use crate::kinds::{self, Cause, Kind};
 
@@ -102,6 +102,7 @@ impl Registry {
         scale: &Value,
         options: &WriteOptions,
     ) -> Result<Written, ApiError> {
+        check_name(scale, name)?;
         let place = Place {
             kind,
             namespace,

@@ -45,12 +45,7 @@ impl Registry {
         object: Value,
         options: &WriteOptions,
     ) -> Result<Written, ApiError> {
-        let body_name = object::name(&object);
-        if !body_name.is_empty() && body_name != name {
-            return Err(ApiError::bad_request(format!(
-                "the name of the object ({body_name}) does not match the name on the URL ({name})"
-            )));
-        }
+        check_name(&object, name)?;
         let conditional = CONDITIONAL_ONLY.contains(&(kind.group, kind.plural));
         if conditional && object::meta(&object, "resourceVersion").is_empty() {
             return Err(ApiError::invalid_field(
@@ -238,6 +233,19 @@ pub(super) fn holds_namespace(object: &Value) -> bool {
             .is_some_and(|list| !list.is_empty())
 }
 
+/// The object has to say its name, and it is the one on the URL.
+pub(super) fn check_name(object: &Value, name: &str) -> Result<(), ApiError> {
+    match object::name(object) {
+        same if same == name => Ok(()),
+        "" => Err(ApiError::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        ))),
+        other => Err(ApiError::bad_request(format!(
+            "the name of the object ({other}) does not match the name on the URL ({name})"
+        ))),
+    }
+}
+
 /// Identity and what the server owns of the metadata is not for clients to change.
 fn keep_identity(place: Place<'_>, new: &mut Value, old: &Value) -> Result<(), ApiError> {
     let Place {
@@ -254,19 +262,6 @@ fn keep_identity(place: Place<'_>, new: &mut Value, old: &Value) -> Result<(), A
             name,
             &wanted_uid,
             object::uid(old),
-        ));
-    }
-    let new_name = object::name(new).to_owned();
-    if !new_name.is_empty() && new_name != name {
-        return Err(ApiError::invalid_field(
-            kind,
-            name,
-            "metadata.name",
-            Cause::Invalid,
-            format!(
-                "Invalid value: {}: field is immutable",
-                Value::String(new_name)
-            ),
         ));
     }
     new["kind"] = old["kind"].clone();

@@ -117,8 +117,9 @@ async fn unknown_fields_warn_or_fail_as_asked() {
         member
             .post(&format!("{CM}?fieldValidation=Maybe"), &body("m"))
             .await
-            .code,
-        400
+            .message(),
+        "CreateOptions.meta.k8s.io \"\" is invalid: fieldValidation: Unsupported value: \"Maybe\": supported \
+         values: \"Ignore\", \"Strict\", \"Warn\""
     );
     let twice = r#"{"metadata":{"name":"t"},"data":{"a":"1","a":"2"}}"#;
     let url = format!("{CM}?fieldValidation=Strict");
@@ -189,5 +190,135 @@ async fn paths_that_lead_nowhere() {
     assert_eq!(trace.code, 405);
     let html = member.get_as(CM, "text/html").await;
     assert_eq!((html.code, html.reason()), (406, "NotAcceptable"));
+    member.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subresources_that_nobody_serves_are_no_way_around_validation() {
+    let member = member().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod =
+        json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    member.post(pods, &pod).await.ok();
+    let bound = json!({"spec": {"nodeName": "elsewhere", "hostname": "h"}});
+    for name in [
+        "attach",
+        "ephemeralcontainers",
+        "exec",
+        "portforward",
+        "proxy",
+        "resize",
+    ] {
+        let path = format!("{pods}/p/{name}");
+        assert_eq!(member.get(&path).await.code, 404, "{name}");
+        let answer = member.patch(&path, "merge-patch", &bound).await;
+        assert_eq!((answer.code, answer.reason()), (404, "NotFound"), "{name}");
+    }
+    let path = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    assert_eq!(member.post(path, &json!({})).await.code, 404);
+    let live = member.get(&format!("{pods}/p")).await.ok();
+    assert_eq!(live["spec"].get("nodeName"), None);
+    member.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn collections_are_deleted_in_one_namespace_only() {
+    let member = member().await;
+    let map = json!({"metadata": {"name": "a"}});
+    member.post(CM, &map).await.ok();
+    for path in ["/api/v1/configmaps", "/api/v1/namespaces"] {
+        let answer = member.delete(path, &Value::Null).await;
+        assert_eq!(
+            (answer.code, answer.reason()),
+            (405, "MethodNotAllowed"),
+            "{path}"
+        );
+    }
+    member.get(&format!("{CM}/a")).await.ok();
+    let core = member.get("/api/v1").await.ok();
+    for resource in core["resources"].as_array().unwrap() {
+        let verbs = resource["verbs"].as_array().unwrap();
+        match resource["name"].as_str().unwrap() {
+            "namespaces" => assert!(!verbs.contains(&json!("deletecollection"))),
+            "configmaps" => assert!(verbs.contains(&json!("deletecollection"))),
+            _ => {}
+        }
+    }
+    member.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_dry_run_does_nothing() {
+    let member = member().await;
+    let path = format!("{CM}/a");
+    let map = json!({"metadata": {"name": "a"}});
+    member.post(CM, &map).await.ok();
+    let wrong = json!({"dryRun": ["all"]});
+    for answer in [
+        member.delete(&path, &wrong).await,
+        member
+            .delete(&format!("{path}?dryRun=all"), &Value::Null)
+            .await,
+    ] {
+        assert_eq!((answer.code, answer.reason()), (422, "Invalid"));
+        assert_eq!(
+            answer.message(),
+            "DeleteOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: \"all\": supported values: \"All\""
+        );
+    }
+    let text = json!({"dryRun": "All"});
+    assert_eq!(member.delete(&path, &text).await.code, 400);
+    member.get(&path).await.ok();
+    member.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_says_the_name_of_its_object() {
+    let member = member().await;
+    let path = format!("{CM}/a");
+    let map = json!({"metadata": {"name": "a"}});
+    member.post(CM, &map).await.ok();
+    let nameless = member.put(&path, &json!({"data": {"k": "v"}})).await;
+    assert_eq!(
+        (nameless.code, nameless.message()),
+        (
+            400,
+            "the name of the object (a based on URL) was undeterminable: name must be provided"
+        )
+    );
+    let other = json!({"metadata": {"name": "b"}});
+    let mismatch = "the name of the object (b) does not match the name on the URL (a)";
+    for answer in [
+        member.put(&path, &other).await,
+        member.patch(&path, "merge-patch", &other).await,
+    ] {
+        assert_eq!((answer.code, answer.message()), (400, mismatch));
+    }
+    member.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_patch_that_does_not_apply_says_why() {
+    let member = member().await;
+    let path = format!("{CM}/a");
+    let map = json!({"metadata": {"name": "a"}, "data": {"k": "v"}});
+    member.post(CM, &map).await.ok();
+    let patch = json!([{"op": "test", "path": "/data/k", "value": "w"}]);
+    let answer = member.patch(&path, "json-patch", &patch).await;
+    assert_eq!((answer.code, answer.reason()), (422, "Invalid"));
+    // kubectl prints the message only where the details name no object.
+    assert_eq!(answer.json["details"], json!({}));
+    assert!(answer.message().contains("/data/k"), "{}", answer.message());
+    member.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn head_is_answered_without_a_body() {
+    let member = member().await;
+    for path in [CM.to_owned(), format!("{CM}/none"), "/healthz".to_owned()] {
+        let head = send(&member.client, Method::HEAD, &path, &[], "").await;
+        assert_eq!(head.code, member.get(&path).await.code, "{path}");
+        assert!(head.bytes.is_empty(), "{path}");
+    }
     member.controller.shutdown().await;
 }

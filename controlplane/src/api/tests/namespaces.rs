@@ -104,3 +104,22 @@ async fn namespaces_of_bodies_and_paths_agree() {
     );
     member.controller.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generated_name_is_a_label_too() {
+    let member = member().await;
+    let made = member
+        .post(
+            "/api/v1/namespaces",
+            &json!({"metadata": {"generateName": "gen-"}}),
+        )
+        .await
+        .ok();
+    let name = made["metadata"]["name"].as_str().unwrap();
+    assert!(name.starts_with("gen-"), "{name}");
+    assert_eq!(
+        made["metadata"]["labels"]["kubernetes.io/metadata.name"],
+        *name
+    );
+    member.controller.shutdown().await;
+}

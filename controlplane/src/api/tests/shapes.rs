@@ -223,3 +223,27 @@ async fn events_are_served_in_both_groups() {
     );
     member.controller.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pretty_answers_are_indented() {
+    let member = member().await;
+    let map = serde_json::json!({"metadata": {"name": "a"}});
+    member.post(CM, &map).await.ok();
+    let path = format!("{CM}/a");
+    let plain = member.get(&path).await;
+    let pretty = member.get(&format!("{path}?pretty=true")).await;
+    assert!(
+        pretty.bytes.starts_with(b"{\n  \"kind\": \"ConfigMap\",\n"),
+        "{:?}",
+        pretty.bytes
+    );
+    assert_eq!(pretty.json, plain.json);
+    let missing = member.get(&format!("{CM}/none?pretty=true")).await;
+    assert_eq!((missing.code, missing.reason()), (404, "NotFound"));
+    assert!(missing.bytes.starts_with(b"{\n  \""));
+    let watch = member
+        .get(&format!("{CM}?watch=true&timeoutSeconds=1&pretty=true"))
+        .await;
+    assert!(watch.bytes.starts_with(b"{\"type\":"));
+    member.controller.shutdown().await;
+}

@@ -114,7 +114,7 @@ async fn a_dry_run_leaves_no_trace() {
             .post(&format!("{CM}?dryRun=Some"), &config_map("b"))
             .await
             .code,
-        400
+        422
     );
     member.controller.shutdown().await;
 }
@@ -335,5 +335,37 @@ async fn preconditions_finalizers_and_collections() {
         .await
         .ok();
     assert_eq!(pending["metadata"]["finalizers"], json!(["orphan"]));
+    member.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counting_a_revision_makes_no_generation() {
+    let member = member().await;
+    let all = "/apis/apps/v1/namespaces/default/deployments";
+    let path = format!("{all}/d");
+    let deployment = json!({
+        "metadata": {"name": "d"},
+        "spec": {"replicas": 0, "selector": {"matchLabels": {"a": "b"}}, "template": {
+            "metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}},
+    });
+    member.post(all, &deployment).await.ok();
+    let note = json!({"metadata": {"annotations": {"note": "x"}}});
+    let live = loop {
+        let live = member.get(&path).await.ok();
+        let annotations = &live["metadata"]["annotations"];
+        if annotations["deployment.kubernetes.io/revision"] == "1"
+            && live["status"]["observedGeneration"] == 1
+        {
+            break live;
+        }
+        tokio::task::yield_now().await;
+    };
+    assert_eq!(live["metadata"]["generation"], 1);
+    // Other annotations are no part of the status.
+    let status = format!("{path}/status");
+    let patched = member.patch(&status, "merge-patch", &note).await.ok();
+    assert_eq!(patched["metadata"]["annotations"]["note"], Value::Null);
+    let patched = member.patch(&path, "merge-patch", &note).await.ok();
+    assert_eq!(patched["metadata"]["generation"], 2);
     member.controller.shutdown().await;
 }

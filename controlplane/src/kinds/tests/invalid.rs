@@ -542,7 +542,7 @@ fn the_small_kinds() {
     check(
         "ConfigMap",
         json!({"metadata": {"name": "c"}, "data": {"a": "x".repeat(1024 * 1024 + 1)}}),
-        &[": Too long: may not be more than 1048576 bytes"],
+        &["[]: Too long: may not be more than 1048576 bytes"],
     );
     check(
         "Secret",

@@ -134,28 +134,31 @@ impl Builder {
         let list = super::list_definition(self.kind);
         let options = format!("{META}DeleteOptions");
         let status = format!("{META}Status");
+        let mut operations = vec![
+            self.operation("get", "list", "list", LIST, None, &list),
+            self.operation(
+                "post",
+                "post",
+                "create",
+                WRITE,
+                Some(definition),
+                definition,
+            ),
+        ];
+        if self.kind.deletes_collections() {
+            operations.push(self.operation(
+                "delete",
+                "deletecollection",
+                "deleteCollection",
+                DELETE,
+                Some(&options),
+                &status,
+            ));
+        }
         Path {
             path: self.base.clone(),
             parameters: self.namespace(),
-            operations: vec![
-                self.operation("get", "list", "list", LIST, None, &list),
-                self.operation(
-                    "post",
-                    "post",
-                    "create",
-                    WRITE,
-                    Some(definition),
-                    definition,
-                ),
-                self.operation(
-                    "delete",
-                    "deletecollection",
-                    "deleteCollection",
-                    DELETE,
-                    Some(&options),
-                    &status,
-                ),
-            ],
+            operations,
         }
     }
 
