@@ -34,8 +34,18 @@ async fn client(kubeconfig: std::path::PathBuf) -> Client {
     Client::try_from(config).unwrap()
 }
 
+/// Changes that the test makes: enough for order and completeness; a soak sets more, so that history is
+/// compacted many times behind a watch that goes on.
+fn changes() -> u32 {
+    std::env::var("WAGGLE_WATCH_CHANGES")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(200)
+}
+
 #[test]
 fn a_watcher_and_a_reflector_miss_nothing() {
+    let total = changes().max(40);
     let cluster = Cluster::with(Options {
         without_image: true,
         ..Options::default()
@@ -55,7 +65,7 @@ fn a_watcher_and_a_reflector_miss_nothing() {
         let writing = tokio::spawn({
             let api = api.clone();
             async move {
-                for index in 0..200 {
+                for index in 0..total {
                     let map = ConfigMap {
                         metadata: kube::api::ObjectMeta {
                             name: Some(format!("map-{}", index % 20)),
@@ -82,7 +92,12 @@ fn a_watcher_and_a_reflector_miss_nothing() {
             }
         });
         let mut newest = BTreeMap::new();
-        while newest.values().filter(|index| **index >= 180).count() < 20 {
+        while newest
+            .values()
+            .filter(|index| **index >= total - 20)
+            .count()
+            < 20
+        {
             let change = changes.next().await.unwrap().unwrap();
             let index: u32 = change.data.unwrap()["index"].parse().unwrap();
             let before = newest.insert(change.metadata.name.unwrap(), index);
@@ -95,13 +110,16 @@ fn a_watcher_and_a_reflector_miss_nothing() {
         assert_eq!(reader.state().len(), 20);
         for map in reader.state() {
             let held: u32 = map.data.as_ref().unwrap()["index"].parse().unwrap();
-            assert!(held >= 180);
+            assert!(held >= total - 20);
         }
     });
     runtime.block_on(async {
-        tokio::time::timeout(std::time::Duration::from_secs(60), task)
-            .await
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(
+            std::time::Duration::from_secs(60 + u64::from(total / 50)),
+            task,
+        )
+        .await
+        .unwrap()
+        .unwrap();
     });
 }
