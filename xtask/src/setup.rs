@@ -37,6 +37,10 @@ pub(crate) fn ensure(need: Need) -> anyhow::Result<()> {
     let mut facts = facts::read(need);
     run::step("set-up");
     if facts.ebpf_toolchain.is_none() && facts.rustup_tried.is_none() {
+        if facts.root && facts.apt {
+            // Which LLVM can be had decides which toolchain serves: the lists must be current.
+            let _ = checked(Command::new("apt-get").args(["update", "-q"]));
+        }
         facts.rustup_tried = Some(try_rustup_nightly());
         facts = Facts {
             rustup_tried: facts.rustup_tried,
@@ -70,19 +74,33 @@ pub(crate) fn old_kubectl() -> PathBuf {
     run::workspace_root().join("target/tools/kubectl-1.20")
 }
 
+/// Nightly with its library source and clippy: added to the nightly that is there, else installed. False
+/// where rustup cannot, or where the LLVM that such a nightly needs is not to be had.
 fn try_rustup_nightly() -> bool {
     eprintln!("    asking rustup for nightly with rust-src (two minutes at most)");
-    let status = Command::new("timeout")
-        .args([
-            "120",
-            "rustup",
-            "toolchain",
-            "install",
+    let there = run::output("rustup", &["run", "nightly", "rustc", "--version"]).is_some();
+    let mut command = Command::new("timeout");
+    command.args(["120", "rustup"]);
+    if there {
+        command.args([
+            "component",
+            "add",
+            "--toolchain",
             "nightly",
-            "--profile",
-            "minimal",
-        ])
-        .args(["--component", "rust-src", "--no-self-update"])
+            "rust-src",
+            "clippy",
+        ]);
+    } else {
+        command.args(["toolchain", "install", "nightly", "--profile", "minimal"]);
+        command.args([
+            "--component",
+            "rust-src",
+            "--component",
+            "clippy",
+            "--no-self-update",
+        ]);
+    }
+    let status = command
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())
@@ -90,7 +108,7 @@ fn try_rustup_nightly() -> bool {
     let brought = status.is_ok_and(|status| status.success());
     if !brought {
         eprintln!(
-            "    rustup cannot bring it here; Debian's rustc with its library source serves instead"
+            "    rustup cannot bring it here: Debian's rustc with its library source instead"
         );
     }
     brought

@@ -88,8 +88,18 @@ fn toolchain(name: &str) -> Option<EbpfToolchain> {
         return None;
     }
     let version = output("rustup", &["run", name, "rustc", "-vV"])?;
-    Some(EbpfToolchain {
+    let llvm = plan::llvm_major(&version)?;
+    linkable(llvm).then(|| EbpfToolchain {
         name: name.to_owned(),
-        llvm: plan::llvm_major(&version)?,
+        llvm,
     })
+}
+
+/// bpf-linker is there, or can be built with this LLVM: a nightly may be ahead of what a distribution has.
+fn linkable(llvm: u32) -> bool {
+    find_program("bpf-linker").is_some()
+        || Path::new(&format!("/usr/lib/llvm-{llvm}/bin/llvm-config")).exists()
+        || find_program("apt-cache").is_none()
+        || output("apt-cache", &["show", &format!("llvm-{llvm}-dev")])
+            .is_some_and(|shown| !shown.trim().is_empty())
 }
