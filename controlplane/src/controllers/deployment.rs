@@ -286,6 +286,7 @@ impl Controller {
         let key = ObjectKey::of(deployment);
         let mut changed = deployment.clone();
         changed.metadata.resource_version = None;
+        changed.metadata.managed_fields = None;
         changed.metadata.annotations = None;
         changed.status = Some(status);
         if changed.metadata.uid.is_none() {

@@ -140,8 +140,16 @@ pub(super) fn track_update(
         .get("metadata")
         .and_then(|meta| meta.get("managedFields"))
         .cloned();
-    let is_reset = given == Some(json!([{}]));
-    let mut entries = read(new);
+    // What owns which field is changed through the object itself only: a controller that writes a status without
+    // naming a version, from a copy that others have changed since, must not take their ownership away.
+    // (Kubernetes: ignoreManagedFieldsFromRequestObject in the field manager of subresources.)
+    let is_subresource = !request.subresource.is_empty();
+    let is_reset = given == Some(json!([{}])) && !is_subresource;
+    let mut entries = if is_subresource {
+        Vec::new()
+    } else {
+        read(new)
+    };
     if entries.is_empty() && !is_reset {
         entries = old.map(read).unwrap_or_default();
     }

@@ -230,6 +230,32 @@ fn subresources_have_entries_of_their_own() {
 }
 
 #[test]
+fn a_status_from_an_old_copy_takes_nobodys_ownership() {
+    let old = apply(None, &deployment(json!({"replicas": 1})), "me").unwrap();
+    let mut live = old.clone();
+    live["spec"]["replicas"] = 2.into();
+    track_update(DEPLOYMENT, Some(&old), &mut live, "other", "", LATER);
+    for managed_fields in [old["metadata"]["managedFields"].clone(), json!([{}])] {
+        let mut written = live.clone();
+        written["metadata"]["managedFields"] = managed_fields;
+        written["status"] = json!({"replicas": 1});
+        let subresource = "status";
+        track_update(
+            DEPLOYMENT,
+            Some(&live),
+            &mut written,
+            "me",
+            subresource,
+            LATER,
+        );
+        assert_eq!(
+            owned(&written, "other"),
+            json!({"f:spec": {"f:replicas": {}}})
+        );
+    }
+}
+
+#[test]
 fn an_object_without_managed_fields_belongs_to_who_was_before() {
     let live = deployment(json!({"replicas": 1}));
     let error = apply(Some(&live), &deployment(json!({"replicas": 2})), "me").unwrap_err();
