@@ -16,6 +16,9 @@ const MAPPED: u32 = 0xffff_u32.to_be();
 
 impl Address {
     pub const UNSPECIFIED: Self = Self { words: [0; 4] };
+    /// `0.0.0.0` and `::`, for keys that stand for every address of the node.
+    pub const ANY_V4: Self = Self::from_v4([0; 4]);
+    pub const ANY_V6: Self = Self::UNSPECIFIED;
 
     /// From an IPv4 address as it lies in memory (`struct in_addr`).
     #[inline(always)]

@@ -64,6 +64,20 @@ counters! {
         Rewrite = "rewrite",
         /// The data plane's configuration is not in its map (cannot happen after loading).
         NotConfigured = "not_configured",
+        /// `externalTrafficPolicy: Local`, and no endpoint on this node.
+        NoLocalEndpoints = "no_local_endpoints",
+        /// Not in the Service's `loadBalancerSourceRanges`.
+        SourceRange = "source_range",
+        /// A later fragment of a packet whose first one was not seen.
+        FragmentUnknown = "fragment_unknown",
+        /// The table of translated flows is full.
+        FlowTableFull = "flow_table_full",
+        /// Through the overlay from somewhere that is no node, or as somebody that is not that node's.
+        UnknownTunnelPeer = "unknown_tunnel_peer",
+        /// Larger than the path's MTU and not to be fragmented: the sender is told.
+        TooBig = "too_big",
+        /// For a pod range of a node that is not known (any more).
+        NoSuchNode = "no_such_node",
         /// A service's slots changed twice while it was looked at.
         ServiceChanging = "service_changing",
     }
@@ -82,6 +96,18 @@ counters! {
         Uplink = "uplink",
         /// Replies to masqueraded flows.
         Return = "return",
+        /// Into the overlay, to another node.
+        Overlay = "overlay",
+        /// Natively routed to another node's pod.
+        Native = "native",
+        /// From outside to a Service's backend on this node.
+        ServiceLocal = "service_local",
+        /// From outside to a Service's backend on another node.
+        ServiceRemote = "service_remote",
+        /// From a Service's backend back to the outside.
+        ServiceReturn = "service_return",
+        /// Turned around by the driver's XDP program.
+        Xdp = "xdp",
     }
 }
 
@@ -94,6 +120,12 @@ counters! {
         UdpFlowForgotten = "udp_flow_forgotten",
         /// The socket's memory for options is used up: peer addresses show the backend.
         SocketStateRefused = "socket_state_refused",
+        /// The affinity table is full: this client is not kept on its backend.
+        AffinityTableFull = "affinity_table_full",
+        /// A sender was told that it cannot get through (ICMP error or TCP reset).
+        Refused = "refused",
+        /// A packet was translated by a flow that nobody opened at a socket.
+        PacketPicked = "packet_picked",
     }
 }
 

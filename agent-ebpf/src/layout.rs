@@ -6,7 +6,7 @@
 use crate::address::{Address, Net};
 
 /// Version of everything in this file; maps are pinned below a directory that is named after it.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 pub const PROTOCOL_ICMP: u8 = 1;
 pub const PROTOCOL_TCP: u8 = 6;
@@ -22,6 +22,25 @@ pub const MAX_FLOWS: usize = 131_072;
 pub const UDP_FLOWS: usize = 16;
 /// How many slots are searched for a UDP flow's backend after its Service changed.
 pub const STICKY_SEARCH: u32 = 64;
+/// Ranges of pods and addresses of nodes elsewhere in the cluster.
+pub const MAX_REMOTES: usize = 65_536;
+/// Addresses of this node, on any interface.
+pub const MAX_LOCALS: usize = 4096;
+/// Clients that are kept on a backend by ClientIP affinity.
+pub const MAX_AFFINITIES: usize = 262_144;
+/// Ranges of `loadBalancerSourceRanges` of all Services.
+pub const MAX_SOURCE_RANGES: usize = 65_536;
+/// Fragmented packets whose ports are remembered at one time.
+pub const MAX_FRAGMENTS: usize = 8192;
+/// Pods (network namespaces) whose sockets are left alone.
+pub const MAX_OPTED_OUT: usize = 4096;
+/// Blocks of all Maglev tables: a table of [`MAGLEV_SIZE`] entries takes [`MAGLEV_BLOCKS`].
+pub const MAX_MAGLEV_BLOCKS: usize = 1_048_576;
+/// Entries of a Maglev table: a prime, some hundred times the backends that a Service usually has.
+pub const MAGLEV_SIZE: u32 = 1021;
+/// Entries in one block.
+pub const MAGLEV_BLOCK: usize = 64;
+pub const MAGLEV_BLOCKS: u32 = MAGLEV_SIZE.div_ceil(MAGLEV_BLOCK as u32);
 pub const POD_NETS: usize = 8;
 pub const SERVICE_NETS: usize = 4;
 pub const DROP_REASONS: usize = 64;
@@ -44,6 +63,12 @@ pub struct ServiceKey {
 pub const SCOPE_INSIDE: u8 = 0;
 /// From outside the cluster, at the uplink.
 pub const SCOPE_OUTSIDE: u8 = 1;
+/// Backends on this node only: for what another node sent here with the client's address kept (DSR).
+pub const SCOPE_LOCAL: u8 = 2;
+
+// NodePorts and hostPorts are keyed by the unspecified address of their family ([`Address::ANY_V4`],
+// [`Address::ANY_V6`]): they stand for every address of the node (`LOCALS`, and loopback in the node's own
+// network namespace). A hostPort that names a hostIP is keyed by that address.
 
 /// Where a service port's backends are: `slots[base..base + count]`, all marked with `set`.
 #[repr(C)]
@@ -58,11 +83,23 @@ pub struct ServiceValue {
     /// Seconds of ClientIP affinity, 0 for none.
     pub affinity: u32,
     pub flags: u32,
+    /// Names the Maglev table (see [`MaglevKey`]) from which north-south traffic picks; 0: pick at random.
+    pub maglev: u32,
+    pub padding: u32,
 }
 
 /// Only processes in the node's own network namespace are sent to the backends; others pass untouched.
 /// The cluster DNS address is such an entry: pods' queries are intercepted as packets.
 pub const SERVICE_HOST_ONLY: u32 = 1;
+/// `externalTrafficPolicy: Local`: backends are of this node only and see the client's address. Without a backend,
+/// packets are dropped as [`crate::counter::DropReason::NoLocalEndpoints`].
+pub const SERVICE_LOCAL: u32 = 2;
+/// Clients must be in one of the Service's ranges in `SOURCE_RANGES` (scope OUTSIDE and INSIDE alike).
+pub const SERVICE_SOURCE_RANGES: u32 = 4;
+/// An address that is not the node's own (LoadBalancer, external IP): nobody but us can refuse its packets.
+pub const SERVICE_FOREIGN: u32 = 8;
+/// A hostPort: its backend is one pod of this node, which sees the client's address.
+pub const SERVICE_HOST_PORT: u32 = 16;
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
@@ -94,7 +131,8 @@ pub struct PodSource {
     pub v4: Address,
     pub v6: Address,
     pub mac: [u8; 6],
-    pub padding: u16,
+    /// `POD_*`
+    pub flags: u16,
 }
 
 /// What the programs must know about the node.
@@ -110,16 +148,37 @@ pub struct Config {
     /// Host order, both included.
     pub nat_port_minimum: u16,
     pub nat_port_maximum: u16,
-    pub padding: u16,
+    /// `CONFIG_*`
+    pub flags: u16,
     /// 0 when there is no uplink.
     pub uplink: u32,
-    pub padding2: u32,
+    /// The VXLAN device; 0 when there is none.
+    pub overlay: u32,
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// Largest IP packet that may be sent into the overlay device, bytes.
+    pub overlay_mtu: u32,
+    /// Host order, both included: ports at which some Service or pod listens on the node's own addresses. Minimum
+    /// above maximum: none.
+    pub node_port_minimum: u16,
+    pub node_port_maximum: u16,
+    /// Entries in `OPTED_OUT`; 0 spares the look-up.
+    pub opted_out: u32,
+    /// The node's address that its packets to other nodes and remote backends bear (the tunnel's end, and the
+    /// source of SNAT); unspecified when it has none of the family.
+    pub node_v4: Address,
+    pub node_v6: Address,
     /// Source of masqueraded packets; unspecified when the uplink has none.
     pub uplink_v4: Address,
     pub uplink_v6: Address,
     pub pod_nets: [Net; POD_NETS],
     pub service_nets: [Net; SERVICE_NETS],
 }
+
+/// Packets to pods of other nodes go through the overlay device; otherwise the node's routes lead to them.
+pub const CONFIG_OVERLAY: u16 = 1;
+/// North-south traffic for a backend elsewhere keeps the client's address: its node answers the client directly.
+pub const CONFIG_DSR: u16 = 2;
 
 impl Config {
     #[inline(always)]
@@ -133,6 +192,92 @@ impl Config {
     pub fn in_service_nets(&self, address: &Address) -> bool {
         self.service_nets.iter().any(|net| net.contains(address))
     }
+}
+
+/// A range of pods, or an address of a node, elsewhere in the cluster.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Remote {
+    /// The node's end of the tunnel, of the family that the underlay uses.
+    pub node: Address,
+    /// `REMOTE_*`
+    pub flags: u32,
+    pub padding: u32,
+}
+
+/// The range is a node's own address, not pods'.
+pub const REMOTE_NODE: u32 = 1;
+
+/// A range in `loadBalancerSourceRanges`. In its longest-prefix match table 32 bits of the prefix are the Service's
+/// number, the others the range's (96 more for IPv4).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct SourceRange {
+    /// [`ServiceValue::service`]
+    pub service: u32,
+    pub address: Address,
+}
+
+/// One block of a Maglev table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct MaglevKey {
+    /// [`ServiceValue::maglev`]
+    pub table: u32,
+    /// Entry / [`MAGLEV_BLOCK`].
+    pub block: u32,
+}
+
+/// Slots relative to [`ServiceValue::base`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaglevBlock {
+    pub slots: [u16; MAGLEV_BLOCK],
+}
+
+/// Who is kept on a backend.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct AffinityKey {
+    /// At a socket: the cookie of its network namespace in the first two words, and [`AFFINITY_NAMESPACE`] in the last.
+    /// In a packet: its source.
+    pub client: Address,
+    /// [`ServiceValue::service`]
+    pub service: u32,
+    pub padding: u32,
+}
+
+/// Tells a network namespace's cookie from an address (`ffff::/16` in no use; last word of a namespace's key).
+pub const AFFINITY_NAMESPACE: u32 = u32::MAX;
+
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct AffinityValue {
+    pub backend: Address,
+    /// Network order.
+    pub port: u16,
+    pub padding: u16,
+    /// Seconds since boot of the last new connection.
+    pub seen: u32,
+}
+
+/// A packet in fragments.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct FragmentKey {
+    pub source: Address,
+    pub destination: Address,
+    /// As in the header: 16 bits of IPv4, 32 of IPv6.
+    pub identification: u32,
+    pub protocol: u32,
+}
+
+/// What the first fragment of a packet said.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct FragmentValue {
+    pub source_port: u16,
+    pub destination_port: u16,
 }
 
 /// State of a connected socket: what the program asked for and what it got.
@@ -217,12 +362,21 @@ macro_rules! plain {
 }
 
 plain! {
+    Address: 16,
     ServiceKey: 20,
-    ServiceValue: 24,
+    ServiceValue: 32,
     Slot: 24,
     Pod: 16,
     PodSource: 40,
-    Config: 472,
+    Config: 520,
+    Remote: 24,
+    SourceRange: 20,
+    MaglevKey: 8,
+    MaglevBlock: 128,
+    AffinityKey: 24,
+    AffinityValue: 24,
+    FragmentKey: 40,
+    FragmentValue: 4,
     SocketOrigin: 40,
     UdpFlows: 648,
     FlowKey: 40,

@@ -6,11 +6,14 @@ use std::path::{Path, PathBuf};
 use agent_ebpf::address::Address;
 use agent_ebpf::counter::Traffic;
 use agent_ebpf::layout::{
-    Config, DROP_REASONS, EVENT_KINDS, FORWARD_KINDS, FlowKey, FlowValue, LAYOUT, MAX_FLOWS,
-    MAX_PODS, MAX_SERVICES, MAX_SLOTS, Pod, PodSource, ReturnKey, ServiceKey, ServiceValue, Slot,
-    SocketOrigin, UdpFlows,
+    AffinityKey, AffinityValue, Config, DROP_REASONS, EVENT_KINDS, FORWARD_KINDS, FlowKey,
+    FlowValue, FragmentKey, FragmentValue, LAYOUT, MAX_AFFINITIES, MAX_FLOWS, MAX_FRAGMENTS,
+    MAX_LOCALS, MAX_MAGLEV_BLOCKS, MAX_OPTED_OUT, MAX_PODS, MAX_REMOTES, MAX_SERVICES, MAX_SLOTS,
+    MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, Pod, PodSource, Remote, ReturnKey, ServiceKey,
+    ServiceValue, Slot, SocketOrigin, SourceRange, UdpFlows,
 };
-use aya::maps::{Array, HashMap, MapData, MapInfo, MapType, PerCpuArray};
+use aya::maps::lpm_trie;
+use aya::maps::{Array, HashMap, LpmTrie, MapData, MapInfo, MapType, PerCpuArray};
 use aya::programs::{CgroupSockAddr, Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
@@ -61,12 +64,19 @@ const fn shape<K, V>(name: &'static str, kind: MapType, entries: usize) -> Shape
     }
 }
 
-const SHAPES: [Shape; 12] = [
+const SHAPES: [Shape; 19] = [
     shape::<u32, Config>("CONFIG", MapType::Array, 1),
     shape::<ServiceKey, ServiceValue>("SERVICES", MapType::Hash, MAX_SERVICES),
     shape::<u32, Slot>("SLOTS", MapType::Array, MAX_SLOTS),
     shape::<Address, Pod>("PODS", MapType::Hash, MAX_PODS),
     shape::<u32, PodSource>("SOURCES", MapType::Hash, MAX_PODS),
+    shape::<Prefix<Address>, Remote>("REMOTES", MapType::LpmTrie, MAX_REMOTES),
+    shape::<Address, u32>("LOCALS", MapType::Hash, MAX_LOCALS),
+    shape::<MaglevKey, MaglevBlock>("MAGLEV", MapType::Hash, MAX_MAGLEV_BLOCKS),
+    shape::<Prefix<SourceRange>, u32>("SOURCE_RANGES", MapType::LpmTrie, MAX_SOURCE_RANGES),
+    shape::<AffinityKey, AffinityValue>("AFFINITIES", MapType::Hash, MAX_AFFINITIES),
+    shape::<FragmentKey, FragmentValue>("FRAGMENTS", MapType::LruHash, MAX_FRAGMENTS),
+    shape::<u64, u32>("OPTED_OUT", MapType::Hash, MAX_OPTED_OUT),
     shape::<u32, SocketOrigin>("ORIGINS", MapType::SkStorage, 0),
     shape::<u32, UdpFlows>("UDP_STATE", MapType::SkStorage, 0),
     shape::<FlowKey, FlowValue>("FLOWS", MapType::Hash, MAX_FLOWS),
@@ -76,6 +86,9 @@ const SHAPES: [Shape; 12] = [
     shape::<u32, u64>("EVENTS", MapType::PerCpuArray, EVENT_KINDS),
 ];
 
+/// Key of a longest-prefix match table: the prefix's length in bits, then what it is of.
+type Prefix<K> = lpm_trie::Key<Wire<K>>;
+pub(crate) type Trie<K, V> = LpmTrie<MapData, Wire<K>, V>;
 pub(crate) type Table<K, V> = HashMap<MapData, Wire<K>, Wire<V>>;
 
 pub(crate) struct Objects {
@@ -87,6 +100,12 @@ pub(crate) struct Objects {
     pub(crate) slots_fd: OwnedFd,
     pub(crate) pods: HashMap<MapData, [u8; 16], Wire<Pod>>,
     pub(crate) sources: HashMap<MapData, u32, Wire<PodSource>>,
+    pub(crate) remotes: Trie<Address, Wire<Remote>>,
+    pub(crate) locals: HashMap<MapData, [u8; 16], u32>,
+    pub(crate) maglev: Table<MaglevKey, MaglevBlock>,
+    pub(crate) source_ranges: Trie<SourceRange, u32>,
+    pub(crate) affinities: Table<AffinityKey, AffinityValue>,
+    pub(crate) opted_out: HashMap<MapData, u64, u32>,
     pub(crate) flows: Table<FlowKey, FlowValue>,
     pub(crate) returns: Table<ReturnKey, FlowValue>,
     pub(crate) drops: PerCpuArray<MapData, u64>,
@@ -167,6 +186,12 @@ impl Objects {
             slots_fd: fd("SLOTS")?,
             pods: take(&mut programs, "PODS")?,
             sources: take(&mut programs, "SOURCES")?,
+            remotes: take(&mut programs, "REMOTES")?,
+            locals: take(&mut programs, "LOCALS")?,
+            maglev: take(&mut programs, "MAGLEV")?,
+            source_ranges: take(&mut programs, "SOURCE_RANGES")?,
+            affinities: take(&mut programs, "AFFINITIES")?,
+            opted_out: take(&mut programs, "OPTED_OUT")?,
             flows: take(&mut programs, "FLOWS")?,
             returns: take(&mut programs, "RETURNS")?,
             drops: take(&mut programs, "DROPS")?,

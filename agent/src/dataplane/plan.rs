@@ -357,6 +357,8 @@ impl Planner {
             let value = ServiceValue {
                 affinity,
                 flags,
+                maglev: 0,
+                padding: 0,
                 ..old.value
             };
             if value != old.value {
@@ -402,6 +404,8 @@ impl Planner {
             service,
             affinity,
             flags,
+            maglev: 0,
+            padding: 0,
         };
         if count > 0 {
             let slots = backends

@@ -4,12 +4,14 @@
 use agent_ebpf::address::Address;
 use agent_ebpf::counter::{DropReason, EventKind, ForwardKind, Traffic};
 use agent_ebpf::layout::{
-    Config, DROP_REASONS, EVENT_KINDS, FORWARD_KINDS, FlowKey, FlowValue, MAX_FLOWS, MAX_PODS,
-    MAX_SERVICES, MAX_SLOTS, Pod, PodSource, ReturnKey, ServiceKey, ServiceValue, Slot,
-    SocketOrigin, UdpFlows,
+    AffinityKey, AffinityValue, Config, DROP_REASONS, EVENT_KINDS, FORWARD_KINDS, FlowKey,
+    FlowValue, FragmentKey, FragmentValue, MAX_AFFINITIES, MAX_FLOWS, MAX_FRAGMENTS, MAX_LOCALS,
+    MAX_MAGLEV_BLOCKS, MAX_OPTED_OUT, MAX_PODS, MAX_REMOTES, MAX_SERVICES, MAX_SLOTS,
+    MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, Pod, PodSource, Remote, ReturnKey, ServiceKey,
+    ServiceValue, Slot, SocketOrigin, SourceRange, UdpFlows,
 };
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
-use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, SkStorage};
+use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage};
 use aya_ebpf::macros::btf_map;
 
 /// Hash maps take memory as they fill: an idle node must be small.
@@ -29,6 +31,36 @@ pub(crate) static PODS: HashMap<Address, Pod, MAX_PODS, GROWS> = HashMap::new();
 
 #[btf_map]
 pub(crate) static SOURCES: HashMap<u32, PodSource, MAX_PODS, GROWS> = HashMap::new();
+
+/// Longest-prefix match: where in the cluster an address is, if not here.
+#[btf_map]
+pub(crate) static REMOTES: LpmTrie<Address, Remote, MAX_REMOTES, GROWS> = LpmTrie::new();
+
+/// The node's own addresses, on any interface; the value is of no meaning.
+#[btf_map]
+pub(crate) static LOCALS: HashMap<Address, u32, MAX_LOCALS, GROWS> = HashMap::new();
+
+#[btf_map]
+pub(crate) static MAGLEV: HashMap<MaglevKey, MaglevBlock, MAX_MAGLEV_BLOCKS, GROWS> =
+    HashMap::new();
+
+/// The value is of no meaning.
+#[btf_map]
+pub(crate) static SOURCE_RANGES: LpmTrie<SourceRange, u32, MAX_SOURCE_RANGES, GROWS> =
+    LpmTrie::new();
+
+#[btf_map]
+pub(crate) static AFFINITIES: HashMap<AffinityKey, AffinityValue, MAX_AFFINITIES, GROWS> =
+    HashMap::new();
+
+/// Least recently used go first: an entry is of use for the milliseconds that a packet's fragments take.
+#[btf_map]
+pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue, MAX_FRAGMENTS> =
+    LruHashMap::new();
+
+/// Network namespaces, by cookie, whose sockets are left alone: their packets are balanced instead.
+#[btf_map]
+pub(crate) static OPTED_OUT: HashMap<u64, u32, MAX_OPTED_OUT, GROWS> = HashMap::new();
 
 #[btf_map]
 pub(crate) static ORIGINS: SkStorage<SocketOrigin> = SkStorage::new();

@@ -45,7 +45,7 @@ impl Bench {
                 v4: ip(POD).into(),
                 v6: ip(POD_V6).into(),
                 mac: POD_MAC,
-                padding: 0,
+                flags: 0,
             };
             state
                 .objects
