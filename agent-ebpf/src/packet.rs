@@ -28,6 +28,7 @@ const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub const TCP_FIN: u8 = 1;
 pub const TCP_SYN: u8 = 2;
 pub const TCP_RST: u8 = 4;
+pub const TCP_ACK: u8 = 16;
 
 /// Which part of a fragmented packet it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +69,16 @@ impl Packet {
         match self.protocol {
             PROTOCOL_ICMP => self.icmp_type == 8 || self.icmp_type == 0,
             PROTOCOL_ICMPV6 => self.icmp_type == 128 || self.icmp_type == 129,
+            _ => false,
+        }
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_echo_request(&self) -> bool {
+        match self.protocol {
+            PROTOCOL_ICMP => self.icmp_type == 8,
+            PROTOCOL_ICMPV6 => self.icmp_type == 128,
             _ => false,
         }
     }
@@ -235,7 +246,7 @@ fn parse_l4<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<(), Dro
     Ok(())
 }
 
-/// The packet inside an ICMP error, as far as a flow's key needs it, and where to rewrite its source.
+/// The packet inside an ICMP error, as far as a flow's key needs it, and where to rewrite it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Embedded {
     pub source: Address,
@@ -245,12 +256,12 @@ pub struct Embedded {
     pub destination_port: u16,
     /// Offset of the inner IP header.
     pub l3: u32,
-    /// Offset of the inner source port, or of an echo's identifier.
+    /// Offset of the inner ports, or of an echo's identifier.
     pub port: u32,
 }
 
-/// Reads the packet that an ICMP error is about; nothing if it is cut short, is no flow's, or has extension
-/// headers.
+/// Reads the packet that an ICMP error is about; nothing if it is cut short, is no flow's, is a later fragment, or
+/// has extension headers.
 #[inline(always)]
 pub fn embedded<B: Bytes + ?Sized>(bytes: &B, error: &Packet) -> Option<Embedded> {
     let l3 = error.l4 + 8;
@@ -266,14 +277,15 @@ pub fn embedded<B: Bytes + ?Sized>(bytes: &B, error: &Packet) -> Option<Embedded
     } else {
         let header: [u8; 20] = bytes.read(l3)?;
         let length = u32::from(header[0] & 0x0f) * 4;
-        if header[0] >> 4 != 4 || length < 20 {
+        let offset = u16::from_be_bytes([header[6] & 0x1f, header[7]]);
+        if header[0] >> 4 != 4 || length < 20 || offset != 0 {
             return None;
         }
         (header[9], l3 + length, v4(&header, 12), v4(&header, 16))
     };
     let start: [u8; 8] = bytes.read(l4)?;
     let (port, source_port, destination_port) = match protocol {
-        PROTOCOL_TCP | PROTOCOL_UDP => (
+        PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_SCTP => (
             l4,
             u16::from_ne_bytes([start[0], start[1]]),
             u16::from_ne_bytes([start[2], start[3]]),

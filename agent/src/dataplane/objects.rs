@@ -2,6 +2,7 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use agent_ebpf::address::Address;
 use agent_ebpf::counter::Traffic;
@@ -9,8 +10,8 @@ use agent_ebpf::layout::{
     AffinityKey, AffinityValue, Config, DROP_REASONS, EVENT_KINDS, FORWARD_KINDS, FlowKey,
     FlowValue, FragmentKey, FragmentValue, LAYOUT, MAX_AFFINITIES, MAX_FLOWS, MAX_FRAGMENTS,
     MAX_LOCALS, MAX_MAGLEV_BLOCKS, MAX_OPTED_OUT, MAX_PODS, MAX_REMOTES, MAX_SERVICES, MAX_SLOTS,
-    MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, Pod, PodSource, Remote, ReturnKey, ServiceKey,
-    ServiceValue, Slot, SocketOrigin, SourceRange, UdpFlows,
+    MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, Pod, PodSource, Remote, ServiceKey, ServiceValue,
+    Slot, SocketOrigin, SourceRange, UdpFlows,
 };
 use aya::maps::lpm_trie;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapInfo, MapType, PerCpuArray};
@@ -18,6 +19,7 @@ use aya::programs::{CgroupSockAddr, Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use super::error::DataPlaneError;
+use super::flows::FlowTable;
 use super::syscall::{AttachType, object_get};
 use super::wire::Wire;
 
@@ -64,7 +66,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType, entries: usize) -> Shape
     }
 }
 
-const SHAPES: [Shape; 19] = [
+const SHAPES: [Shape; 18] = [
     shape::<u32, Config>("CONFIG", MapType::Array, 1),
     shape::<ServiceKey, ServiceValue>("SERVICES", MapType::Hash, MAX_SERVICES),
     shape::<u32, Slot>("SLOTS", MapType::Array, MAX_SLOTS),
@@ -80,7 +82,6 @@ const SHAPES: [Shape; 19] = [
     shape::<u32, SocketOrigin>("ORIGINS", MapType::SkStorage, 0),
     shape::<u32, UdpFlows>("UDP_STATE", MapType::SkStorage, 0),
     shape::<FlowKey, FlowValue>("FLOWS", MapType::Hash, MAX_FLOWS),
-    shape::<ReturnKey, FlowValue>("RETURNS", MapType::Hash, MAX_FLOWS),
     shape::<u32, u64>("DROPS", MapType::PerCpuArray, DROP_REASONS),
     shape::<u32, Traffic>("FORWARDS", MapType::PerCpuArray, FORWARD_KINDS),
     shape::<u32, u64>("EVENTS", MapType::PerCpuArray, EVENT_KINDS),
@@ -106,8 +107,7 @@ pub(crate) struct Objects {
     pub(crate) source_ranges: Trie<SourceRange, u32>,
     pub(crate) affinities: Table<AffinityKey, AffinityValue>,
     pub(crate) opted_out: HashMap<MapData, u64, u32>,
-    pub(crate) flows: Table<FlowKey, FlowValue>,
-    pub(crate) returns: Table<ReturnKey, FlowValue>,
+    pub(crate) flows: Arc<FlowTable>,
     pub(crate) drops: PerCpuArray<MapData, u64>,
     pub(crate) forwards: PerCpuArray<MapData, Wire<Traffic>>,
     pub(crate) events: PerCpuArray<MapData, u64>,
@@ -192,8 +192,7 @@ impl Objects {
             source_ranges: take(&mut programs, "SOURCE_RANGES")?,
             affinities: take(&mut programs, "AFFINITIES")?,
             opted_out: take(&mut programs, "OPTED_OUT")?,
-            flows: take(&mut programs, "FLOWS")?,
-            returns: take(&mut programs, "RETURNS")?,
+            flows: Arc::new(FlowTable::open(&directory.join("FLOWS"))?),
             drops: take(&mut programs, "DROPS")?,
             forwards: take(&mut programs, "FORWARDS")?,
             events: take(&mut programs, "EVENTS")?,

@@ -1,11 +1,8 @@
 //! tc ingress of a pod's host-side veth: everything that a pod sends.
-//!
-//! Not here yet: per-packet balancing for traffic that passed no socket hook; it is dropped under its own
-//! reason where it would go.
 
 use agent_ebpf::counter::{DropReason, ForwardKind};
-use agent_ebpf::layout::{Config, PROTOCOL_TCP, PROTOCOL_UDP, PodSource, SCOPE_INSIDE, ServiceKey};
-use agent_ebpf::packet::{Packet, parse};
+use agent_ebpf::layout::{Config, PROTOCOL_TCP, PROTOCOL_UDP, PodSource};
+use agent_ebpf::packet::Packet;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS,
@@ -15,8 +12,10 @@ use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect_neigh};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
-use crate::maps::{self, PODS, SERVICES, SOURCES};
-use crate::tc::{End, Skb, drop, hop, rewrite, to_host, to_pod};
+use crate::maps::{self, PODS, SOURCES};
+use crate::pod_service::translate_from_pod;
+use crate::tc::{End, drop, hop, rewrite, to_host, to_pod};
+use crate::work::{read, work};
 
 const DNS_PORT: u16 = 53u16.to_be();
 const AF_INET: u8 = 2;
@@ -32,7 +31,9 @@ pub(crate) fn pod_ingress(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn from_pod(ctx: &TcContext) -> Result<i32, DropReason> {
-    let packet = parse(&Skb(ctx))?;
+    let work = work()?;
+    read(ctx, work)?;
+    let packet = &work.packet;
     if packet.is_v6_control() {
         return Err(DropReason::Ipv6Control);
     }
@@ -40,30 +41,32 @@ fn from_pod(ctx: &TcContext) -> Result<i32, DropReason> {
     let interface = unsafe { (*ctx.skb.skb).ifindex };
     // SAFETY: read before any change of the map by this program.
     let source = unsafe { SOURCES.get(interface) }.ok_or(DropReason::UnknownPod)?;
-    check_source(source, &packet)?;
+    check_source(source, packet)?;
     let config = maps::config()?;
 
-    if packet.destination == config.cluster_dns && is_dns(&packet) {
+    if packet.destination == config.cluster_dns && is_dns(packet) {
         rewrite(
             ctx,
-            &packet,
+            packet,
             End::Destination,
             &config.dns_listen,
             config.dns_port,
         )?;
         return Ok(to_host(ctx, ForwardKind::Dns));
     }
+    translate_from_pod(ctx, config, work)?;
+    let packet = &work.packet;
     // SAFETY: copied at once.
     if let Some(pod) = unsafe { PODS.get(packet.destination) }.copied() {
         return to_pod(ctx, &pod, ForwardKind::Pod);
     }
     if config.in_service_nets(&packet.destination) {
-        return Err(unbalanced(&packet));
+        return Err(DropReason::NoSuchService);
     }
     if config.in_pod_nets(&packet.destination) {
         return Err(DropReason::NoSuchPod);
     }
-    elsewhere(ctx, &packet, config, interface)
+    elsewhere(ctx, packet, config, interface)
 }
 
 /// A pod sends as itself only.
@@ -84,24 +87,8 @@ fn is_dns(packet: &Packet) -> bool {
     packet.destination_port == DNS_PORT && matches!(packet.protocol, PROTOCOL_UDP | PROTOCOL_TCP)
 }
 
-/// Seam for balancing per packet: what was not turned into a backend at its socket.
-#[inline(always)]
-fn unbalanced(packet: &Packet) -> DropReason {
-    let key = ServiceKey {
-        address: packet.destination,
-        port: packet.destination_port,
-        protocol: packet.protocol,
-        scope: SCOPE_INSIDE,
-    };
-    if SERVICES.get_ptr(key).is_some() {
-        DropReason::ServiceNeedsSocket
-    } else {
-        DropReason::NoSuchService
-    }
-}
-
 /// To the node itself, or out of the uplink: the node's routes decide.
-#[inline(always)]
+#[inline(never)]
 fn elsewhere(
     ctx: &TcContext,
     packet: &Packet,
