@@ -254,3 +254,6 @@ const fn finish(hash: u32) -> u32 {
     let hash = (hash ^ (hash >> 13)).wrapping_mul(0xc2b2_ae35);
     hash ^ (hash >> 16)
 }
+
+#[cfg(test)]
+mod tests;

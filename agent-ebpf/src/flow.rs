@@ -305,3 +305,6 @@ pub fn blame<T: Flows>(
         inner: pair.value.to.reply(),
     })
 }
+
+#[cfg(test)]
+mod tests;
