@@ -5,6 +5,7 @@
 mod fixtures;
 mod lab;
 mod lifecycle;
+mod north_south;
 mod packets;
 mod pods;
 mod services;

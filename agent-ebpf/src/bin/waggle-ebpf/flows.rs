@@ -2,7 +2,7 @@
 
 use agent_ebpf::address::Address;
 use agent_ebpf::balance::Services;
-use agent_ebpf::counter::EventKind;
+use agent_ebpf::counter::{DropReason, EventKind};
 use agent_ebpf::flow::{Flows, Insertion, Ports};
 use agent_ebpf::layout::{
     AffinityKey, AffinityValue, Config, FlowKey, FlowValue, MAGLEV_BLOCK, MaglevKey, ServiceKey,
@@ -30,6 +30,16 @@ fn now() -> u32 {
 fn random() -> u32 {
     // SAFETY: no arguments.
     unsafe { bpf_get_prandom_u32() }
+}
+
+/// The node's address that its flows inside the cluster bear.
+#[inline(always)]
+pub(crate) fn node_address(config: &Config, v6: bool) -> Result<Address, DropReason> {
+    let address = if v6 { config.node_v6 } else { config.node_v4 };
+    if address.is_unspecified() || address.is_v4() == v6 {
+        return Err(DropReason::NoMasqueradeAddress);
+    }
+    Ok(address)
 }
 
 /// Ports for flows that leave with an address of the node.

@@ -10,7 +10,7 @@ use agent_ebpf::layout::{
 use agent_ebpf::packet::TCP_RST;
 use aya_ebpf::programs::TcContext;
 
-use crate::flows::{Kernel, node_ports, own_ports};
+use crate::flows::{Kernel, node_address, node_ports, own_ports};
 use crate::maps::{self, LOCALS, PODS};
 use crate::onward::onward;
 use crate::translate::translate;
@@ -92,15 +92,7 @@ fn prepare(
         Ok(own_ports(config))
     } else {
         pair.value.kind = FLOW_KIND_REMOTE;
-        let address = if packet.v6 {
-            config.node_v6
-        } else {
-            config.node_v4
-        };
-        if address.is_unspecified() || address.is_v4() == packet.v6 {
-            return Err(DropReason::NoMasqueradeAddress);
-        }
-        pair.value.to.source = address;
+        pair.value.to.source = node_address(config, packet.v6)?;
         Ok(node_ports(config))
     }
 }

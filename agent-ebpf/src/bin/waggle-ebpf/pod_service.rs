@@ -12,7 +12,7 @@ use agent_ebpf::packet::TCP_RST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
 
-use crate::flows::{Kernel, node_ports, own_ports};
+use crate::flows::{Kernel, node_address, node_ports, own_ports};
 use crate::maps::{self, LOCALS, PODS, REMOTES};
 use crate::onward::{follow, settle_error};
 use crate::translate::translate;
@@ -78,9 +78,10 @@ fn prepare(
     pair.value.to.destination_port = slot.port;
     let mut ports = own_ports(config);
     if slot.address == packet.source {
-        // A pod that reaches itself: it would answer itself directly, so the Service itself seems to be asking. No
-        // packet but ours comes from that address.
-        pair.value.to.source = packet.destination;
+        // A pod that reaches itself would answer itself directly: the node seems to be asking, from a port that the
+        // node's own sockets are not given.
+        pair.value.to.source = node_address(config, packet.v6)?;
+        ports = node_ports(config);
     } else if is_outside(config, &slot.address) {
         // Masqueraded at once: one flow, not two on top of each other.
         pair.value.to.source = if packet.v6 {
