@@ -8,6 +8,8 @@ pub mod address;
 pub mod checksum;
 pub mod counter;
 pub mod layout;
+pub mod mtu;
 pub mod nat;
+pub mod overlay;
 pub mod packet;
 pub mod select;

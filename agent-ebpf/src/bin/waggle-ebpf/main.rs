@@ -4,7 +4,8 @@
 //!   connect sendmsg recvmsg getpeername   cgroup hooks: Services at the socket (4 and 6 each)
 //!   pod_ingress pod_egress                tc at the host side of a pod's veth: from the pod, to the pod
 //!   uplink_ingress uplink_egress          tc at the interface to the outside: masquerade
-//!   socket tc masquerade maps             what they share
+//!   overlay_ingress overlay_egress        tc at the VXLAN device: from other nodes, to other nodes
+//!   socket tc masquerade route tunnel maps    what they share
 //! ```
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
@@ -22,17 +23,25 @@ mod maps;
 #[cfg(target_arch = "bpf")]
 mod masquerade;
 #[cfg(target_arch = "bpf")]
+mod overlay_egress;
+#[cfg(target_arch = "bpf")]
+mod overlay_ingress;
+#[cfg(target_arch = "bpf")]
 mod pod_egress;
 #[cfg(target_arch = "bpf")]
 mod pod_ingress;
 #[cfg(target_arch = "bpf")]
 mod recvmsg;
 #[cfg(target_arch = "bpf")]
+mod route;
+#[cfg(target_arch = "bpf")]
 mod sendmsg;
 #[cfg(target_arch = "bpf")]
 mod socket;
 #[cfg(target_arch = "bpf")]
 mod tc;
+#[cfg(target_arch = "bpf")]
+mod tunnel;
 #[cfg(target_arch = "bpf")]
 mod uplink_egress;
 #[cfg(target_arch = "bpf")]

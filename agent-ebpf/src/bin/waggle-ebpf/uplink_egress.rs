@@ -28,7 +28,11 @@ fn leave(ctx: &TcContext) -> Result<(), DropReason> {
     if config.in_service_nets(&packet.destination) {
         return Err(DropReason::NoSuchService);
     }
-    if !config.in_pod_nets(&packet.source) || config.in_pod_nets(&packet.destination) {
+    // Pods and nodes of the cluster see a pod's own address.
+    if !config.in_pod_nets(&packet.source)
+        || config.in_pod_nets(&packet.destination)
+        || maps::remote(&packet.destination).is_some()
+    {
         return Ok(());
     }
     let (address, port) = outward(config, &packet)?;

@@ -7,6 +7,7 @@ use aya_ebpf::programs::TcContext;
 
 use crate::maps::{self, PODS};
 use crate::masquerade::{blamed, inward};
+use crate::route;
 use crate::tc::{End, Skb, drop, hop, pass, rewrite, rewrite_embedded, to_pod};
 
 #[classifier]
@@ -24,6 +25,9 @@ fn enter(ctx: &TcContext) -> Result<i32, DropReason> {
         return Ok(pass());
     };
     let config = maps::config()?;
+    if let Some(verdict) = route::from_link(ctx, &packet, config)? {
+        return Ok(verdict);
+    }
     let ours = if packet.v6 {
         &config.uplink_v6
     } else {
