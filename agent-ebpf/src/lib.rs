@@ -11,6 +11,8 @@ pub mod checksum;
 pub mod counter;
 pub mod flow;
 pub mod layout;
+pub mod mtu;
 pub mod nat;
+pub mod overlay;
 pub mod packet;
 pub mod select;

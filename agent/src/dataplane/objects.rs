@@ -47,6 +47,11 @@ pub(crate) const UPLINK_HOOKS: [(&str, AttachType); 2] = [
     ("uplink_egress", AttachType::TcxEgress),
 ];
 
+pub(crate) const OVERLAY_HOOKS: [(&str, AttachType); 2] = [
+    ("overlay_ingress", AttachType::TcxIngress),
+    ("overlay_egress", AttachType::TcxEgress),
+];
+
 /// What a pinned map must look like to be taken over.
 struct Shape {
     name: &'static str,
@@ -160,7 +165,8 @@ impl Objects {
         let mut programs = loader
             .load(OBJECT)
             .map_err(|error| DataPlaneError::Object(Box::new(error)))?;
-        for (name, _) in SOCKET_HOOKS.iter().chain(&POD_HOOKS).chain(&UPLINK_HOOKS) {
+        let hooks = SOCKET_HOOKS.iter().chain(&POD_HOOKS).chain(&UPLINK_HOOKS);
+        for (name, _) in hooks.chain(&OVERLAY_HOOKS) {
             let program = programs
                 .program_mut(name)
                 .ok_or(DataPlaneError::Missing(name))?;

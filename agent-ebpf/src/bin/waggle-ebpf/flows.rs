@@ -12,7 +12,7 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 
-use crate::maps::{self, AFFINITIES, FLOWS, LOCALS, MAGLEV, SERVICES, SLOTS, SOURCE_RANGES};
+use crate::maps::{self, AFFINITIES, FLOWS, MAGLEV, SERVICES, SLOTS, SOURCE_RANGES};
 
 const EEXIST: i32 = -17;
 
@@ -133,7 +133,7 @@ impl Services for Kernel {
 
     #[inline(always)]
     fn is_own(&self, address: &Address) -> bool {
-        LOCALS.get_ptr(address).is_some()
+        maps::is_local(address)
     }
 
     #[inline(always)]

@@ -4,8 +4,10 @@
 //!   connect sendmsg recvmsg getpeername   cgroup hooks: Services at the socket (4 and 6 each)
 //!   pod_ingress pod_egress                tc at the host side of a pod's veth: from the pod, to the pod
 //!   uplink_ingress uplink_egress          tc at the interface to the outside: masquerade, Services from outside
+//!   overlay_ingress overlay_egress        tc at the VXLAN device: from other nodes, to other nodes
 //!   north_south pod_service masquerade    new flows: from outside, at a pod's veth, to the outside
 //!   flows translate onward                a flow's entries, a packet's headers, where it goes on to
+//!   route tunnel                          where other packets go; the tunnel key
 //!   socket tc work maps                   what they share
 //! ```
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
@@ -30,6 +32,10 @@ mod north_south;
 #[cfg(target_arch = "bpf")]
 mod onward;
 #[cfg(target_arch = "bpf")]
+mod overlay_egress;
+#[cfg(target_arch = "bpf")]
+mod overlay_ingress;
+#[cfg(target_arch = "bpf")]
 mod pod_egress;
 #[cfg(target_arch = "bpf")]
 mod pod_ingress;
@@ -38,6 +44,8 @@ mod pod_service;
 #[cfg(target_arch = "bpf")]
 mod recvmsg;
 #[cfg(target_arch = "bpf")]
+mod route;
+#[cfg(target_arch = "bpf")]
 mod sendmsg;
 #[cfg(target_arch = "bpf")]
 mod socket;
@@ -45,6 +53,8 @@ mod socket;
 mod tc;
 #[cfg(target_arch = "bpf")]
 mod translate;
+#[cfg(target_arch = "bpf")]
+mod tunnel;
 #[cfg(target_arch = "bpf")]
 mod uplink_egress;
 #[cfg(target_arch = "bpf")]

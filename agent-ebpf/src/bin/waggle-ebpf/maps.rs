@@ -11,6 +11,7 @@ use agent_ebpf::layout::{
     Slot, SocketOrigin, SourceRange, UdpFlows,
 };
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage};
 use aya_ebpf::macros::btf_map;
 
@@ -83,6 +84,18 @@ static EVENTS: PerCpuArray<u64, EVENT_KINDS> = PerCpuArray::new();
 #[inline(always)]
 pub(crate) fn config() -> Result<&'static Config, DropReason> {
     CONFIG.get(0).ok_or(DropReason::NotConfigured)
+}
+
+/// Where in the cluster an address is, if it is another node's or of one of its pods.
+#[inline(always)]
+pub(crate) fn remote(address: &Address) -> Option<Remote> {
+    REMOTES.get(&Key::new(128, *address)).copied()
+}
+
+/// Whether the address is one of this node's own.
+#[inline(always)]
+pub(crate) fn is_local(address: &Address) -> bool {
+    LOCALS.get_ptr(address).is_some()
 }
 
 #[inline(always)]

@@ -1,4 +1,5 @@
-//! From outside to Services: node ports, LoadBalancer and external addresses, hostPorts; at the uplink.
+//! What comes in from the network, by the uplink or the overlay, and is to be translated: packets for Services (node
+//! ports, LoadBalancer and external addresses, hostPorts), and answers to flows of this node.
 
 use agent_ebpf::balance::{Choice, choose};
 use agent_ebpf::counter::{DropReason, EventKind};
@@ -7,18 +8,51 @@ use agent_ebpf::layout::{
     Config, FLOW_KIND_HOST_PORT, FLOW_KIND_LOCAL, FLOW_KIND_MASQUERADE, FLOW_KIND_POD_SERVICE,
     FLOW_KIND_REMOTE, FlowValue, SCOPE_OUTSIDE, SERVICE_HOST_PORT, Slot,
 };
-use agent_ebpf::packet::TCP_RST;
+use agent_ebpf::packet::{Fragment, TCP_RST};
 use aya_ebpf::programs::TcContext;
 
 use crate::flows::{Kernel, node_address, node_ports, own_ports};
-use crate::maps::{self, LOCALS, PODS};
-use crate::onward::onward;
+use crate::maps::{self, PODS};
+use crate::onward::{follow, onward, settle_error};
 use crate::translate::translate;
 use crate::work::Work;
 
+/// What comes in from the network and is of a flow, or for a Service. Nothing if it is neither, or for a Service without
+/// endpoints on an address of the node, whose stack answers.
+#[inline(always)]
+pub(crate) fn serve(
+    ctx: &TcContext,
+    config: &Config,
+    work: &mut Work,
+) -> Result<Option<i32>, DropReason> {
+    // Nothing is known of it: it may be the node's own.
+    if !matches!(work.packet.fragment, Fragment::Whole) {
+        return Ok(None);
+    }
+    if work.packet.is_icmp_error() {
+        // An error about a translated flow is for the flow's end: it needs it to learn the path's MTU.
+        if !settle_error(ctx, work)? {
+            return Ok(None);
+        }
+        return onward(ctx, config, work).map(Some);
+    }
+    if follow(work) {
+        if !comes_in(&work.pair.value) {
+            return Ok(None);
+        }
+    } else {
+        // The end of a connection that is not known (any more) opens none.
+        if work.packet.tcp_flags & TCP_RST != 0 || !admit(config, work)? {
+            return Ok(None);
+        }
+    }
+    translate(ctx, work)?;
+    onward(ctx, config, work).map(Some)
+}
+
 /// Whether packets that come in from the network may belong to a flow's entry of this kind.
 #[inline(always)]
-pub(crate) const fn comes_in(value: &FlowValue) -> bool {
+const fn comes_in(value: &FlowValue) -> bool {
     if value.is_reverse() {
         matches!(
             value.kind,
@@ -27,22 +61,6 @@ pub(crate) const fn comes_in(value: &FlowValue) -> bool {
     } else {
         !matches!(value.kind, FLOW_KIND_MASQUERADE | FLOW_KIND_POD_SERVICE)
     }
-}
-
-/// A packet that belongs to no flow; `work.pair.key` is its tuple. Nothing if it is for no Service, or for one without
-/// endpoints on an address of the node, whose stack answers.
-#[inline(always)]
-pub(crate) fn balance(
-    ctx: &TcContext,
-    config: &Config,
-    work: &mut Work,
-) -> Result<Option<i32>, DropReason> {
-    // The end of a connection that is not known (any more) opens none.
-    if work.packet.tcp_flags & TCP_RST != 0 || !admit(config, work)? {
-        return Ok(None);
-    }
-    translate(ctx, work)?;
-    onward(ctx, config, work).map(Some)
 }
 
 /// Opens the flow of a packet for a Service to one of its backends.
@@ -75,7 +93,7 @@ fn prepare(
     flags: u32,
 ) -> Result<Ports, DropReason> {
     let (packet, pair) = (&work.packet, &mut work.pair);
-    let near = PODS.get_ptr(slot.address).is_some() || LOCALS.get_ptr(slot.address).is_some();
+    let near = PODS.get_ptr(slot.address).is_some() || maps::is_local(&slot.address);
     pair.value = FlowValue {
         to: pair.key,
         service,

@@ -1,14 +1,17 @@
-//! Where a packet that was translated goes on to: a pod here, the node's own stack, or out of the uplink again.
+//! Where a packet that was translated goes on to: a pod here, the node's own stack, another node, or out of the uplink.
 
 use agent_ebpf::counter::{DropReason, ForwardKind};
 use agent_ebpf::flow::blame;
-use agent_ebpf::layout::{Config, FLOW_KIND_MASQUERADE, FLOW_KIND_POD_SERVICE, FlowValue};
+use agent_ebpf::layout::{
+    CONFIG_OVERLAY, Config, FLOW_KIND_MASQUERADE, FLOW_KIND_POD_SERVICE, FlowValue,
+};
 use agent_ebpf::packet::embedded;
 use aya_ebpf::helpers::generated::bpf_redirect_neigh;
 use aya_ebpf::programs::TcContext;
 
 use crate::flows::Kernel;
-use crate::maps::{self, LOCALS, PODS};
+use crate::maps::{self, PODS};
+use crate::route::{largest, overlay};
 use crate::tc::{Skb, hop, to_host, to_pod};
 use crate::translate::translate_error;
 use crate::work::Work;
@@ -35,10 +38,15 @@ pub(crate) fn onward(ctx: &TcContext, config: &Config, work: &Work) -> Result<i3
         hop(ctx, packet)?;
         return to_pod(ctx, &pod, near);
     }
-    if LOCALS.get_ptr(packet.destination).is_some() {
+    if maps::is_local(&packet.destination) {
         return Ok(to_host(ctx, near));
     }
-    if config.in_pod_nets(&packet.destination) {
+    if maps::remote(&packet.destination).is_some() {
+        if config.flags & CONFIG_OVERLAY != 0 {
+            maps::count_forward(far, ctx.len());
+            return overlay(ctx, packet, config, largest(ctx, packet));
+        }
+    } else if config.in_pod_nets(&packet.destination) {
         return Err(DropReason::NoSuchPod);
     }
     hop(ctx, packet)?;

@@ -9,11 +9,10 @@ use agent_ebpf::layout::{
     Config, FLOW_KIND_MASQUERADE, FLOW_KIND_POD_SERVICE, FlowValue, SCOPE_INSIDE, Slot,
 };
 use agent_ebpf::packet::TCP_RST;
-use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::programs::TcContext;
 
 use crate::flows::{Kernel, node_address, node_ports, own_ports};
-use crate::maps::{self, LOCALS, PODS, REMOTES};
+use crate::maps::{self, PODS};
 use crate::onward::{follow, settle_error};
 use crate::translate::translate;
 use crate::work::Work;
@@ -101,7 +100,7 @@ fn prepare(
 #[inline(always)]
 fn is_outside(config: &Config, address: &Address) -> bool {
     !config.in_pod_nets(address)
+        && !maps::is_local(address)
         && PODS.get_ptr(address).is_none()
-        && LOCALS.get_ptr(address).is_none()
-        && REMOTES.get(&Key::new(128, *address)).is_none()
+        && maps::remote(address).is_none()
 }

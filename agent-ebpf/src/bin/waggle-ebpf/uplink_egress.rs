@@ -3,11 +3,10 @@
 
 use agent_ebpf::counter::DropReason;
 use agent_ebpf::layout::{Config, FLOW_KIND_MASQUERADE};
-use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
-use crate::maps::{self, REMOTES};
+use crate::maps;
 use crate::masquerade::masquerade;
 use crate::onward::{follow, settle_error};
 use crate::tc::{drop, pass};
@@ -53,7 +52,5 @@ fn leave(ctx: &TcContext) -> Result<(), DropReason> {
 fn leaves_cluster(config: &Config, work: &Work) -> bool {
     config.in_pod_nets(&work.packet.source)
         && !config.in_pod_nets(&work.packet.destination)
-        && REMOTES
-            .get(&Key::new(128, work.packet.destination))
-            .is_none()
+        && maps::remote(&work.packet.destination).is_none()
 }
