@@ -10,4 +10,5 @@ pub mod counter;
 pub mod layout;
 pub mod nat;
 pub mod packet;
+pub mod refusal;
 pub mod select;

@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod fixtures;
+mod fragments;
 mod lab;
 mod lifecycle;
 mod packets;
 mod pods;
+mod refusals;
 mod services;
 
 use self::lab::lab;

@@ -4,7 +4,7 @@
 //!   connect sendmsg recvmsg getpeername   cgroup hooks: Services at the socket (4 and 6 each)
 //!   pod_ingress pod_egress                tc at the host side of a pod's veth: from the pod, to the pod
 //!   uplink_ingress uplink_egress          tc at the interface to the outside: masquerade
-//!   socket tc masquerade maps             what they share
+//!   socket tc masquerade refuse fragment maps   what they share
 //! ```
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
@@ -15,6 +15,8 @@ fn main() {
 
 #[cfg(target_arch = "bpf")]
 mod connect;
+#[cfg(target_arch = "bpf")]
+mod fragment;
 #[cfg(target_arch = "bpf")]
 mod getpeername;
 #[cfg(target_arch = "bpf")]
@@ -27,6 +29,8 @@ mod pod_egress;
 mod pod_ingress;
 #[cfg(target_arch = "bpf")]
 mod recvmsg;
+#[cfg(target_arch = "bpf")]
+mod refuse;
 #[cfg(target_arch = "bpf")]
 mod sendmsg;
 #[cfg(target_arch = "bpf")]
