@@ -4,6 +4,7 @@
 //!   config            what it is loaded with
 //!   plan              pure: services and endpoints in, map operations out
 //!   tables flows      doing: carry out plans; forget idle masqueraded flows
+//!   migrate           from the maps of an older layout to this one's
 //!   objects attach    the eBPF object; where its programs are attached
 //!   probe node bpffs  what must be there; what is changed on the node
 //!   metrics           counters and occupancy for `/metrics`
@@ -17,6 +18,7 @@ mod config;
 mod error;
 mod flows;
 mod metrics;
+mod migrate;
 mod node;
 mod objects;
 pub mod plan;
@@ -197,6 +199,7 @@ impl DataPlane {
         if let Some(uplink) = &uplink {
             attachments.uplink(&mut objects, uplink)?;
         }
+        objects.migration.finish();
         let pods = objects.pods.keys().flatten().count();
         let inner = Arc::new(Inner {
             config,

@@ -6,6 +6,7 @@ mod fixtures;
 mod fragments;
 mod lab;
 mod lifecycle;
+mod migration;
 mod packets;
 mod pods;
 mod refusals;
