@@ -50,8 +50,6 @@ counters! {
         NoMasqueradeAddress = "no_masquerade_address",
         /// A protocol that masquerading does not know.
         MasqueradeProtocol = "masquerade_protocol",
-        /// A fragment without ports that would need masquerading.
-        MasqueradeFragment = "masquerade_fragment",
         /// Every port that was tried for a translated flow is in use towards this destination.
         FlowPorts = "flow_ports",
         /// Hop limit reached zero.
@@ -124,6 +122,8 @@ counters! {
         Refused = "refused",
         /// A packet was translated by a flow that nobody opened at a socket.
         PacketPicked = "packet_picked",
+        /// A sender was not told: this second's share of answers is used up.
+        RefusalLimited = "refusal_limited",
     }
 }
 

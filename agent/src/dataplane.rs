@@ -4,6 +4,7 @@
 //!   config            what it is loaded with
 //!   plan              pure: services and endpoints in, map operations out
 //!   tables flows      doing: carry out plans; forget idle flows
+//!   migrate           from the maps of an older layout to this one's
 //!   objects attach    the eBPF object; where its programs are attached
 //!   nodes             pure: nodes in, table entries and routes to their pods out
 //!   reach             doing: follows nodes, links and addresses
@@ -21,6 +22,7 @@ mod error;
 mod flows;
 mod links;
 mod metrics;
+mod migrate;
 mod node;
 mod nodes;
 mod objects;
@@ -209,6 +211,7 @@ impl DataPlane {
         state.attachments.adopt_pods(&state.objects)?;
         forget_vanished(&mut state.objects)?;
         state.attachments.sockets(&state.objects, &config.cgroup)?;
+        state.objects.migration.finish();
         state.pods = state.objects.pods.keys().flatten().count();
         reach.routes(&config, &netlink).await?;
         let (alive, ended) = watch::channel(());

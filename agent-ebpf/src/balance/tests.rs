@@ -75,6 +75,7 @@ fn packet(client: u8, port: u16, to: Address, to_port: u16) -> Packet {
         protocol: PROTOCOL_TCP,
         hop_limit: 64,
         fragment: Fragment::Whole,
+        identification: 0,
         l4: 34,
         source_port: port.to_be(),
         destination_port: to_port.to_be(),

@@ -124,6 +124,7 @@ fn packet(key: &FlowKey, tcp_flags: u8) -> Packet {
         protocol: key.protocol,
         hop_limit: 64,
         fragment: Fragment::Whole,
+        identification: 0,
         l4: 34,
         source_port: key.source_port,
         destination_port: key.destination_port,

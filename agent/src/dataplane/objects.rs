@@ -20,6 +20,7 @@ use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use super::error::DataPlaneError;
 use super::flows::FlowTable;
+use super::migrate::Migration;
 use super::syscall::{AttachType, object_get};
 use super::wire::Wire;
 
@@ -53,12 +54,21 @@ pub(crate) const OVERLAY_HOOKS: [(&str, AttachType); 2] = [
 ];
 
 /// What a pinned map must look like to be taken over.
-struct Shape {
-    name: &'static str,
+pub(crate) struct Shape {
+    pub(crate) name: &'static str,
     kind: MapType,
     key: usize,
     value: usize,
     entries: usize,
+}
+
+impl Shape {
+    pub(crate) fn fits(&self, info: &MapInfo) -> bool {
+        info.map_type().is_ok_and(|kind| kind == self.kind)
+            && info.key_size() as usize == self.key
+            && info.value_size() as usize == self.value
+            && info.max_entries() as usize == self.entries
+    }
 }
 
 const fn shape<K, V>(name: &'static str, kind: MapType, entries: usize) -> Shape {
@@ -71,7 +81,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType, entries: usize) -> Shape
     }
 }
 
-const SHAPES: [Shape; 18] = [
+pub(crate) const SHAPES: [Shape; 18] = [
     shape::<u32, Config>("CONFIG", MapType::Array, 1),
     shape::<ServiceKey, ServiceValue>("SERVICES", MapType::Hash, MAX_SERVICES),
     shape::<u32, Slot>("SLOTS", MapType::Array, MAX_SLOTS),
@@ -99,6 +109,8 @@ pub(crate) type Table<K, V> = HashMap<MapData, Wire<K>, Wire<V>>;
 
 pub(crate) struct Objects {
     programs: Ebpf,
+    /// To be finished once the programs are attached.
+    pub(crate) migration: Migration,
     pub(crate) config: Array<MapData, Wire<Config>>,
     pub(crate) services: Table<ServiceKey, ServiceValue>,
     pub(crate) services_fd: OwnedFd,
@@ -137,12 +149,7 @@ fn evict_misfits(directory: &Path) -> Result<(), DataPlaneError> {
         if !path.exists() {
             continue;
         }
-        let fits = MapInfo::from_pin(&path).is_ok_and(|info| {
-            info.map_type().is_ok_and(|kind| kind == shape.kind)
-                && info.key_size() as usize == shape.key
-                && info.value_size() as usize == shape.value
-                && info.max_entries() as usize == shape.entries
-        });
+        let fits = MapInfo::from_pin(&path).is_ok_and(|info| shape.fits(&info));
         if !fits {
             tracing::warn!(map = shape.name, path = %path.display(), "pinned map has another layout: replaced");
             std::fs::remove_file(&path).map_err(DataPlaneError::file("unpin", &path))?;
@@ -152,8 +159,9 @@ fn evict_misfits(directory: &Path) -> Result<(), DataPlaneError> {
 }
 
 impl Objects {
-    /// Loads the object; maps that are pinned below `pin_dir` are used again.
+    /// Loads the object; maps that are pinned below `pin_dir` are used again, also those of an older layout.
     pub(crate) fn load(pin_dir: &Path) -> Result<Self, DataPlaneError> {
+        let migration = Migration::prepare(pin_dir)?;
         let directory = map_directory(pin_dir);
         std::fs::create_dir_all(&directory).map_err(DataPlaneError::file("create", &directory))?;
         evict_misfits(&directory)?;
@@ -180,11 +188,13 @@ impl Objects {
                 source: Box::new(source),
             })?;
         }
+        migration.fill();
         let fd = |name: &'static str| {
             let path = directory.join(name);
             object_get(&path).map_err(DataPlaneError::file("open", path))
         };
         Ok(Self {
+            migration,
             config: take(&mut programs, "CONFIG")?,
             services: take(&mut programs, "SERVICES")?,
             services_fd: fd("SERVICES")?,

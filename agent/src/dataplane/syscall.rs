@@ -13,6 +13,7 @@ const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_LINK_CREATE: libc::c_long = 28;
@@ -113,6 +114,18 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
         .u32(4, raw(program))
         .call(BPF_LINK_UPDATE)
         .map(drop)
+}
+
+/// The number of the program that a link calls.
+pub(crate) fn link_program(link: BorrowedFd<'_>) -> io::Result<u32> {
+    // The start of `struct bpf_link_info`: type, id, prog_id.
+    let mut info = [0u32; 3];
+    Attributes::new()
+        .u32(0, raw(link))
+        .u32(4, size_of_val(&info) as u32)
+        .u64(8, info.as_mut_ptr() as u64)
+        .call(BPF_OBJ_GET_INFO_BY_FD)?;
+    Ok(info[2])
 }
 
 pub(crate) fn object_pin(object: BorrowedFd<'_>, at: &Path) -> io::Result<()> {

@@ -8,6 +8,7 @@
 //!   north_south pod_service masquerade    new flows: from outside, at a pod's veth, to the outside
 //!   flows translate onward                a flow's entries, a packet's headers, where it goes on to
 //!   route tunnel                          where other packets go; the tunnel key
+//!   refuse fragment                       answers to senders; ports of fragments
 //!   socket tc work maps                   what they share
 //! ```
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
@@ -21,6 +22,8 @@ fn main() {
 mod connect;
 #[cfg(target_arch = "bpf")]
 mod flows;
+#[cfg(target_arch = "bpf")]
+mod fragment;
 #[cfg(target_arch = "bpf")]
 mod getpeername;
 #[cfg(target_arch = "bpf")]
@@ -43,6 +46,8 @@ mod pod_ingress;
 mod pod_service;
 #[cfg(target_arch = "bpf")]
 mod recvmsg;
+#[cfg(target_arch = "bpf")]
+mod refuse;
 #[cfg(target_arch = "bpf")]
 mod route;
 #[cfg(target_arch = "bpf")]

@@ -3,12 +3,12 @@
 use agent_ebpf::counter::DropReason;
 use agent_ebpf::flow::open;
 use agent_ebpf::layout::{Config, FLOW_KIND_MASQUERADE, FlowValue, PROTOCOL_TCP, PROTOCOL_UDP};
-use agent_ebpf::packet::Fragment;
 
 use crate::flows::{Kernel, node_ports};
 use crate::work::Work;
 
-/// Enters a flow that leaves with the node's address, for `work.pair.key`, the packet's.
+/// Enters a flow that leaves with the node's address, for `work.pair.key`, the packet's; of fragments the
+/// ports must be known.
 #[inline(never)]
 pub(crate) fn masquerade(config: &Config, work: &mut Work) -> Result<(), DropReason> {
     let (packet, pair) = (&work.packet, &mut work.pair);
@@ -19,9 +19,6 @@ pub(crate) fn masquerade(config: &Config, work: &mut Work) -> Result<(), DropRea
     };
     if address.is_unspecified() {
         return Err(DropReason::NoMasqueradeAddress);
-    }
-    if !matches!(packet.fragment, Fragment::Whole) {
-        return Err(DropReason::MasqueradeFragment);
     }
     if !matches!(packet.protocol, PROTOCOL_TCP | PROTOCOL_UDP) && !packet.is_echo_request() {
         return Err(DropReason::MasqueradeProtocol);

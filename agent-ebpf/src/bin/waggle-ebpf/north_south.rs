@@ -8,10 +8,11 @@ use agent_ebpf::layout::{
     Config, FLOW_KIND_HOST_PORT, FLOW_KIND_LOCAL, FLOW_KIND_MASQUERADE, FLOW_KIND_POD_SERVICE,
     FLOW_KIND_REMOTE, FlowValue, SCOPE_OUTSIDE, SERVICE_HOST_PORT, Slot,
 };
-use agent_ebpf::packet::{Fragment, TCP_RST};
+use agent_ebpf::packet::TCP_RST;
 use aya_ebpf::programs::TcContext;
 
 use crate::flows::{Kernel, node_address, node_ports, own_ports};
+use crate::fragment;
 use crate::maps::{self, PODS};
 use crate::onward::{follow, onward, settle_error};
 use crate::translate::translate;
@@ -25,8 +26,8 @@ pub(crate) fn serve(
     config: &Config,
     work: &mut Work,
 ) -> Result<Option<i32>, DropReason> {
-    // Nothing is known of it: it may be the node's own.
-    if !matches!(work.packet.fragment, Fragment::Whole) {
+    // A fragment of which nothing is known may be the node's own.
+    if fragment::ports(&mut work.packet).is_err() {
         return Ok(None);
     }
     if work.packet.is_icmp_error() {

@@ -6,6 +6,7 @@ use agent_ebpf::layout::{Config, FLOW_KIND_MASQUERADE};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
+use crate::fragment;
 use crate::maps;
 use crate::masquerade::masquerade;
 use crate::onward::{follow, settle_error};
@@ -33,15 +34,19 @@ fn leave(ctx: &TcContext) -> Result<(), DropReason> {
     if config.in_service_nets(&work.packet.destination) {
         return Err(DropReason::NoSuchService);
     }
+    let ports = fragment::ports(&mut work.packet);
     if work.packet.is_icmp_error() && settle_error(ctx, work)? {
         return Ok(());
     }
-    let followed = follow(work)
+    // Of a fragment of which nothing is known, nothing is.
+    let followed = ports.is_ok()
+        && follow(work)
         && (work.pair.value.is_reverse() || work.pair.value.kind == FLOW_KIND_MASQUERADE);
     if !followed {
         if !leaves_cluster(config, work) {
             return Ok(());
         }
+        ports?;
         masquerade(config, work)?;
     }
     translate(ctx, work)

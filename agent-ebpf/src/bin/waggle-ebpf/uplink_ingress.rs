@@ -2,11 +2,13 @@
 //! packets for Services to a backend; the rest is the stack's.
 
 use agent_ebpf::counter::DropReason;
+use agent_ebpf::refusal::Refusal;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
 use crate::maps;
 use crate::north_south::serve;
+use crate::refuse::refuse;
 use crate::route::{from_link, is_astray};
 use crate::tc::{drop, pass};
 use crate::work::{read, work};
@@ -30,8 +32,15 @@ fn enter(ctx: &TcContext) -> Result<i32, DropReason> {
     if is_astray(config, &work.packet) {
         return Err(DropReason::SpoofedAddress);
     }
-    if let Some(verdict) = serve(ctx, config, work)? {
-        return Ok(verdict);
+    match serve(ctx, config, work) {
+        Ok(None) => {}
+        Ok(Some(verdict)) => return Ok(verdict),
+        // On an address that is nobody's: no stack tells the sender.
+        Err(DropReason::NoEndpoints) => {
+            let why = Refusal::of(&work.packet);
+            return refuse(ctx, &work.packet, why, DropReason::NoEndpoints);
+        }
+        Err(reason) => return Err(reason),
     }
     let verdict = from_link(ctx, &work.packet, config)?;
     Ok(verdict.unwrap_or(pass()))

@@ -276,8 +276,8 @@ impl Lab {
         self.start_in(pod, work).wait()
     }
 
-    /// In a pod, but out of reach of the socket hooks, as a raw socket or a virtual machine would be.
-    pub(super) fn unhooked_in<T: Send + 'static>(
+    /// In a pod, as a process that no socket hook sees: its packets carry the Services' own addresses.
+    pub(super) fn past_hooks<T: Send + 'static>(
         &self,
         pod: &PodNetwork,
         work: impl FnOnce() -> T + Send + 'static,

@@ -240,7 +240,7 @@ fn a_backend_that_is_a_process_of_the_node_is_reached() {
         let node = at(NODE, 8081);
         let (listener, datagrams) = lab.on_host(move || server(node));
         let served = serve(listener, datagrams);
-        lab.unhooked_in(&pod, || visit(at("0.0.0.0", 0), at("10.96.0.80", 80)));
+        lab.past_hooks(&pod, || visit(at("0.0.0.0", 0), at("10.96.0.80", 80)));
         assert_eq!(served.join().unwrap(), [pod.addresses[0]; 2]);
         assert_no_drops(&plane);
         plane.unload().await.unwrap();
@@ -293,13 +293,13 @@ fn past_the_socket_hooks_pods_are_balanced_packet_by_packet() {
             expose(&plane, key(80), &[(theirs, 8080)], ServiceValue::default());
             let (listener, datagrams) = lab.in_pod(&other, move || server(socket(theirs, 8080)));
             let served = serve(listener, datagrams);
-            lab.unhooked_in(&client, move || visit(at(any, 0), at(service, 80)));
+            lab.past_hooks(&client, move || visit(at(any, 0), at(service, 80)));
             assert_eq!(served.join().unwrap(), [own; 2]);
             // Itself: it sees the node.
             expose(&plane, key(81), &[(own, 8081)], ServiceValue::default());
             let (listener, datagrams) = lab.in_pod(&client, move || server(socket(own, 8081)));
             let served = serve(listener, datagrams);
-            lab.unhooked_in(&client, move || visit(at(any, 0), at(service, 81)));
+            lab.past_hooks(&client, move || visit(at(any, 0), at(service, 81)));
             assert_eq!(served.join().unwrap(), [node.parse::<IpAddr>().unwrap(); 2]);
         }
         // Outside the cluster: it sees the node.
@@ -312,7 +312,7 @@ fn past_the_socket_hooks_pods_are_balanced_packet_by_packet() {
         );
         let (listener, datagrams) = lab.outside(|| server(at(ELSEWHERE, 8080)));
         let served = serve(listener, datagrams);
-        lab.unhooked_in(&client, || visit(at("0.0.0.0", 0), at("10.96.0.80", 82)));
+        lab.past_hooks(&client, || visit(at("0.0.0.0", 0), at("10.96.0.80", 82)));
         assert_eq!(served.join().unwrap(), [NODE.parse::<IpAddr>().unwrap(); 2]);
         assert_no_drops(&plane);
         plane.unload().await.unwrap();
@@ -345,7 +345,7 @@ fn two_services_with_one_backend_do_not_mix() {
             }
             from
         });
-        lab.unhooked_in(&client, || {
+        lab.past_hooks(&client, || {
             let socket = udp(at("0.0.0.0", 12_345));
             for to in ["10.96.0.80", "10.96.0.81"] {
                 socket.send_to(b"?", at(to, 80)).unwrap();
