@@ -13,6 +13,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipnet::IpNet;
 
@@ -87,7 +88,8 @@ pub struct Networks {
 struct Inner {
     namespaces: PathBuf,
     addresses: Addresses,
-    mtu: Option<u32>,
+    /// Bytes; 0: what the kernel gives.
+    mtu: AtomicU32,
 }
 
 impl Networks {
@@ -107,9 +109,14 @@ impl Networks {
             inner: Arc::new(Inner {
                 namespaces,
                 addresses,
-                mtu,
+                mtu: AtomicU32::new(mtu.unwrap_or(0)),
             }),
         })
+    }
+
+    /// Bytes of the largest IP packet of pods that are set up from now on.
+    pub fn set_mtu(&self, mtu: u32) {
+        self.inner.mtu.store(mtu, Ordering::Relaxed);
     }
 
     /// Sets up the pod's network, or returns the one that it has. On failure nothing is left.
@@ -152,7 +159,9 @@ impl Networks {
         let addresses = self.inner.addresses.allocate(pod_uid)?;
         let netns = self.netns(pod_uid);
         namespace::create(&netns).await?;
-        let interface = link::create(pod_uid, &netns, &addresses, self.inner.mtu).await?;
+        let mtu = self.inner.mtu.load(Ordering::Relaxed);
+        let mtu = (mtu > 0).then_some(mtu);
+        let interface = link::create(pod_uid, &netns, &addresses, mtu).await?;
         let record = serde_json::to_vec(&interface)
             .map_err(|error| NetworkError::system("encode the network's record")(error.into()))?;
         let path = self.record(pod_uid);
