@@ -25,6 +25,10 @@ use crate::dataplane::PodInterface;
 pub enum NetworkError {
     #[error("no free address in {0:?}")]
     Exhausted(Vec<IpNet>),
+    #[error("pod range {0} is not in the cluster's")]
+    OutsideCluster(IpNet),
+    #[error("pod range {0} overlaps {1}")]
+    Overlap(IpNet, IpNet),
     #[error("{0:?} cannot be a pod's uid")]
     Uid(String),
     #[error("{action} {}", path.display())]
@@ -73,6 +77,14 @@ pub struct PodNetwork {
     pub interface: PodInterface,
 }
 
+/// Whether a node may give its pods addresses of these ranges.
+///
+/// # Errors
+/// When one is not in the cluster's ranges, or two overlap.
+pub fn check_ranges(ranges: &[IpNet], cluster: &[IpNet]) -> Result<(), NetworkError> {
+    addresses::check(ranges, cluster)
+}
+
 /// Removes the address ledger below `run_dir` if no pod has an address.
 pub fn remove_unused_ledger(run_dir: &Path) {
     addresses::remove_unused(&run_dir.join("ipam"));
@@ -112,6 +124,11 @@ impl Networks {
                 mtu: AtomicU32::new(mtu.unwrap_or(0)),
             }),
         })
+    }
+
+    /// Where pods get addresses from that are set up from now on; others keep theirs.
+    pub fn set_ranges(&self, pod_cidrs: Vec<IpNet>) {
+        self.inner.addresses.set_ranges(pod_cidrs);
     }
 
     /// Bytes of the largest IP packet of pods that are set up from now on.

@@ -53,7 +53,7 @@ fn from_pod(ctx: &TcContext) -> Result<i32, DropReason> {
     if config.in_service_nets(&packet.destination) {
         return Err(unbalanced(&packet));
     }
-    route::onward(ctx, &packet, config, interface)
+    route::elsewhere(ctx, &packet, config, interface)
 }
 
 /// A pod sends as itself only.

@@ -20,7 +20,7 @@ const AF_INET6: u8 = 10;
 
 /// From a pod, whose host side is `interface`, to another node, to this node itself, or to the outside.
 #[inline(always)]
-pub(crate) fn onward(
+pub(crate) fn elsewhere(
     ctx: &TcContext,
     packet: &Packet,
     config: &Config,

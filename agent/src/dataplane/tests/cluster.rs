@@ -365,6 +365,10 @@ impl Member {
         self.feed = Some(feed);
     }
 
+    pub(super) fn ranges(&self) -> Vec<ipnet::IpNet> {
+        ranges(self.number)
+    }
+
     pub(super) fn unload(&mut self) {
         self.feed = None;
         if let Some(plane) = self.plane.take() {
@@ -390,14 +394,6 @@ impl Member {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Background<T> {
         inside(netns, &self.cgroup.0, work)
-    }
-
-    pub(super) fn in_pod<T: Send + 'static>(
-        &self,
-        pod: &PodNetwork,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> T {
-        self.start_in(&pod.netns, work).wait()
     }
 
     pub(super) fn on_host<T: Send + 'static>(
