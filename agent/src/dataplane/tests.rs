@@ -2,6 +2,8 @@
 //! each test makes for itself, and traffic through them.
 #![allow(clippy::unwrap_used)]
 
+mod between;
+mod cluster;
 mod fixtures;
 mod fragments;
 mod lab;

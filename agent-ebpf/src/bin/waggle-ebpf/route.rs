@@ -20,7 +20,7 @@ const AF_INET6: u8 = 10;
 
 /// From a pod, whose host side is `interface`, to another node, to this node itself, or to the outside.
 #[inline(always)]
-pub(crate) fn onward(
+pub(crate) fn elsewhere(
     ctx: &TcContext,
     packet: &Packet,
     config: &Config,
@@ -57,7 +57,7 @@ pub(crate) fn largest(ctx: &TcContext, packet: &Packet) -> u32 {
 
 /// Whether a router may fragment it.
 #[inline(always)]
-fn may_be_fragmented(ctx: &TcContext, packet: &Packet) -> bool {
+pub(crate) fn may_be_fragmented(ctx: &TcContext, packet: &Packet) -> bool {
     const DONT_FRAGMENT: u8 = 0x40;
     !packet.v6
         && Skb(ctx)
