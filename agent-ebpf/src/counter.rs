@@ -52,8 +52,6 @@ counters! {
         NoMasqueradeAddress = "no_masquerade_address",
         /// A protocol that masquerading does not know.
         MasqueradeProtocol = "masquerade_protocol",
-        /// A fragment without ports that would need masquerading.
-        MasqueradeFragment = "masquerade_fragment",
         /// Every port that was tried is in use towards this destination.
         MasqueradePorts = "masquerade_ports",
         /// The masquerade table is full.
@@ -126,6 +124,8 @@ counters! {
         Refused = "refused",
         /// A packet was translated by a flow that nobody opened at a socket.
         PacketPicked = "packet_picked",
+        /// A sender was not told: this second's share of answers is used up.
+        RefusalLimited = "refusal_limited",
     }
 }
 

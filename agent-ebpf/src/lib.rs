@@ -12,4 +12,5 @@ pub mod mtu;
 pub mod nat;
 pub mod overlay;
 pub mod packet;
+pub mod refusal;
 pub mod select;

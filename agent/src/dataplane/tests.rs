@@ -5,10 +5,12 @@
 mod between;
 mod cluster;
 mod fixtures;
+mod fragments;
 mod lab;
 mod lifecycle;
 mod packets;
 mod pods;
+mod refusals;
 mod services;
 
 use self::lab::lab;

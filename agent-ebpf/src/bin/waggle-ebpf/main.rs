@@ -5,7 +5,7 @@
 //!   pod_ingress pod_egress                tc at the host side of a pod's veth: from the pod, to the pod
 //!   uplink_ingress uplink_egress          tc at the interface to the outside: masquerade
 //!   overlay_ingress overlay_egress        tc at the VXLAN device: from other nodes, to other nodes
-//!   socket tc masquerade route tunnel maps    what they share
+//!   socket tc masquerade route tunnel refuse fragment maps   what they share
 //! ```
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
@@ -16,6 +16,8 @@ fn main() {
 
 #[cfg(target_arch = "bpf")]
 mod connect;
+#[cfg(target_arch = "bpf")]
+mod fragment;
 #[cfg(target_arch = "bpf")]
 mod getpeername;
 #[cfg(target_arch = "bpf")]
@@ -32,6 +34,8 @@ mod pod_egress;
 mod pod_ingress;
 #[cfg(target_arch = "bpf")]
 mod recvmsg;
+#[cfg(target_arch = "bpf")]
+mod refuse;
 #[cfg(target_arch = "bpf")]
 mod route;
 #[cfg(target_arch = "bpf")]

@@ -11,7 +11,7 @@ use agent_ebpf::layout::{
     PROTOCOL_TCP, PROTOCOL_UDP, ReturnKey,
 };
 use agent_ebpf::nat::{PORT_TRIES, candidate};
-use agent_ebpf::packet::{Embedded, Fragment, Packet, TCP_FIN, TCP_RST};
+use agent_ebpf::packet::{Embedded, Packet, TCP_FIN, TCP_RST};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns};
 
@@ -53,7 +53,7 @@ fn touch(value: *mut FlowValue, flags: u16) {
     }
 }
 
-/// Address and port with which a packet from a pod leaves.
+/// Address and port with which a packet from a pod leaves; of fragments the ports must be known.
 #[inline(always)]
 pub(crate) fn outward(config: &Config, packet: &Packet) -> Result<(Address, u16), DropReason> {
     let address = if packet.v6 {
@@ -63,9 +63,6 @@ pub(crate) fn outward(config: &Config, packet: &Packet) -> Result<(Address, u16)
     };
     if address.is_unspecified() {
         return Err(DropReason::NoMasqueradeAddress);
-    }
-    if !matches!(packet.fragment, Fragment::Whole) {
-        return Err(DropReason::MasqueradeFragment);
     }
     if !matches!(packet.protocol, PROTOCOL_TCP | PROTOCOL_UDP) && !packet.is_echo() {
         return Err(DropReason::MasqueradeProtocol);

@@ -1,15 +1,18 @@
 //! tc ingress of a pod's host-side veth: everything that a pod sends.
 //!
-//! Not here yet: per-packet balancing for traffic that passed no socket hook; it is dropped under its own
+//! Not here yet: per-packet balancing for traffic that passed no socket hook; it is refused under its own
 //! reason where it would go.
 
 use agent_ebpf::counter::{DropReason, ForwardKind};
 use agent_ebpf::layout::{PROTOCOL_TCP, PROTOCOL_UDP, PodSource, SCOPE_INSIDE, ServiceKey};
-use agent_ebpf::packet::{Packet, parse};
+use agent_ebpf::packet::{Fragment, Packet, parse};
+use agent_ebpf::refusal::Refusal;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
+use crate::fragment;
 use crate::maps::{self, PODS, SERVICES, SOURCES};
+use crate::refuse::refuse;
 use crate::route;
 use crate::tc::{End, Skb, drop, rewrite, to_host, to_pod};
 
@@ -25,7 +28,7 @@ pub(crate) fn pod_ingress(ctx: TcContext) -> i32 {
 
 #[inline(always)]
 fn from_pod(ctx: &TcContext) -> Result<i32, DropReason> {
-    let packet = parse(&Skb(ctx))?;
+    let mut packet = parse(&Skb(ctx))?;
     if packet.is_v6_control() {
         return Err(DropReason::Ipv6Control);
     }
@@ -35,6 +38,9 @@ fn from_pod(ctx: &TcContext) -> Result<i32, DropReason> {
     let source = unsafe { SOURCES.get(interface) }.ok_or(DropReason::UnknownPod)?;
     check_source(source, &packet)?;
     let config = maps::config()?;
+    if !matches!(packet.fragment, Fragment::Whole) && config.in_service_nets(&packet.destination) {
+        fragment::ports(&mut packet)?;
+    }
 
     if packet.destination == config.cluster_dns && is_dns(&packet) {
         rewrite(
@@ -51,7 +57,7 @@ fn from_pod(ctx: &TcContext) -> Result<i32, DropReason> {
         return to_pod(ctx, &pod, ForwardKind::Pod);
     }
     if config.in_service_nets(&packet.destination) {
-        return Err(unbalanced(&packet));
+        return refuse(ctx, &packet, Refusal::of(&packet), unbalanced(&packet));
     }
     route::elsewhere(ctx, &packet, config, interface)
 }
@@ -83,9 +89,10 @@ fn unbalanced(packet: &Packet) -> DropReason {
         protocol: packet.protocol,
         scope: SCOPE_INSIDE,
     };
-    if SERVICES.get_ptr(key).is_some() {
-        DropReason::ServiceNeedsSocket
-    } else {
-        DropReason::NoSuchService
+    // SAFETY: read before any change of the map by this program.
+    match unsafe { SERVICES.get(key) } {
+        Some(value) if value.count == 0 => DropReason::NoEndpoints,
+        Some(_) => DropReason::ServiceNeedsSocket,
+        None => DropReason::NoSuchService,
     }
 }

@@ -5,6 +5,7 @@ use agent_ebpf::packet::parse;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
+use crate::fragment;
 use crate::maps;
 use crate::masquerade::outward;
 use crate::tc::{End, Skb, drop, pass, rewrite};
@@ -20,7 +21,7 @@ pub(crate) fn uplink_egress(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn leave(ctx: &TcContext) -> Result<(), DropReason> {
     // What we cannot read is not a pod's.
-    let Ok(packet) = parse(&Skb(ctx)) else {
+    let Ok(mut packet) = parse(&Skb(ctx)) else {
         return Ok(());
     };
     let config = maps::config()?;
@@ -35,6 +36,7 @@ fn leave(ctx: &TcContext) -> Result<(), DropReason> {
     {
         return Ok(());
     }
+    fragment::ports(&mut packet)?;
     let (address, port) = outward(config, &packet)?;
     rewrite(ctx, &packet, End::Source, &address, port)
 }

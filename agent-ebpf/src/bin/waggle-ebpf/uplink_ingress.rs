@@ -1,10 +1,11 @@
 //! tc ingress of the uplink: what comes to the node. Answers to masqueraded flows go straight to their pod.
 
 use agent_ebpf::counter::{DropReason, ForwardKind};
-use agent_ebpf::packet::{Fragment, embedded, parse};
+use agent_ebpf::packet::{embedded, parse};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
+use crate::fragment;
 use crate::maps::{self, PODS};
 use crate::masquerade::{blamed, inward};
 use crate::route;
@@ -21,7 +22,7 @@ pub(crate) fn uplink_ingress(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn enter(ctx: &TcContext) -> Result<i32, DropReason> {
     // What we cannot read is the stack's to judge.
-    let Ok(packet) = parse(&Skb(ctx)) else {
+    let Ok(mut packet) = parse(&Skb(ctx)) else {
         return Ok(pass());
     };
     let config = maps::config()?;
@@ -33,7 +34,8 @@ fn enter(ctx: &TcContext) -> Result<i32, DropReason> {
     } else {
         &config.uplink_v4
     };
-    if packet.destination != *ours || !matches!(packet.fragment, Fragment::Whole) {
+    // A fragment of which nothing is known may be the node's own.
+    if packet.destination != *ours || fragment::ports(&mut packet).is_err() {
         return Ok(pass());
     }
     let (address, port) = if packet.is_icmp_error() {

@@ -13,26 +13,26 @@ use super::*;
 
 /// The interface that test packets come from: `lo` of the test's namespace.
 const INTERFACE: u32 = 1;
-const POD: &str = "10.77.0.2";
-const POD_V6: &str = "fd00:77::2";
+pub(super) const POD: &str = "10.77.0.2";
+pub(super) const POD_V6: &str = "fd00:77::2";
 const OTHER: &str = "10.77.0.3";
-const FAR: &str = "203.0.113.9";
+pub(super) const FAR: &str = "203.0.113.9";
 const OTHER_MAC: [u8; 6] = [6, 0, 0, 0, 0, 3];
 const OTHER_HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
 const OTHER_INTERFACE: u32 = 77;
 
 const OK: u32 = 0;
-const SHOT: u32 = 2;
-const REDIRECT: u32 = 7;
-const NEXT: u32 = u32::MAX;
+pub(super) const SHOT: u32 = 2;
+pub(super) const REDIRECT: u32 = 7;
+pub(super) const NEXT: u32 = u32::MAX;
 
-struct Bench {
-    plane: DataPlane,
+pub(super) struct Bench {
+    pub(super) plane: DataPlane,
 }
 
 impl Bench {
     /// A loaded data plane that takes `lo` for a pod's veth, and knows another pod.
-    async fn new(lab: &super::lab::Lab) -> Self {
+    pub(super) async fn new(lab: &super::lab::Lab) -> Self {
         run_program("ip addr add 10.99.0.1/24 dev lo");
         for path in ["ipv4/conf/lo/forwarding", "ipv6/conf/lo/forwarding"] {
             std::fs::write(format!("/proc/sys/net/{path}"), "1").unwrap();
@@ -70,7 +70,7 @@ impl Bench {
         Self { plane }
     }
 
-    fn run(&self, program: &'static str, frame: &[u8]) -> (u32, Vec<u8>) {
+    pub(super) fn run(&self, program: &'static str, frame: &[u8]) -> (u32, Vec<u8>) {
         let mut state = self.plane.inner.state();
         let classifier = state.objects.classifier(program).unwrap();
         let mut out = vec![0; frame.len() + 64];
@@ -85,7 +85,7 @@ impl Bench {
     }
 
     /// All counters by name; a bare name is a drop.
-    fn counters(&self) -> BTreeMap<String, u64> {
+    pub(super) fn counters(&self) -> BTreeMap<String, u64> {
         let drops = self.plane.drops().into_iter();
         let forwards = self.plane.forwards().into_iter();
         drops
@@ -254,17 +254,65 @@ fn fixtures() -> Vec<Fixture> {
             "no such service",
             pod,
             from_pod("10.96.9.9", &udp(1, 2)),
+            REDIRECT,
+            Some("no_such_service"),
+            Some(("10.96.9.9", POD, 0, 0, 64)),
+        ),
+        fixture(
+            "no such service by IPv6",
+            pod,
+            packet(POD_V6, "fd00:96::99", &udp(1, 2)),
+            REDIRECT,
+            Some("no_such_service"),
+            Some(("fd00:96::99", POD_V6, 0, 0, 64)),
+        ),
+        fixture(
+            "no such service by TCP",
+            pod,
+            from_pod("10.96.9.9", &Tcp(5000, 80, 2)),
+            REDIRECT,
+            Some("no_such_service"),
+            Some(("10.96.9.9", POD, 80, 5000, 64)),
+        ),
+        fixture(
+            "no such service by TCP and IPv6",
+            pod,
+            packet(POD_V6, "fd00:96::99", &Tcp(5000, 80, 2)),
+            REDIRECT,
+            Some("no_such_service"),
+            Some(("fd00:96::99", POD_V6, 80, 5000, 64)),
+        ),
+        fixture(
+            "a reset to no service",
+            pod,
+            from_pod("10.96.9.9", &Tcp(5000, 80, 4)),
             SHOT,
             Some("no_such_service"),
+            None,
+        ),
+        fixture(
+            "an error to no service",
+            pod,
+            from_pod("10.96.9.9", &Icmp(3, 3, unreachable.clone())),
+            SHOT,
+            Some("no_such_service"),
+            None,
+        ),
+        fixture(
+            "a later fragment to no service",
+            pod,
+            changed(from_pod("10.96.9.9", &udp(1, 2)), 21, 1),
+            SHOT,
+            Some("fragment_unknown"),
             None,
         ),
         fixture(
             "the cluster DNS address, another port",
             pod,
             from_pod(CLUSTER_DNS, &udp(1, 54)),
-            SHOT,
+            REDIRECT,
             Some("no_such_service"),
-            None,
+            Some((CLUSTER_DNS, POD, 0, 0, 64)),
         ),
         fixture(
             "neighbour discovery",
@@ -344,14 +392,6 @@ fn fixtures() -> Vec<Fixture> {
             from_pod(FAR, &Other(47)),
             SHOT,
             Some("masquerade_protocol"),
-            None,
-        ),
-        fixture(
-            "a fragment",
-            "uplink_egress",
-            changed(from_pod(FAR, &udp(1, 2)), 20, 0x20),
-            SHOT,
-            Some("masquerade_fragment"),
             None,
         ),
         fixture(
