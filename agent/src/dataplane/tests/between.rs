@@ -97,19 +97,22 @@ fn talk(cluster: &Cluster, client: &Party, server: &Party, v4: bool) {
     assert_eq!(length, 9000, "{what}: in fragments");
 
     let listener = server.run(cluster, move || TcpListener::bind(any(v4, 7001)).unwrap());
-    let served = std::thread::spawn(move || {
-        let (mut stream, seen) = listener.accept().unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut got = vec![0; BULK];
-        stream.read_exact(&mut got).unwrap();
-        stream.write_all(&got).unwrap();
-        seen
-    });
+    let served = std::thread::spawn(move || take(&listener));
     client.run(cluster, move || bulk(socket(to, 7001)));
     assert_eq!(served.join().unwrap().ip(), from, "{what}: by TCP");
 }
 
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Sends back what one client sends.
+fn take(listener: &TcpListener) -> SocketAddr {
+    let (mut stream, seen) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut got = vec![0; BULK];
+    stream.read_exact(&mut got).unwrap();
+    stream.write_all(&got).unwrap();
+    seen
+}
 
 fn bulk(to: SocketAddr) {
     let mut stream = TcpStream::connect_timeout(&to, PATIENCE).unwrap();
@@ -250,10 +253,25 @@ fn sizes_are_learned(setting: Setting) {
             }
         }
         for v4 in [true, false] {
+            let address = two.address(v4).unwrap();
+            assert_eq!(one.run(cluster, move || path_mtu(address)), 1500);
+            for (from, to) in [(&one, &two), (&two, &one)] {
+                let address = to.address(v4).unwrap();
+                // TCP finds out, and sends again; so that what a datagram is cut to is right from the start.
+                let listener = to.run(cluster, move || TcpListener::bind(any(v4, 7002)).unwrap());
+                let served = std::thread::spawn(move || take(&listener));
+                from.run(cluster, move || bulk(socket(address, 7002)));
+                served.join().unwrap();
+                assert_eq!(
+                    from.run(cluster, move || path_mtu(address)),
+                    expected(cluster)
+                );
+            }
             talk(cluster, &one, &two, v4);
             talk(cluster, &two, &one, v4);
-            let to = two.address(v4).unwrap();
-            assert_eq!(one.run(cluster, move || path_mtu(to)), expected(cluster));
+        }
+        for member in &cluster.members {
+            assert!(count(member.plane(), "too_big") > 0);
         }
         cluster.unload();
     });

@@ -288,14 +288,15 @@ impl Member {
         member
     }
 
-    /// Makes the uplink.
+    /// Makes the uplink. It has the same MAC address every time, as a card has that is plugged in again.
     pub(super) fn connect(&self, cluster: &Cluster) {
         let (number, mtu) = (self.number, cluster.setting.mtu);
         let netns = self.netns.display().to_string();
         let addresses = cluster.setting.addresses(number);
         cluster.in_fabric(move || {
             run_program(&format!(
-                "ip link add port{number} mtu {mtu} type veth peer name up0 mtu {mtu} netns {netns}"
+                "ip link add port{number} mtu {mtu} type veth peer name up0 mtu {mtu} \
+                 address 0a:00:00:00:00:{number:02x} netns {netns}"
             ));
             run_program(&format!("ip link set port{number} master br0 up"));
         });
