@@ -20,7 +20,8 @@ pub const MAX_PODS: usize = 4096;
 pub const MAX_FLOWS: usize = 131_072;
 /// Distinct Services that one unconnected UDP socket is remembered to talk to.
 pub const UDP_FLOWS: usize = 16;
-/// How many slots are searched for a UDP flow's backend after its Service changed.
+/// How many slots are searched for the backend of a UDP flow, or of a client with affinity, after its Service
+/// changed.
 pub const STICKY_SEARCH: u32 = 64;
 /// Ranges of pods and addresses of nodes elsewhere in the cluster.
 pub const MAX_REMOTES: usize = 65_536;
@@ -181,6 +182,18 @@ pub const CONFIG_OVERLAY: u16 = 1;
 pub const CONFIG_DSR: u16 = 2;
 
 impl Config {
+    /// The address of a family that the node's own packets bear.
+    #[inline(always)]
+    #[must_use]
+    pub fn own_address(&self, v4: bool) -> Address {
+        let (node, uplink) = if v4 {
+            (self.node_v4, self.uplink_v4)
+        } else {
+            (self.node_v6, self.uplink_v6)
+        };
+        if node.is_unspecified() { uplink } else { node }
+    }
+
     #[inline(always)]
     #[must_use]
     pub fn in_pod_nets(&self, address: &Address) -> bool {
@@ -256,7 +269,8 @@ pub struct AffinityValue {
     pub backend: Address,
     /// Network order.
     pub port: u16,
-    pub padding: u16,
+    /// Where among the Service's slots the backend was last: the search begins there.
+    pub hint: u16,
     /// Seconds since boot of the last new connection.
     pub seen: u32,
 }

@@ -5,6 +5,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod address;
+pub mod affinity;
 pub mod checksum;
 pub mod counter;
 pub mod layout;

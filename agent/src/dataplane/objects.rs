@@ -64,7 +64,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType, entries: usize) -> Shape
     }
 }
 
-const SHAPES: [Shape; 19] = [
+const SHAPES: [Shape; 20] = [
     shape::<u32, Config>("CONFIG", MapType::Array, 1),
     shape::<ServiceKey, ServiceValue>("SERVICES", MapType::Hash, MAX_SERVICES),
     shape::<u32, Slot>("SLOTS", MapType::Array, MAX_SLOTS),
@@ -77,6 +77,7 @@ const SHAPES: [Shape; 19] = [
     shape::<AffinityKey, AffinityValue>("AFFINITIES", MapType::Hash, MAX_AFFINITIES),
     shape::<FragmentKey, FragmentValue>("FRAGMENTS", MapType::LruHash, MAX_FRAGMENTS),
     shape::<u64, u32>("OPTED_OUT", MapType::Hash, MAX_OPTED_OUT),
+    shape::<u64, PodSource>("NAMESPACES", MapType::Hash, MAX_PODS),
     shape::<u32, SocketOrigin>("ORIGINS", MapType::SkStorage, 0),
     shape::<u32, UdpFlows>("UDP_STATE", MapType::SkStorage, 0),
     shape::<FlowKey, FlowValue>("FLOWS", MapType::Hash, MAX_FLOWS),
@@ -106,6 +107,7 @@ pub(crate) struct Objects {
     pub(crate) source_ranges: Trie<SourceRange, u32>,
     pub(crate) affinities: Table<AffinityKey, AffinityValue>,
     pub(crate) opted_out: HashMap<MapData, u64, u32>,
+    pub(crate) namespaces: HashMap<MapData, u64, Wire<PodSource>>,
     pub(crate) flows: Table<FlowKey, FlowValue>,
     pub(crate) returns: Table<ReturnKey, FlowValue>,
     pub(crate) drops: PerCpuArray<MapData, u64>,
@@ -192,6 +194,7 @@ impl Objects {
             source_ranges: take(&mut programs, "SOURCE_RANGES")?,
             affinities: take(&mut programs, "AFFINITIES")?,
             opted_out: take(&mut programs, "OPTED_OUT")?,
+            namespaces: take(&mut programs, "NAMESPACES")?,
             flows: take(&mut programs, "FLOWS")?,
             returns: take(&mut programs, "RETURNS")?,
             drops: take(&mut programs, "DROPS")?,

@@ -7,7 +7,7 @@ use aya_ebpf::programs::SockAddrContext;
 
 use crate::maps::{self, ORIGINS};
 use crate::socket::{
-    PROCEED, Peer, peer4, peer6, picked, protocol, random_slot, refuse, service, set_peer4,
+    PROCEED, Peer, choose, meant, peer4, peer6, picked, protocol, refuse, service, set_peer4,
     set_peer6,
 };
 
@@ -36,6 +36,7 @@ const TRIES: u32 = 2;
 
 #[inline(always)]
 fn connect(ctx: &SockAddrContext, peer: &Peer) -> Result<Option<Peer>, DropReason> {
+    let peer = &meant(*peer);
     let protocol = protocol(ctx);
     let mut round = 0;
     while round < TRIES {
@@ -43,7 +44,7 @@ fn connect(ctx: &SockAddrContext, peer: &Peer) -> Result<Option<Peer>, DropReaso
             forget(ctx);
             return Ok(None);
         };
-        if let Some(slot) = random_slot(&value) {
+        if let Some(slot) = choose(ctx, &value) {
             let backend = Peer {
                 address: slot.address,
                 port: slot.port,

@@ -4,7 +4,7 @@
 //!   connect sendmsg recvmsg getpeername   cgroup hooks: Services at the socket (4 and 6 each)
 //!   pod_ingress pod_egress                tc at the host side of a pod's veth: from the pod, to the pod
 //!   uplink_ingress uplink_egress          tc at the interface to the outside: masquerade
-//!   socket tc masquerade maps             what they share
+//!   socket affinity tc masquerade maps    what they share
 //! ```
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
@@ -13,6 +13,8 @@ fn main() {
     eprintln!("these programs run in the kernel: build them with `cargo xtask ebpf`");
 }
 
+#[cfg(target_arch = "bpf")]
+mod affinity;
 #[cfg(target_arch = "bpf")]
 mod connect;
 #[cfg(target_arch = "bpf")]

@@ -62,6 +62,10 @@ pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue, MAX_FRAGMENT
 #[btf_map]
 pub(crate) static OPTED_OUT: HashMap<u64, u32, MAX_OPTED_OUT, GROWS> = HashMap::new();
 
+/// Addresses of pods, by the cookie of their network namespace.
+#[btf_map]
+pub(crate) static NAMESPACES: HashMap<u64, PodSource, MAX_PODS, GROWS> = HashMap::new();
+
 #[btf_map]
 pub(crate) static ORIGINS: SkStorage<SocketOrigin> = SkStorage::new();
 

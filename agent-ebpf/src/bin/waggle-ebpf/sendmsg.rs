@@ -10,7 +10,7 @@ use aya_ebpf::programs::SockAddrContext;
 
 use crate::maps::{self, SLOTS, UDP_STATE};
 use crate::socket::{
-    PROCEED, Peer, peer4, peer6, picked, random_slot, refuse, service, set_peer4, set_peer6,
+    PROCEED, Peer, choose, meant, peer4, peer6, picked, refuse, service, set_peer4, set_peer6,
 };
 
 #[cgroup_sock_addr(sendmsg4)]
@@ -35,6 +35,7 @@ pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn send(ctx: &SockAddrContext, peer: &Peer) -> Result<Option<Peer>, DropReason> {
+    let peer = &meant(*peer);
     let Some(value) = service(ctx, peer, u32::from(PROTOCOL_UDP))? else {
         return Ok(None);
     };
@@ -65,10 +66,10 @@ fn fresh(
     peer: &Peer,
     value: ServiceValue,
 ) -> Result<(Peer, u32), DropReason> {
-    let slot = match random_slot(&value) {
+    let slot = match choose(ctx, &value) {
         Some(slot) => slot,
         None => service(ctx, peer, u32::from(PROTOCOL_UDP))?
-            .and_then(|value| random_slot(&value))
+            .and_then(|value| choose(ctx, &value))
             .ok_or(DropReason::ServiceChanging)?,
     };
     picked();
