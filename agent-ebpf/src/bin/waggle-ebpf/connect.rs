@@ -1,5 +1,7 @@
 //! `connect(2)`: a Service's address becomes a backend's; the socket remembers what was asked for.
 
+use core::mem::MaybeUninit;
+
 use agent_ebpf::counter::{DropReason, EventKind};
 use agent_ebpf::layout::SocketOrigin;
 use aya_ebpf::macros::cgroup_sock_addr;
@@ -7,8 +9,8 @@ use aya_ebpf::programs::SockAddrContext;
 
 use crate::maps::{self, ORIGINS};
 use crate::socket::{
-    PROCEED, Peer, choose, meant, peer4, peer6, picked, protocol, refuse, service, set_peer4,
-    set_peer6,
+    Found, PROCEED, Peer, choose, meant, peer4, peer6, picked, protocol, refuse, service,
+    set_peer4, set_peer6,
 };
 
 #[cgroup_sock_addr(connect4)]
@@ -40,11 +42,13 @@ fn connect(ctx: &SockAddrContext, peer: &Peer) -> Result<Option<Peer>, DropReaso
     let protocol = protocol(ctx);
     let mut round = 0;
     while round < TRIES {
-        let Some(value) = service(ctx, peer, protocol)? else {
+        let mut value = MaybeUninit::uninit();
+        let value = Found::clear(&mut value);
+        if !service(ctx, peer, protocol, value)? {
             forget(ctx);
             return Ok(None);
-        };
-        if let Some(slot) = choose(ctx, &value) {
+        }
+        if let Some(slot) = choose(ctx, value) {
             let backend = Peer {
                 address: slot.address,
                 port: slot.port,

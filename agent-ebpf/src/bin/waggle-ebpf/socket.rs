@@ -1,5 +1,7 @@
 //! What the socket hooks share: reading and writing the address of a call, choosing a backend, refusing.
 
+use core::mem::MaybeUninit;
+
 use agent_ebpf::address::Address;
 use agent_ebpf::counter::{DropReason, EventKind};
 use agent_ebpf::layout::{
@@ -117,23 +119,53 @@ pub(crate) fn meant(peer: Peer) -> Peer {
     Peer { address, ..peer }
 }
 
-/// The Service that a peer is; nothing if it is none for this process.
+/// A Service as it was found, aligned so that it is cleared and copied in few steps.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+pub(crate) struct Found(ServiceValue);
+
+impl Found {
+    /// Not yet found. Word by word: clearing it in one go becomes a call that clears byte by byte.
+    #[inline(always)]
+    pub(crate) fn clear(found: &mut MaybeUninit<Self>) -> &mut Self {
+        let words = found.as_mut_ptr().cast::<u64>();
+        let mut index = 0;
+        while index < size_of::<Self>() / size_of::<u64>() {
+            // SAFETY: within the structure, which is aligned for it.
+            unsafe { words.add(index).write_volatile(0) };
+            index += 1;
+        }
+        // SAFETY: integers, all of which were written.
+        unsafe { found.assume_init_mut() }
+    }
+}
+
+impl core::ops::Deref for Found {
+    type Target = ServiceValue;
+
+    #[inline(always)]
+    fn deref(&self) -> &ServiceValue {
+        &self.0
+    }
+}
+
+/// Finds the Service that a peer is; false if it is none for this process.
 #[inline(always)]
 pub(crate) fn service(
     ctx: &SockAddrContext,
     peer: &Peer,
     protocol: u32,
-) -> Result<Option<ServiceValue>, DropReason> {
+    found: &mut Found,
+) -> Result<bool, DropReason> {
     let key = ServiceKey {
         address: peer.address,
         port: peer.port,
         protocol: protocol as u8,
         scope: SCOPE_INSIDE,
     };
-    let mut value = ServiceValue::default();
-    match find_service(&raw const key, &raw mut value, namespace(ctx)) {
-        FOUND => Ok(Some(value)),
-        NONE => Ok(None),
+    match find_service(&raw const key, found, namespace(ctx)) {
+        FOUND => Ok(true),
+        NONE => Ok(false),
         NO_SUCH_SERVICE => Err(DropReason::NoSuchService),
         NO_ENDPOINTS => Err(DropReason::NoEndpoints),
         SOURCE_RANGE => Err(DropReason::SourceRange),
@@ -154,12 +186,12 @@ const NOT_CONFIGURED: u32 = 5;
 /// every state of every caller.
 #[unsafe(no_mangle)]
 #[inline(never)]
-extern "C" fn find_service(key: *const ServiceKey, value: *mut ServiceValue, cookie: u64) -> u32 {
+extern "C" fn find_service(key: *const ServiceKey, value: *mut Found, cookie: u64) -> u32 {
     if key.is_null() || value.is_null() {
         return NOT_CONFIGURED;
     }
     // SAFETY: not null; the one caller passes its own variables.
-    let (key, value) = unsafe { (&*key, &mut *value) };
+    let (key, Found(value)) = unsafe { (&*key, &mut *value) };
     let Ok(config) = maps::config() else {
         return NOT_CONFIGURED;
     };
