@@ -9,12 +9,12 @@ use agent_ebpf::layout::{
     AffinityKey, AffinityValue, Config, DROP_REASONS, EVENT_KINDS, FORWARD_KINDS, FlowKey,
     FlowValue, FragmentKey, FragmentValue, LAYOUT, MAX_AFFINITIES, MAX_FLOWS, MAX_FRAGMENTS,
     MAX_LOCALS, MAX_MAGLEV_BLOCKS, MAX_OPTED_OUT, MAX_PODS, MAX_REMOTES, MAX_SERVICES, MAX_SLOTS,
-    MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, Pod, PodSource, Remote, ReturnKey, ServiceKey,
-    ServiceValue, Slot, SocketOrigin, SourceRange, UdpFlows,
+    MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, ORIGIN_PLACES, OriginPlace, Pod, PodSource, Remote,
+    ReturnKey, ServiceKey, ServiceValue, Slot, SocketOrigin, SourceRange, UdpFlows,
 };
 use aya::maps::lpm_trie;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapInfo, MapType, PerCpuArray};
-use aya::programs::{CgroupSockAddr, Program, SchedClassifier};
+use aya::programs::{CgroupSock, CgroupSockAddr, Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use super::error::DataPlaneError;
@@ -23,8 +23,9 @@ use super::wire::Wire;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/waggle-ebpf"));
 
-/// The socket hooks, by program name.
-pub(crate) const SOCKET_HOOKS: [(&str, AttachType); 8] = [
+/// The socket hooks, by program name. The one that makes room is there before those that take it.
+pub(crate) const SOCKET_HOOKS: [(&str, AttachType); 9] = [
+    ("sock_release", AttachType::SockRelease),
     ("connect4", AttachType::Connect4),
     ("connect6", AttachType::Connect6),
     ("sendmsg4", AttachType::SendMsg4),
@@ -64,7 +65,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType, entries: usize) -> Shape
     }
 }
 
-const SHAPES: [Shape; 20] = [
+const SHAPES: [Shape; 21] = [
     shape::<u32, Config>("CONFIG", MapType::Array, 1),
     shape::<ServiceKey, ServiceValue>("SERVICES", MapType::Hash, MAX_SERVICES),
     shape::<u32, Slot>("SLOTS", MapType::Array, MAX_SLOTS),
@@ -78,6 +79,7 @@ const SHAPES: [Shape; 20] = [
     shape::<FragmentKey, FragmentValue>("FRAGMENTS", MapType::LruHash, MAX_FRAGMENTS),
     shape::<u64, u32>("OPTED_OUT", MapType::Hash, MAX_OPTED_OUT),
     shape::<u64, PodSource>("NAMESPACES", MapType::Hash, MAX_PODS),
+    shape::<u32, OriginPlace>("ORIGIN_PLACES", MapType::Array, ORIGIN_PLACES),
     shape::<u32, SocketOrigin>("ORIGINS", MapType::SkStorage, 0),
     shape::<u32, UdpFlows>("UDP_STATE", MapType::SkStorage, 0),
     shape::<FlowKey, FlowValue>("FLOWS", MapType::Hash, MAX_FLOWS),
@@ -108,6 +110,8 @@ pub(crate) struct Objects {
     pub(crate) affinities: Table<AffinityKey, AffinityValue>,
     pub(crate) opted_out: HashMap<MapData, u64, u32>,
     pub(crate) namespaces: HashMap<MapData, u64, Wire<PodSource>>,
+    pub(crate) origin_places: Array<MapData, Wire<OriginPlace>>,
+    pub(crate) origins_fd: OwnedFd,
     pub(crate) flows: Table<FlowKey, FlowValue>,
     pub(crate) returns: Table<ReturnKey, FlowValue>,
     pub(crate) drops: PerCpuArray<MapData, u64>,
@@ -168,6 +172,7 @@ impl Objects {
                 .ok_or(DataPlaneError::Missing(name))?;
             let loaded = match program {
                 Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
+                Program::CgroupSock(program) => CgroupSock::load(program),
                 Program::SchedClassifier(program) => SchedClassifier::load(program),
                 _ => return Err(DataPlaneError::Missing(name)),
             };
@@ -195,6 +200,8 @@ impl Objects {
             affinities: take(&mut programs, "AFFINITIES")?,
             opted_out: take(&mut programs, "OPTED_OUT")?,
             namespaces: take(&mut programs, "NAMESPACES")?,
+            origin_places: take(&mut programs, "ORIGIN_PLACES")?,
+            origins_fd: fd("ORIGINS")?,
             flows: take(&mut programs, "FLOWS")?,
             returns: take(&mut programs, "RETURNS")?,
             drops: take(&mut programs, "DROPS")?,

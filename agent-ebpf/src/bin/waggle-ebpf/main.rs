@@ -2,11 +2,15 @@
 //!
 //! ```text
 //!   connect sendmsg recvmsg getpeername   cgroup hooks: Services at the socket (4 and 6 each)
+//!   release                               cgroup hook: a socket is closed
 //!   pod_ingress pod_egress                tc at the host side of a pod's veth: from the pod, to the pod
 //!   uplink_ingress uplink_egress          tc at the interface to the outside: masquerade
-//!   socket affinity tc masquerade maps    what they share
+//!   socket origins affinity maps          what the socket hooks share
+//!   tc masquerade maps                    what the tc programs share
 //! ```
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+// For one instruction, in `origins`.
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {
@@ -24,11 +28,15 @@ mod maps;
 #[cfg(target_arch = "bpf")]
 mod masquerade;
 #[cfg(target_arch = "bpf")]
+mod origins;
+#[cfg(target_arch = "bpf")]
 mod pod_egress;
 #[cfg(target_arch = "bpf")]
 mod pod_ingress;
 #[cfg(target_arch = "bpf")]
 mod recvmsg;
+#[cfg(target_arch = "bpf")]
+mod release;
 #[cfg(target_arch = "bpf")]
 mod sendmsg;
 #[cfg(target_arch = "bpf")]
