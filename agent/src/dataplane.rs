@@ -4,6 +4,8 @@
 //!   config            what it is loaded with
 //!   plan              pure: services and endpoints in, map operations out
 //!   tables flows      doing: carry out plans; forget idle masqueraded flows
+//!   closing           doing: end sockets of backends that are gone
+//!   namespaces sockdiag   network namespaces of node and pods, and their sockets
 //!   objects attach    the eBPF object; where its programs are attached
 //!   probe node bpffs  what must be there; what is changed on the node
 //!   metrics           counters and occupancy for `/metrics`
@@ -13,19 +15,23 @@
 
 mod attach;
 mod bpffs;
+mod closing;
 mod config;
 mod error;
 mod flows;
 mod metrics;
+mod namespaces;
 mod node;
 mod objects;
 pub mod plan;
 mod probe;
+mod sockdiag;
 mod syscall;
 mod tables;
 mod wire;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,11 +44,14 @@ use agent_ebpf::layout::{
 use ipnet::IpNet;
 
 use self::attach::{Attachments, Interface};
+use self::closing::Closing;
 pub use self::config::{DataPlaneConfig, NorthSouth, Routing, VXLAN_PORT, Xdp};
 pub use self::error::DataPlaneError;
+use self::namespaces::Namespace;
 pub use self::node::default_uplink;
 use self::objects::Objects;
-use self::plan::{Backend, Fixed};
+pub use self::plan::HostPort;
+use self::plan::{Backend, Fixed, Gone};
 use self::tables::{Outcome, Tables};
 use self::wire::Wire;
 use crate::cluster::{AppliedSender, Batch, BatchReceiver};
@@ -51,6 +60,9 @@ use crate::cluster::{AppliedSender, Batch, BatchReceiver};
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PodInterface {
     pub addresses: Vec<IpAddr>,
+    /// Mount of the pod's network namespace.
+    #[serde(default)]
+    pub netns: PathBuf,
     /// Host side of the veth pair.
     pub host_ifindex: u32,
     pub host_mac: [u8; 6],
@@ -76,6 +88,7 @@ struct Inner {
     config: DataPlaneConfig,
     uplink: Option<Interface>,
     state: Mutex<State>,
+    closing: Closing,
 }
 
 /// Written by `follow`'s task, the sweeper and pod workers, each under the one lock, for microseconds.
@@ -129,7 +142,6 @@ fn settings(config: &DataPlaneConfig) -> Result<Config, DataPlaneError> {
     check_ranges(config)?;
     let (nat_port_minimum, nat_port_maximum) = node::masquerade_ports();
     Ok(Config {
-        host_cookie: node::network_namespace_cookie()?,
         cluster_dns: Address::from(config.cluster_dns),
         dns_listen: Address::from(config.dns_listen.ip()),
         dns_port: config.dns_listen.port().to_be(),
@@ -169,6 +181,8 @@ impl DataPlane {
     pub async fn load(config: DataPlaneConfig) -> Result<Self, DataPlaneError> {
         probe::check(&config.cgroup)?;
         let mut settings = settings(&config)?;
+        let host = Namespace::own()?;
+        settings.host_cookie = host.cookie;
         let netlink = node::Netlink::open()?;
         let uplink = match &config.uplink {
             Some(name) => Some(node::interface(&netlink, name).await?),
@@ -184,6 +198,7 @@ impl DataPlane {
         node::add_local_address(&netlink, config.dns_listen.ip()).await?;
         bpffs::ensure(&config.pin_dir)?;
         let mut objects = Objects::load(&config.pin_dir)?;
+        settings.opted_out = objects.opted_out.keys().flatten().count() as u32;
         objects
             .config
             .set(0, Wire(settings), 0)
@@ -193,6 +208,11 @@ impl DataPlane {
         let mut attachments = Attachments::open(&config.pin_dir)?;
         attachments.adopt_pods(&objects)?;
         forget_vanished(&mut objects)?;
+        settings.opted_out = objects.opted_out.keys().flatten().count() as u32;
+        objects
+            .config
+            .set(0, Wire(settings), 0)
+            .map_err(DataPlaneError::map("CONFIG"))?;
         attachments.sockets(&objects, &config.cgroup)?;
         if let Some(uplink) = &uplink {
             attachments.uplink(&mut objects, uplink)?;
@@ -210,6 +230,7 @@ impl DataPlane {
                 pods,
                 ended: false,
             }),
+            closing: Closing::new(host),
         });
         tokio::spawn(keep_house(Arc::downgrade(&inner)));
         Ok(Self { inner })
@@ -239,7 +260,8 @@ impl DataPlane {
                 if let Some(batch) = &batch {
                     revision = batch.revision;
                 }
-                let outcome = run(&inner, move |state| step(state, batch.as_deref())).await;
+                let (outcome, gone) = run(&inner, move |state| step(state, batch.as_deref())).await;
+                closing::close(&inner, gone).await;
                 incomplete = outcome == Outcome::Incomplete;
                 if !incomplete {
                     applied.send_replace(revision);
@@ -251,10 +273,38 @@ impl DataPlane {
     /// Attaches the pod programs and routes the addresses to it. Idempotent.
     ///
     /// # Errors
-    /// When a map is full or the interface is gone.
+    /// When a map is full, or the interface or the network namespace is gone.
     pub async fn add_pod(&self, interface: &PodInterface) -> Result<(), DataPlaneError> {
-        let interface = interface.clone();
-        run(&self.inner, move |state| add_pod(state, &interface)).await
+        let index = interface.host_ifindex;
+        let namespace = Namespace::at(&interface.netns).await?;
+        let (interface, cookie) = (interface.clone(), namespace.cookie);
+        self.inner.closing.add(index, namespace);
+        run(&self.inner, move |state| add_pod(state, &interface, cookie)).await
+    }
+
+    /// Whether the sockets of a pod, which was added, are left alone: its packets to Services are balanced one by
+    /// one instead. Idempotent.
+    ///
+    /// # Errors
+    /// When the map is full or cannot be written, or the pod was not added.
+    pub async fn opt_out(&self, interface: &PodInterface, yes: bool) -> Result<(), DataPlaneError> {
+        let index = interface.host_ifindex;
+        let cookie = self.inner.closing.cookie(index);
+        let cookie = cookie.ok_or_else(|| DataPlaneError::NoInterface(format!("#{index}")))?;
+        run(&self.inner, move |state| opt_out(state, cookie, yes)).await
+    }
+
+    /// The ports of the node that lead to a pod; none when it goes. Idempotent.
+    pub async fn set_host_ports(&self, pod_uid: &str, ports: Vec<HostPort>) {
+        let uid = pod_uid.to_owned();
+        let (_, gone) = run(&self.inner, move |state| {
+            if state.ended {
+                return (Outcome::InForce, Vec::new());
+            }
+            state.tables.host_ports(&mut state.objects, &uid, &ports)
+        })
+        .await;
+        closing::close(&self.inner, gone).await;
     }
 
     /// Idempotent.
@@ -263,7 +313,18 @@ impl DataPlane {
     /// When a map cannot be written.
     pub async fn remove_pod(&self, interface: &PodInterface) -> Result<(), DataPlaneError> {
         let interface = interface.clone();
-        run(&self.inner, move |state| remove_pod(state, &interface)).await
+        let cookie = match self.inner.closing.remove(interface.host_ifindex) {
+            Some(cookie) => Some(cookie),
+            // Added by an earlier agent; without a namespace there is nothing to forget.
+            None => Namespace::at(&interface.netns)
+                .await
+                .ok()
+                .map(|namespace| namespace.cookie),
+        };
+        run(&self.inner, move |state| {
+            remove_pod(state, &interface, cookie)
+        })
+        .await
     }
 
     pub fn attachments(&self) -> Vec<Attachment> {
@@ -352,9 +413,9 @@ async fn run<T: Send + 'static>(
     }
 }
 
-fn step(state: &mut State, batch: Option<&Batch>) -> Outcome {
+fn step(state: &mut State, batch: Option<&Batch>) -> (Outcome, Vec<Gone>) {
     if state.ended {
-        return Outcome::InForce;
+        return (Outcome::InForce, Vec::new());
     }
     match batch {
         Some(batch) => state.tables.apply(&mut state.objects, batch),
@@ -362,7 +423,7 @@ fn step(state: &mut State, batch: Option<&Batch>) -> Outcome {
     }
 }
 
-fn add_pod(state: &mut State, interface: &PodInterface) -> Result<(), DataPlaneError> {
+fn add_pod(state: &mut State, interface: &PodInterface, cookie: u64) -> Result<(), DataPlaneError> {
     let index = interface.host_ifindex;
     let name = attach::interface_name(index)
         .ok_or_else(|| DataPlaneError::NoInterface(format!("#{index}")))?;
@@ -388,6 +449,11 @@ fn add_pod(state: &mut State, interface: &PodInterface) -> Result<(), DataPlaneE
         .sources
         .insert(index, Wire(source), 0)
         .map_err(DataPlaneError::map("SOURCES"))?;
+    state
+        .objects
+        .namespaces
+        .insert(cookie, Wire(source), 0)
+        .map_err(DataPlaneError::map("NAMESPACES"))?;
     let interface_names = Interface { index, name };
     state
         .attachments
@@ -403,7 +469,32 @@ fn add_pod(state: &mut State, interface: &PodInterface) -> Result<(), DataPlaneE
     Ok(())
 }
 
-fn remove_pod(state: &mut State, interface: &PodInterface) -> Result<(), DataPlaneError> {
+fn opt_out(state: &mut State, cookie: u64, yes: bool) -> Result<(), DataPlaneError> {
+    if yes {
+        let inserted = state.objects.opted_out.insert(cookie, 1, 0);
+        inserted.map_err(DataPlaneError::map("OPTED_OUT"))?;
+    } else {
+        remove_key(state.objects.opted_out.remove(&cookie), "OPTED_OUT")?;
+    }
+    let count = state.objects.opted_out.keys().flatten().count() as u32;
+    if state.settings.opted_out != count && !state.ended {
+        state.settings.opted_out = count;
+        let settings = Wire(state.settings);
+        let set = state.objects.config.set(0, settings, 0);
+        set.map_err(DataPlaneError::map("CONFIG"))?;
+    }
+    Ok(())
+}
+
+fn remove_pod(
+    state: &mut State,
+    interface: &PodInterface,
+    cookie: Option<u64>,
+) -> Result<(), DataPlaneError> {
+    if let Some(cookie) = cookie {
+        remove_key(state.objects.namespaces.remove(&cookie), "NAMESPACES")?;
+        opt_out(state, cookie, false)?;
+    }
     for address in &interface.addresses {
         let key = Address::from(*address);
         // Given to another pod meanwhile: no longer ours to remove.
@@ -444,6 +535,21 @@ fn forget_vanished(objects: &mut Objects) -> Result<(), DataPlaneError> {
         .collect();
     for index in sources {
         remove_key(objects.sources.remove(&index), "SOURCES")?;
+    }
+    let is_known = |pod: &PodSource| {
+        let key = |address: Address| objects.pods.get(&address.bytes(), 0).is_ok();
+        key(pod.v4) || key(pod.v6)
+    };
+    let namespaces: Vec<u64> = objects
+        .namespaces
+        .iter()
+        .flatten()
+        .filter(|(_, Wire(pod))| !is_known(pod))
+        .map(|(cookie, _)| cookie)
+        .collect();
+    for cookie in namespaces {
+        remove_key(objects.namespaces.remove(&cookie), "NAMESPACES")?;
+        remove_key(objects.opted_out.remove(&cookie), "OPTED_OUT")?;
     }
     Ok(())
 }
