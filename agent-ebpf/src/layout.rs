@@ -17,7 +17,8 @@ pub const PROTOCOL_SCTP: u8 = 132;
 pub const MAX_SERVICES: usize = 131_072;
 pub const MAX_SLOTS: usize = 262_144;
 pub const MAX_PODS: usize = 4096;
-pub const MAX_FLOWS: usize = 131_072;
+/// Entries of translated flows: each flow has two.
+pub const MAX_FLOWS: usize = 262_144;
 /// A power of two. Cookies are handed out in order, so places are taken one after the other.
 pub const ORIGIN_PLACES: usize = 32_768;
 /// Distinct Services that one unconnected UDP socket is remembered to talk to.
@@ -339,9 +340,9 @@ pub struct UdpFlows {
     pub flows: [SocketOrigin; UDP_FLOWS],
 }
 
-/// A flow from a pod to the outside.
+/// The addresses and ports of a packet of a flow.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct FlowKey {
     pub source: Address,
     pub destination: Address,
@@ -353,35 +354,45 @@ pub struct FlowKey {
     pub padding: [u8; 3],
 }
 
-/// What a flow looks like on the uplink, from the remote side.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub struct ReturnKey {
-    pub remote: Address,
-    pub remote_port: u16,
-    /// The port that the flow was given.
-    pub port: u16,
-    pub protocol: u8,
-    pub padding: [u8; 3],
-}
-
-/// Of both directions of a flow: outward, `port` is the one it was given; for the return, address and port
-/// are the pod's.
+/// What a packet of a translated flow becomes. Each flow has two entries, one for each direction.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct FlowValue {
-    pub address: Address,
-    pub port: u16,
-    pub flags: u16,
+    pub to: FlowKey,
+    /// [`ServiceValue::service`]; 0 for masquerading.
+    pub service: u32,
     /// Seconds since boot of the last packet in this direction.
     pub seen: u32,
+    /// `FLOW_*`
+    pub flags: u16,
+    /// `FLOW_KIND_*`
+    pub kind: u16,
 }
 
-/// The remote side has answered.
-pub const FLOW_REPLIED: u16 = 1;
-pub const FLOW_CLOSED_OUT: u16 = 2;
-pub const FLOW_CLOSED_IN: u16 = 4;
+/// The entry of the packets that answer.
+pub const FLOW_REVERSE: u16 = 1;
+/// On the reverse entry: there was an answer.
+pub const FLOW_REPLIED: u16 = 2;
+/// This direction has ended (TCP FIN).
+pub const FLOW_CLOSED: u16 = 4;
 pub const FLOW_RESET: u16 = 8;
+/// The answers do not come through this node: there is no reverse entry.
+pub const FLOW_ONE_WAY: u16 = 16;
+
+/// From a pod to outside the cluster, with the node's address.
+pub const FLOW_KIND_MASQUERADE: u16 = 1;
+/// From a pod to a Service, translated at the pod's veth.
+pub const FLOW_KIND_POD_SERVICE: u16 = 2;
+/// From outside to a Service's backend on this node, client's address kept.
+pub const FLOW_KIND_LOCAL: u16 = 3;
+/// From outside to a Service's backend elsewhere, with the node's address.
+pub const FLOW_KIND_REMOTE: u16 = 4;
+/// From outside to a hostPort.
+pub const FLOW_KIND_HOST_PORT: u16 = 5;
+/// DSR, at the node that the client asked: the packet goes as it is to the node of `to.destination`.
+pub const FLOW_KIND_DSR_REMOTE: u16 = 6;
+/// DSR, at the node of the backend.
+pub const FLOW_KIND_DSR_LOCAL: u16 = 7;
 
 /// Marks the types above: plain integers without implicit padding, valid for any bit pattern.
 ///
@@ -417,7 +428,6 @@ plain! {
     OriginPlace: 56,
     UdpFlows: 648,
     FlowKey: 40,
-    ReturnKey: 24,
-    FlowValue: 24,
+    FlowValue: 52,
     crate::counter::Traffic: 16,
 }

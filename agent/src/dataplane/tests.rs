@@ -3,10 +3,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod fixtures;
+mod fragments;
 mod lab;
 mod lifecycle;
+mod migration;
+mod north_south;
 mod packets;
 mod pods;
+mod refusals;
 mod services;
 
 use self::lab::lab;

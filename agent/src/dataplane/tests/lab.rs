@@ -276,6 +276,20 @@ impl Lab {
         self.start_in(pod, work).wait()
     }
 
+    /// In a pod, as a process that no socket hook sees: its packets carry the Services' own addresses.
+    pub(super) fn past_hooks<T: Send + 'static>(
+        &self,
+        pod: &PodNetwork,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        let netns = pod.netns.clone();
+        Background(std::thread::spawn(move || {
+            setns(fs::File::open(&netns).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        }))
+        .wait()
+    }
+
     /// On the node itself, as a process of the node's.
     pub(super) fn on_host<T: Send + 'static>(
         &self,

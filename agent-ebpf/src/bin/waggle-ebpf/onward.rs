@@ -1,0 +1,85 @@
+//! Where a packet that was translated goes on to: a pod here, the node's own stack, another node, or out of the uplink.
+
+use agent_ebpf::counter::{DropReason, ForwardKind};
+use agent_ebpf::flow::blame;
+use agent_ebpf::layout::{
+    CONFIG_OVERLAY, Config, FLOW_KIND_MASQUERADE, FLOW_KIND_POD_SERVICE, FlowValue,
+};
+use agent_ebpf::packet::embedded;
+use aya_ebpf::helpers::generated::bpf_redirect_neigh;
+use aya_ebpf::programs::TcContext;
+
+use crate::flows::Kernel;
+use crate::maps::{self, PODS};
+use crate::route::{largest, overlay};
+use crate::tc::{Skb, hop, to_host, to_pod};
+use crate::translate::translate_error;
+use crate::work::Work;
+
+/// What a packet of a flow counts as: here, and beyond.
+#[inline(always)]
+const fn counted(value: &FlowValue) -> (ForwardKind, ForwardKind) {
+    match (value.is_reverse(), value.kind) {
+        (false, _) => (ForwardKind::ServiceLocal, ForwardKind::ServiceRemote),
+        (true, FLOW_KIND_MASQUERADE | FLOW_KIND_POD_SERVICE) => {
+            (ForwardKind::Return, ForwardKind::Return)
+        }
+        (true, _) => (ForwardKind::ServiceReturn, ForwardKind::ServiceReturn),
+    }
+}
+
+/// Sends on what came from elsewhere and is what its flow's entry, `work.pair.value`, made of it.
+#[inline(never)]
+pub(crate) fn onward(ctx: &TcContext, config: &Config, work: &Work) -> Result<i32, DropReason> {
+    let packet = &work.packet;
+    let (near, far) = counted(&work.pair.value);
+    // SAFETY: copied at once.
+    if let Some(pod) = unsafe { PODS.get(packet.destination) }.copied() {
+        hop(ctx, packet)?;
+        return to_pod(ctx, &pod, near);
+    }
+    if maps::is_local(&packet.destination) {
+        return Ok(to_host(ctx, near));
+    }
+    if maps::remote(&packet.destination).is_some() {
+        if config.flags & CONFIG_OVERLAY != 0 {
+            maps::count_forward(far, ctx.len());
+            return overlay(ctx, packet, config, largest(ctx, packet));
+        }
+    } else if config.in_pod_nets(&packet.destination) {
+        return Err(DropReason::NoSuchPod);
+    }
+    hop(ctx, packet)?;
+    maps::count_forward(far, ctx.len());
+    // SAFETY: no parameters: the kernel routes by the packet's destination.
+    Ok(unsafe { bpf_redirect_neigh(config.uplink, core::ptr::null_mut(), 0, 0) } as i32)
+}
+
+/// If the packet is an ICMP error about a packet of a flow, makes it one that the packet's sender understands.
+#[inline(always)]
+pub(crate) fn settle_error(ctx: &TcContext, work: &mut Work) -> Result<bool, DropReason> {
+    if !find_blame(ctx, work) {
+        return Ok(false);
+    }
+    translate_error(ctx, work)?;
+    Ok(true)
+}
+
+#[inline(never)]
+fn find_blame(ctx: &TcContext, work: &mut Work) -> bool {
+    let Some(inner) = embedded(&Skb(ctx), &work.packet) else {
+        return false;
+    };
+    work.inner = inner;
+    let Some(to) = blame(&Kernel, &work.packet, &work.inner, &mut work.pair) else {
+        return false;
+    };
+    work.blame = to;
+    true
+}
+
+/// Whether the packet belongs to a flow: then the flow's entry is in `work.pair.value`.
+#[inline(never)]
+pub(crate) fn follow(work: &mut Work) -> bool {
+    agent_ebpf::flow::follow(&Kernel, &work.packet, &mut work.pair)
+}
