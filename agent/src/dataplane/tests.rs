@@ -14,6 +14,7 @@ mod packets;
 mod pods;
 mod refusals;
 mod services;
+mod services_between;
 
 use self::lab::lab;
 use super::*;
