@@ -20,8 +20,9 @@ use tokio_util::sync::CancellationToken;
 use crate::api::server::{Served, serve};
 use crate::api::{Api, Metrics};
 pub use crate::auth::NodeIdentity;
+use crate::auth::rbac::Rbac;
 use crate::auth::{Pki, PkiError, Sans};
-use crate::cache::Cache;
+use crate::cache::{Cache, Subscription};
 use crate::controllers::{ControllerMetrics, ControllersConfig};
 use crate::nodestream::NodeStreams;
 use crate::registry::Registry;
@@ -31,6 +32,7 @@ use crate::store::{Store, StoreConfig, StoreError};
 use crate::sync::{self, SyncMetrics};
 
 mod leading;
+mod roles;
 
 use leading::Leading;
 
@@ -100,6 +102,8 @@ pub struct Controller {
     /// Ends watches, streams and what runs while leading.
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
+    /// Keep the authorizer informed.
+    _roles: Vec<Subscription>,
     /// Says why the member does not work any more.
     failure: watch::Receiver<Option<String>>,
 }
@@ -154,7 +158,7 @@ impl Controller {
         let (node_sync, _applied) = sync::service(&client, &cache, &streams, &sync_metrics, &stop);
         let leading = Leading {
             client,
-            cache,
+            cache: cache.clone(),
             config: ControllersConfig {
                 ca_pem: pki.ca_pem().to_owned(),
                 pod_cidrs: config.pod_cidrs.clone(),
@@ -169,8 +173,12 @@ impl Controller {
             leading.controller_metrics.register(all);
             leading.scheduler_metrics.register(all);
         });
+        let rbac = Rbac::default();
+        let roles = roles::follow(&cache, &rbac);
+        // Nobody is refused because the roles are not read yet.
+        cache.synced().await;
         let served = Served {
-            api: Arc::new(Api::new(registry, streams, metrics, stop.clone())),
+            api: Arc::new(Api::new(registry, rbac, streams, metrics, stop.clone())),
             grpc: Some(node_sync),
         };
         let server = tokio::spawn(serve(listener, tls, served, stop.clone(), DRAIN));
@@ -190,6 +198,7 @@ impl Controller {
             store,
             stop,
             tasks: vec![recorder, bootstrap, leading, watchdog],
+            _roles: roles,
             failure,
         })
     }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::{Cache, Queue};
 use crate::registry::{ApiError, Client};
 
+mod aggregation;
 mod collector;
 mod deployment;
 mod endpointslice;
@@ -87,6 +88,11 @@ async fn run_all(
             serviceaccount,
             2,
             serviceaccount::Controller::new(&client, &cache, &config.ca_pem)
+        ),
+        controller!(
+            aggregation,
+            1,
+            aggregation::Controller::new(&client, &cache)
         ),
         controller!(
             node,

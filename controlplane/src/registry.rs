@@ -140,12 +140,42 @@ struct Inner {
 /// Locks for writers of one object; objects that share one only wait for each other.
 const TURNS: usize = 1024;
 
+/// Judges the object that is about to be written (and the one that it replaces), for whoever makes the write.
+#[derive(Clone)]
+pub(crate) struct Guard(Arc<GuardFn>);
+
+type GuardFn = dyn Fn(Option<&Value>, &Value) -> Result<(), ApiError> + Send + Sync;
+
+impl Guard {
+    pub(crate) fn new(
+        judge: impl Fn(Option<&Value>, &Value) -> Result<(), ApiError> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(judge))
+    }
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Guard")
+    }
+}
+
 /// What a write is made with.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct WriteOptions {
     pub(crate) dry_run: bool,
     /// Field manager: who owns the fields that this write sets.
     pub(crate) manager: String,
+    pub(crate) guard: Option<Guard>,
+}
+
+impl WriteOptions {
+    fn judge(&self, old: Option<&Value>, new: &Value) -> Result<(), ApiError> {
+        match &self.guard {
+            Some(guard) => (guard.0)(old, new),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The object as it is after a write.

@@ -7,6 +7,7 @@ mod lists;
 mod members;
 mod namespaces;
 mod pods;
+mod roles;
 mod services;
 mod shapes;
 mod watches;

@@ -93,6 +93,7 @@ impl Registry {
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, &name, &errors));
         }
+        options.judge(None, &object)?;
         let object_key = key::object(kind, namespace, &name);
         // Told first, so that a Service that exists is not reported as an address that is taken.
         if self

@@ -149,6 +149,7 @@ impl Registry {
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, name, &errors));
         }
+        options.judge(Some(&old), &new)?;
         let mut txn = Txn::default();
         if service_alloc::concerns(kind) && subresource.is_empty() {
             let plan = self.allocate(kind, &mut new, Some(&old)).await?;

@@ -33,6 +33,10 @@ fn advance(cache: &Cache, changes: Vec<Change<Service>>, revision: u64) {
     cache.leases.apply(vec![], revision);
     cache.deployments.apply(vec![], revision);
     cache.replica_sets.apply(vec![], revision);
+    cache.cluster_roles.apply(vec![], revision);
+    cache.cluster_role_bindings.apply(vec![], revision);
+    cache.roles.apply(vec![], revision);
+    cache.role_bindings.apply(vec![], revision);
     cache.announce();
 }
 
