@@ -34,6 +34,9 @@ pub(super) fn config(dir: &std::path::Path) -> ControllerConfig {
         pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
         cluster_domain: "cluster.local".into(),
         cluster_dns: "10.96.0.10".parse().unwrap(),
+        termination: crate::Termination::default(),
+        node_ports: 30000..=32767,
+        node_ranges: crate::NodeRanges::default(),
     }
 }
 
