@@ -22,10 +22,10 @@ use crate::api::{Api, Metrics};
 pub use crate::auth::NodeIdentity;
 use crate::auth::{Pki, PkiError, Sans};
 use crate::cache::Cache;
-use crate::controllers::{ControllerMetrics, ControllersConfig};
+use crate::controllers::{ControllerMetrics, ControllersConfig, PodRanges};
 use crate::nodestream::NodeStreams;
-use crate::registry::Registry;
 use crate::registry::bootstrap::first_address;
+use crate::registry::{Registry, ServiceRanges};
 use crate::scheduler::SchedulerMetrics;
 use crate::store::{Store, StoreConfig, StoreError};
 use crate::sync::{self, Limits, SyncMetrics};
@@ -171,7 +171,11 @@ impl Controller {
         let pki = Pki::open(&config.data_dir.join("pki"), &sans, jiff::Timestamp::now())?;
         let tls = Arc::new(pki.server_config()?);
 
-        let (registry, recorder) = Registry::new(store.clone(), config.service_cidrs.clone());
+        let ranges = ServiceRanges {
+            cidrs: config.service_cidrs.clone(),
+            node_ports: config.node_ports.clone(),
+        };
+        let (registry, recorder) = Registry::new(store.clone(), ranges);
         registry
             .bootstrap(config.cluster_dns, endpoint)
             .await
@@ -196,7 +200,11 @@ impl Controller {
             cache,
             config: ControllersConfig {
                 ca_pem: pki.ca_pem().to_owned(),
-                pod_cidrs: config.pod_cidrs.clone(),
+                pod_ranges: PodRanges::new(
+                    config.pod_cidrs.clone(),
+                    config.node_ranges.ipv4,
+                    config.node_ranges.ipv6,
+                ),
             },
             controller_metrics: ControllerMetrics::default(),
             scheduler_metrics: SchedulerMetrics::default(),
