@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use crate::control_settings::ControlSettings;
 use crate::logging::LogSettings;
-use crate::settings::{ClusterSettings, NodeSettings};
+use crate::settings::{ClusterSettings, NetworkSettings, NodeSettings};
 
 #[derive(Debug, Clone, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -69,6 +69,8 @@ struct StartArguments {
     control: ControlSettings,
     #[command(flatten)]
     node: NodeSettings,
+    #[command(flatten)]
+    network: NetworkSettings,
     /// Set by --detach for the process that stays: where it says that it is up.
     #[arg(long, hide = true)]
     report_to: Option<PathBuf>,
