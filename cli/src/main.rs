@@ -1,6 +1,7 @@
 //! The `waggle` binary: arguments and wiring only.
 
 mod agent_command;
+mod control_settings;
 mod controller_command;
 mod dev;
 mod files;

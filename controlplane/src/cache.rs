@@ -169,6 +169,25 @@ impl Cache {
     }
 }
 
+/// The Services whose selector selects the pod.
+pub(crate) fn services_of(services: &Informer<Service>, pod: &Pod) -> Vec<Arc<Service>> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let labels = pod.metadata.labels.iter().flatten();
+    labels
+        .flat_map(|(key, value)| services.indexed(BY_LABEL, &label_value(namespace, key, value)))
+        .filter(|service| selects(service, pod))
+        .collect()
+}
+
+/// A Service without selector selects no pod.
+pub(crate) fn selects(service: &Service, pod: &Pod) -> bool {
+    let wanted = service.spec.iter().flat_map(|spec| spec.selector.iter());
+    let mut wanted = wanted.flatten().peekable();
+    let labels = pod.metadata.labels.as_ref();
+    wanted.peek().is_some()
+        && wanted.all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+}
+
 pub(crate) fn label_value(namespace: &str, key: &str, value: &str) -> String {
     format!("{namespace}/{key}={value}")
 }

@@ -31,4 +31,6 @@ mod schema;
 mod store;
 mod sync;
 
-pub use controller::{Controller, ControllerConfig, NodeIdentity, StartError};
+pub use controller::{
+    Controller, ControllerConfig, NodeIdentity, NodeRanges, StartError, Termination,
+};

@@ -34,7 +34,8 @@ impl Registry {
         }
         let first = self
             .inner
-            .service_cidrs
+            .ranges
+            .cidrs
             .first()
             .and_then(first_address)
             .ok_or_else(|| ApiError::internal("no Service range is configured"))?;

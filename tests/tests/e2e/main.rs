@@ -9,4 +9,5 @@ mod kubectl;
 mod lifecycle;
 mod netfilter;
 mod services;
+mod termination;
 mod workloads;
