@@ -47,13 +47,18 @@ pub(super) struct Place {
 impl Place {
     /// Moves this process there, which has one thread yet.
     fn enter(&self) -> anyhow::Result<()> {
-        std::fs::write(self.cgroup.join("cgroup.procs"), "0")
-            .with_context(|| format!("enter {}", self.cgroup.display()))?;
+        enter_cgroup(&self.cgroup)?;
         let file = std::fs::File::open(&self.netns)
             .with_context(|| format!("open {}", self.netns.display()))?;
         setns(file, CloneFlags::CLONE_NEWNET)
             .with_context(|| format!("enter {}", self.netns.display()))
     }
+}
+
+/// Moves this process to a cgroup v2 directory.
+fn enter_cgroup(path: &Path) -> anyhow::Result<()> {
+    std::fs::write(path.join("cgroup.procs"), "0")
+        .with_context(|| format!("enter {}", path.display()))
 }
 
 /// The hidden command.

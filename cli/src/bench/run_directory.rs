@@ -189,10 +189,7 @@ mod tests {
         sweep(root.path());
         assert!(!dead.exists() && !dead_cgroup.exists());
         assert!(alive.exists() && alive_cgroup.exists());
-        assert!(
-            !foreign.exists() && foreign_cgroup.exists(),
-            "its cgroup is not ours"
-        );
+        assert!(foreign.exists() && foreign_cgroup.exists());
         drop(held);
     }
 }

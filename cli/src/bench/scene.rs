@@ -55,7 +55,7 @@ impl Stage {
             IptablesKind::Nft => "nft",
             IptablesKind::Legacy => "legacy",
         };
-        let hooked = directory.hooked();
+        let (hooked, plain) = (directory.hooked(), directory.plain());
         let flag = OsStr::new;
         let mut control = Handle::start(
             &format!("node ({})", node.name()),
@@ -68,6 +68,8 @@ impl Stage {
                 flag("--directory"),
                 own.as_os_str(),
                 flag("--cgroup"),
+                plain.as_os_str(),
+                flag("--hooked"),
                 hooked.as_os_str(),
                 flag("--services"),
                 flag(&services.to_string()),

@@ -28,9 +28,12 @@ pub(crate) struct NodeArguments {
     /// Of this node alone, and empty.
     #[arg(long)]
     directory: PathBuf,
-    /// That the socket hooks are attached to.
+    /// That the node's process is in, so that it is found if the run is killed.
     #[arg(long)]
     cgroup: PathBuf,
+    /// That the socket hooks are attached to.
+    #[arg(long)]
+    hooked: PathBuf,
     /// How many Services.
     #[arg(long)]
     services: u32,
@@ -127,6 +130,7 @@ struct Running {
 const QUICK: Duration = Duration::from_secs(3);
 
 pub(super) fn main(arguments: &NodeArguments) -> anyhow::Result<()> {
+    super::enter_cgroup(&arguments.cgroup)?;
     // One thread yet: every later one is in the node's namespace, too.
     unshare(CloneFlags::CLONE_NEWNET).context("make a network namespace")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -156,7 +160,7 @@ impl Running {
         let plane = match arguments.node {
             Node::Plain => Plane::Plain,
             Node::Waggle => {
-                let waggle = Waggle::start(directory, &arguments.cgroup, &topology).await?;
+                let waggle = Waggle::start(directory, &arguments.hooked, &topology).await?;
                 Plane::Waggle(Box::new(waggle))
             }
             Node::Iptables => Plane::Iptables(Iptables::new(directory, arguments.iptables, &table)),
