@@ -52,6 +52,7 @@ use self::attach::{Attachments, Interface};
 pub use self::config::{DataPlaneConfig, NorthSouth, Routing, VXLAN_PORT, Xdp};
 pub use self::error::DataPlaneError;
 use self::flows::Occupancy;
+pub use self::metrics::{ProgramRuns, RunTimeStatistics};
 pub use self::node::default_uplink;
 use self::objects::Objects;
 use self::plan::{Backend, Fixed};

@@ -2,6 +2,7 @@
 
 mod agent_command;
 mod control_settings;
+mod bench;
 mod controller_command;
 mod dev;
 mod files;
@@ -48,6 +49,11 @@ enum Command {
     Agent(Box<agent_command::AgentArguments>),
     /// Images on this node.
     Image(image::ImageArguments),
+    /// Measures this data plane beside plain routing, iptables and nftables, on this machine.
+    Bench(bench::BenchArguments),
+    /// A process of `waggle bench`.
+    #[command(hide = true)]
+    BenchPart(bench::part::PartArguments),
 }
 
 fn main() -> ExitCode {
@@ -83,6 +89,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Controller(controller) => controller_command::run(&controller, &log),
         Command::Agent(agent) => agent_command::run(&agent, &log),
         Command::Image(image) => image::run(&image, &log),
+        Command::Bench(bench) => bench::run(&bench),
+        Command::BenchPart(part) => bench::part::main(part),
     }
 }
 
