@@ -31,4 +31,4 @@ mod schema;
 mod store;
 mod sync;
 
-pub use controller::{Controller, ControllerConfig, NodeIdentity, StartError};
+pub use controller::{Controller, ControllerConfig, NodeIdentity, StartError, issue_node_identity};
