@@ -6,7 +6,6 @@
 mod cluster;
 mod demo;
 mod detach;
-mod progress;
 mod screen;
 mod state;
 

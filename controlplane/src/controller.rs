@@ -299,6 +299,21 @@ impl Controller {
     }
 }
 
+/// Certificate and key for the node of this name, by the CA in a member's data directory, whether the member
+/// runs or not; a member that has not started yet will use the CA that is made here.
+///
+/// # Errors
+/// When the CA is damaged or cannot be written.
+pub fn issue_node_identity(data_dir: &Path, name: &str) -> Result<NodeIdentity, StartError> {
+    prepare(data_dir)?;
+    let directory = data_dir.join("pki");
+    Ok(crate::auth::issue_node(
+        &directory,
+        name,
+        jiff::Timestamp::now(),
+    )?)
+}
+
 /// Waits for the server to end. An end that nobody asked for, or a store that fails, is a failure.
 async fn watch_over(
     store: Store,

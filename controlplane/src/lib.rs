@@ -33,4 +33,5 @@ mod sync;
 
 pub use controller::{
     Controller, ControllerConfig, NodeIdentity, NodeRanges, StartError, Termination,
+    issue_node_identity,
 };
