@@ -8,5 +8,6 @@ mod kube_client;
 mod kubectl;
 mod lifecycle;
 mod netfilter;
+mod restarts;
 mod services;
 mod workloads;
