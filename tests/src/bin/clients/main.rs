@@ -1,7 +1,7 @@
 //! Clients that notice every fault: `waggle-clients HOST:PORT RESOLVER NAME LONG-LIVED`.
 //!
 //! Keeps as many connections to an echo server as it is told, each with a byte under way again and again; makes new ones, one
-//! after the other; and asks for a name, one question after the other, as a resolver does (5 s, twice). Says `ready` once all
+//! after the other; and asks for a name, eight times at once and again and again, as a resolver does (5 s, twice). Says `ready` once all
 //! connections are there, and at the end of its standard input what it saw, as one line of JSON.
 
 use std::io::{Read as _, Write as _};
@@ -138,6 +138,8 @@ fn main() -> anyhow::Result<()> {
         }
         for _ in 0..2 {
             scope.spawn(|| connect(&seen, server));
+        }
+        for _ in 0..8 {
             scope.spawn(|| {
                 if let Err(error) = resolve(&seen, resolver, name) {
                     seen.fault("resolver", &error);
