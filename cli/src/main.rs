@@ -71,6 +71,11 @@ fn main() -> ExitCode {
         let code = agent::supervisor::main(&arguments[2..]);
         return ExitCode::from(u8::try_from(code).unwrap_or(1));
     }
+    // As small as that, and as long-lived.
+    if arguments.get(1).is_some_and(|verb| verb == "keep-dns") {
+        let code = agent::dns::keeper::main(&arguments[2..]);
+        return ExitCode::from(u8::try_from(code).unwrap_or(1));
+    }
     let arguments = Arguments::parse();
     // Two allocator arenas: one for each of the few busy threads. More only keep freed memory apart.
     // SAFETY: mallopt only sets a parameter of the allocator; no other thread runs yet.
