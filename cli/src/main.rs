@@ -1,9 +1,9 @@
 //! The `waggle` binary: arguments and wiring only.
 
 mod agent_command;
-mod control_settings;
 mod bench;
 mod client;
+mod control_settings;
 mod controller_command;
 mod dev;
 mod files;
