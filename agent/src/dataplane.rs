@@ -59,6 +59,7 @@ use self::closing::Closing;
 pub use self::config::{DataPlaneConfig, NorthSouth, Routing, VXLAN_PORT, Xdp};
 pub use self::error::DataPlaneError;
 use self::flows::Occupancy;
+pub use self::metrics::{ProgramRuns, RunTimeStatistics};
 use self::namespaces::Namespace;
 pub use self::node::default_uplink;
 use self::objects::Objects;

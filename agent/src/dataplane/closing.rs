@@ -210,6 +210,8 @@ impl Wanted {
 }
 
 fn pass(inner: &Inner, gone: &[Gone]) {
+    let flows = Arc::clone(&inner.state().objects.flows);
+    flows.forget_gone(gone);
     let protocols = [(PROTOCOL_UDP, CONNECTED), (PROTOCOL_TCP, LIVE)]
         .map(|(protocol, states)| (protocol, states, Wanted::of(protocol, gone)));
     if protocols.iter().all(|(.., wanted)| wanted.0.is_empty()) {

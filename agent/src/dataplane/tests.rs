@@ -13,6 +13,7 @@ mod north_south;
 mod packets;
 mod pods;
 mod refusals;
+mod service_verdicts;
 mod services;
 mod services_between;
 

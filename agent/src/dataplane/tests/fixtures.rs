@@ -15,13 +15,13 @@ use super::*;
 const INTERFACE: u32 = 1;
 pub(super) const POD: &str = "10.77.0.2";
 pub(super) const POD_V6: &str = "fd00:77::2";
-const OTHER: &str = "10.77.0.3";
+pub(super) const OTHER: &str = "10.77.0.3";
 pub(super) const FAR: &str = "203.0.113.9";
 const OTHER_MAC: [u8; 6] = [6, 0, 0, 0, 0, 3];
 const OTHER_HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
 const OTHER_INTERFACE: u32 = 77;
 
-const OK: u32 = 0;
+pub(super) const OK: u32 = 0;
 pub(super) const SHOT: u32 = 2;
 pub(super) const REDIRECT: u32 = 7;
 pub(super) const NEXT: u32 = u32::MAX;
