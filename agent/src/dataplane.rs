@@ -3,9 +3,14 @@
 //! ```text
 //!   config            what it is loaded with
 //!   plan              pure: services and endpoints in, map operations out
-//!   tables flows      doing: carry out plans; forget idle masqueraded flows
+//!   tables flows      doing: carry out plans; forget idle flows
+//!   closing           doing: end sockets of backends that are gone
+//!   namespaces sockdiag   network namespaces of node and pods, and their sockets
 //!   migrate           from the maps of an older layout to this one's
 //!   objects attach    the eBPF object; where its programs are attached
+//!   nodes             pure: nodes in, table entries and routes to their pods out
+//!   reach             doing: follows nodes, links and addresses
+//!   overlay routes links   the VXLAN device; routes to other nodes' pods; the node's interfaces
 //!   probe node bpffs  what must be there; what is changed on the node
 //!   metrics           counters and occupancy for `/metrics`
 //! ```
@@ -14,37 +19,53 @@
 
 mod attach;
 mod bpffs;
+mod closing;
 mod config;
 mod error;
 mod flows;
+mod links;
 mod metrics;
 mod migrate;
+mod namespaces;
 mod node;
+mod nodes;
 mod objects;
+mod overlay;
 pub mod plan;
 mod probe;
+mod reach;
+mod routes;
+mod sockdiag;
 mod syscall;
 mod tables;
 mod wire;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agent_ebpf::address::{Address, Net};
 use agent_ebpf::counter::{DropReason, EventKind, ForwardKind, Traffic};
 use agent_ebpf::layout::{
-    Config, POD_NETS, PROTOCOL_TCP, PROTOCOL_UDP, Pod, PodSource, SCOPE_INSIDE, SERVICE_HOST_ONLY,
-    SERVICE_NETS, ServiceKey,
+    CONFIG_DSR, Config, MAX_FLOWS, POD_NETS, PROTOCOL_TCP, PROTOCOL_UDP, Pod, PodSource,
+    SCOPE_INSIDE, SERVICE_HOST_ONLY, SERVICE_NETS, ServiceKey,
 };
 use ipnet::IpNet;
+use tokio::sync::watch;
 
 use self::attach::{Attachments, Interface};
+use self::closing::Closing;
 pub use self::config::{DataPlaneConfig, NorthSouth, Routing, VXLAN_PORT, Xdp};
 pub use self::error::DataPlaneError;
+use self::flows::Occupancy;
+pub use self::metrics::{ProgramRuns, RunTimeStatistics};
+use self::namespaces::Namespace;
 pub use self::node::default_uplink;
 use self::objects::Objects;
-use self::plan::{Backend, Fixed};
+pub use self::plan::HostPort;
+use self::plan::{Backend, Fixed, Gone};
+use self::reach::{Reach, Reached};
 use self::tables::{Outcome, Tables};
 use self::wire::Wire;
 use crate::cluster::{AppliedSender, Batch, BatchReceiver};
@@ -53,6 +74,9 @@ use crate::cluster::{AppliedSender, Batch, BatchReceiver};
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PodInterface {
     pub addresses: Vec<IpAddr>,
+    /// Mount of the pod's network namespace.
+    #[serde(default)]
+    pub netns: PathBuf,
     /// Host side of the veth pair.
     pub host_ifindex: u32,
     pub host_mac: [u8; 6],
@@ -76,8 +100,14 @@ pub struct DataPlane {
 #[derive(Debug)]
 struct Inner {
     config: DataPlaneConfig,
-    uplink: Option<Interface>,
     state: Mutex<State>,
+    closing: Closing,
+    /// Held over a whole pass, which asks the kernel over and over; always before `state`.
+    reach: tokio::sync::Mutex<Reach>,
+    addresses: watch::Sender<Vec<IpAddr>>,
+    pod_mtu: watch::Sender<u32>,
+    /// Dropped with the last handle.
+    _alive: watch::Sender<()>,
 }
 
 /// Written by `follow`'s task, the sweeper and pod workers, each under the one lock, for microseconds.
@@ -87,6 +117,9 @@ struct State {
     attachments: Attachments,
     tables: Tables,
     settings: Config,
+    /// `settings` are in their map.
+    configured: bool,
+    reached: Reached,
     flows: usize,
     pods: usize,
     /// Set by `unload`: nothing is written any more.
@@ -100,8 +133,6 @@ impl Inner {
     }
 }
 
-/// How often idle flows are looked for and the uplink's addresses are read again.
-const HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// Until changes that could not be made are tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -130,8 +161,12 @@ fn check_ranges(config: &DataPlaneConfig) -> Result<(), DataPlaneError> {
 fn settings(config: &DataPlaneConfig) -> Result<Config, DataPlaneError> {
     check_ranges(config)?;
     let (nat_port_minimum, nat_port_maximum) = node::masquerade_ports();
+    let direct = config.north_south == NorthSouth::Dsr;
+    if direct && config.routing == Routing::Native {
+        tracing::warn!("direct server return goes through the overlay: without it, SNAT it is");
+    }
     Ok(Config {
-        host_cookie: node::network_namespace_cookie()?,
+        flags: if direct { CONFIG_DSR } else { 0 },
         cluster_dns: Address::from(config.cluster_dns),
         dns_listen: Address::from(config.dns_listen.ip()),
         dns_port: config.dns_listen.port().to_be(),
@@ -171,49 +206,47 @@ impl DataPlane {
     pub async fn load(config: DataPlaneConfig) -> Result<Self, DataPlaneError> {
         probe::check(&config.cgroup)?;
         let mut settings = settings(&config)?;
+        let host = Namespace::own()?;
+        settings.host_cookie = host.cookie;
         let netlink = node::Netlink::open()?;
-        let uplink = match &config.uplink {
-            Some(name) => Some(node::interface(&netlink, name).await?),
-            None => None,
-        };
-        if let Some(uplink) = &uplink {
-            set_uplink(
-                &mut settings,
-                uplink,
-                node::addresses(&netlink, uplink).await?,
-            );
-        }
+        let mut reach = Reach::look(&config, &netlink).await?;
         node::add_local_address(&netlink, config.dns_listen.ip()).await?;
         bpffs::ensure(&config.pin_dir)?;
-        let mut objects = Objects::load(&config.pin_dir)?;
-        objects
-            .config
-            .set(0, Wire(settings), 0)
-            .map_err(DataPlaneError::map("CONFIG"))?;
-        let mut tables = Tables::adopt(&config.node_name, &objects)?;
-        tables.fix(&mut objects, dns_entries(&config));
-        let mut attachments = Attachments::open(&config.pin_dir)?;
-        attachments.adopt_pods(&objects)?;
-        forget_vanished(&mut objects)?;
-        attachments.sockets(&objects, &config.cgroup)?;
-        if let Some(uplink) = &uplink {
-            attachments.uplink(&mut objects, uplink)?;
-        }
-        objects.migration.finish();
-        let pods = objects.pods.keys().flatten().count();
+        let objects = Objects::load(&config.pin_dir)?;
+        settings.opted_out = objects.opted_out.keys().flatten().count() as u32;
+        let reached = reach.adopt(&config, &netlink, &objects).await?;
+        let tables = Tables::adopt(&config.node_name, &objects)?;
+        let mut state = State {
+            attachments: Attachments::open(&config.pin_dir)?,
+            objects,
+            tables,
+            settings,
+            configured: false,
+            reached,
+            flows: 0,
+            pods: 0,
+            ended: false,
+        };
+        reach.put(&config, &mut state)?;
+        state.tables.fix(&mut state.objects, dns_entries(&config));
+        state.attachments.adopt_pods(&state.objects)?;
+        forget_vanished(&mut state.objects)?;
+        count_opted_out(&mut state)?;
+        state.attachments.sockets(&state.objects, &config.cgroup)?;
+        state.objects.migration.finish();
+        state.pods = state.objects.pods.keys().flatten().count();
+        reach.routes(&config, &netlink).await?;
+        let (alive, ended) = watch::channel(());
         let inner = Arc::new(Inner {
+            addresses: watch::channel(reach.node_addresses()).0,
+            pod_mtu: watch::channel(reach.pod_mtu()).0,
             config,
-            uplink,
-            state: Mutex::new(State {
-                objects,
-                attachments,
-                tables,
-                settings,
-                flows: 0,
-                pods,
-                ended: false,
-            }),
+            state: Mutex::new(state),
+            reach: tokio::sync::Mutex::new(reach),
+            _alive: alive,
+            closing: Closing::new(host),
         });
+        tokio::spawn(reach::follow(Arc::downgrade(&inner), ended));
         tokio::spawn(keep_house(Arc::downgrade(&inner)));
         Ok(Self { inner })
     }
@@ -227,6 +260,7 @@ impl DataPlane {
         let inner = Arc::clone(&self.inner);
         tokio::spawn(async move {
             let mut incomplete = false;
+            let mut unreached = false;
             let mut revision = 0;
             loop {
                 let next = if incomplete {
@@ -242,8 +276,14 @@ impl DataPlane {
                 if let Some(batch) = &batch {
                     revision = batch.revision;
                 }
-                let outcome = run(&inner, move |state| step(state, batch.as_deref())).await;
-                incomplete = outcome == Outcome::Incomplete;
+                // Nodes first: a Service's backends may be theirs.
+                let about_nodes = unreached || batch.as_deref().is_some_and(reach::concerns);
+                if about_nodes {
+                    unreached = !reach::apply(&inner, batch.as_deref()).await;
+                }
+                let (outcome, gone) = run(&inner, move |state| step(state, batch.as_deref())).await;
+                closing::close(&inner, gone).await;
+                incomplete = outcome == Outcome::Incomplete || unreached;
                 if !incomplete {
                     applied.send_replace(revision);
                 }
@@ -254,10 +294,38 @@ impl DataPlane {
     /// Attaches the pod programs and routes the addresses to it. Idempotent.
     ///
     /// # Errors
-    /// When a map is full or the interface is gone.
+    /// When a map is full, or the interface or the network namespace is gone.
     pub async fn add_pod(&self, interface: &PodInterface) -> Result<(), DataPlaneError> {
-        let interface = interface.clone();
-        run(&self.inner, move |state| add_pod(state, &interface)).await
+        let index = interface.host_ifindex;
+        let namespace = Namespace::at(&interface.netns).await?;
+        let (interface, cookie) = (interface.clone(), namespace.cookie);
+        self.inner.closing.add(index, namespace);
+        run(&self.inner, move |state| add_pod(state, &interface, cookie)).await
+    }
+
+    /// Whether the sockets of a pod, which was added, are left alone: its packets to Services are balanced one by
+    /// one instead. Idempotent.
+    ///
+    /// # Errors
+    /// When the map is full or cannot be written, or the pod was not added.
+    pub async fn opt_out(&self, interface: &PodInterface, yes: bool) -> Result<(), DataPlaneError> {
+        let index = interface.host_ifindex;
+        let cookie = self.inner.closing.cookie(index);
+        let cookie = cookie.ok_or_else(|| DataPlaneError::NoInterface(format!("#{index}")))?;
+        run(&self.inner, move |state| opt_out(state, cookie, yes)).await
+    }
+
+    /// The ports of the node that lead to a pod; none when it goes. Idempotent.
+    pub async fn set_host_ports(&self, pod_uid: &str, ports: Vec<HostPort>) {
+        let uid = pod_uid.to_owned();
+        let (_, gone) = run(&self.inner, move |state| {
+            if state.ended {
+                return (Outcome::InForce, Vec::new());
+            }
+            state.tables.host_ports(&mut state.objects, &uid, &ports)
+        })
+        .await;
+        closing::close(&self.inner, gone).await;
     }
 
     /// Idempotent.
@@ -266,7 +334,28 @@ impl DataPlane {
     /// When a map cannot be written.
     pub async fn remove_pod(&self, interface: &PodInterface) -> Result<(), DataPlaneError> {
         let interface = interface.clone();
-        run(&self.inner, move |state| remove_pod(state, &interface)).await
+        let cookie = match self.inner.closing.remove(interface.host_ifindex) {
+            Some(cookie) => Some(cookie),
+            // Added by an earlier agent; without a namespace there is nothing to forget.
+            None => Namespace::at(&interface.netns)
+                .await
+                .ok()
+                .map(|namespace| namespace.cookie),
+        };
+        run(&self.inner, move |state| {
+            remove_pod(state, &interface, cookie)
+        })
+        .await
+    }
+
+    /// Addresses by which other nodes know this one, as they change; empty while it never had one.
+    pub fn node_addresses(&self) -> watch::Receiver<Vec<IpAddr>> {
+        self.inner.addresses.subscribe()
+    }
+
+    /// Bytes of pods' largest IP packet, as the uplink changes.
+    pub fn pod_mtu(&self) -> watch::Receiver<u32> {
+        self.inner.pod_mtu.subscribe()
     }
 
     pub fn attachments(&self) -> Vec<Attachment> {
@@ -325,9 +414,13 @@ impl DataPlane {
         {
             let mut state = self.inner.state();
             state.ended = true;
-            state.attachments.remove_all(self.inner.uplink.as_ref());
+            let uplink = state.reached.uplink.clone();
+            state.attachments.remove_all(uplink.as_ref());
         }
+        // Waits for a pass that is under way; the next one sees that all has ended.
+        let reach = self.inner.reach.lock().await;
         let netlink = node::Netlink::open()?;
+        reach.clear(&self.inner.config, &netlink).await;
         let address = self.inner.config.dns_listen.ip();
         let removed = node::remove_local_address(&netlink, address).await;
         bpffs::clear(&self.inner.config.pin_dir)?;
@@ -355,9 +448,9 @@ async fn run<T: Send + 'static>(
     }
 }
 
-fn step(state: &mut State, batch: Option<&Batch>) -> Outcome {
+fn step(state: &mut State, batch: Option<&Batch>) -> (Outcome, Vec<Gone>) {
     if state.ended {
-        return Outcome::InForce;
+        return (Outcome::InForce, Vec::new());
     }
     match batch {
         Some(batch) => state.tables.apply(&mut state.objects, batch),
@@ -365,7 +458,7 @@ fn step(state: &mut State, batch: Option<&Batch>) -> Outcome {
     }
 }
 
-fn add_pod(state: &mut State, interface: &PodInterface) -> Result<(), DataPlaneError> {
+fn add_pod(state: &mut State, interface: &PodInterface, cookie: u64) -> Result<(), DataPlaneError> {
     let index = interface.host_ifindex;
     let name = attach::interface_name(index)
         .ok_or_else(|| DataPlaneError::NoInterface(format!("#{index}")))?;
@@ -391,6 +484,11 @@ fn add_pod(state: &mut State, interface: &PodInterface) -> Result<(), DataPlaneE
         .sources
         .insert(index, Wire(source), 0)
         .map_err(DataPlaneError::map("SOURCES"))?;
+    state
+        .objects
+        .namespaces
+        .insert(cookie, Wire(source), 0)
+        .map_err(DataPlaneError::map("NAMESPACES"))?;
     let interface_names = Interface { index, name };
     state
         .attachments
@@ -406,14 +504,43 @@ fn add_pod(state: &mut State, interface: &PodInterface) -> Result<(), DataPlaneE
     Ok(())
 }
 
-fn remove_pod(state: &mut State, interface: &PodInterface) -> Result<(), DataPlaneError> {
+fn opt_out(state: &mut State, cookie: u64, yes: bool) -> Result<(), DataPlaneError> {
+    if yes {
+        let inserted = state.objects.opted_out.insert(cookie, 1, 0);
+        inserted.map_err(DataPlaneError::map("OPTED_OUT"))?;
+    } else {
+        remove_key(state.objects.opted_out.remove(&cookie), "OPTED_OUT")?;
+    }
+    count_opted_out(state)
+}
+
+fn count_opted_out(state: &mut State) -> Result<(), DataPlaneError> {
+    let count = state.objects.opted_out.keys().flatten().count() as u32;
+    if state.settings.opted_out != count && !state.ended {
+        state.settings.opted_out = count;
+        let settings = Wire(state.settings);
+        let set = state.objects.config.set(0, settings, 0);
+        set.map_err(DataPlaneError::map("CONFIG"))?;
+    }
+    Ok(())
+}
+
+fn remove_pod(
+    state: &mut State,
+    interface: &PodInterface,
+    cookie: Option<u64>,
+) -> Result<(), DataPlaneError> {
+    if let Some(cookie) = cookie {
+        remove_key(state.objects.namespaces.remove(&cookie), "NAMESPACES")?;
+        opt_out(state, cookie, false)?;
+    }
     for address in &interface.addresses {
         let key = Address::from(*address);
         // Given to another pod meanwhile: no longer ours to remove.
         let current = state.objects.pods.get(&key.bytes(), 0).ok();
         if current.is_some_and(|Wire(pod)| pod.ifindex == interface.host_ifindex) {
             remove_key(state.objects.pods.remove(&key.bytes()), "PODS")?;
-            flows::forget(&mut state.objects, key);
+            state.objects.flows.forget(key);
         }
     }
     state.attachments.remove_pod(interface.host_ifindex);
@@ -437,7 +564,7 @@ fn forget_vanished(objects: &mut Objects) -> Result<(), DataPlaneError> {
         .collect();
     for key in pods {
         remove_key(objects.pods.remove(&key), "PODS")?;
-        flows::forget(objects, Address::from_v6(key));
+        objects.flows.forget(Address::from_v6(key));
     }
     let sources: Vec<u32> = objects
         .sources
@@ -447,6 +574,21 @@ fn forget_vanished(objects: &mut Objects) -> Result<(), DataPlaneError> {
         .collect();
     for index in sources {
         remove_key(objects.sources.remove(&index), "SOURCES")?;
+    }
+    let is_known = |pod: &PodSource| {
+        let key = |address: Address| objects.pods.get(&address.bytes(), 0).is_ok();
+        key(pod.v4) || key(pod.v6)
+    };
+    let namespaces: Vec<u64> = objects
+        .namespaces
+        .iter()
+        .flatten()
+        .filter(|(_, Wire(pod))| !is_known(pod))
+        .map(|(cookie, _)| cookie)
+        .collect();
+    for cookie in namespaces {
+        remove_key(objects.namespaces.remove(&cookie), "NAMESPACES")?;
+        remove_key(objects.opted_out.remove(&cookie), "OPTED_OUT")?;
     }
     Ok(())
 }
@@ -461,59 +603,38 @@ fn remove_key(
     }
 }
 
-fn set_uplink(
-    settings: &mut Config,
-    uplink: &Interface,
-    (v4, v6): (Option<std::net::Ipv4Addr>, Option<std::net::Ipv6Addr>),
-) {
-    let address = |ip: Option<IpAddr>| ip.map_or(Address::UNSPECIFIED, Address::from);
-    settings.uplink = uplink.index;
-    settings.uplink_v4 = address(v4.map(IpAddr::V4));
-    settings.uplink_v6 = address(v6.map(IpAddr::V6));
-}
-
 /// Ends with the data plane's last handle.
 async fn keep_house(inner: std::sync::Weak<Inner>) {
-    let mut tick = tokio::time::interval(HOUSEKEEPING);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    tick.tick().await;
+    let mut occupancy = Occupancy::default();
     loop {
-        tick.tick().await;
+        tokio::time::sleep(occupancy.next_look()).await;
         let Some(inner) = inner.upgrade() else {
             return;
         };
         if inner.state().ended {
             return;
         }
-        if let Some(uplink) = &inner.uplink
-            && let Err(error) = refresh_uplink(&inner, uplink).await
-        {
-            tracing::warn!(%error, uplink = uplink.name, "cannot read the uplink's addresses");
-        }
-        run(&inner, |state| {
-            if !state.ended {
-                state.flows = flows::sweep(&mut state.objects);
-            }
-        })
-        .await;
+        occupancy = sweep(&inner, occupancy).await;
     }
 }
 
-async fn refresh_uplink(inner: &Inner, uplink: &Interface) -> Result<(), DataPlaneError> {
-    let netlink = node::Netlink::open()?;
-    let addresses = node::addresses(&netlink, uplink).await?;
-    let mut state = inner.state();
-    let mut settings = state.settings;
-    set_uplink(&mut settings, uplink, addresses);
-    if settings != state.settings && !state.ended {
-        state
-            .objects
-            .config
-            .set(0, Wire(settings), 0)
-            .map_err(DataPlaneError::map("CONFIG"))?;
-        state.settings = settings;
+/// Looks through the table of flows, away from the async threads and without the lock.
+async fn sweep(inner: &Inner, before: Occupancy) -> Occupancy {
+    let flows = Arc::clone(&inner.state().objects.flows);
+    let swept =
+        tokio::task::spawn_blocking(move || flows.sweep(flows::now(), before.is_pressed())).await;
+    let Ok(occupancy) = swept else {
+        return before;
+    };
+    if occupancy.is_pressed() && !before.is_pressed() {
+        tracing::warn!(
+            entries = occupancy.entries,
+            size = MAX_FLOWS,
+            "the table of translated flows is filling: unanswered and ended flows are forgotten sooner"
+        );
     }
-    Ok(())
+    inner.state().flows = occupancy.entries;
+    occupancy
 }
 
 #[cfg(test)]

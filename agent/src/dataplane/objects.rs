@@ -2,6 +2,7 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use agent_ebpf::address::Address;
 use agent_ebpf::counter::Traffic;
@@ -9,23 +10,25 @@ use agent_ebpf::layout::{
     AffinityKey, AffinityValue, Config, DROP_REASONS, EVENT_KINDS, FORWARD_KINDS, FlowKey,
     FlowValue, FragmentKey, FragmentValue, LAYOUT, MAX_AFFINITIES, MAX_FLOWS, MAX_FRAGMENTS,
     MAX_LOCALS, MAX_MAGLEV_BLOCKS, MAX_OPTED_OUT, MAX_PODS, MAX_REMOTES, MAX_SERVICES, MAX_SLOTS,
-    MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, Pod, PodSource, Remote, ReturnKey, ServiceKey,
-    ServiceValue, Slot, SocketOrigin, SourceRange, UdpFlows,
+    MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, ORIGIN_PLACES, OriginPlace, Pod, PodSource, Remote,
+    ServiceKey, ServiceValue, Slot, SocketOrigin, SourceRange, UdpFlows,
 };
 use aya::maps::lpm_trie;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapInfo, MapType, PerCpuArray};
-use aya::programs::{CgroupSockAddr, Program, SchedClassifier};
+use aya::programs::{CgroupSock, CgroupSockAddr, Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use super::error::DataPlaneError;
+use super::flows::FlowTable;
 use super::migrate::Migration;
 use super::syscall::{AttachType, object_get};
 use super::wire::Wire;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/waggle-ebpf"));
 
-/// The socket hooks, by program name.
-pub(crate) const SOCKET_HOOKS: [(&str, AttachType); 8] = [
+/// The socket hooks, by program name. The one that makes room is there before those that take it.
+pub(crate) const SOCKET_HOOKS: [(&str, AttachType); 9] = [
+    ("sock_release", AttachType::SockRelease),
     ("connect4", AttachType::Connect4),
     ("connect6", AttachType::Connect6),
     ("sendmsg4", AttachType::SendMsg4),
@@ -44,6 +47,11 @@ pub(crate) const POD_HOOKS: [(&str, AttachType); 2] = [
 pub(crate) const UPLINK_HOOKS: [(&str, AttachType); 2] = [
     ("uplink_ingress", AttachType::TcxIngress),
     ("uplink_egress", AttachType::TcxEgress),
+];
+
+pub(crate) const OVERLAY_HOOKS: [(&str, AttachType); 2] = [
+    ("overlay_ingress", AttachType::TcxIngress),
+    ("overlay_egress", AttachType::TcxEgress),
 ];
 
 /// What a pinned map must look like to be taken over.
@@ -74,7 +82,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType, entries: usize) -> Shape
     }
 }
 
-pub(crate) const SHAPES: [Shape; 19] = [
+pub(crate) const SHAPES: [Shape; 20] = [
     shape::<u32, Config>("CONFIG", MapType::Array, 1),
     shape::<ServiceKey, ServiceValue>("SERVICES", MapType::Hash, MAX_SERVICES),
     shape::<u32, Slot>("SLOTS", MapType::Array, MAX_SLOTS),
@@ -87,10 +95,11 @@ pub(crate) const SHAPES: [Shape; 19] = [
     shape::<AffinityKey, AffinityValue>("AFFINITIES", MapType::Hash, MAX_AFFINITIES),
     shape::<FragmentKey, FragmentValue>("FRAGMENTS", MapType::LruHash, MAX_FRAGMENTS),
     shape::<u64, u32>("OPTED_OUT", MapType::Hash, MAX_OPTED_OUT),
+    shape::<u64, PodSource>("NAMESPACES", MapType::Hash, MAX_PODS),
+    shape::<u32, OriginPlace>("ORIGIN_PLACES", MapType::Array, ORIGIN_PLACES),
     shape::<u32, SocketOrigin>("ORIGINS", MapType::SkStorage, 0),
     shape::<u32, UdpFlows>("UDP_STATE", MapType::SkStorage, 0),
     shape::<FlowKey, FlowValue>("FLOWS", MapType::Hash, MAX_FLOWS),
-    shape::<ReturnKey, FlowValue>("RETURNS", MapType::Hash, MAX_FLOWS),
     shape::<u32, u64>("DROPS", MapType::PerCpuArray, DROP_REASONS),
     shape::<u32, Traffic>("FORWARDS", MapType::PerCpuArray, FORWARD_KINDS),
     shape::<u32, u64>("EVENTS", MapType::PerCpuArray, EVENT_KINDS),
@@ -118,8 +127,10 @@ pub(crate) struct Objects {
     pub(crate) source_ranges: Trie<SourceRange, u32>,
     pub(crate) affinities: Table<AffinityKey, AffinityValue>,
     pub(crate) opted_out: HashMap<MapData, u64, u32>,
-    pub(crate) flows: Table<FlowKey, FlowValue>,
-    pub(crate) returns: Table<ReturnKey, FlowValue>,
+    pub(crate) namespaces: HashMap<MapData, u64, Wire<PodSource>>,
+    pub(crate) origin_places: Array<MapData, Wire<OriginPlace>>,
+    pub(crate) origins_fd: OwnedFd,
+    pub(crate) flows: Arc<FlowTable>,
     pub(crate) drops: PerCpuArray<MapData, u64>,
     pub(crate) forwards: PerCpuArray<MapData, Wire<Traffic>>,
     pub(crate) events: PerCpuArray<MapData, u64>,
@@ -168,12 +179,14 @@ impl Objects {
         let mut programs = loader
             .load(OBJECT)
             .map_err(|error| DataPlaneError::Object(Box::new(error)))?;
-        for (name, _) in SOCKET_HOOKS.iter().chain(&POD_HOOKS).chain(&UPLINK_HOOKS) {
+        let hooks = SOCKET_HOOKS.iter().chain(&POD_HOOKS).chain(&UPLINK_HOOKS);
+        for (name, _) in hooks.chain(&OVERLAY_HOOKS) {
             let program = programs
                 .program_mut(name)
                 .ok_or(DataPlaneError::Missing(name))?;
             let loaded = match program {
                 Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
+                Program::CgroupSock(program) => CgroupSock::load(program),
                 Program::SchedClassifier(program) => SchedClassifier::load(program),
                 _ => return Err(DataPlaneError::Missing(name)),
             };
@@ -202,8 +215,10 @@ impl Objects {
             source_ranges: take(&mut programs, "SOURCE_RANGES")?,
             affinities: take(&mut programs, "AFFINITIES")?,
             opted_out: take(&mut programs, "OPTED_OUT")?,
-            flows: take(&mut programs, "FLOWS")?,
-            returns: take(&mut programs, "RETURNS")?,
+            namespaces: take(&mut programs, "NAMESPACES")?,
+            origin_places: take(&mut programs, "ORIGIN_PLACES")?,
+            origins_fd: fd("ORIGINS")?,
+            flows: Arc::new(FlowTable::open(&directory.join("FLOWS"))?),
             drops: take(&mut programs, "DROPS")?,
             forwards: take(&mut programs, "FORWARDS")?,
             events: take(&mut programs, "EVENTS")?,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod bench;
 mod dns;
 mod images;
 mod kube_client;
@@ -10,4 +11,5 @@ mod lifecycle;
 mod netfilter;
 mod restarts;
 mod services;
+mod termination;
 mod workloads;

@@ -5,27 +5,19 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::path::Path;
 
-use agent_ebpf::layout::{MAX_SERVICES, ServiceValue};
-use aya::maps::{HashMap, Map, MapData};
+use agent_ebpf::layout::{FlowKey, MAX_SERVICES, ServiceValue};
+use aya::maps::{Array, HashMap, Map, MapData};
 
-use super::super::migrate::layout1::OldService;
+use super::super::migrate::layout1::{OldConfig, OldFlow, OldService};
 use super::super::syscall::{object_get, object_pin};
-use super::lab::{Feed, run_program, service};
+use super::lab::{Feed, NODE, NODE_V6, run_program, service};
 use super::services::{ask, serve_once};
 use super::*;
 
 type Services<V> = HashMap<MapData, Wire<ServiceKey>, Wire<V>>;
 
 const GROWS: u32 = 1;
-const SAME: [&str; 7] = [
-    "SLOTS",
-    "PODS",
-    "SOURCES",
-    "ORIGINS",
-    "UDP_STATE",
-    "FLOWS",
-    "RETURNS",
-];
+const SAME: [&str; 5] = ["SLOTS", "PODS", "SOURCES", "ORIGINS", "UDP_STATE"];
 
 /// Pins what is pinned now as the layout 1 agent had it.
 fn pin_as_layout_1(pins: &Path) {
@@ -50,6 +42,30 @@ fn pin_as_layout_1(pins: &Path) {
         before.insert(key, Wire(value), 0).unwrap();
     }
     before.pin(old.join("SERVICES")).unwrap();
+    let mut config = Array::<MapData, Wire<OldConfig>>::create(1, 0).unwrap();
+    let uplink = |address: &str| Address::from(address.parse::<IpAddr>().unwrap());
+    let old_config = OldConfig {
+        before: [0; 14],
+        uplink_v4: uplink(NODE),
+        uplink_v6: uplink(NODE_V6),
+        behind: [0; 96],
+    };
+    config.set(0, Wire(old_config), 0).unwrap();
+    config.pin(old.join("CONFIG")).unwrap();
+    let mut flows: HashMap<MapData, Wire<FlowKey>, Wire<OldFlow>> =
+        HashMap::create(131_072, GROWS).unwrap();
+    let table = super::super::flows::FlowTable::open(&new.join("FLOWS")).unwrap();
+    for (key, value) in table.entries() {
+        if !value.is_reverse() {
+            let old = OldFlow {
+                port: value.to.source_port,
+                seen: value.seen,
+                ..OldFlow::default()
+            };
+            flows.insert(Wire(key), Wire(old), 0).unwrap();
+        }
+    }
+    flows.pin(old.join("FLOWS")).unwrap();
 }
 
 fn unpin(directory: &Path) {
