@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use agent_ebpf::layout::{MAX_FLOWS, MAX_PODS, MAX_SERVICES, MAX_SLOTS};
+use agent_ebpf::layout::{MAX_FLOWS, MAX_LOCALS, MAX_PODS, MAX_REMOTES, MAX_SERVICES, MAX_SLOTS};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -96,12 +96,22 @@ impl Collector for Metrics {
             plane.events().into_iter(),
         )?;
         tables(&mut encoder, &plane)?;
+        let problems: Vec<_> = plane.inner.state().reached.problems().collect();
+        gauges(
+            &mut encoder,
+            (
+                "waggle_dataplane_node_problems",
+                "What is wrong with other nodes' addresses and pod ranges, by kind",
+                "problem",
+            ),
+            problems.into_iter(),
+        )?;
         programs(&mut encoder, &plane)
     }
 }
 
 fn tables(encoder: &mut DescriptorEncoder<'_>, plane: &DataPlane) -> std::fmt::Result {
-    let (services, backends, slots, pods, flows, problems, revision) = {
+    let (services, backends, slots, pods, flows, problems, revision, remotes, locals) = {
         let state = plane.inner.state();
         let planner = state.tables.planner();
         (
@@ -112,6 +122,8 @@ fn tables(encoder: &mut DescriptorEncoder<'_>, plane: &DataPlane) -> std::fmt::R
             state.flows,
             state.tables.problems,
             state.tables.revision,
+            state.reached.remotes.len(),
+            state.reached.locals.len(),
         )
     };
     let entries = [
@@ -119,6 +131,8 @@ fn tables(encoder: &mut DescriptorEncoder<'_>, plane: &DataPlane) -> std::fmt::R
         ("slots", slots, MAX_SLOTS),
         ("pods", pods, MAX_PODS),
         ("flows", flows, MAX_FLOWS),
+        ("remotes", remotes, MAX_REMOTES),
+        ("locals", locals, MAX_LOCALS),
     ];
     gauges(
         encoder,

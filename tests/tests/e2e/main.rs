@@ -9,5 +9,7 @@ mod kube_client;
 mod kubectl;
 mod lifecycle;
 mod netfilter;
+mod restarts;
 mod services;
+mod termination;
 mod workloads;
