@@ -1,6 +1,7 @@
 //! The `waggle` binary: arguments and wiring only.
 
 mod agent_command;
+mod cluster_command;
 mod control_settings;
 mod controller_command;
 mod dev;
@@ -46,6 +47,8 @@ enum Command {
     Controller(controller_command::ControllerArguments),
     /// The node agent: runs pods, owns the node's data plane and DNS.
     Agent(Box<agent_command::AgentArguments>),
+    /// What kubectl cannot say of a cluster: its members, and what each node has in force.
+    Cluster(cluster_command::ClusterArguments),
     /// Images on this node.
     Image(image::ImageArguments),
 }
@@ -82,6 +85,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Dev(dev) => dev::run(*dev, &log),
         Command::Controller(controller) => controller_command::run(&controller, &log),
         Command::Agent(agent) => agent_command::run(&agent, &log),
+        Command::Cluster(cluster) => cluster_command::run(&cluster),
         Command::Image(image) => image::run(&image, &log),
     }
 }

@@ -12,6 +12,7 @@ use crate::nodestream::NodeStreams;
 use crate::registry::Registry;
 
 mod body;
+pub(crate) mod cluster_status;
 mod discovery;
 mod dispatch;
 mod event_versions;
@@ -32,7 +33,7 @@ mod watch;
 mod write;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use metrics::Metrics;
 
@@ -43,6 +44,7 @@ pub(crate) struct Api {
     authorizer: Chain,
     streams: NodeStreams,
     metrics: Arc<Metrics>,
+    view: cluster_status::View,
     /// Ends watches and log streams when the member stops.
     stopping: CancellationToken,
 }
@@ -52,6 +54,7 @@ impl Api {
         registry: Registry,
         streams: NodeStreams,
         metrics: Arc<Metrics>,
+        view: cluster_status::View,
         stopping: CancellationToken,
     ) -> Self {
         Self {
@@ -59,6 +62,7 @@ impl Api {
             authorizer: Chain::default(),
             streams,
             metrics,
+            view,
             stopping,
         }
     }

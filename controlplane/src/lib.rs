@@ -32,5 +32,6 @@ mod store;
 mod sync;
 
 pub use controller::{
-    Controller, ControllerConfig, NodeIdentity, NodeRanges, StartError, Termination,
+    ClusterStatus, Controller, ControllerConfig, DataPlane, MemberStatus, NodeIdentity, NodeRanges,
+    NodeStatus, StartError, Termination,
 };

@@ -44,6 +44,7 @@ async fn bad_first_messages_end_the_stream_with_a_reason() {
             node_name: "n1".into(),
             node_json: "nonsense".into(),
             agent_version: String::new(),
+            data_plane: None,
         }),
     ] {
         let mut client = server.client(Some(user("n1"))).await;
