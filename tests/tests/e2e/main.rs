@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod cluster_status;
 mod dns;
 mod images;
 mod kube_client;
