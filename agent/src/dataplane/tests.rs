@@ -8,6 +8,7 @@ mod fixtures;
 mod fragments;
 mod lab;
 mod lifecycle;
+mod overlay;
 mod packets;
 mod pods;
 mod refusals;

@@ -144,6 +144,9 @@ pub(super) fn cluster(setting: Setting, test: impl FnOnce(&mut Cluster) + Send +
         cluster.tell_all();
         // The namespaces go whether the test succeeds or not.
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&mut cluster)));
+        if result.is_err() {
+            cluster.tell_counters();
+        }
         drop(cluster);
         unmount_below(directory.path());
         if let Err(panic) = result {
@@ -226,6 +229,24 @@ impl Cluster {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
         inside(&self.fabric, &self.outside.0, work).wait()
+    }
+
+    /// For whoever reads that a test failed.
+    fn tell_counters(&self) {
+        for member in &self.members {
+            let Some(plane) = &member.plane else { continue };
+            let drops = plane.drops().into_iter().filter(|(_, count)| *count > 0);
+            let forwards = plane
+                .forwards()
+                .into_iter()
+                .filter(|(_, count, _)| *count > 0);
+            eprintln!(
+                "node{}: dropped {:?}, forwarded {:?}",
+                member.number,
+                drops.collect::<Vec<_>>(),
+                forwards.collect::<Vec<_>>()
+            );
+        }
     }
 
     /// Drops of all nodes but what IPv6 says of itself on a link.
