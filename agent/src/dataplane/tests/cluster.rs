@@ -177,7 +177,7 @@ impl Cluster {
         let fabric = directory.join("fabric");
         bind_namespace(&fabric);
         run_program("ip link set lo up");
-        run_program(&format!("ip link add br0 type bridge mcast_snooping 0"));
+        run_program("ip link add br0 type bridge mcast_snooping 0");
         run_program("ip addr add 192.0.2.254/24 dev br0");
         run_program("ip addr add 2001:db8::fe/64 dev br0 nodad");
         run_program(&format!("ip addr add {FAR}/32 dev lo"));
@@ -330,6 +330,8 @@ impl Member {
                     }
                 }
             }
+            // Link-local addresses at once: neighbours are asked for from them.
+            std::fs::write("/proc/sys/net/ipv6/conf/up0/accept_dad", "0").unwrap();
             run_program("ip link set up0 up");
             if nix::net::if_::if_nametoindex("up0").is_ok() {
                 let _ = std::process::Command::new("ip")
