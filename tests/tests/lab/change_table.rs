@@ -305,8 +305,8 @@ fn address_changes(world: &World) -> Verdict {
         of_family(&old, true).unwrap(),
     );
     let script = format!(
-        "ip address add 192.168.144.99/24 dev eth0; ip address add fd00:144::99/64 dev eth0 nodad
-         ip address del {v4}/24 dev eth0; ip address del {v6}/64 dev eth0
+        "ip address del {v4}/24 dev eth0; ip address del {v6}/64 dev eth0
+         ip address add 192.168.144.99/24 dev eth0; ip address add fd00:144::99/64 dev eth0 nodad
          ip route replace default via 192.168.144.1; ip route replace ::/0 via fd00:144::1"
     );
     let mut command = spot.command("sh");

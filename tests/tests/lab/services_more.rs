@@ -219,15 +219,9 @@ fn nonsense(world: &World) {
 }
 
 fn dig(world: &World, client: &'static str, arguments: &[&str]) -> String {
-    let server = world.service("kube-dns")["spec"]["clusterIP"].clone();
-    let server = format!("@{}", server.as_str().unwrap_or_default());
     let mut command = pod(client).spot(world).command("dig");
-    Outcome::of(
-        command
-            .args([&server, "+tries=1", "+time=3"])
-            .args(arguments),
-    )
-    .ok()
+    command.args([&format!("@{CLUSTER_DNS}"), "+tries=1", "+time=3"]);
+    Outcome::of(command.args(arguments)).ok()
 }
 
 fn lines(text: &str) -> BTreeSet<String> {
