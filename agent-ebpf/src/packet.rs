@@ -28,6 +28,7 @@ const ETHERTYPE_IPV6: u16 = 0x86dd;
 pub const TCP_FIN: u8 = 1;
 pub const TCP_SYN: u8 = 2;
 pub const TCP_RST: u8 = 4;
+pub const TCP_ACK: u8 = 16;
 
 /// Which part of a fragmented packet it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub struct Packet {
     pub protocol: u8,
     pub hop_limit: u8,
     pub fragment: Fragment,
+    /// What a packet's fragments have in common, as it lies in the header; of IPv6 only where there are fragments.
+    pub identification: u32,
     /// Offset of the layer 4 header.
     pub l4: u32,
     /// Network order; ICMP echo's identifier in `source_port`; 0 where the protocol has none.
@@ -68,6 +71,16 @@ impl Packet {
         match self.protocol {
             PROTOCOL_ICMP => self.icmp_type == 8 || self.icmp_type == 0,
             PROTOCOL_ICMPV6 => self.icmp_type == 128 || self.icmp_type == 129,
+            _ => false,
+        }
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_echo_request(&self) -> bool {
+        match self.protocol {
+            PROTOCOL_ICMP => self.icmp_type == 8,
+            PROTOCOL_ICMPV6 => self.icmp_type == 128,
             _ => false,
         }
     }
@@ -113,6 +126,7 @@ pub fn parse<B: Bytes + ?Sized>(bytes: &B) -> Result<Packet, DropReason> {
         protocol: 0,
         hop_limit: 0,
         fragment: Fragment::Whole,
+        identification: 0,
         l4: 0,
         source_port: 0,
         destination_port: 0,
@@ -139,6 +153,7 @@ fn parse_v4<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<(), Dro
     }
     let fragment = u16::from_be_bytes([header[6], header[7]]);
     packet.fragment = fragment_of(fragment & 0x1fff != 0, fragment & 0x2000 != 0);
+    packet.identification = u32::from(u16::from_ne_bytes([header[4], header[5]]));
     packet.hop_limit = header[8];
     packet.protocol = header[9];
     packet.source = v4(&header, 12);
@@ -189,9 +204,10 @@ fn parse_v6<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<(), Dro
                 at += (u32::from(length) + 1) * 8;
             }
             44 => {
-                let [following, _, high, low]: [u8; 4] =
-                    bytes.read(at).ok_or(DropReason::Malformed)?;
+                let header: [u8; 8] = bytes.read(at).ok_or(DropReason::Malformed)?;
+                let [following, _, high, low, i0, i1, i2, i3] = header;
                 let field = u16::from_be_bytes([high, low]);
+                packet.identification = u32::from_ne_bytes([i0, i1, i2, i3]);
                 next = following;
                 at += 8;
                 packet.fragment = fragment_of(field & 0xfff8 != 0, field & 1 != 0);
@@ -235,7 +251,7 @@ fn parse_l4<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<(), Dro
     Ok(())
 }
 
-/// The packet inside an ICMP error, as far as a flow's key needs it, and where to rewrite its source.
+/// The packet inside an ICMP error, as far as a flow's key needs it, and where to rewrite it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Embedded {
     pub source: Address,
@@ -245,12 +261,12 @@ pub struct Embedded {
     pub destination_port: u16,
     /// Offset of the inner IP header.
     pub l3: u32,
-    /// Offset of the inner source port, or of an echo's identifier.
+    /// Offset of the inner ports, or of an echo's identifier.
     pub port: u32,
 }
 
-/// Reads the packet that an ICMP error is about; nothing if it is cut short, is no flow's, or has extension
-/// headers.
+/// Reads the packet that an ICMP error is about; nothing if it is cut short, is no flow's, is a fragment without
+/// ports, or has extension headers.
 #[inline(always)]
 pub fn embedded<B: Bytes + ?Sized>(bytes: &B, error: &Packet) -> Option<Embedded> {
     let l3 = error.l4 + 8;
@@ -266,14 +282,18 @@ pub fn embedded<B: Bytes + ?Sized>(bytes: &B, error: &Packet) -> Option<Embedded
     } else {
         let header: [u8; 20] = bytes.read(l3)?;
         let length = u32::from(header[0] & 0x0f) * 4;
-        if header[0] >> 4 != 4 || length < 20 {
+        // A later fragment has no ports where they would be.
+        if header[0] >> 4 != 4
+            || length < 20
+            || u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0
+        {
             return None;
         }
         (header[9], l3 + length, v4(&header, 12), v4(&header, 16))
     };
     let start: [u8; 8] = bytes.read(l4)?;
     let (port, source_port, destination_port) = match protocol {
-        PROTOCOL_TCP | PROTOCOL_UDP => (
+        PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_SCTP => (
             l4,
             u16::from_ne_bytes([start[0], start[1]]),
             u16::from_ne_bytes([start[2], start[3]]),

@@ -2,7 +2,7 @@
 //! control plane; stops in the opposite order.
 //!
 //! `agent/preflight` says what is missing before anything is touched, `agent/local` answers on a socket of
-//! this machine (metrics, image import), `agent/error` names what failed.
+//! this machine (metrics, image import), `agent/names` finds DNS its sockets, `agent/error` names what failed.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::dataplane::{Attachment, DataPlane, DataPlaneConfig, NorthSouth, Routing, Xdp};
+use crate::dns::keeper::Keeper;
 use crate::dns::{DnsConfig, DnsServer};
 use crate::images::ImageStore;
 use crate::node::{self, Heartbeat, Host, NodeFacts};
@@ -28,6 +29,7 @@ use crate::sync::{Client, ClientConfig, ClientMetrics, Intake, Outbox};
 
 mod error;
 mod local;
+mod names;
 mod preflight;
 mod ranges;
 
@@ -142,6 +144,8 @@ pub struct Agent {
     heartbeat: Arc<Heartbeat>,
     tasks: Vec<JoinHandle<()>>,
     dns: DnsServer,
+    /// Keeps the DNS server's sockets when this process ends otherwise than by a shutdown that removes everything.
+    dns_keeper: Option<Keeper>,
     follow: JoinHandle<()>,
     cgroup_parent: String,
     run_dir: PathBuf,
@@ -205,7 +209,9 @@ impl Agent {
         let (dns_batches, batches) = mpsc::channel(BATCHES);
         let (applied, dns_applied) = watch::channel(0);
         let host_resolver = preflight::host_resolver();
-        let dns = DnsServer::start(
+        let (sockets, dns_keeper) = names::sockets(&config).await?;
+        let dns = DnsServer::start_on(
+            sockets,
             DnsConfig {
                 listen: DNS_LISTEN,
                 cluster_domain: config.cluster_domain.clone(),
@@ -243,7 +249,12 @@ impl Agent {
 
         // Networks before pods, where the range is known from an earlier life: pods are adopted though the
         // control plane is away.
-        let ranges = ranges::Ranges::new(&config.data_dir, &config.run_dir);
+        let ranges = ranges::Ranges::new(
+            &config.data_dir,
+            &config.run_dir,
+            config.pod_cidrs.clone(),
+            data_plane.pod_mtu(),
+        );
         if let Some(known) = ranges.read() {
             ranges.open(&machine, known).await?;
             heartbeat.set_not_ready(None);
@@ -268,6 +279,7 @@ impl Agent {
             metrics,
         });
         let pods = Arc::new(Pods::open(context).await.map_err(AgentError::Pods)?);
+        let new_addresses = data_plane.node_addresses();
 
         let (stop, stopped) = watch::channel(false);
         let (pod_cidrs, new_ranges) = watch::channel(Vec::new());
@@ -320,6 +332,13 @@ impl Agent {
                 stopped.clone(),
             )),
         ];
+        if config.node_addresses.is_empty() {
+            tasks.push(tokio::spawn(follow_addresses(
+                new_addresses,
+                Arc::clone(&heartbeat),
+                stopped.clone(),
+            )));
+        }
         tasks
             .extend(local::serve(&config.run_dir, config.metrics_listen, &shared, &stopped).await?);
         Ok(Self {
@@ -328,6 +347,7 @@ impl Agent {
             heartbeat,
             tasks,
             dns,
+            dns_keeper,
             follow,
             cgroup_parent: config.cgroup_parent,
             run_dir: config.run_dir,
@@ -379,6 +399,11 @@ impl Agent {
             }
         };
         self.dns.stop().await;
+        if how == Shutdown::RemoveEverything
+            && let Some(keeper) = self.dns_keeper
+        {
+            keeper.end();
+        }
         self.follow.abort();
         let _ = std::fs::remove_file(self.run_dir.join(local::SOCKET));
         if how == Shutdown::RemoveEverything {
@@ -392,7 +417,7 @@ impl Agent {
             }
             crate::network::remove_unused_ledger(&self.run_dir);
             // Only what is empty: what is not, is somebody's.
-            for dir in ["pods", "netns"] {
+            for dir in ["pods", "netns", names::DIRECTORY] {
                 let _ = std::fs::remove_dir(self.run_dir.join(dir));
             }
             let _ = std::fs::remove_dir(&self.run_dir);
@@ -491,6 +516,24 @@ fn hello(node_name: &str, heartbeat: &Heartbeat) -> Hello {
         node_name: node_name.to_owned(),
         node_json: node_json.into(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// The node is known by the addresses that its uplink has.
+async fn follow_addresses(
+    mut addresses: watch::Receiver<Vec<IpAddr>>,
+    heartbeat: Arc<Heartbeat>,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let now = addresses.borrow_and_update().clone();
+        if !now.is_empty() {
+            heartbeat.set_addresses(now);
+        }
+        tokio::select! {
+            changed = addresses.changed() => if changed.is_err() { return },
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
     }
 }
 

@@ -3,8 +3,12 @@
 //! ```text
 //!   config            what it is loaded with
 //!   plan              pure: services and endpoints in, map operations out
-//!   tables flows      doing: carry out plans; forget idle masqueraded flows
+//!   tables flows      doing: carry out plans; forget idle flows
+//!   migrate           from the maps of an older layout to this one's
 //!   objects attach    the eBPF object; where its programs are attached
+//!   nodes             pure: nodes in, table entries and routes to their pods out
+//!   reach             doing: follows nodes, links and addresses
+//!   overlay routes links   the VXLAN device; routes to other nodes' pods; the node's interfaces
 //!   probe node bpffs  what must be there; what is changed on the node
 //!   metrics           counters and occupancy for `/metrics`
 //! ```
@@ -16,11 +20,17 @@ mod bpffs;
 mod config;
 mod error;
 mod flows;
+mod links;
 mod metrics;
+mod migrate;
 mod node;
+mod nodes;
 mod objects;
+mod overlay;
 pub mod plan;
 mod probe;
+mod reach;
+mod routes;
 mod syscall;
 mod tables;
 mod wire;
@@ -32,17 +42,21 @@ use std::time::Duration;
 use agent_ebpf::address::{Address, Net};
 use agent_ebpf::counter::{DropReason, EventKind, ForwardKind, Traffic};
 use agent_ebpf::layout::{
-    Config, POD_NETS, PROTOCOL_TCP, PROTOCOL_UDP, Pod, PodSource, SCOPE_INSIDE, SERVICE_HOST_ONLY,
-    SERVICE_NETS, ServiceKey,
+    Config, MAX_FLOWS, POD_NETS, PROTOCOL_TCP, PROTOCOL_UDP, Pod, PodSource, SCOPE_INSIDE,
+    SERVICE_HOST_ONLY, SERVICE_NETS, ServiceKey,
 };
 use ipnet::IpNet;
+use tokio::sync::watch;
 
 use self::attach::{Attachments, Interface};
 pub use self::config::{DataPlaneConfig, NorthSouth, Routing, VXLAN_PORT, Xdp};
 pub use self::error::DataPlaneError;
+use self::flows::Occupancy;
+pub use self::metrics::{ProgramRuns, RunTimeStatistics};
 pub use self::node::default_uplink;
 use self::objects::Objects;
 use self::plan::{Backend, Fixed};
+use self::reach::{Reach, Reached};
 use self::tables::{Outcome, Tables};
 use self::wire::Wire;
 use crate::cluster::{AppliedSender, Batch, BatchReceiver};
@@ -74,8 +88,13 @@ pub struct DataPlane {
 #[derive(Debug)]
 struct Inner {
     config: DataPlaneConfig,
-    uplink: Option<Interface>,
     state: Mutex<State>,
+    /// Held over a whole pass, which asks the kernel over and over; always before `state`.
+    reach: tokio::sync::Mutex<Reach>,
+    addresses: watch::Sender<Vec<IpAddr>>,
+    pod_mtu: watch::Sender<u32>,
+    /// Dropped with the last handle.
+    _alive: watch::Sender<()>,
 }
 
 /// Written by `follow`'s task, the sweeper and pod workers, each under the one lock, for microseconds.
@@ -85,6 +104,9 @@ struct State {
     attachments: Attachments,
     tables: Tables,
     settings: Config,
+    /// `settings` are in their map.
+    configured: bool,
+    reached: Reached,
     flows: usize,
     pods: usize,
     /// Set by `unload`: nothing is written any more.
@@ -98,8 +120,6 @@ impl Inner {
     }
 }
 
-/// How often idle flows are looked for and the uplink's addresses are read again.
-const HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// Until changes that could not be made are tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -168,49 +188,43 @@ impl DataPlane {
     /// See [`DataPlaneError`]; what was in force before stays so until the last step.
     pub async fn load(config: DataPlaneConfig) -> Result<Self, DataPlaneError> {
         probe::check(&config.cgroup)?;
-        let mut settings = settings(&config)?;
+        let settings = settings(&config)?;
         let netlink = node::Netlink::open()?;
-        let uplink = match &config.uplink {
-            Some(name) => Some(node::interface(&netlink, name).await?),
-            None => None,
-        };
-        if let Some(uplink) = &uplink {
-            set_uplink(
-                &mut settings,
-                uplink,
-                node::addresses(&netlink, uplink).await?,
-            );
-        }
+        let mut reach = Reach::look(&config, &netlink).await?;
         node::add_local_address(&netlink, config.dns_listen.ip()).await?;
         bpffs::ensure(&config.pin_dir)?;
-        let mut objects = Objects::load(&config.pin_dir)?;
-        objects
-            .config
-            .set(0, Wire(settings), 0)
-            .map_err(DataPlaneError::map("CONFIG"))?;
-        let mut tables = Tables::adopt(&config.node_name, &objects)?;
-        tables.fix(&mut objects, dns_entries(&config));
-        let mut attachments = Attachments::open(&config.pin_dir)?;
-        attachments.adopt_pods(&objects)?;
-        forget_vanished(&mut objects)?;
-        attachments.sockets(&objects, &config.cgroup)?;
-        if let Some(uplink) = &uplink {
-            attachments.uplink(&mut objects, uplink)?;
-        }
-        let pods = objects.pods.keys().flatten().count();
+        let objects = Objects::load(&config.pin_dir)?;
+        let reached = reach.adopt(&config, &netlink, &objects).await?;
+        let tables = Tables::adopt(&config.node_name, &objects)?;
+        let mut state = State {
+            attachments: Attachments::open(&config.pin_dir)?,
+            objects,
+            tables,
+            settings,
+            configured: false,
+            reached,
+            flows: 0,
+            pods: 0,
+            ended: false,
+        };
+        reach.put(&config, &mut state)?;
+        state.tables.fix(&mut state.objects, dns_entries(&config));
+        state.attachments.adopt_pods(&state.objects)?;
+        forget_vanished(&mut state.objects)?;
+        state.attachments.sockets(&state.objects, &config.cgroup)?;
+        state.objects.migration.finish();
+        state.pods = state.objects.pods.keys().flatten().count();
+        reach.routes(&config, &netlink).await?;
+        let (alive, ended) = watch::channel(());
         let inner = Arc::new(Inner {
+            addresses: watch::channel(reach.node_addresses()).0,
+            pod_mtu: watch::channel(reach.pod_mtu()).0,
             config,
-            uplink,
-            state: Mutex::new(State {
-                objects,
-                attachments,
-                tables,
-                settings,
-                flows: 0,
-                pods,
-                ended: false,
-            }),
+            state: Mutex::new(state),
+            reach: tokio::sync::Mutex::new(reach),
+            _alive: alive,
         });
+        tokio::spawn(reach::follow(Arc::downgrade(&inner), ended));
         tokio::spawn(keep_house(Arc::downgrade(&inner)));
         Ok(Self { inner })
     }
@@ -224,6 +238,7 @@ impl DataPlane {
         let inner = Arc::clone(&self.inner);
         tokio::spawn(async move {
             let mut incomplete = false;
+            let mut unreached = false;
             let mut revision = 0;
             loop {
                 let next = if incomplete {
@@ -239,8 +254,13 @@ impl DataPlane {
                 if let Some(batch) = &batch {
                     revision = batch.revision;
                 }
+                // Nodes first: a Service's backends may be theirs.
+                let about_nodes = unreached || batch.as_deref().is_some_and(reach::concerns);
+                if about_nodes {
+                    unreached = !reach::apply(&inner, batch.as_deref()).await;
+                }
                 let outcome = run(&inner, move |state| step(state, batch.as_deref())).await;
-                incomplete = outcome == Outcome::Incomplete;
+                incomplete = outcome == Outcome::Incomplete || unreached;
                 if !incomplete {
                     applied.send_replace(revision);
                 }
@@ -264,6 +284,16 @@ impl DataPlane {
     pub async fn remove_pod(&self, interface: &PodInterface) -> Result<(), DataPlaneError> {
         let interface = interface.clone();
         run(&self.inner, move |state| remove_pod(state, &interface)).await
+    }
+
+    /// Addresses by which other nodes know this one, as they change; empty while it never had one.
+    pub fn node_addresses(&self) -> watch::Receiver<Vec<IpAddr>> {
+        self.inner.addresses.subscribe()
+    }
+
+    /// Bytes of pods' largest IP packet, as the uplink changes.
+    pub fn pod_mtu(&self) -> watch::Receiver<u32> {
+        self.inner.pod_mtu.subscribe()
     }
 
     pub fn attachments(&self) -> Vec<Attachment> {
@@ -322,9 +352,13 @@ impl DataPlane {
         {
             let mut state = self.inner.state();
             state.ended = true;
-            state.attachments.remove_all(self.inner.uplink.as_ref());
+            let uplink = state.reached.uplink.clone();
+            state.attachments.remove_all(uplink.as_ref());
         }
+        // Waits for a pass that is under way; the next one sees that all has ended.
+        let reach = self.inner.reach.lock().await;
         let netlink = node::Netlink::open()?;
+        reach.clear(&self.inner.config, &netlink).await;
         let address = self.inner.config.dns_listen.ip();
         let removed = node::remove_local_address(&netlink, address).await;
         bpffs::clear(&self.inner.config.pin_dir)?;
@@ -410,7 +444,7 @@ fn remove_pod(state: &mut State, interface: &PodInterface) -> Result<(), DataPla
         let current = state.objects.pods.get(&key.bytes(), 0).ok();
         if current.is_some_and(|Wire(pod)| pod.ifindex == interface.host_ifindex) {
             remove_key(state.objects.pods.remove(&key.bytes()), "PODS")?;
-            flows::forget(&mut state.objects, key);
+            state.objects.flows.forget(key);
         }
     }
     state.attachments.remove_pod(interface.host_ifindex);
@@ -434,7 +468,7 @@ fn forget_vanished(objects: &mut Objects) -> Result<(), DataPlaneError> {
         .collect();
     for key in pods {
         remove_key(objects.pods.remove(&key), "PODS")?;
-        flows::forget(objects, Address::from_v6(key));
+        objects.flows.forget(Address::from_v6(key));
     }
     let sources: Vec<u32> = objects
         .sources
@@ -458,59 +492,38 @@ fn remove_key(
     }
 }
 
-fn set_uplink(
-    settings: &mut Config,
-    uplink: &Interface,
-    (v4, v6): (Option<std::net::Ipv4Addr>, Option<std::net::Ipv6Addr>),
-) {
-    let address = |ip: Option<IpAddr>| ip.map_or(Address::UNSPECIFIED, Address::from);
-    settings.uplink = uplink.index;
-    settings.uplink_v4 = address(v4.map(IpAddr::V4));
-    settings.uplink_v6 = address(v6.map(IpAddr::V6));
-}
-
 /// Ends with the data plane's last handle.
 async fn keep_house(inner: std::sync::Weak<Inner>) {
-    let mut tick = tokio::time::interval(HOUSEKEEPING);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    tick.tick().await;
+    let mut occupancy = Occupancy::default();
     loop {
-        tick.tick().await;
+        tokio::time::sleep(occupancy.next_look()).await;
         let Some(inner) = inner.upgrade() else {
             return;
         };
         if inner.state().ended {
             return;
         }
-        if let Some(uplink) = &inner.uplink
-            && let Err(error) = refresh_uplink(&inner, uplink).await
-        {
-            tracing::warn!(%error, uplink = uplink.name, "cannot read the uplink's addresses");
-        }
-        run(&inner, |state| {
-            if !state.ended {
-                state.flows = flows::sweep(&mut state.objects);
-            }
-        })
-        .await;
+        occupancy = sweep(&inner, occupancy).await;
     }
 }
 
-async fn refresh_uplink(inner: &Inner, uplink: &Interface) -> Result<(), DataPlaneError> {
-    let netlink = node::Netlink::open()?;
-    let addresses = node::addresses(&netlink, uplink).await?;
-    let mut state = inner.state();
-    let mut settings = state.settings;
-    set_uplink(&mut settings, uplink, addresses);
-    if settings != state.settings && !state.ended {
-        state
-            .objects
-            .config
-            .set(0, Wire(settings), 0)
-            .map_err(DataPlaneError::map("CONFIG"))?;
-        state.settings = settings;
+/// Looks through the table of flows, away from the async threads and without the lock.
+async fn sweep(inner: &Inner, before: Occupancy) -> Occupancy {
+    let flows = Arc::clone(&inner.state().objects.flows);
+    let swept =
+        tokio::task::spawn_blocking(move || flows.sweep(flows::now(), before.is_pressed())).await;
+    let Ok(occupancy) = swept else {
+        return before;
+    };
+    if occupancy.is_pressed() && !before.is_pressed() {
+        tracing::warn!(
+            entries = occupancy.entries,
+            size = MAX_FLOWS,
+            "the table of translated flows is filling: unanswered and ended flows are forgotten sooner"
+        );
     }
-    Ok(())
+    inner.state().flows = occupancy.entries;
+    occupancy
 }
 
 #[cfg(test)]

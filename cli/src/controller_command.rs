@@ -4,9 +4,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use controlplane::{Controller, ControllerConfig};
+use controlplane::Controller;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::control_settings::ControlSettings;
 use crate::logging::{self, LogSettings};
 use crate::settings::ClusterSettings;
 
@@ -23,6 +24,8 @@ pub(crate) struct ControllerArguments {
     extra_sans: Vec<String>,
     #[command(flatten)]
     cluster: ClusterSettings,
+    #[command(flatten)]
+    control: ControlSettings,
     /// Write a node's certificate, key and CA to this directory and exit, also while the member runs:
     /// NAME=DIRECTORY.
     #[arg(long, value_name = "NAME=DIRECTORY")]
@@ -43,15 +46,12 @@ pub(crate) fn run(arguments: &ControllerArguments, log: &LogSettings) -> anyhow:
 async fn serve(arguments: &ControllerArguments) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let controller = Controller::start(ControllerConfig {
-        data_dir: arguments.data_dir.clone(),
-        listen: arguments.listen,
-        extra_sans: arguments.extra_sans.clone(),
-        service_cidrs: arguments.cluster.service_cidrs.clone(),
-        pod_cidrs: arguments.cluster.pod_cidrs.clone(),
-        cluster_domain: arguments.cluster.cluster_domain.clone(),
-        cluster_dns: arguments.cluster.cluster_dns()?,
-    })
+    let controller = Controller::start(arguments.control.config(
+        &arguments.cluster,
+        arguments.data_dir.clone(),
+        arguments.listen,
+        arguments.extra_sans.clone(),
+    )?)
     .await?;
     let server = format!("https://{}", controller.address());
     let kubeconfig = arguments.data_dir.join("admin.kubeconfig");

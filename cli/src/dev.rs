@@ -12,6 +12,7 @@ mod state;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::control_settings::ControlSettings;
 use crate::logging::LogSettings;
 use crate::settings::{ClusterSettings, NetworkSettings, NodeSettings};
 
@@ -63,6 +64,8 @@ struct StartArguments {
     metrics_listen: Option<SocketAddr>,
     #[command(flatten)]
     cluster: ClusterSettings,
+    #[command(flatten)]
+    control: ControlSettings,
     #[command(flatten)]
     node: NodeSettings,
     #[command(flatten)]

@@ -1,7 +1,9 @@
 //! The `waggle` binary: arguments and wiring only.
 
 mod agent_command;
+mod bench;
 mod client;
+mod control_settings;
 mod controller_command;
 mod dev;
 mod files;
@@ -54,6 +56,11 @@ enum Command {
     Lab(Box<lab::LabArguments>),
     /// Images on this node.
     Image(image::ImageArguments),
+    /// Measures this data plane beside plain routing, iptables and nftables, on this machine.
+    Bench(bench::BenchArguments),
+    /// A process of `waggle bench`.
+    #[command(hide = true)]
+    BenchPart(bench::part::PartArguments),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +69,11 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
     if arguments.get(1).is_some_and(|verb| verb == "supervise") {
         let code = agent::supervisor::main(&arguments[2..]);
+        return ExitCode::from(u8::try_from(code).unwrap_or(1));
+    }
+    // As small as that, and as long-lived.
+    if arguments.get(1).is_some_and(|verb| verb == "keep-dns") {
+        let code = agent::dns::keeper::main(&arguments[2..]);
         return ExitCode::from(u8::try_from(code).unwrap_or(1));
     }
     let arguments = Arguments::parse();
@@ -90,6 +102,8 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Agent(agent) => agent_command::run(&agent, &log),
         Command::Lab(lab) => lab::run(*lab, &log),
         Command::Image(image) => image::run(&image, &log),
+        Command::Bench(bench) => bench::run(&bench),
+        Command::BenchPart(part) => bench::part::main(part),
     }
 }
 

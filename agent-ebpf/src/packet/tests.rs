@@ -98,6 +98,39 @@ fn fragments() {
 }
 
 #[test]
+fn fragments_are_known_by_their_identification() {
+    let mut bytes = v4_packet(17, 0, 0x2000, &udp(1, 2));
+    bytes[18..20].copy_from_slice(&[0xab, 0xcd]);
+    let v4 = parse(bytes.as_slice()).unwrap();
+    assert_eq!(v4.identification, u16::from_ne_bytes([0xab, 0xcd]).into());
+
+    for (offset, fragment) in [(0x0001u16, Fragment::First), (0x0008, Fragment::Later)] {
+        let mut payload = vec![17, 0];
+        payload.extend(offset.to_be_bytes());
+        payload.extend([1, 2, 3, 4]);
+        payload.extend(udp(5, 6));
+        let v6 = parse(v6_packet(44, &payload).as_slice()).unwrap();
+        assert_eq!(v6.fragment, fragment);
+        assert_eq!(v6.protocol, 17);
+        assert_eq!(v6.identification, u32::from_ne_bytes([1, 2, 3, 4]));
+    }
+}
+
+#[test]
+fn an_error_about_a_later_fragment_is_about_no_flow() {
+    let mut about = v4_packet(17, 0, 0, &udp(7, 9));
+    let error = |about: &[u8]| {
+        let mut payload = vec![11, 1, 0, 0, 0, 0, 0, 0];
+        payload.extend(&about[14..]);
+        let bytes = v4_packet(1, 0, 0, &payload);
+        embedded(bytes.as_slice(), &parse(bytes.as_slice()).unwrap())
+    };
+    assert!(error(&about).is_some());
+    about[21] = 1;
+    assert_eq!(error(&about), None);
+}
+
+#[test]
 fn extension_headers_are_walked_up_to_the_bound() {
     let mut payload = Vec::new();
     for next in [60u8, 17] {

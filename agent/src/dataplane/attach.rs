@@ -14,7 +14,7 @@ use aya::programs::tc::{
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 
 use super::error::DataPlaneError;
-use super::objects::{Objects, POD_HOOKS, SOCKET_HOOKS, UPLINK_HOOKS};
+use super::objects::{OVERLAY_HOOKS, Objects, POD_HOOKS, SOCKET_HOOKS, UPLINK_HOOKS};
 use super::syscall::{AttachType, link_create, link_update, object_get, object_pin};
 use super::{Attachment, probe};
 
@@ -103,9 +103,29 @@ impl Attachments {
         objects: &mut Objects,
         interface: &Interface,
     ) -> Result<(), DataPlaneError> {
-        for (program, attach_type) in UPLINK_HOOKS {
+        self.only(objects, interface, UPLINK_HOOKS)
+    }
+
+    pub(crate) fn overlay(
+        &mut self,
+        objects: &mut Objects,
+        interface: &Interface,
+    ) -> Result<(), DataPlaneError> {
+        self.only(objects, interface, OVERLAY_HOOKS)
+    }
+
+    /// Attaches programs to this interface and to no other.
+    fn only(
+        &mut self,
+        objects: &mut Objects,
+        interface: &Interface,
+        hooks: [(&'static str, AttachType); 2],
+    ) -> Result<(), DataPlaneError> {
+        for (program, attach_type) in hooks {
             let pin = format!("{program}_{}", interface.index);
             self.remove_others(program, &pin);
+            self.list
+                .retain(|(other, entry)| entry.program != program || *other == pin);
             self.traffic(objects, program, pin, interface, attach_type)?;
         }
         Ok(())

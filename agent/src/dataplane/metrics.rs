@@ -2,14 +2,14 @@
 
 use std::sync::{Arc, Weak};
 
-use agent_ebpf::layout::{MAX_FLOWS, MAX_PODS, MAX_SERVICES, MAX_SLOTS};
+use agent_ebpf::layout::{MAX_FLOWS, MAX_LOCALS, MAX_PODS, MAX_REMOTES, MAX_SERVICES, MAX_SLOTS};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::{DataPlane, Inner};
+use super::{DataPlane, DataPlaneError, Inner};
 
 #[derive(Debug)]
 struct Metrics(Weak<Inner>);
@@ -96,12 +96,22 @@ impl Collector for Metrics {
             plane.events().into_iter(),
         )?;
         tables(&mut encoder, &plane)?;
+        let problems: Vec<_> = plane.inner.state().reached.problems().collect();
+        gauges(
+            &mut encoder,
+            (
+                "waggle_dataplane_node_problems",
+                "What is wrong with other nodes' addresses and pod ranges, by kind",
+                "problem",
+            ),
+            problems.into_iter(),
+        )?;
         programs(&mut encoder, &plane)
     }
 }
 
 fn tables(encoder: &mut DescriptorEncoder<'_>, plane: &DataPlane) -> std::fmt::Result {
-    let (services, backends, slots, pods, flows, problems, revision) = {
+    let (services, backends, slots, pods, flows, problems, revision, remotes, locals) = {
         let state = plane.inner.state();
         let planner = state.tables.planner();
         (
@@ -112,6 +122,8 @@ fn tables(encoder: &mut DescriptorEncoder<'_>, plane: &DataPlane) -> std::fmt::R
             state.flows,
             state.tables.problems,
             state.tables.revision,
+            state.reached.remotes.len(),
+            state.reached.locals.len(),
         )
     };
     let entries = [
@@ -119,6 +131,8 @@ fn tables(encoder: &mut DescriptorEncoder<'_>, plane: &DataPlane) -> std::fmt::R
         ("slots", slots, MAX_SLOTS),
         ("pods", pods, MAX_PODS),
         ("flows", flows, MAX_FLOWS),
+        ("remotes", remotes, MAX_REMOTES),
+        ("locals", locals, MAX_LOCALS),
     ];
     gauges(
         encoder,
@@ -162,17 +176,53 @@ fn tables(encoder: &mut DescriptorEncoder<'_>, plane: &DataPlane) -> std::fmt::R
     )?)
 }
 
+/// How often a program ran, and for how long, while the kernel counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProgramRuns {
+    pub name: String,
+    pub runs: u64,
+    pub nanoseconds: u64,
+}
+
+/// Has the kernel count runs and time of all BPF programs (5.8) until it is dropped; each run then takes some
+/// tens of nanoseconds longer, a part of which is in the time that is counted.
+#[derive(Debug)]
+pub struct RunTimeStatistics {
+    _switch: std::os::fd::OwnedFd,
+}
+
+impl RunTimeStatistics {
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn on() -> Result<Self, DataPlaneError> {
+        let switch = aya::sys::enable_stats(aya::sys::Stats::RunTime).map_err(|error| {
+            DataPlaneError::System {
+                action: "turn on run-time statistics of BPF programs",
+                source: error.io_error,
+            }
+        })?;
+        Ok(Self { _switch: switch })
+    }
+}
+
+impl DataPlane {
+    /// What the kernel counted of each program since it was loaded.
+    pub fn program_runs(&self) -> Vec<ProgramRuns> {
+        self.inner
+            .state()
+            .objects
+            .program_infos()
+            .map(|(name, info)| ProgramRuns {
+                name: name.to_owned(),
+                runs: info.run_count(),
+                nanoseconds: info.run_time().as_nanos() as u64,
+            })
+            .collect()
+    }
+}
+
 fn programs(encoder: &mut DescriptorEncoder<'_>, plane: &DataPlane) -> std::fmt::Result {
-    let infos: Vec<(String, u64, u64)> = plane
-        .inner
-        .state()
-        .objects
-        .program_infos()
-        .map(|(name, info)| {
-            let time = info.run_time().as_nanos();
-            (name.to_owned(), info.run_count(), time as u64)
-        })
-        .collect();
+    let infos = plane.program_runs();
     counters(
         encoder,
         (
@@ -180,7 +230,7 @@ fn programs(encoder: &mut DescriptorEncoder<'_>, plane: &DataPlane) -> std::fmt:
             "Runs, while kernel.bpf_stats_enabled is on",
             "program",
         ),
-        infos.iter().map(|(name, count, _)| (name.as_str(), *count)),
+        infos.iter().map(|info| (info.name.as_str(), info.runs)),
     )?;
     counters(
         encoder,
@@ -189,6 +239,8 @@ fn programs(encoder: &mut DescriptorEncoder<'_>, plane: &DataPlane) -> std::fmt:
             "Time spent, while kernel.bpf_stats_enabled is on",
             "program",
         ),
-        infos.iter().map(|(name, _, time)| (name.as_str(), *time)),
+        infos
+            .iter()
+            .map(|info| (info.name.as_str(), info.nanoseconds)),
     )
 }

@@ -5,12 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 
 use futures::TryStreamExt as _;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressScope};
-use netlink_packet_route::link::LinkLayerType;
+use netlink_packet_route::address::AddressScope;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 use rtnetlink::Handle;
 
-use super::attach::Interface;
 use super::error::DataPlaneError;
 
 /// A netlink connection whose driver ends with it.
@@ -37,84 +35,6 @@ impl Drop for Netlink {
     fn drop(&mut self) {
         self.driver.abort();
     }
-}
-
-/// The Ethernet interface of that name.
-pub(crate) async fn interface(netlink: &Netlink, name: &str) -> Result<Interface, DataPlaneError> {
-    let found = netlink
-        .handle
-        .link()
-        .get()
-        .match_name(name)
-        .execute()
-        .try_next()
-        .await;
-    match found {
-        Ok(Some(link)) if link.header.link_layer_type == LinkLayerType::Ether => Ok(Interface {
-            index: link.header.index,
-            name: name.to_owned(),
-        }),
-        Ok(Some(_)) => Err(DataPlaneError::NotEthernet(name.to_owned())),
-        _ => Err(DataPlaneError::NoInterface(name.to_owned())),
-    }
-}
-
-/// The first global address of each family: what masqueraded packets come from.
-pub(crate) async fn addresses(
-    netlink: &Netlink,
-    interface: &Interface,
-) -> Result<(Option<Ipv4Addr>, Option<Ipv6Addr>), DataPlaneError> {
-    let mut stream = netlink
-        .handle
-        .address()
-        .get()
-        .set_link_index_filter(interface.index)
-        .execute();
-    let (mut v4, mut v6) = (None, None);
-    while let Some(message) = stream
-        .try_next()
-        .await
-        .map_err(DataPlaneError::netlink(format!(
-            "read the addresses of {}",
-            interface.name
-        )))?
-    {
-        let flags = message
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                AddressAttribute::Flags(flags) => Some(*flags),
-                _ => None,
-            });
-        let unusable = AddressFlags::Deprecated | AddressFlags::Tentative;
-        if message.header.scope != AddressScope::Universe
-            || flags.is_some_and(|flags| flags.intersects(unusable))
-        {
-            continue;
-        }
-        let local = message
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                AddressAttribute::Local(address) => Some(*address),
-                _ => None,
-            });
-        let address = local.or_else(|| {
-            message
-                .attributes
-                .iter()
-                .find_map(|attribute| match attribute {
-                    AddressAttribute::Address(address) => Some(*address),
-                    _ => None,
-                })
-        });
-        match address {
-            Some(IpAddr::V4(address)) => v4 = v4.or(Some(address)),
-            Some(IpAddr::V6(address)) => v6 = v6.or(Some(address)),
-            None => {}
-        }
-    }
-    Ok((v4, v6))
 }
 
 /// The interface of the default route with the lowest metric.

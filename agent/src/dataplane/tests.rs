@@ -2,11 +2,17 @@
 //! each test makes for itself, and traffic through them.
 #![allow(clippy::unwrap_used)]
 
+mod between;
+mod cluster;
 mod fixtures;
+mod fragments;
 mod lab;
 mod lifecycle;
+mod migration;
+mod north_south;
 mod packets;
 mod pods;
+mod refusals;
 mod services;
 
 use self::lab::lab;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use agent::{Agent, AgentConfig, Shutdown};
 use anyhow::{Context as _, bail};
-use controlplane::{Controller, ControllerConfig};
+use controlplane::Controller;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{StartArguments, demo, screen, state};
@@ -96,15 +96,12 @@ impl Cluster {
         progress: &mut Progress,
     ) -> anyhow::Result<()> {
         let cluster_dns = arguments.cluster.cluster_dns()?;
-        let controller = Controller::start(ControllerConfig {
-            data_dir: arguments.data_dir.join("controller"),
-            listen: arguments.listen,
-            extra_sans: Vec::new(),
-            service_cidrs: arguments.cluster.service_cidrs.clone(),
-            pod_cidrs: arguments.cluster.pod_cidrs.clone(),
-            cluster_domain: arguments.cluster.cluster_domain.clone(),
-            cluster_dns,
-        })
+        let controller = Controller::start(arguments.control.config(
+            &arguments.cluster,
+            arguments.data_dir.join("controller"),
+            arguments.listen,
+            Vec::new(),
+        )?)
         .await
         .context("control plane")?;
         let server = format!("https://{}", controller.address());

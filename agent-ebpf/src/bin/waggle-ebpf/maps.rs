@@ -7,10 +7,11 @@ use agent_ebpf::layout::{
     AffinityKey, AffinityValue, Config, DROP_REASONS, EVENT_KINDS, FORWARD_KINDS, FlowKey,
     FlowValue, FragmentKey, FragmentValue, MAX_AFFINITIES, MAX_FLOWS, MAX_FRAGMENTS, MAX_LOCALS,
     MAX_MAGLEV_BLOCKS, MAX_OPTED_OUT, MAX_PODS, MAX_REMOTES, MAX_SERVICES, MAX_SLOTS,
-    MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, Pod, PodSource, Remote, ReturnKey, ServiceKey,
-    ServiceValue, Slot, SocketOrigin, SourceRange, UdpFlows,
+    MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, Pod, PodSource, Remote, ServiceKey, ServiceValue,
+    Slot, SocketOrigin, SourceRange, UdpFlows,
 };
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage};
 use aya_ebpf::macros::btf_map;
 
@@ -72,9 +73,6 @@ pub(crate) static UDP_STATE: SkStorage<UdpFlows> = SkStorage::new();
 pub(crate) static FLOWS: HashMap<FlowKey, FlowValue, MAX_FLOWS, GROWS> = HashMap::new();
 
 #[btf_map]
-pub(crate) static RETURNS: HashMap<ReturnKey, FlowValue, MAX_FLOWS, GROWS> = HashMap::new();
-
-#[btf_map]
 static DROPS: PerCpuArray<u64, DROP_REASONS> = PerCpuArray::new();
 
 #[btf_map]
@@ -86,6 +84,18 @@ static EVENTS: PerCpuArray<u64, EVENT_KINDS> = PerCpuArray::new();
 #[inline(always)]
 pub(crate) fn config() -> Result<&'static Config, DropReason> {
     CONFIG.get(0).ok_or(DropReason::NotConfigured)
+}
+
+/// Where in the cluster an address is, if it is another node's or of one of its pods.
+#[inline(always)]
+pub(crate) fn remote(address: &Address) -> Option<Remote> {
+    REMOTES.get(&Key::new(128, *address)).copied()
+}
+
+/// Whether the address is one of this node's own.
+#[inline(always)]
+pub(crate) fn is_local(address: &Address) -> bool {
+    LOCALS.get_ptr(address).is_some()
 }
 
 #[inline(always)]

@@ -1,38 +1,29 @@
 //! tc ingress of a pod's host-side veth: everything that a pod sends.
-//!
-//! Not here yet: per-packet balancing for traffic that passed no socket hook; it is dropped under its own
-//! reason where it would go.
 
 use agent_ebpf::counter::{DropReason, ForwardKind};
-use agent_ebpf::layout::{Config, PROTOCOL_TCP, PROTOCOL_UDP, PodSource, SCOPE_INSIDE, ServiceKey};
-use agent_ebpf::packet::{Packet, parse};
-use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED, BPF_FIB_LKUP_RET_SUCCESS,
-    bpf_fib_lookup as FibLookup,
-};
-use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect_neigh};
+use agent_ebpf::layout::{PROTOCOL_TCP, PROTOCOL_UDP, PodSource};
+use agent_ebpf::packet::Packet;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
-use crate::maps::{self, PODS, SERVICES, SOURCES};
-use crate::tc::{End, Skb, drop, hop, rewrite, to_host, to_pod};
+use crate::maps::{self, PODS, SOURCES};
+use crate::pod_service::translate_from_pod;
+use crate::route;
+use crate::tc::{End, rewrite, to_host, to_pod};
+use crate::work::{conclude, read, work};
 
 const DNS_PORT: u16 = 53u16.to_be();
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
 
 #[classifier]
 pub(crate) fn pod_ingress(ctx: TcContext) -> i32 {
-    match from_pod(&ctx) {
-        Ok(verdict) => verdict,
-        Err(reason) => drop(reason),
-    }
+    conclude(&ctx, from_pod(&ctx))
 }
 
 #[inline(always)]
 fn from_pod(ctx: &TcContext) -> Result<i32, DropReason> {
-    let packet = parse(&Skb(ctx))?;
+    let work = work()?;
+    read(ctx, work)?;
+    let packet = &work.packet;
     if packet.is_v6_control() {
         return Err(DropReason::Ipv6Control);
     }
@@ -40,30 +31,28 @@ fn from_pod(ctx: &TcContext) -> Result<i32, DropReason> {
     let interface = unsafe { (*ctx.skb.skb).ifindex };
     // SAFETY: read before any change of the map by this program.
     let source = unsafe { SOURCES.get(interface) }.ok_or(DropReason::UnknownPod)?;
-    check_source(source, &packet)?;
+    check_source(source, packet)?;
     let config = maps::config()?;
 
-    if packet.destination == config.cluster_dns && is_dns(&packet) {
-        rewrite(
-            ctx,
-            &packet,
-            End::Destination,
-            &config.dns_listen,
-            config.dns_port,
-        )?;
-        return Ok(to_host(ctx, ForwardKind::Dns));
+    if work.ports_known {
+        if packet.destination == config.cluster_dns && is_dns(packet) {
+            let (listen, port) = (&config.dns_listen, config.dns_port);
+            rewrite(ctx, packet, End::Destination, listen, port)?;
+            return Ok(to_host(ctx, ForwardKind::Dns));
+        }
+        translate_from_pod(ctx, config, work)?;
+    } else if config.in_service_nets(&packet.destination) {
+        return Err(DropReason::FragmentUnknown);
     }
+    let packet = &work.packet;
     // SAFETY: copied at once.
     if let Some(pod) = unsafe { PODS.get(packet.destination) }.copied() {
         return to_pod(ctx, &pod, ForwardKind::Pod);
     }
     if config.in_service_nets(&packet.destination) {
-        return Err(unbalanced(&packet));
+        return Err(DropReason::NoSuchService);
     }
-    if config.in_pod_nets(&packet.destination) {
-        return Err(DropReason::NoSuchPod);
-    }
-    elsewhere(ctx, &packet, config, interface)
+    route::elsewhere(ctx, packet, config, interface)
 }
 
 /// A pod sends as itself only.
@@ -82,67 +71,4 @@ fn check_source(source: &PodSource, packet: &Packet) -> Result<(), DropReason> {
 #[inline(always)]
 fn is_dns(packet: &Packet) -> bool {
     packet.destination_port == DNS_PORT && matches!(packet.protocol, PROTOCOL_UDP | PROTOCOL_TCP)
-}
-
-/// Seam for balancing per packet: what was not turned into a backend at its socket.
-#[inline(always)]
-fn unbalanced(packet: &Packet) -> DropReason {
-    let key = ServiceKey {
-        address: packet.destination,
-        port: packet.destination_port,
-        protocol: packet.protocol,
-        scope: SCOPE_INSIDE,
-    };
-    if SERVICES.get_ptr(key).is_some() {
-        DropReason::ServiceNeedsSocket
-    } else {
-        DropReason::NoSuchService
-    }
-}
-
-/// To the node itself, or out of the uplink: the node's routes decide.
-#[inline(always)]
-fn elsewhere(
-    ctx: &TcContext,
-    packet: &Packet,
-    config: &Config,
-    interface: u32,
-) -> Result<i32, DropReason> {
-    // SAFETY: plain integers, for which zero is a value.
-    let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
-    lookup.l4_protocol = packet.protocol;
-    lookup.ifindex = interface;
-    if packet.v6 {
-        lookup.family = AF_INET6;
-        lookup.__bindgen_anon_3.ipv6_src = packet.source.words;
-        lookup.__bindgen_anon_4.ipv6_dst = packet.destination.words;
-    } else {
-        lookup.family = AF_INET;
-        lookup.__bindgen_anon_3.ipv4_src = packet.source.v4_word();
-        lookup.__bindgen_anon_4.ipv4_dst = packet.destination.v4_word();
-    }
-    // SAFETY: the struct is the helper's, with its size. It looks as if the packet were forwarded, which
-    // the interface must allow (`forwarding` is set on our own veths).
-    let result = unsafe {
-        bpf_fib_lookup(
-            ctx.as_ptr(),
-            &raw mut lookup,
-            size_of::<FibLookup>() as i32,
-            0,
-        )
-    };
-    match result as u32 {
-        BPF_FIB_LKUP_RET_NOT_FWDED => Ok(to_host(ctx, ForwardKind::Host)),
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
-            if lookup.ifindex != config.uplink || config.uplink == 0 {
-                return Err(DropReason::NotUplink);
-            }
-            hop(ctx, packet)?;
-            maps::count_forward(ForwardKind::Uplink, ctx.len());
-            // The uplink's egress program masquerades it. SAFETY: no parameters: the kernel routes by the
-            // packet's destination.
-            Ok(unsafe { bpf_redirect_neigh(config.uplink, core::ptr::null_mut(), 0, 0) } as i32)
-        }
-        _ => Err(DropReason::NoRoute),
-    }
 }

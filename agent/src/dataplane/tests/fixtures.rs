@@ -13,26 +13,26 @@ use super::*;
 
 /// The interface that test packets come from: `lo` of the test's namespace.
 const INTERFACE: u32 = 1;
-const POD: &str = "10.77.0.2";
-const POD_V6: &str = "fd00:77::2";
+pub(super) const POD: &str = "10.77.0.2";
+pub(super) const POD_V6: &str = "fd00:77::2";
 const OTHER: &str = "10.77.0.3";
-const FAR: &str = "203.0.113.9";
+pub(super) const FAR: &str = "203.0.113.9";
 const OTHER_MAC: [u8; 6] = [6, 0, 0, 0, 0, 3];
 const OTHER_HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
 const OTHER_INTERFACE: u32 = 77;
 
 const OK: u32 = 0;
-const SHOT: u32 = 2;
-const REDIRECT: u32 = 7;
-const NEXT: u32 = u32::MAX;
+pub(super) const SHOT: u32 = 2;
+pub(super) const REDIRECT: u32 = 7;
+pub(super) const NEXT: u32 = u32::MAX;
 
-struct Bench {
-    plane: DataPlane,
+pub(super) struct Bench {
+    pub(super) plane: DataPlane,
 }
 
 impl Bench {
     /// A loaded data plane that takes `lo` for a pod's veth, and knows another pod.
-    async fn new(lab: &super::lab::Lab) -> Self {
+    pub(super) async fn new(lab: &super::lab::Lab) -> Self {
         run_program("ip addr add 10.99.0.1/24 dev lo");
         for path in ["ipv4/conf/lo/forwarding", "ipv6/conf/lo/forwarding"] {
             std::fs::write(format!("/proc/sys/net/{path}"), "1").unwrap();
@@ -70,7 +70,7 @@ impl Bench {
         Self { plane }
     }
 
-    fn run(&self, program: &'static str, frame: &[u8]) -> (u32, Vec<u8>) {
+    pub(super) fn run(&self, program: &'static str, frame: &[u8]) -> (u32, Vec<u8>) {
         let mut state = self.plane.inner.state();
         let classifier = state.objects.classifier(program).unwrap();
         let mut out = vec![0; frame.len() + 64];
@@ -85,7 +85,7 @@ impl Bench {
     }
 
     /// All counters by name; a bare name is a drop.
-    fn counters(&self) -> BTreeMap<String, u64> {
+    pub(super) fn counters(&self) -> BTreeMap<String, u64> {
         let drops = self.plane.drops().into_iter();
         let forwards = self.plane.forwards().into_iter();
         drops
@@ -254,17 +254,65 @@ fn fixtures() -> Vec<Fixture> {
             "no such service",
             pod,
             from_pod("10.96.9.9", &udp(1, 2)),
+            REDIRECT,
+            Some("no_such_service"),
+            Some(("10.96.9.9", POD, 0, 0, 64)),
+        ),
+        fixture(
+            "no such service by IPv6",
+            pod,
+            packet(POD_V6, "fd00:96::99", &udp(1, 2)),
+            REDIRECT,
+            Some("no_such_service"),
+            Some(("fd00:96::99", POD_V6, 0, 0, 64)),
+        ),
+        fixture(
+            "no such service by TCP",
+            pod,
+            from_pod("10.96.9.9", &Tcp(5000, 80, 2)),
+            REDIRECT,
+            Some("no_such_service"),
+            Some(("10.96.9.9", POD, 80, 5000, 64)),
+        ),
+        fixture(
+            "no such service by TCP and IPv6",
+            pod,
+            packet(POD_V6, "fd00:96::99", &Tcp(5000, 80, 2)),
+            REDIRECT,
+            Some("no_such_service"),
+            Some(("fd00:96::99", POD_V6, 80, 5000, 64)),
+        ),
+        fixture(
+            "a reset to no service",
+            pod,
+            from_pod("10.96.9.9", &Tcp(5000, 80, 4)),
             SHOT,
             Some("no_such_service"),
+            None,
+        ),
+        fixture(
+            "an error to no service",
+            pod,
+            from_pod("10.96.9.9", &Icmp(3, 3, unreachable.clone())),
+            SHOT,
+            Some("no_such_service"),
+            None,
+        ),
+        fixture(
+            "a later fragment to no service",
+            pod,
+            changed(from_pod("10.96.9.9", &udp(1, 2)), 21, 1),
+            SHOT,
+            Some("fragment_unknown"),
             None,
         ),
         fixture(
             "the cluster DNS address, another port",
             pod,
             from_pod(CLUSTER_DNS, &udp(1, 54)),
-            SHOT,
+            REDIRECT,
             Some("no_such_service"),
-            None,
+            Some((CLUSTER_DNS, POD, 0, 0, 64)),
         ),
         fixture(
             "neighbour discovery",
@@ -344,14 +392,6 @@ fn fixtures() -> Vec<Fixture> {
             from_pod(FAR, &Other(47)),
             SHOT,
             Some("masquerade_protocol"),
-            None,
-        ),
-        fixture(
-            "a fragment",
-            "uplink_egress",
-            changed(from_pod(FAR, &udp(1, 2)), 20, 0x20),
-            SHOT,
-            Some("masquerade_fragment"),
             None,
         ),
         fixture(
@@ -565,7 +605,7 @@ fn ports_run_out_by_name_and_idle_flows_make_room() {
         };
         let sent = (1..=64).filter(|port| send(*port) == NEXT).count();
         assert_eq!(sent, 4, "one flow for each port");
-        assert_eq!(bench.counters()["masquerade_ports"], 60);
+        assert_eq!(bench.counters()["flow_ports"], 60);
         // To another destination the same ports are free.
         let elsewhere = packet(POD, "203.0.113.10", &L4::Udp(1, 443, Vec::new()));
         assert_eq!(bench.run("uplink_egress", &elsewhere).0, NEXT);
@@ -578,20 +618,17 @@ fn ports_run_out_by_name_and_idle_flows_make_room() {
 
 /// Makes all flows look as if they had been idle since boot, and sweeps.
 fn make_idle(plane: &DataPlane) {
-    let mut guard = plane.inner.state();
-    let objects = &mut guard.objects;
-    assert_eq!(flows::sweep(objects), 5, "nothing is idle yet");
-    let entries: Vec<_> = objects.flows.iter().flatten().collect();
-    for (key, Wire(value)) in entries {
-        let long_ago = agent_ebpf::layout::FlowValue { seen: 0, ..value };
-        objects.flows.insert(key, Wire(long_ago), 0).unwrap();
-    }
-    let entries: Vec<_> = objects.returns.iter().flatten().collect();
-    for (key, Wire(value)) in entries {
-        let long_ago = agent_ebpf::layout::FlowValue { seen: 0, ..value };
-        objects.returns.insert(key, Wire(long_ago), 0).unwrap();
+    let table = Arc::clone(&plane.inner.state().objects.flows);
+    let left = |occupancy: flows::Occupancy| occupancy.entries;
+    assert_eq!(
+        left(table.sweep(flows::now(), false)),
+        10,
+        "nothing is idle yet"
+    );
+    for (key, value) in table.entries() {
+        table.set(key, agent_ebpf::layout::FlowValue { seen: 0, ..value });
     }
     // The machine has been up for longer than a UDP flow without answer is kept.
-    assert_eq!(flows::sweep(objects), 0);
-    assert_eq!(objects.returns.iter().count(), 0);
+    assert_eq!(left(table.sweep(flows::now(), false)), 0);
+    assert_eq!(table.entries().len(), 0);
 }

@@ -1,0 +1,188 @@
+//! Where packets go that are for no pod of this node, and what comes to pods of this node without a tunnel.
+
+use agent_ebpf::counter::{DropReason, ForwardKind};
+use agent_ebpf::layout::{CONFIG_OVERLAY, Config, PROTOCOL_TCP};
+use agent_ebpf::mtu::ip_length;
+use agent_ebpf::packet::{Bytes as _, ETHERNET, Packet, embedded};
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
+    BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as FibLookup,
+};
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_neigh};
+use aya_ebpf::programs::TcContext;
+
+use crate::maps::{self, PODS};
+use crate::tc::{Skb, hop, to_host, to_pod};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// From a pod, whose host side is `interface`, to another node, to this node itself, or to the outside.
+#[inline(always)]
+pub(crate) fn elsewhere(
+    ctx: &TcContext,
+    packet: &Packet,
+    config: &Config,
+    interface: u32,
+) -> Result<i32, DropReason> {
+    let length = largest(ctx, packet);
+    let kind = if maps::remote(&packet.destination).is_some() {
+        if config.flags & CONFIG_OVERLAY != 0 {
+            return overlay(ctx, packet, config, length);
+        }
+        ForwardKind::Native
+    } else if config.in_pod_nets(&packet.destination) {
+        return Err(DropReason::NoSuchPod);
+    } else {
+        ForwardKind::Uplink
+    };
+    routed(ctx, packet, config, interface, length, kind)
+}
+
+/// Bytes of the largest IP packet that this one becomes.
+#[inline(always)]
+pub(crate) fn largest(ctx: &TcContext, packet: &Packet) -> u32 {
+    // SAFETY: the context is the kernel's.
+    let segment = unsafe { (*ctx.skb.skb).gso_size };
+    let offset = if segment != 0 && packet.protocol == PROTOCOL_TCP {
+        Skb(ctx)
+            .read::<1>(packet.l4 + 12)
+            .map_or(0x50, |[offset]| offset)
+    } else {
+        0
+    };
+    ip_length(ctx.len(), segment, packet.protocol, packet.l4, offset)
+}
+
+/// Whether a router may fragment it.
+#[inline(always)]
+pub(crate) fn may_be_fragmented(ctx: &TcContext, packet: &Packet) -> bool {
+    const DONT_FRAGMENT: u8 = 0x40;
+    !packet.v6
+        && Skb(ctx)
+            .read::<1>(ETHERNET + 6)
+            .is_some_and(|[flags]| flags & DONT_FRAGMENT == 0)
+}
+
+/// Its sender is told. The kernel does so for IPv4, as the router that it is for this veth.
+#[inline(always)]
+fn too_big(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
+    if packet.v6 {
+        return Err(DropReason::TooBig);
+    }
+    Ok(to_host(ctx, ForwardKind::Host))
+}
+
+/// Into the overlay device, whose egress program chooses the tunnel.
+#[inline(always)]
+pub(crate) fn overlay(
+    ctx: &TcContext,
+    packet: &Packet,
+    config: &Config,
+    length: u32,
+) -> Result<i32, DropReason> {
+    if config.overlay == 0 {
+        return Err(DropReason::NoRoute);
+    }
+    // What may be fragmented is, outside: in the overlay it stays whole.
+    if length > config.overlay_mtu && !may_be_fragmented(ctx, packet) {
+        return too_big(ctx, packet);
+    }
+    hop(ctx, packet)?;
+    // SAFETY: a plain helper call.
+    Ok(unsafe { bpf_redirect(config.overlay, 0) } as i32)
+}
+
+/// To the node itself, or out of the uplink: the node's routes decide.
+#[inline(always)]
+fn routed(
+    ctx: &TcContext,
+    packet: &Packet,
+    config: &Config,
+    interface: u32,
+    length: u32,
+    kind: ForwardKind,
+) -> Result<i32, DropReason> {
+    // SAFETY: plain integers, for which zero is a value.
+    let mut lookup: FibLookup = unsafe { core::mem::zeroed() };
+    lookup.l4_protocol = packet.protocol;
+    lookup.ifindex = interface;
+    // Compared with the route's MTU, not only the device's.
+    lookup.__bindgen_anon_1.tot_len = if length > 0xffff {
+        0xffff
+    } else {
+        length as u16
+    };
+    if packet.v6 {
+        lookup.family = AF_INET6;
+        lookup.__bindgen_anon_3.ipv6_src = packet.source.words;
+        lookup.__bindgen_anon_4.ipv6_dst = packet.destination.words;
+    } else {
+        lookup.family = AF_INET;
+        lookup.__bindgen_anon_3.ipv4_src = packet.source.v4_word();
+        lookup.__bindgen_anon_4.ipv4_dst = packet.destination.v4_word();
+    }
+    // SAFETY: the struct is the helper's, with its size. It looks as if the packet were forwarded, which
+    // the interface must allow (`forwarding` is set on our own veths).
+    let result = unsafe {
+        bpf_fib_lookup(
+            ctx.as_ptr(),
+            &raw mut lookup,
+            size_of::<FibLookup>() as i32,
+            0,
+        )
+    };
+    match result as u32 {
+        BPF_FIB_LKUP_RET_NOT_FWDED => Ok(to_host(ctx, ForwardKind::Host)),
+        BPF_FIB_LKUP_RET_FRAG_NEEDED => too_big(ctx, packet),
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
+            if lookup.ifindex != config.uplink || config.uplink == 0 {
+                return Err(DropReason::NotUplink);
+            }
+            hop(ctx, packet)?;
+            maps::count_forward(kind, ctx.len());
+            // The uplink's egress program masquerades what is for the outside. SAFETY: no parameters: the kernel
+            // routes by the packet's destination.
+            Ok(unsafe { bpf_redirect_neigh(config.uplink, core::ptr::null_mut(), 0, 0) } as i32)
+        }
+        _ => Err(DropReason::NoRoute),
+    }
+}
+
+/// Whether a packet must not come in by the uplink: pods' come in through the overlay, which checks who sends them.
+#[inline(always)]
+pub(crate) fn is_astray(config: &Config, packet: &Packet) -> bool {
+    config.flags & CONFIG_OVERLAY != 0 && config.in_pod_nets(&packet.source)
+}
+
+/// From the uplink, with the addresses of both ends: for a pod of this node, where routing is native. Nothing if it
+/// is another program's business.
+#[inline(always)]
+pub(crate) fn from_link(
+    ctx: &TcContext,
+    packet: &Packet,
+    config: &Config,
+) -> Result<Option<i32>, DropReason> {
+    if config.flags & CONFIG_OVERLAY != 0 {
+        return Ok(None);
+    }
+    // SAFETY: copied at once.
+    let Some(pod) = (unsafe { PODS.get(packet.destination) }).copied() else {
+        return Ok(None);
+    };
+    if maps::remote(&packet.source).is_none() && !is_routers(ctx, packet) {
+        return Ok(None);
+    }
+    hop(ctx, packet)?;
+    to_pod(ctx, &pod, ForwardKind::Pod).map(Some)
+}
+
+/// A router's word on a packet that the pod sent to another node.
+#[inline(always)]
+fn is_routers(ctx: &TcContext, packet: &Packet) -> bool {
+    packet.is_icmp_error()
+        && embedded(&Skb(ctx), packet).is_some_and(|inner| {
+            inner.source == packet.destination && maps::remote(&inner.destination).is_some()
+        })
+}
