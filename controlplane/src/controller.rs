@@ -232,7 +232,14 @@ impl Controller {
         // Nobody is refused because the roles are not read yet.
         cache.synced().await;
         let served = Served {
-            api: Arc::new(Api::new(registry, rbac, streams, metrics, view, stop.clone())),
+            api: Arc::new(Api::new(
+                registry,
+                rbac,
+                streams,
+                metrics,
+                view,
+                stop.clone(),
+            )),
             grpc: Some(node_sync),
         };
         let server = tokio::spawn(serve(listener, tls, served, stop.clone(), DRAIN));
