@@ -10,6 +10,7 @@ mod lab;
 mod lifecycle;
 mod migration;
 mod north_south;
+mod overlay;
 mod packets;
 mod pods;
 mod refusals;

@@ -33,12 +33,15 @@ pub(super) struct Bench {
 impl Bench {
     /// A loaded data plane that takes `lo` for a pod's veth, and knows another pod.
     pub(super) async fn new(lab: &super::lab::Lab) -> Self {
-        run_program("ip addr add 10.99.0.1/24 dev lo");
+        Self::of(lab.load().await)
+    }
+
+    pub(super) fn of(plane: DataPlane) -> Self {
+        run_program("ip addr replace 10.99.0.1/24 dev lo");
         for path in ["ipv4/conf/lo/forwarding", "ipv6/conf/lo/forwarding"] {
             std::fs::write(format!("/proc/sys/net/{path}"), "1").unwrap();
         }
-        run_program("ip -6 route add default via 2001:db8::1");
-        let plane = lab.load().await;
+        run_program("ip -6 route replace default via 2001:db8::1");
         {
             let mut state = plane.inner.state();
             let source = PodSource {
