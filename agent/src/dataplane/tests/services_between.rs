@@ -1,13 +1,11 @@
 //! Services whose backend is on another node than the one that is asked: over the overlay, natively, and with the
 //! backend's node answering directly.
 
-use std::net::TcpStream;
-
 use agent_ebpf::layout::{SCOPE_INSIDE, SCOPE_LOCAL, SCOPE_OUTSIDE, ServiceValue};
 
 use super::cluster::{Cluster, Setting, address_v4, address_v6, cluster};
 use super::lab::{Background, socket};
-use super::north_south::{at, expose, open_node_ports, serve, server, udp, visit};
+use super::north_south::{at, expose, open_node_ports, refused, serve, server, visit};
 use super::*;
 use crate::network::PodNetwork;
 
@@ -72,20 +70,7 @@ fn from_outside_to_another_node(setting: Setting) {
             };
             assert_eq!(seen, [expected; 2]);
             // Nobody listens any more: the client is told so, by TCP and by UDP.
-            let refused = cluster.in_fabric(move || {
-                let error = TcpStream::connect(socket(asked, 30_080)).unwrap_err();
-                let datagrams = udp(at(client, 0));
-                datagrams.connect(socket(asked, 30_080)).unwrap();
-                datagrams.send(b"?").unwrap();
-                [error, datagrams.recv(&mut [0; 8]).unwrap_err()]
-            });
-            for error in refused {
-                assert_eq!(
-                    error.kind(),
-                    std::io::ErrorKind::ConnectionRefused,
-                    "{error}"
-                );
-            }
+            cluster.in_fabric(move || refused(at(client, 0), socket(asked, 30_080)));
         }
         if cluster.setting.north_south == NorthSouth::Dsr {
             assert!(forwarded(cluster, 2, "service_local") > 0);
