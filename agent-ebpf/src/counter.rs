@@ -42,8 +42,6 @@ counters! {
         Ipv6Control = "ipv6_control",
         /// The Service has no usable endpoint.
         NoEndpoints = "no_endpoints",
-        /// For a Service, but not sent through a socket hook (raw sockets).
-        ServiceNeedsSocket = "service_needs_socket",
         /// The node has no route to it.
         NoRoute = "no_route",
         /// Its way out is not the uplink.
@@ -52,10 +50,8 @@ counters! {
         NoMasqueradeAddress = "no_masquerade_address",
         /// A protocol that masquerading does not know.
         MasqueradeProtocol = "masquerade_protocol",
-        /// Every port that was tried is in use towards this destination.
-        MasqueradePorts = "masquerade_ports",
-        /// The masquerade table is full.
-        MasqueradeTableFull = "masquerade_table_full",
+        /// Every port that was tried for a translated flow is in use towards this destination.
+        FlowPorts = "flow_ports",
         /// Hop limit reached zero.
         HopLimit = "hop_limit",
         /// A helper that rewrites the packet failed.
@@ -76,6 +72,8 @@ counters! {
         TooBig = "too_big",
         /// For a pod range of a node that is not known (any more).
         NoSuchNode = "no_such_node",
+        /// An SCTP flow would need another port: its checksum cannot follow.
+        SctpPort = "sctp_port",
         /// A service's slots changed twice while it was looked at.
         ServiceChanging = "service_changing",
     }

@@ -17,10 +17,12 @@ pub const PROTOCOL_SCTP: u8 = 132;
 pub const MAX_SERVICES: usize = 131_072;
 pub const MAX_SLOTS: usize = 262_144;
 pub const MAX_PODS: usize = 4096;
-pub const MAX_FLOWS: usize = 131_072;
+/// Entries of translated flows: each flow has two.
+pub const MAX_FLOWS: usize = 262_144;
 /// Distinct Services that one unconnected UDP socket is remembered to talk to.
 pub const UDP_FLOWS: usize = 16;
-/// How many slots are searched for a UDP flow's backend after its Service changed.
+/// How many slots are searched for the backend of a UDP flow, or of a client with affinity, after its Service
+/// changed.
 pub const STICKY_SEARCH: u32 = 64;
 /// Ranges of pods and addresses of nodes elsewhere in the cluster.
 pub const MAX_REMOTES: usize = 65_536;
@@ -256,7 +258,8 @@ pub struct AffinityValue {
     pub backend: Address,
     /// Network order.
     pub port: u16,
-    pub padding: u16,
+    /// Where among the Service's slots the backend was last: the search begins there.
+    pub hint: u16,
     /// Seconds since boot of the last new connection.
     pub seen: u32,
 }
@@ -303,9 +306,9 @@ pub struct UdpFlows {
     pub flows: [SocketOrigin; UDP_FLOWS],
 }
 
-/// A flow from a pod to the outside.
+/// The addresses and ports of a packet of a flow.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct FlowKey {
     pub source: Address,
     pub destination: Address,
@@ -317,35 +320,45 @@ pub struct FlowKey {
     pub padding: [u8; 3],
 }
 
-/// What a flow looks like on the uplink, from the remote side.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub struct ReturnKey {
-    pub remote: Address,
-    pub remote_port: u16,
-    /// The port that the flow was given.
-    pub port: u16,
-    pub protocol: u8,
-    pub padding: [u8; 3],
-}
-
-/// Of both directions of a flow: outward, `port` is the one it was given; for the return, address and port
-/// are the pod's.
+/// What a packet of a translated flow becomes. Each flow has two entries, one for each direction.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct FlowValue {
-    pub address: Address,
-    pub port: u16,
-    pub flags: u16,
+    pub to: FlowKey,
+    /// [`ServiceValue::service`]; 0 for masquerading.
+    pub service: u32,
     /// Seconds since boot of the last packet in this direction.
     pub seen: u32,
+    /// `FLOW_*`
+    pub flags: u16,
+    /// `FLOW_KIND_*`
+    pub kind: u16,
 }
 
-/// The remote side has answered.
-pub const FLOW_REPLIED: u16 = 1;
-pub const FLOW_CLOSED_OUT: u16 = 2;
-pub const FLOW_CLOSED_IN: u16 = 4;
+/// The entry of the packets that answer.
+pub const FLOW_REVERSE: u16 = 1;
+/// On the reverse entry: there was an answer.
+pub const FLOW_REPLIED: u16 = 2;
+/// This direction has ended (TCP FIN).
+pub const FLOW_CLOSED: u16 = 4;
 pub const FLOW_RESET: u16 = 8;
+/// The answers do not come through this node: there is no reverse entry.
+pub const FLOW_ONE_WAY: u16 = 16;
+
+/// From a pod to outside the cluster, with the node's address.
+pub const FLOW_KIND_MASQUERADE: u16 = 1;
+/// From a pod to a Service, translated at the pod's veth.
+pub const FLOW_KIND_POD_SERVICE: u16 = 2;
+/// From outside to a Service's backend on this node, client's address kept.
+pub const FLOW_KIND_LOCAL: u16 = 3;
+/// From outside to a Service's backend elsewhere, with the node's address.
+pub const FLOW_KIND_REMOTE: u16 = 4;
+/// From outside to a hostPort.
+pub const FLOW_KIND_HOST_PORT: u16 = 5;
+/// DSR, at the node that the client asked: the packet goes as it is to the node of `to.destination`.
+pub const FLOW_KIND_DSR_REMOTE: u16 = 6;
+/// DSR, at the node of the backend.
+pub const FLOW_KIND_DSR_LOCAL: u16 = 7;
 
 /// Marks the types above: plain integers without implicit padding, valid for any bit pattern.
 ///
@@ -380,7 +393,6 @@ plain! {
     SocketOrigin: 40,
     UdpFlows: 648,
     FlowKey: 40,
-    ReturnKey: 24,
-    FlowValue: 24,
+    FlowValue: 52,
     crate::counter::Traffic: 16,
 }

@@ -5,8 +5,11 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod address;
+pub mod affinity;
+pub mod balance;
 pub mod checksum;
 pub mod counter;
+pub mod flow;
 pub mod layout;
 pub mod mtu;
 pub mod nat;

@@ -75,6 +75,16 @@ impl Packet {
         }
     }
 
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_echo_request(&self) -> bool {
+        match self.protocol {
+            PROTOCOL_ICMP => self.icmp_type == 8,
+            PROTOCOL_ICMPV6 => self.icmp_type == 128,
+            _ => false,
+        }
+    }
+
     /// IPv6 neighbour discovery or multicast listener discovery: of a link, never routed.
     #[inline(always)]
     #[must_use]
@@ -241,7 +251,7 @@ fn parse_l4<B: Bytes + ?Sized>(bytes: &B, packet: &mut Packet) -> Result<(), Dro
     Ok(())
 }
 
-/// The packet inside an ICMP error, as far as a flow's key needs it, and where to rewrite its source.
+/// The packet inside an ICMP error, as far as a flow's key needs it, and where to rewrite it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Embedded {
     pub source: Address,
@@ -251,7 +261,7 @@ pub struct Embedded {
     pub destination_port: u16,
     /// Offset of the inner IP header.
     pub l3: u32,
-    /// Offset of the inner source port, or of an echo's identifier.
+    /// Offset of the inner ports, or of an echo's identifier.
     pub port: u32,
 }
 
@@ -283,7 +293,7 @@ pub fn embedded<B: Bytes + ?Sized>(bytes: &B, error: &Packet) -> Option<Embedded
     };
     let start: [u8; 8] = bytes.read(l4)?;
     let (port, source_port, destination_port) = match protocol {
-        PROTOCOL_TCP | PROTOCOL_UDP => (
+        PROTOCOL_TCP | PROTOCOL_UDP | PROTOCOL_SCTP => (
             l4,
             u16::from_ne_bytes([start[0], start[1]]),
             u16::from_ne_bytes([start[2], start[3]]),

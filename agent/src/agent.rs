@@ -2,7 +2,7 @@
 //! control plane; stops in the opposite order.
 //!
 //! `agent/preflight` says what is missing before anything is touched, `agent/local` answers on a socket of
-//! this machine (metrics, image import), `agent/error` names what failed.
+//! this machine (metrics, image import), `agent/names` finds DNS its sockets, `agent/error` names what failed.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::dataplane::{Attachment, DataPlane, DataPlaneConfig, NorthSouth, Routing, Xdp};
+use crate::dns::keeper::Keeper;
 use crate::dns::{DnsConfig, DnsServer};
 use crate::images::ImageStore;
 use crate::node::{self, Heartbeat, Host, NodeFacts};
@@ -28,6 +29,7 @@ use crate::sync::{Client, ClientConfig, ClientMetrics, Intake, Outbox};
 
 mod error;
 mod local;
+mod names;
 mod preflight;
 mod ranges;
 
@@ -142,6 +144,8 @@ pub struct Agent {
     heartbeat: Arc<Heartbeat>,
     tasks: Vec<JoinHandle<()>>,
     dns: DnsServer,
+    /// Keeps the DNS server's sockets when this process ends otherwise than by a shutdown that removes everything.
+    dns_keeper: Option<Keeper>,
     follow: JoinHandle<()>,
     cgroup_parent: String,
     run_dir: PathBuf,
@@ -205,7 +209,9 @@ impl Agent {
         let (dns_batches, batches) = mpsc::channel(BATCHES);
         let (applied, dns_applied) = watch::channel(0);
         let host_resolver = preflight::host_resolver();
-        let dns = DnsServer::start(
+        let (sockets, dns_keeper) = names::sockets(&config).await?;
+        let dns = DnsServer::start_on(
+            sockets,
             DnsConfig {
                 listen: DNS_LISTEN,
                 cluster_domain: config.cluster_domain.clone(),
@@ -341,6 +347,7 @@ impl Agent {
             heartbeat,
             tasks,
             dns,
+            dns_keeper,
             follow,
             cgroup_parent: config.cgroup_parent,
             run_dir: config.run_dir,
@@ -392,6 +399,11 @@ impl Agent {
             }
         };
         self.dns.stop().await;
+        if how == Shutdown::RemoveEverything
+            && let Some(keeper) = self.dns_keeper
+        {
+            keeper.end();
+        }
         self.follow.abort();
         let _ = std::fs::remove_file(self.run_dir.join(local::SOCKET));
         if how == Shutdown::RemoveEverything {
@@ -405,7 +417,7 @@ impl Agent {
             }
             crate::network::remove_unused_ledger(&self.run_dir);
             // Only what is empty: what is not, is somebody's.
-            for dir in ["pods", "netns"] {
+            for dir in ["pods", "netns", names::DIRECTORY] {
                 let _ = std::fs::remove_dir(self.run_dir.join(dir));
             }
             let _ = std::fs::remove_dir(&self.run_dir);

@@ -3,7 +3,8 @@
 //! ```text
 //!   config            what it is loaded with
 //!   plan              pure: services and endpoints in, map operations out
-//!   tables flows      doing: carry out plans; forget idle masqueraded flows
+//!   tables flows      doing: carry out plans; forget idle flows
+//!   migrate           from the maps of an older layout to this one's
 //!   objects attach    the eBPF object; where its programs are attached
 //!   nodes             pure: nodes in, table entries and routes to their pods out
 //!   reach             doing: follows nodes, links and addresses
@@ -21,6 +22,7 @@ mod error;
 mod flows;
 mod links;
 mod metrics;
+mod migrate;
 mod node;
 mod nodes;
 mod objects;
@@ -40,8 +42,8 @@ use std::time::Duration;
 use agent_ebpf::address::{Address, Net};
 use agent_ebpf::counter::{DropReason, EventKind, ForwardKind, Traffic};
 use agent_ebpf::layout::{
-    Config, POD_NETS, PROTOCOL_TCP, PROTOCOL_UDP, Pod, PodSource, SCOPE_INSIDE, SERVICE_HOST_ONLY,
-    SERVICE_NETS, ServiceKey,
+    Config, MAX_FLOWS, POD_NETS, PROTOCOL_TCP, PROTOCOL_UDP, Pod, PodSource, SCOPE_INSIDE,
+    SERVICE_HOST_ONLY, SERVICE_NETS, ServiceKey,
 };
 use ipnet::IpNet;
 use tokio::sync::watch;
@@ -49,6 +51,8 @@ use tokio::sync::watch;
 use self::attach::{Attachments, Interface};
 pub use self::config::{DataPlaneConfig, NorthSouth, Routing, VXLAN_PORT, Xdp};
 pub use self::error::DataPlaneError;
+use self::flows::Occupancy;
+pub use self::metrics::{ProgramRuns, RunTimeStatistics};
 pub use self::node::default_uplink;
 use self::objects::Objects;
 use self::plan::{Backend, Fixed};
@@ -116,8 +120,6 @@ impl Inner {
     }
 }
 
-/// How often idle flows are looked for.
-const HOUSEKEEPING: Duration = Duration::from_secs(10);
 /// Until changes that could not be made are tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -210,6 +212,7 @@ impl DataPlane {
         state.attachments.adopt_pods(&state.objects)?;
         forget_vanished(&mut state.objects)?;
         state.attachments.sockets(&state.objects, &config.cgroup)?;
+        state.objects.migration.finish();
         state.pods = state.objects.pods.keys().flatten().count();
         reach.routes(&config, &netlink).await?;
         let (alive, ended) = watch::channel(());
@@ -441,7 +444,7 @@ fn remove_pod(state: &mut State, interface: &PodInterface) -> Result<(), DataPla
         let current = state.objects.pods.get(&key.bytes(), 0).ok();
         if current.is_some_and(|Wire(pod)| pod.ifindex == interface.host_ifindex) {
             remove_key(state.objects.pods.remove(&key.bytes()), "PODS")?;
-            flows::forget(&mut state.objects, key);
+            state.objects.flows.forget(key);
         }
     }
     state.attachments.remove_pod(interface.host_ifindex);
@@ -465,7 +468,7 @@ fn forget_vanished(objects: &mut Objects) -> Result<(), DataPlaneError> {
         .collect();
     for key in pods {
         remove_key(objects.pods.remove(&key), "PODS")?;
-        flows::forget(objects, Address::from_v6(key));
+        objects.flows.forget(Address::from_v6(key));
     }
     let sources: Vec<u32> = objects
         .sources
@@ -491,24 +494,36 @@ fn remove_key(
 
 /// Ends with the data plane's last handle.
 async fn keep_house(inner: std::sync::Weak<Inner>) {
-    let mut tick = tokio::time::interval(HOUSEKEEPING);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    tick.tick().await;
+    let mut occupancy = Occupancy::default();
     loop {
-        tick.tick().await;
+        tokio::time::sleep(occupancy.next_look()).await;
         let Some(inner) = inner.upgrade() else {
             return;
         };
         if inner.state().ended {
             return;
         }
-        run(&inner, |state| {
-            if !state.ended {
-                state.flows = flows::sweep(&mut state.objects);
-            }
-        })
-        .await;
+        occupancy = sweep(&inner, occupancy).await;
     }
+}
+
+/// Looks through the table of flows, away from the async threads and without the lock.
+async fn sweep(inner: &Inner, before: Occupancy) -> Occupancy {
+    let flows = Arc::clone(&inner.state().objects.flows);
+    let swept =
+        tokio::task::spawn_blocking(move || flows.sweep(flows::now(), before.is_pressed())).await;
+    let Ok(occupancy) = swept else {
+        return before;
+    };
+    if occupancy.is_pressed() && !before.is_pressed() {
+        tracing::warn!(
+            entries = occupancy.entries,
+            size = MAX_FLOWS,
+            "the table of translated flows is filling: unanswered and ended flows are forgotten sooner"
+        );
+    }
+    inner.state().flows = occupancy.entries;
+    occupancy
 }
 
 #[cfg(test)]

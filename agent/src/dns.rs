@@ -2,7 +2,7 @@
 //! resolvers through a cache.
 //!
 //! ```text
-//!   transport    UDP and TCP sockets
+//!   transport    UDP and TCP sockets; keeper: a process that keeps them while there is no agent
 //!   answer       from a request to a reply
 //!   zone         the cluster's names (pure); feed makes it from the cluster's events (pure)
 //!   forward      upstream resolvers and their cache
@@ -13,6 +13,7 @@
 mod answer;
 mod feed;
 mod forward;
+pub mod keeper;
 mod metrics;
 mod transport;
 mod zone;
@@ -101,6 +102,7 @@ impl DnsServer {
         let zone = Zone::new(domain, address.ip());
         let answerer = Arc::new(Answerer {
             zone: ArcSwap::from_pointee(zone.clone()),
+            known: tokio::sync::watch::Sender::new(false),
             forward: Forward::new(&config.upstreams, address, metrics.clone()),
             metrics: metrics.clone(),
         });
@@ -147,7 +149,7 @@ async fn follow(
     applied: AppliedSender,
 ) {
     while let Some(batch) = batches.recv().await {
-        answerer.swap(feed.apply(&batch));
+        answerer.swap(feed.apply(&batch), batch.full);
         applied.send_replace(batch.revision);
     }
 }

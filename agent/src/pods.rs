@@ -197,6 +197,16 @@ impl<M: Machine> Pods<M> {
 
     /// A pod as the control plane has it now.
     pub(crate) async fn set(&self, pod: Pod) {
+        self.take(pod, false).await;
+    }
+
+    /// A pod that goes on although its deletion was asked for, because other nodes may still send it
+    /// requests. If it does not run here, it does not begin to.
+    pub(crate) async fn set_held(&self, pod: Pod) {
+        self.take(pod, true).await;
+    }
+
+    async fn take(&self, mut pod: Pod, held: bool) {
         let Some(key) = PodKey::of(&pod) else {
             tracing::warn!("a pod without name or uid was passed over");
             return;
@@ -208,6 +218,10 @@ impl<M: Machine> Pods<M> {
         let inbox = self.lock().get(&key.uid).map(|handle| handle.inbox.clone());
         match inbox {
             Some(inbox) => {
+                if held {
+                    pod.metadata.deletion_timestamp = None;
+                    pod.metadata.deletion_grace_period_seconds = None;
+                }
                 let _ = inbox.send(Command::Update(Box::new(pod))).await;
             }
             // It has ended here before, or never came to begin: there is nothing to wait for.

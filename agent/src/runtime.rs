@@ -308,6 +308,14 @@ pub(crate) struct ExecOutcome {
     pub(crate) output: Vec<u8>,
 }
 
+/// The cgroups of processes that outlive the agent.
+pub(crate) fn supervisor_cgroups(
+    cgroup_parent: &str,
+) -> Result<Vec<std::path::PathBuf>, RuntimeError> {
+    let hierarchies = launch::hierarchies()?;
+    Ok(cgroups::supervisor_directories(&hierarchies, cgroup_parent))
+}
+
 /// Removes the cgroups that pods of an agent had in common, when no pod is left; `false` when one is.
 pub(crate) async fn remove_cgroup_parent(cgroup_parent: &str) -> Result<bool, RuntimeError> {
     let parent = cgroup_parent.to_owned();

@@ -1,12 +1,13 @@
 //! `waggle controller`: one member of the control plane.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use controlplane::{Controller, ControllerConfig};
+use controlplane::Controller;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::control_settings::ControlSettings;
 use crate::logging::{self, LogSettings};
 use crate::settings::ClusterSettings;
 
@@ -23,12 +24,21 @@ pub(crate) struct ControllerArguments {
     extra_sans: Vec<String>,
     #[command(flatten)]
     cluster: ClusterSettings,
-    /// Write a node's certificate, key and CA to this directory and exit: NAME=DIRECTORY.
+    #[command(flatten)]
+    control: ControlSettings,
+    /// Write a node's certificate, key and CA to this directory and exit, also while the member runs:
+    /// NAME=DIRECTORY.
     #[arg(long, value_name = "NAME=DIRECTORY")]
     issue_node: Option<String>,
 }
 
 pub(crate) fn run(arguments: &ControllerArguments, log: &LogSettings) -> anyhow::Result<()> {
+    if let Some(request) = &arguments.issue_node {
+        let (name, directory) = request
+            .split_once('=')
+            .context("--issue-node takes NAME=DIRECTORY")?;
+        return issue_node(&arguments.data_dir, name, Path::new(directory));
+    }
     logging::start(log, None)?;
     crate::runtime()?.block_on(serve(arguments))
 }
@@ -36,25 +46,13 @@ pub(crate) fn run(arguments: &ControllerArguments, log: &LogSettings) -> anyhow:
 async fn serve(arguments: &ControllerArguments) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let controller = Controller::start(ControllerConfig {
-        data_dir: arguments.data_dir.clone(),
-        listen: arguments.listen,
-        extra_sans: arguments.extra_sans.clone(),
-        service_cidrs: arguments.cluster.service_cidrs.clone(),
-        pod_cidrs: arguments.cluster.pod_cidrs.clone(),
-        cluster_domain: arguments.cluster.cluster_domain.clone(),
-        cluster_dns: arguments.cluster.cluster_dns()?,
-    })
+    let controller = Controller::start(arguments.control.config(
+        &arguments.cluster,
+        arguments.data_dir.clone(),
+        arguments.listen,
+        arguments.extra_sans.clone(),
+    )?)
     .await?;
-    if let Some(request) = &arguments.issue_node {
-        let (name, directory) = request
-            .split_once('=')
-            .context("--issue-node takes NAME=DIRECTORY")?;
-        let identity = controller.issue_node_identity(name)?;
-        write_identity(&PathBuf::from(directory), &identity)?;
-        controller.shutdown().await;
-        return Ok(());
-    }
     let server = format!("https://{}", controller.address());
     let kubeconfig = arguments.data_dir.join("admin.kubeconfig");
     crate::files::write_private(&kubeconfig, controller.admin_kubeconfig(&server).as_bytes())?;
@@ -71,11 +69,11 @@ async fn serve(arguments: &ControllerArguments) -> anyhow::Result<()> {
     }
 }
 
-fn write_identity(
-    directory: &std::path::Path,
-    identity: &controlplane::NodeIdentity,
-) -> anyhow::Result<()> {
-    std::fs::create_dir_all(directory)?;
+/// Writes what the node of this name introduces itself with to `directory`.
+pub(crate) fn issue_node(data_dir: &Path, name: &str, directory: &Path) -> anyhow::Result<()> {
+    let identity = controlplane::issue_node_identity(data_dir, name)?;
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("create {}", directory.display()))?;
     for (name, content) in [
         ("ca.crt", &identity.ca_pem),
         ("node.crt", &identity.certificate_pem),

@@ -6,13 +6,13 @@
 mod cluster;
 mod demo;
 mod detach;
-mod progress;
 mod screen;
 mod state;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::control_settings::ControlSettings;
 use crate::logging::LogSettings;
 use crate::settings::{ClusterSettings, NetworkSettings, NodeSettings};
 
@@ -64,6 +64,8 @@ struct StartArguments {
     metrics_listen: Option<SocketAddr>,
     #[command(flatten)]
     cluster: ClusterSettings,
+    #[command(flatten)]
+    control: ControlSettings,
     #[command(flatten)]
     node: NodeSettings,
     #[command(flatten)]

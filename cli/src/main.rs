@@ -1,12 +1,19 @@
 //! The `waggle` binary: arguments and wiring only.
 
 mod agent_command;
+mod bench;
+mod client;
+mod control_settings;
 mod controller_command;
 mod dev;
 mod files;
 mod image;
+mod lab;
 mod logging;
+mod process;
+mod progress;
 mod settings;
+mod table;
 
 use std::process::ExitCode;
 
@@ -45,8 +52,15 @@ enum Command {
     Controller(controller_command::ControllerArguments),
     /// The node agent: runs pods, owns the node's data plane and DNS.
     Agent(Box<agent_command::AgentArguments>),
+    /// Several nodes on this machine, each a network namespace with its own agent.
+    Lab(Box<lab::LabArguments>),
     /// Images on this node.
     Image(image::ImageArguments),
+    /// Measures this data plane beside plain routing, iptables and nftables, on this machine.
+    Bench(bench::BenchArguments),
+    /// A process of `waggle bench`.
+    #[command(hide = true)]
+    BenchPart(bench::part::PartArguments),
 }
 
 fn main() -> ExitCode {
@@ -55,6 +69,11 @@ fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args_os().collect();
     if arguments.get(1).is_some_and(|verb| verb == "supervise") {
         let code = agent::supervisor::main(&arguments[2..]);
+        return ExitCode::from(u8::try_from(code).unwrap_or(1));
+    }
+    // As small as that, and as long-lived.
+    if arguments.get(1).is_some_and(|verb| verb == "keep-dns") {
+        let code = agent::dns::keeper::main(&arguments[2..]);
         return ExitCode::from(u8::try_from(code).unwrap_or(1));
     }
     let arguments = Arguments::parse();
@@ -81,7 +100,10 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Dev(dev) => dev::run(*dev, &log),
         Command::Controller(controller) => controller_command::run(&controller, &log),
         Command::Agent(agent) => agent_command::run(&agent, &log),
+        Command::Lab(lab) => lab::run(*lab, &log),
         Command::Image(image) => image::run(&image, &log),
+        Command::Bench(bench) => bench::run(&bench),
+        Command::BenchPart(part) => bench::part::main(part),
     }
 }
 

@@ -100,6 +100,26 @@ pub(crate) struct NetworkSettings {
     pub(crate) pod_mtu: Option<u32>,
 }
 
+impl NetworkSettings {
+    /// The arguments that mean these settings.
+    pub(crate) fn arguments(&self) -> Vec<String> {
+        fn name(value: &impl clap::ValueEnum) -> String {
+            value
+                .to_possible_value()
+                .map(|value| value.get_name().to_owned())
+                .unwrap_or_default()
+        }
+        let mut arguments = vec![
+            format!("--routing={}", name(&self.routing)),
+            format!("--north-south={}", name(&self.north_south)),
+            format!("--xdp={}", name(&self.xdp)),
+            format!("--vxlan-port={}", self.vxlan_port),
+        ];
+        arguments.extend(self.pod_mtu.map(|mtu| format!("--pod-mtu={mtu}")));
+        arguments
+    }
+}
+
 /// `--routing`
 #[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
 pub(crate) enum Routing {

@@ -8,14 +8,17 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Chain;
+use crate::auth::rbac::Rbac;
 use crate::nodestream::NodeStreams;
 use crate::registry::Registry;
 
 mod body;
 mod discovery;
 mod dispatch;
+mod escalation;
 mod event_versions;
 mod health;
+mod impersonate;
 mod logs;
 mod metrics;
 mod negotiate;
@@ -41,6 +44,8 @@ pub(crate) use metrics::Metrics;
 pub(crate) struct Api {
     registry: Registry,
     authorizer: Chain,
+    /// One of the links of `authorizer`.
+    rbac: Rbac,
     streams: NodeStreams,
     metrics: Arc<Metrics>,
     /// Ends watches and log streams when the member stops.
@@ -50,13 +55,15 @@ pub(crate) struct Api {
 impl Api {
     pub(crate) fn new(
         registry: Registry,
+        rbac: Rbac,
         streams: NodeStreams,
         metrics: Arc<Metrics>,
         stopping: CancellationToken,
     ) -> Self {
         Self {
             registry,
-            authorizer: Chain::default(),
+            authorizer: Chain::new(rbac.clone()),
+            rbac,
             streams,
             metrics,
             stopping,

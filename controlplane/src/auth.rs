@@ -4,7 +4,7 @@ mod authorizer;
 mod identity;
 mod pki;
 
-pub(crate) use authorizer::{Attributes, Authorizer, Chain};
+pub(crate) use authorizer::{Attributes, Authorizer, Chain, rbac};
 pub(crate) use identity::User;
 pub use pki::NodeIdentity;
-pub(crate) use pki::{Pki, PkiError, Sans};
+pub(crate) use pki::{Pki, PkiError, Sans, issue_node};

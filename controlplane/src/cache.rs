@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -57,6 +58,10 @@ pub(crate) struct Cache {
     pub(crate) leases: Informer<Lease>,
     pub(crate) deployments: Informer<Deployment>,
     pub(crate) replica_sets: Informer<ReplicaSet>,
+    pub(crate) cluster_roles: Informer<ClusterRole>,
+    pub(crate) cluster_role_bindings: Informer<ClusterRoleBinding>,
+    pub(crate) roles: Informer<Role>,
+    pub(crate) role_bindings: Informer<RoleBinding>,
     advanced: Arc<watch::Sender<u64>>,
 }
 
@@ -112,6 +117,10 @@ impl Cache {
             leases: Informer::new(vec![]),
             deployments: Informer::new(vec![]),
             replica_sets: Informer::new(vec![(BY_CONTROLLER, controller_uid)]),
+            cluster_roles: Informer::new(vec![]),
+            cluster_role_bindings: Informer::new(vec![]),
+            roles: Informer::new(vec![]),
+            role_bindings: Informer::new(vec![]),
             advanced: Arc::new(watch::Sender::new(0)),
         }
     }
@@ -153,7 +162,30 @@ impl Cache {
         self.leases.synced().await;
         self.deployments.synced().await;
         self.replica_sets.synced().await;
+        self.cluster_roles.synced().await;
+        self.cluster_role_bindings.synced().await;
+        self.roles.synced().await;
+        self.role_bindings.synced().await;
     }
+}
+
+/// The Services whose selector selects the pod.
+pub(crate) fn services_of(services: &Informer<Service>, pod: &Pod) -> Vec<Arc<Service>> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let labels = pod.metadata.labels.iter().flatten();
+    labels
+        .flat_map(|(key, value)| services.indexed(BY_LABEL, &label_value(namespace, key, value)))
+        .filter(|service| selects(service, pod))
+        .collect()
+}
+
+/// A Service without selector selects no pod.
+pub(crate) fn selects(service: &Service, pod: &Pod) -> bool {
+    let wanted = service.spec.iter().flat_map(|spec| spec.selector.iter());
+    let mut wanted = wanted.flatten().peekable();
+    let labels = pod.metadata.labels.as_ref();
+    wanted.peek().is_some()
+        && wanted.all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
 }
 
 pub(crate) fn label_value(namespace: &str, key: &str, value: &str) -> String {

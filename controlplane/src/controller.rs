@@ -20,17 +20,19 @@ use tokio_util::sync::CancellationToken;
 use crate::api::server::{Served, serve};
 use crate::api::{Api, Metrics};
 pub use crate::auth::NodeIdentity;
+use crate::auth::rbac::Rbac;
 use crate::auth::{Pki, PkiError, Sans};
-use crate::cache::Cache;
-use crate::controllers::{ControllerMetrics, ControllersConfig};
+use crate::cache::{Cache, Subscription};
+use crate::controllers::{ControllerMetrics, ControllersConfig, PodRanges};
 use crate::nodestream::NodeStreams;
-use crate::registry::Registry;
 use crate::registry::bootstrap::first_address;
+use crate::registry::{Registry, ServiceRanges};
 use crate::scheduler::SchedulerMetrics;
 use crate::store::{Store, StoreConfig, StoreError};
-use crate::sync::{self, SyncMetrics};
+use crate::sync::{self, Limits, SyncMetrics};
 
 mod leading;
+mod roles;
 
 use leading::Leading;
 
@@ -51,6 +53,42 @@ pub struct ControllerConfig {
     pub cluster_domain: String,
     /// Address of the `kube-dns` Service; inside the first Service range.
     pub cluster_dns: std::net::IpAddr,
+    /// How long a pod that is being deleted keeps running so that no request to it is lost.
+    pub termination: Termination,
+    /// Ports that node ports of Services are taken from.
+    pub node_ports: std::ops::RangeInclusive<u16>,
+    /// How large the range of each node is.
+    pub node_ranges: NodeRanges,
+}
+
+/// Prefix lengths of the ranges that nodes get for their pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeRanges {
+    pub ipv4: u8,
+    pub ipv6: u8,
+}
+
+impl Default for NodeRanges {
+    fn default() -> Self {
+        Self { ipv4: 24, ipv6: 64 }
+    }
+}
+
+/// A pod that is being deleted is told to end when all connected nodes have acknowledged that it is no
+/// endpoint to pick any more. Both times count within its grace period.
+#[derive(Debug, Clone, Copy)]
+pub struct Termination {
+    /// For the nodes' acknowledgement at the most. Zero: pods are told at once.
+    pub wait: Duration,
+    /// After the acknowledgement, for requests that are under way.
+    pub drain: Duration,
+}
+
+impl Default for Termination {
+    fn default() -> Self {
+        let Limits { wait, drain } = Limits::default();
+        Self { wait, drain }
+    }
 }
 
 /// Why a member did not start. Every variant names the thing that failed.
@@ -100,6 +138,8 @@ pub struct Controller {
     /// Ends watches, streams and what runs while leading.
     stop: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
+    /// Keep the authorizer informed.
+    _roles: Vec<Subscription>,
     /// Says why the member does not work any more.
     failure: watch::Receiver<Option<String>>,
 }
@@ -135,7 +175,11 @@ impl Controller {
         let pki = Pki::open(&config.data_dir.join("pki"), &sans, jiff::Timestamp::now())?;
         let tls = Arc::new(pki.server_config()?);
 
-        let (registry, recorder) = Registry::new(store.clone(), config.service_cidrs.clone());
+        let ranges = ServiceRanges {
+            cidrs: config.service_cidrs.clone(),
+            node_ports: config.node_ports.clone(),
+        };
+        let (registry, recorder) = Registry::new(store.clone(), ranges);
         registry
             .bootstrap(config.cluster_dns, endpoint)
             .await
@@ -151,13 +195,20 @@ impl Controller {
         let cache = Cache::start(&client, &stop);
         let streams = NodeStreams::default();
         let sync_metrics = SyncMetrics::default();
-        let (node_sync, _applied) = sync::service(&client, &cache, &streams, &sync_metrics, &stop);
+        let Termination { wait, drain } = config.termination;
+        let limits = Limits { wait, drain };
+        let (node_sync, _applied) =
+            sync::service(&client, &cache, &streams, limits, &sync_metrics, &stop);
         let leading = Leading {
             client,
-            cache,
+            cache: cache.clone(),
             config: ControllersConfig {
                 ca_pem: pki.ca_pem().to_owned(),
-                pod_cidrs: config.pod_cidrs.clone(),
+                pod_ranges: PodRanges::new(
+                    config.pod_cidrs.clone(),
+                    config.node_ranges.ipv4,
+                    config.node_ranges.ipv6,
+                ),
             },
             controller_metrics: ControllerMetrics::default(),
             scheduler_metrics: SchedulerMetrics::default(),
@@ -169,8 +220,12 @@ impl Controller {
             leading.controller_metrics.register(all);
             leading.scheduler_metrics.register(all);
         });
+        let rbac = Rbac::default();
+        let roles = roles::follow(&cache, &rbac);
+        // Nobody is refused because the roles are not read yet.
+        cache.synced().await;
         let served = Served {
-            api: Arc::new(Api::new(registry, streams, metrics, stop.clone())),
+            api: Arc::new(Api::new(registry, rbac, streams, metrics, stop.clone())),
             grpc: Some(node_sync),
         };
         let server = tokio::spawn(serve(listener, tls, served, stop.clone(), DRAIN));
@@ -190,6 +245,7 @@ impl Controller {
             store,
             stop,
             tasks: vec![recorder, bootstrap, leading, watchdog],
+            _roles: roles,
             failure,
         })
     }
@@ -241,6 +297,21 @@ impl Controller {
             tracing::warn!(%error, "closing the store");
         }
     }
+}
+
+/// Certificate and key for the node of this name, by the CA in a member's data directory, whether the member
+/// runs or not; a member that has not started yet will use the CA that is made here.
+///
+/// # Errors
+/// When the CA is damaged or cannot be written.
+pub fn issue_node_identity(data_dir: &Path, name: &str) -> Result<NodeIdentity, StartError> {
+    prepare(data_dir)?;
+    let directory = data_dir.join("pki");
+    Ok(crate::auth::issue_node(
+        &directory,
+        name,
+        jiff::Timestamp::now(),
+    )?)
 }
 
 /// Waits for the server to end. An end that nobody asked for, or a store that fails, is a failure.

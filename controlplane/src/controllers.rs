@@ -3,12 +3,15 @@
 //! Runs on the Raft leader only; the composition root starts and stops it. Every controller reads the
 //! shared [`Cache`] and writes through [`Client`].
 
+use std::time::Duration;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Cache, Queue};
 use crate::registry::{ApiError, Client};
 
+mod aggregation;
 mod collector;
 mod deployment;
 mod endpointslice;
@@ -28,15 +31,18 @@ mod serviceaccount;
 pub(crate) mod tests;
 mod worker;
 
+/// How often the allocations of Services are compared with the Services.
+const REPAIR: Duration = Duration::from_secs(600);
+
 pub(crate) use metrics::ControllerMetrics;
+pub(crate) use node::PodRanges;
 
 /// What the controllers must be told about the cluster.
 #[derive(Debug, Clone)]
 pub(crate) struct ControllersConfig {
     /// The cluster CA, for the ConfigMap `kube-root-ca.crt` in every namespace.
     pub(crate) ca_pem: String,
-    /// Ranges that node pod ranges are cut from.
-    pub(crate) pod_cidrs: Vec<ipnet::IpNet>,
+    pub(crate) pod_ranges: PodRanges,
 }
 
 /// Runs all controllers until `shutdown`. Call it while this member leads.
@@ -89,9 +95,14 @@ async fn run_all(
             serviceaccount::Controller::new(&client, &cache, &config.ca_pem)
         ),
         controller!(
+            aggregation,
+            1,
+            aggregation::Controller::new(&client, &cache)
+        ),
+        controller!(
             node,
             8,
-            node::Controller::new(&client, &cache, &config.pod_cidrs)
+            node::Controller::new(&client, &cache, &config.pod_ranges)
         ),
         controller!(
             node::eviction,
@@ -106,7 +117,19 @@ async fn run_all(
             worker::work(collector::NAME, queue, 8, metrics, reconcile).await;
         },
         podgc::run(client.clone(), cache.clone()),
+        repair(&client),
     );
+}
+
+/// Allocations of Services that belong to nobody are looked for now and then.
+async fn repair(client: &Client) {
+    let mut tick = tokio::time::interval(REPAIR);
+    loop {
+        tick.tick().await;
+        if let Err(error) = client.registry().repair_allocations().await {
+            tracing::debug!(%error, "allocations were not looked at");
+        }
+    }
 }
 
 /// An error of a controller's own, in the form of those that the registry gives.

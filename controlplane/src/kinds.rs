@@ -16,6 +16,7 @@ mod namespace;
 mod node;
 pub(crate) mod pod;
 pub(crate) mod quantity;
+pub(crate) mod rbac;
 mod replica_set;
 mod secret;
 pub(crate) mod selector;
@@ -125,7 +126,6 @@ pub(crate) enum NameRule {
     /// RFC 1035 label: starts with a letter (Services).
     DnsLabel1035,
     /// RBAC names: any path segment.
-    #[allow(dead_code)] // No kind with such names is served yet.
     PathSegment,
 }
 
@@ -181,6 +181,10 @@ static ALL: &[&Kind] = &[
     &replica_set::KIND,
     &lease::KIND,
     &endpoint_slice::KIND,
+    &rbac::cluster_role::KIND,
+    &rbac::cluster_role_binding::KIND,
+    &rbac::role::KIND,
+    &rbac::role_binding::KIND,
 ];
 
 /// Every kind, in the order of discovery.
@@ -197,6 +201,7 @@ pub(crate) fn groups() -> &'static [(&'static str, &'static str)] {
         ("apps", "v1"),
         ("coordination.k8s.io", "v1"),
         ("discovery.k8s.io", "v1"),
+        (rbac::GROUP, "v1"),
     ]
 }
 

@@ -31,4 +31,7 @@ mod schema;
 mod store;
 mod sync;
 
-pub use controller::{Controller, ControllerConfig, NodeIdentity, StartError};
+pub use controller::{
+    Controller, ControllerConfig, NodeIdentity, NodeRanges, StartError, Termination,
+    issue_node_identity,
+};

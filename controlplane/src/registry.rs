@@ -4,6 +4,7 @@
 //! [`Registry`] is dynamic (kind + JSON) and serves the API; [`Client`] is the typed view of it that
 //! controllers, scheduler and node sync use. One file per verb. HTTP, users and formats are not known here.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -25,6 +26,7 @@ pub(crate) mod events;
 mod generated_name;
 pub(crate) mod key;
 pub(crate) mod list;
+pub(crate) mod node_ranges;
 pub(crate) mod object;
 pub(crate) mod patch;
 pub(crate) mod scale;
@@ -128,8 +130,7 @@ pub(crate) struct Registry {
 #[derive(Debug)]
 struct Inner {
     store: Store,
-    /// Ranges that ClusterIPs come from, the preferred family first.
-    service_cidrs: Vec<IpNet>,
+    ranges: ServiceRanges,
     events: events::Sink,
     /// Writers of one object take turns here instead of invalidating each other's work; which object has
     /// which lock says the hash of its key. Held across one read and one transaction, never nested.
@@ -137,8 +138,36 @@ struct Inner {
     hasher: std::hash::RandomState,
 }
 
+/// What Services get addresses and ports from.
+#[derive(Debug, Clone)]
+pub(crate) struct ServiceRanges {
+    /// Ranges of ClusterIPs, the preferred family first.
+    pub(crate) cidrs: Vec<IpNet>,
+    pub(crate) node_ports: RangeInclusive<u16>,
+}
+
 /// Locks for writers of one object; objects that share one only wait for each other.
 const TURNS: usize = 1024;
+
+/// Judges the object that is about to be written (and the one that it replaces), for whoever makes the write.
+#[derive(Clone)]
+pub(crate) struct Guard(Arc<GuardFn>);
+
+type GuardFn = dyn Fn(Option<&Value>, &Value) -> Result<(), ApiError> + Send + Sync;
+
+impl Guard {
+    pub(crate) fn new(
+        judge: impl Fn(Option<&Value>, &Value) -> Result<(), ApiError> + Send + Sync + 'static,
+    ) -> Self {
+        Self(Arc::new(judge))
+    }
+}
+
+impl std::fmt::Debug for Guard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Guard")
+    }
+}
 
 /// What a write is made with.
 #[derive(Debug, Clone, Default)]
@@ -146,6 +175,16 @@ pub(crate) struct WriteOptions {
     pub(crate) dry_run: bool,
     /// Field manager: who owns the fields that this write sets.
     pub(crate) manager: String,
+    pub(crate) guard: Option<Guard>,
+}
+
+impl WriteOptions {
+    fn judge(&self, old: Option<&Value>, new: &Value) -> Result<(), ApiError> {
+        match &self.guard {
+            Some(guard) => (guard.0)(old, new),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The object as it is after a write.
@@ -167,12 +206,12 @@ impl Written {
 
 impl Registry {
     /// The second part records the events that are reported; it runs as a task of its own.
-    pub(crate) fn new(store: Store, service_cidrs: Vec<IpNet>) -> (Self, events::Recorder) {
+    pub(crate) fn new(store: Store, ranges: ServiceRanges) -> (Self, events::Recorder) {
         let (events, reports) = events::channel();
         let registry = Self {
             inner: Arc::new(Inner {
                 store,
-                service_cidrs,
+                ranges,
                 events,
                 turns: (0..TURNS).map(|_| tokio::sync::Mutex::default()).collect(),
                 hasher: std::hash::RandomState::new(),

@@ -27,6 +27,7 @@ use crate::registry::{ApiError, Client};
 mod applied;
 mod batch;
 mod convert;
+mod hold;
 mod hub;
 mod metrics;
 mod podstatus;
@@ -38,6 +39,7 @@ mod uplink;
 mod tests;
 
 pub(crate) use applied::Applied;
+pub(crate) use hold::Limits;
 pub(crate) use metrics::SyncMetrics;
 
 /// The component that events of nodes come from.
@@ -67,19 +69,20 @@ pub(crate) fn service(
     client: &Client,
     cache: &Cache,
     streams: &NodeStreams,
+    limits: Limits,
     metrics: &SyncMetrics,
     shutdown: &CancellationToken,
 ) -> (axum::Router, Applied) {
+    let applied = Applied::default();
     let service = Service {
         client: client.with_manager(COMPONENT),
         cache: cache.clone(),
-        hub: hub::start(cache, metrics, shutdown),
+        hub: hub::start(cache, &applied, limits, metrics, shutdown),
         streams: streams.clone(),
-        applied: Applied::default(),
+        applied: applied.clone(),
         metrics: metrics.clone(),
         shutdown: shutdown.clone(),
     };
-    let applied = service.applied.clone();
     let server = NodeSyncServer::new(service).max_decoding_message_size(MAX_MESSAGE);
     (
         tonic::service::Routes::new(server).into_axum_router(),

@@ -57,6 +57,23 @@ fn add_program(root: &Path, program: &Path) {
 /// Writes a `docker save` style archive of the image to `directory` and returns its path.
 pub fn busybox_archive(directory: &Path) -> PathBuf {
     let root = busybox_root(directory);
+    archive(directory, &root, IMAGE, "busybox.tar")
+}
+
+/// Name of the image with nothing but one program, for pods that only serve.
+pub const PEER_IMAGE: &str = "waggle.test/peer:1";
+
+/// An archive of an image with this program as `/bin/NAME`.
+pub fn program_archive(directory: &Path, program: &Path) -> PathBuf {
+    let root = directory.join("program-root");
+    for folder in ["bin", "etc", "proc", "sys", "dev", "tmp"] {
+        std::fs::create_dir_all(root.join(folder)).expect("a folder of the image");
+    }
+    add_program(&root, program);
+    archive(directory, &root, PEER_IMAGE, "program.tar")
+}
+
+fn archive(directory: &Path, root: &Path, name: &str, file: &str) -> PathBuf {
     let save = directory.join("save");
     std::fs::create_dir_all(&save).expect("a folder for the archive");
     Outcome::of(
@@ -64,7 +81,7 @@ pub fn busybox_archive(directory: &Path) -> PathBuf {
             .args(["--numeric-owner", "--owner=0", "--group=0", "-cf"])
             .arg(save.join("layer.tar"))
             .arg("-C")
-            .arg(&root)
+            .arg(root)
             .arg("."),
     )
     .ok();
@@ -78,9 +95,10 @@ pub fn busybox_archive(directory: &Path) -> PathBuf {
         "history": []
     });
     std::fs::write(save.join("config.json"), config.to_string()).expect("config");
-    let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"]}]);
+    let manifest =
+        serde_json::json!([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]);
     std::fs::write(save.join("manifest.json"), manifest.to_string()).expect("manifest");
-    let archive = directory.join("busybox.tar");
+    let archive = directory.join(file);
     Outcome::of(
         Command::new("tar")
             .arg("-cf")

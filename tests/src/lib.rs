@@ -1,16 +1,18 @@
-//! What the end-to-end tests stand on: a real `waggle dev` in a network namespace of its own, real
-//! clients, and the means to break things.
+//! What the end-to-end tests stand on: a real `waggle dev` in a network namespace of its own, or a `waggle lab` of
+//! several nodes, real clients, and the means to break things.
 //!
 //! A test that cannot run fails: there are no skips.
 
 mod cluster;
 mod image;
+mod lab;
 mod leftovers;
 mod netns;
 mod process;
 
 pub use cluster::{Cluster, Options, old_kubectl, waggle};
-pub use image::{IMAGE, busybox_archive, busybox_root};
+pub use image::{IMAGE, PEER_IMAGE, busybox_archive, busybox_root, program_archive};
+pub use lab::{Lab, PodFacts, Spot};
 pub use leftovers::{Leftovers, unified_cgroup};
 pub use netns::Netns;
 pub use process::{Outcome, wait_until};

@@ -2,6 +2,7 @@
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use agent_ebpf::address::Address;
 use agent_ebpf::counter::Traffic;
@@ -9,8 +10,8 @@ use agent_ebpf::layout::{
     AffinityKey, AffinityValue, Config, DROP_REASONS, EVENT_KINDS, FORWARD_KINDS, FlowKey,
     FlowValue, FragmentKey, FragmentValue, LAYOUT, MAX_AFFINITIES, MAX_FLOWS, MAX_FRAGMENTS,
     MAX_LOCALS, MAX_MAGLEV_BLOCKS, MAX_OPTED_OUT, MAX_PODS, MAX_REMOTES, MAX_SERVICES, MAX_SLOTS,
-    MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, Pod, PodSource, Remote, ReturnKey, ServiceKey,
-    ServiceValue, Slot, SocketOrigin, SourceRange, UdpFlows,
+    MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, Pod, PodSource, Remote, ServiceKey, ServiceValue,
+    Slot, SocketOrigin, SourceRange, UdpFlows,
 };
 use aya::maps::lpm_trie;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapInfo, MapType, PerCpuArray};
@@ -18,6 +19,8 @@ use aya::programs::{CgroupSockAddr, Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use super::error::DataPlaneError;
+use super::flows::FlowTable;
+use super::migrate::Migration;
 use super::syscall::{AttachType, object_get};
 use super::wire::Wire;
 
@@ -51,12 +54,21 @@ pub(crate) const OVERLAY_HOOKS: [(&str, AttachType); 2] = [
 ];
 
 /// What a pinned map must look like to be taken over.
-struct Shape {
-    name: &'static str,
+pub(crate) struct Shape {
+    pub(crate) name: &'static str,
     kind: MapType,
     key: usize,
     value: usize,
     entries: usize,
+}
+
+impl Shape {
+    pub(crate) fn fits(&self, info: &MapInfo) -> bool {
+        info.map_type().is_ok_and(|kind| kind == self.kind)
+            && info.key_size() as usize == self.key
+            && info.value_size() as usize == self.value
+            && info.max_entries() as usize == self.entries
+    }
 }
 
 const fn shape<K, V>(name: &'static str, kind: MapType, entries: usize) -> Shape {
@@ -69,7 +81,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType, entries: usize) -> Shape
     }
 }
 
-const SHAPES: [Shape; 19] = [
+pub(crate) const SHAPES: [Shape; 18] = [
     shape::<u32, Config>("CONFIG", MapType::Array, 1),
     shape::<ServiceKey, ServiceValue>("SERVICES", MapType::Hash, MAX_SERVICES),
     shape::<u32, Slot>("SLOTS", MapType::Array, MAX_SLOTS),
@@ -85,7 +97,6 @@ const SHAPES: [Shape; 19] = [
     shape::<u32, SocketOrigin>("ORIGINS", MapType::SkStorage, 0),
     shape::<u32, UdpFlows>("UDP_STATE", MapType::SkStorage, 0),
     shape::<FlowKey, FlowValue>("FLOWS", MapType::Hash, MAX_FLOWS),
-    shape::<ReturnKey, FlowValue>("RETURNS", MapType::Hash, MAX_FLOWS),
     shape::<u32, u64>("DROPS", MapType::PerCpuArray, DROP_REASONS),
     shape::<u32, Traffic>("FORWARDS", MapType::PerCpuArray, FORWARD_KINDS),
     shape::<u32, u64>("EVENTS", MapType::PerCpuArray, EVENT_KINDS),
@@ -98,6 +109,8 @@ pub(crate) type Table<K, V> = HashMap<MapData, Wire<K>, Wire<V>>;
 
 pub(crate) struct Objects {
     programs: Ebpf,
+    /// To be finished once the programs are attached.
+    pub(crate) migration: Migration,
     pub(crate) config: Array<MapData, Wire<Config>>,
     pub(crate) services: Table<ServiceKey, ServiceValue>,
     pub(crate) services_fd: OwnedFd,
@@ -111,8 +124,7 @@ pub(crate) struct Objects {
     pub(crate) source_ranges: Trie<SourceRange, u32>,
     pub(crate) affinities: Table<AffinityKey, AffinityValue>,
     pub(crate) opted_out: HashMap<MapData, u64, u32>,
-    pub(crate) flows: Table<FlowKey, FlowValue>,
-    pub(crate) returns: Table<ReturnKey, FlowValue>,
+    pub(crate) flows: Arc<FlowTable>,
     pub(crate) drops: PerCpuArray<MapData, u64>,
     pub(crate) forwards: PerCpuArray<MapData, Wire<Traffic>>,
     pub(crate) events: PerCpuArray<MapData, u64>,
@@ -137,12 +149,7 @@ fn evict_misfits(directory: &Path) -> Result<(), DataPlaneError> {
         if !path.exists() {
             continue;
         }
-        let fits = MapInfo::from_pin(&path).is_ok_and(|info| {
-            info.map_type().is_ok_and(|kind| kind == shape.kind)
-                && info.key_size() as usize == shape.key
-                && info.value_size() as usize == shape.value
-                && info.max_entries() as usize == shape.entries
-        });
+        let fits = MapInfo::from_pin(&path).is_ok_and(|info| shape.fits(&info));
         if !fits {
             tracing::warn!(map = shape.name, path = %path.display(), "pinned map has another layout: replaced");
             std::fs::remove_file(&path).map_err(DataPlaneError::file("unpin", &path))?;
@@ -152,8 +159,9 @@ fn evict_misfits(directory: &Path) -> Result<(), DataPlaneError> {
 }
 
 impl Objects {
-    /// Loads the object; maps that are pinned below `pin_dir` are used again.
+    /// Loads the object; maps that are pinned below `pin_dir` are used again, also those of an older layout.
     pub(crate) fn load(pin_dir: &Path) -> Result<Self, DataPlaneError> {
+        let migration = Migration::prepare(pin_dir)?;
         let directory = map_directory(pin_dir);
         std::fs::create_dir_all(&directory).map_err(DataPlaneError::file("create", &directory))?;
         evict_misfits(&directory)?;
@@ -180,11 +188,13 @@ impl Objects {
                 source: Box::new(source),
             })?;
         }
+        migration.fill();
         let fd = |name: &'static str| {
             let path = directory.join(name);
             object_get(&path).map_err(DataPlaneError::file("open", path))
         };
         Ok(Self {
+            migration,
             config: take(&mut programs, "CONFIG")?,
             services: take(&mut programs, "SERVICES")?,
             services_fd: fd("SERVICES")?,
@@ -198,8 +208,7 @@ impl Objects {
             source_ranges: take(&mut programs, "SOURCE_RANGES")?,
             affinities: take(&mut programs, "AFFINITIES")?,
             opted_out: take(&mut programs, "OPTED_OUT")?,
-            flows: take(&mut programs, "FLOWS")?,
-            returns: take(&mut programs, "RETURNS")?,
+            flows: Arc::new(FlowTable::open(&directory.join("FLOWS"))?),
             drops: take(&mut programs, "DROPS")?,
             forwards: take(&mut programs, "FORWARDS")?,
             events: take(&mut programs, "EVENTS")?,

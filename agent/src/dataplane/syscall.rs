@@ -1,5 +1,5 @@
 //! The few bpf(2) commands that aya does not offer: links by raw descriptor (so that one piece of code
-//! creates, pins, finds again and updates cgroup and tcx links alike) and batched map updates.
+//! creates, pins, finds again and updates cgroup and tcx links alike) and maps in batches.
 
 use std::ffi::CString;
 use std::io;
@@ -7,8 +7,14 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use agent_ebpf::layout::Plain;
+
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
+const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
@@ -47,7 +53,16 @@ impl Attributes {
         self.0[offset..offset + 8].copy_from_slice(&value.to_ne_bytes());
         self
     }
+    fn read_u32(&self, offset: usize) -> u32 {
+        let mut bytes = [0; 4];
+        bytes.copy_from_slice(&self.0[offset..offset + 4]);
+        u32::from_ne_bytes(bytes)
+    }
     fn call(mut self, command: libc::c_long) -> io::Result<libc::c_long> {
+        self.call_again(command)
+    }
+    /// As [`Self::call`], for commands that answer in the attributes.
+    fn call_again(&mut self, command: libc::c_long) -> io::Result<libc::c_long> {
         // SAFETY: the attributes outlive the call; pointers in them are the callers' responsibility.
         let result = unsafe {
             libc::syscall(
@@ -101,6 +116,18 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::
         .map(drop)
 }
 
+/// The number of the program that a link calls.
+pub(crate) fn link_program(link: BorrowedFd<'_>) -> io::Result<u32> {
+    // The start of `struct bpf_link_info`: type, id, prog_id.
+    let mut info = [0u32; 3];
+    Attributes::new()
+        .u32(0, raw(link))
+        .u32(4, size_of_val(&info) as u32)
+        .u64(8, info.as_mut_ptr() as u64)
+        .call(BPF_OBJ_GET_INFO_BY_FD)?;
+    Ok(info[2])
+}
+
 pub(crate) fn object_pin(object: BorrowedFd<'_>, at: &Path) -> io::Result<()> {
     let at = path(at)?;
     Attributes::new()
@@ -118,7 +145,7 @@ pub(crate) fn object_get(at: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Sets many elements in one call (Linux 5.6). On error some of them are set.
-pub(crate) fn map_update_batch<K: agent_ebpf::layout::Plain, V: agent_ebpf::layout::Plain>(
+pub(crate) fn map_update_batch<K: Plain, V: Plain>(
     map: BorrowedFd<'_>,
     keys: &[K],
     values: &[V],
@@ -132,7 +159,7 @@ pub(crate) fn map_update_batch<K: agent_ebpf::layout::Plain, V: agent_ebpf::layo
 }
 
 /// As [`map_update_batch`], for arrays, whose keys are indices.
-pub(crate) fn array_update_batch<V: agent_ebpf::layout::Plain>(
+pub(crate) fn array_update_batch<V: Plain>(
     map: BorrowedFd<'_>,
     indices: &[u32],
     values: &[V],
@@ -157,4 +184,85 @@ fn update_batch(map: BorrowedFd<'_>, keys: u64, values: u64, count: usize) -> io
         .u32(36, raw(map))
         .call(BPF_MAP_UPDATE_BATCH)
         .map(drop)
+}
+
+/// The value of a key of a hash map, if it has one.
+pub(crate) fn map_lookup<K: Plain, V: Plain + Default>(
+    map: BorrowedFd<'_>,
+    key: &K,
+) -> io::Result<Option<V>> {
+    let mut value = V::default();
+    let found = Attributes::new()
+        .u32(0, raw(map))
+        .u64(8, core::ptr::from_ref(key) as u64)
+        .u64(16, (&raw mut value) as u64)
+        .call(BPF_MAP_LOOKUP_ELEM);
+    match found {
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// # Errors
+/// `ENOENT` when there is no such key.
+pub(crate) fn map_delete<K: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
+    Attributes::new()
+        .u32(0, raw(map))
+        .u64(8, core::ptr::from_ref(key) as u64)
+        .call(BPF_MAP_DELETE_ELEM)
+        .map(drop)
+}
+
+/// Entries fetched in one call; a bucket of the hash table must fit in.
+const FETCH: usize = 1024;
+
+/// Goes through a hash map, many entries a call (Linux 5.6). Entries that come or go meanwhile may be missed.
+pub(crate) struct Walk<'a, K, V> {
+    map: BorrowedFd<'a>,
+    keys: Vec<K>,
+    values: Vec<V>,
+    /// The kernel's: which bucket is next.
+    position: Option<u32>,
+    ended: bool,
+}
+
+impl<'a, K: Plain + Default, V: Plain + Default> Walk<'a, K, V> {
+    pub(crate) fn new(map: BorrowedFd<'a>) -> Self {
+        Self {
+            map,
+            keys: vec![K::default(); FETCH],
+            values: vec![V::default(); FETCH],
+            position: None,
+            ended: false,
+        }
+    }
+
+    /// Some entries; nothing at the end.
+    pub(crate) fn next_entries(&mut self) -> io::Result<Option<(&[K], &[V])>> {
+        if self.ended {
+            return Ok(None);
+        }
+        let mut next = 0u32;
+        let from = self
+            .position
+            .as_ref()
+            .map_or(0, |position| core::ptr::from_ref(position) as u64);
+        let mut attributes = Attributes::new()
+            .u64(0, from)
+            .u64(8, (&raw mut next) as u64)
+            .u64(16, self.keys.as_mut_ptr() as u64)
+            .u64(24, self.values.as_mut_ptr() as u64)
+            .u32(32, FETCH as u32)
+            .u32(36, raw(self.map));
+        // The kernel says in the attributes how many it found, also when it is at the end.
+        match attributes.call_again(BPF_MAP_LOOKUP_BATCH) {
+            Ok(_) => self.position = Some(next),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.ended = true,
+            Err(error) => return Err(error),
+        }
+        let count = attributes.read_u32(32) as usize;
+        let count = count.min(FETCH);
+        Ok(Some((&self.keys[..count], &self.values[..count])))
+    }
 }

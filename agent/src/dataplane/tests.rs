@@ -8,6 +8,8 @@ mod fixtures;
 mod fragments;
 mod lab;
 mod lifecycle;
+mod migration;
+mod north_south;
 mod overlay;
 mod packets;
 mod pods;

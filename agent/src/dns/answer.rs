@@ -1,7 +1,7 @@
 //! From a request to a reply: the zone first, upstream resolvers for what is not in it.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use hickory_proto::op::{Edns, Metadata, OpCode, Query, ResponseCode};
@@ -21,9 +21,15 @@ const MAX_UDP: u16 = 1232;
 const MIN_UDP: u16 = 512;
 const MAX_ALIASES: usize = 8;
 
+/// How long a question about a cluster name waits for the control plane to tell which there are, after a start. Clients
+/// give up after 5 s.
+const UNKNOWN: Duration = Duration::from_secs(4);
+
 /// Answers questions; shared by all sockets.
 pub(crate) struct Answerer {
     pub(crate) zone: ArcSwap<Zone>,
+    /// Whether the zone has all there is. Before, it would deny names that exist.
+    pub(crate) known: tokio::sync::watch::Sender<bool>,
     pub(crate) forward: Forward,
     pub(crate) metrics: Metrics,
 }
@@ -34,8 +40,15 @@ pub(crate) enum Step {
     Forward(Box<Question>),
 }
 
+/// A question that cannot be answered at once.
+pub(crate) enum Question {
+    Outside(Outside),
+    /// About a cluster name, before the zone is known.
+    Early(Request),
+}
+
 /// A question that goes on outside.
-pub(crate) struct Question {
+pub(crate) struct Outside {
     request: Request,
     started: Instant,
     /// Aliases in the zone that led there.
@@ -77,22 +90,49 @@ impl Answerer {
             Ok((name, kind)) => local(&self.zone.load(), name, kind),
         };
         match local {
+            Local::Reply(reply) if reply.authoritative && !*self.known.borrow() => {
+                Step::Forward(Box::new(Question::Early(request)))
+            }
             Local::Reply(reply) => {
                 let kind = kind(&request);
                 let taken = started.elapsed();
                 self.metrics.answered("cluster", kind, reply.code, taken);
                 Step::Done(encode(&request, reply))
             }
-            Local::Elsewhere { aliases, query } => Step::Forward(Box::new(Question {
-                request,
-                started,
-                aliases,
-                query,
-            })),
+            Local::Elsewhere { aliases, query } => {
+                Step::Forward(Box::new(Question::Outside(Outside {
+                    request,
+                    started,
+                    aliases,
+                    query,
+                })))
+            }
         }
     }
 
     pub(crate) async fn finish(&self, question: Question) -> Vec<u8> {
+        match question {
+            Question::Outside(question) => self.ask(question).await,
+            Question::Early(request) => {
+                let mut known = self.known.subscribe();
+                let wait = tokio::time::timeout(UNKNOWN, known.wait_for(|known| *known));
+                if !matches!(wait.await, Ok(Ok(_))) {
+                    return encode(&request, Reply::error(ResponseCode::ServFail));
+                }
+                match self.start(request) {
+                    Step::Done(reply) => reply,
+                    Step::Forward(question) => match *question {
+                        Question::Outside(question) => self.ask(question).await,
+                        Question::Early(request) => {
+                            encode(&request, Reply::error(ResponseCode::ServFail))
+                        }
+                    },
+                }
+            }
+        }
+    }
+
+    async fn ask(&self, question: Outside) -> Vec<u8> {
         let outcome = self.forward.lookup(question.query).await;
         let mut answers = question.aliases;
         let authoritative = !answers.is_empty();
@@ -110,8 +150,12 @@ impl Answerer {
         encode(&question.request, reply)
     }
 
-    pub(crate) fn swap(&self, zone: Arc<Zone>) {
+    /// `full`: it has all there is.
+    pub(crate) fn swap(&self, zone: Arc<Zone>, full: bool) {
         self.zone.store(zone);
+        if full {
+            self.known.send_replace(true);
+        }
     }
 }
 

@@ -648,6 +648,36 @@ async fn a_query_between_two_servers_waits_in_the_kept_socket() {
     assert!(stream.read_u16().await.unwrap() > 12);
 }
 
+/// After a start, the names that there are come from the control plane.
+#[tokio::test]
+async fn before_the_first_full_batch_no_name_is_denied() {
+    let sockets = DnsSockets::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let (batches, receiver) = mpsc::channel(8);
+    let (sender, _applied) = watch::channel(0);
+    let config = DnsConfig {
+        listen: sockets.address().unwrap(),
+        cluster_domain: "cluster.local".into(),
+        upstreams: Vec::new(),
+    };
+    let server = DnsServer::start_on(sockets, config, receiver, sender)
+        .await
+        .unwrap();
+    let at = server.address();
+    let early = tokio::spawn(async move {
+        udp(
+            at,
+            &question("web.default.svc.cluster.local.", RecordType::A),
+        )
+        .await
+    });
+    // Other names need not wait.
+    let other = udp(at, &question("example.com.", RecordType::A)).await;
+    assert_eq!(other.metadata.response_code, ResponseCode::Refused);
+    assert!(!early.is_finished());
+    batches.send(Arc::new(example())).await.unwrap();
+    assert_eq!(data(&early.await.unwrap().answers), ["10.96.0.10"]);
+}
+
 #[tokio::test]
 async fn a_port_in_use_is_named_and_an_absent_address_can_be_bound() {
     let f = Fixture::new(&[]).await;
@@ -712,6 +742,7 @@ fn tests_answerer() -> Answerer {
         zone: ArcSwap::from(
             Feed::new(Zone::new(domain, Ipv4Addr::LOCALHOST.into())).apply(&example()),
         ),
+        known: watch::Sender::new(true),
         forward: Forward::new(&[], listen, metrics.clone()),
         metrics,
     }

@@ -31,6 +31,8 @@ const MAX_CONNECTIONS_EACH: usize = 64;
 /// UDP queries waiting for an upstream resolver, in all and of one client.
 const MAX_WAITING: usize = 4096;
 const MAX_WAITING_EACH: usize = 1024;
+/// Room for datagrams that nobody has read yet, some thousand queries.
+const WAITING_BYTES: usize = 4 << 20;
 /// A connection without a query is closed.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -73,6 +75,12 @@ impl DnsSockets {
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.udp.local_addr()
     }
+
+    /// Whether they belong to the network namespace that this process is in.
+    pub(crate) fn are_of_this_network(&self) -> bool {
+        let here = std::net::UdpSocket::bind("127.0.0.1:0").and_then(|own| cookie(&own));
+        matches!((here, cookie(&self.udp)), (Ok(here), Ok(theirs)) if here == theirs)
+    }
 }
 
 fn socket(address: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
@@ -88,6 +96,10 @@ fn socket(address: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
     } else {
         free_bind6(&socket)?;
     }
+    if kind == SockType::Datagram {
+        // Questions wait here while an agent is replaced. Where it may not, the default has to do.
+        let _ = nix::sys::socket::setsockopt(&socket, sockopt::RcvBufForce, &WAITING_BYTES);
+    }
     if kind == SockType::Stream {
         // Connections in TIME_WAIT do not keep the port; on UDP the option would let two servers share it.
         nix::sys::socket::setsockopt(&socket, sockopt::ReuseAddr, &true)?;
@@ -97,6 +109,25 @@ fn socket(address: SocketAddr, kind: SockType) -> io::Result<OwnedFd> {
         nix::sys::socket::listen(&socket, nix::sys::socket::Backlog::new(1024)?)?;
     }
     Ok(socket)
+}
+
+/// Of a socket's network namespace (Linux 5.14).
+fn cookie(socket: &std::net::UdpSocket) -> io::Result<u64> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let mut cookie = 0u64;
+    let mut length = libc::socklen_t::try_from(size_of_val(&cookie)).unwrap_or(8);
+    // SAFETY: the descriptor is open, the buffer has the length that is passed.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    nix::errno::Errno::result(result)?;
+    Ok(cookie)
 }
 
 fn free_bind6(socket: &OwnedFd) -> io::Result<()> {

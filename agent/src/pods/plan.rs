@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 
 use super::record::{Attempt, AttemptState, ContainerRecord, Record};
+use super::status::container_id;
 use super::wanted::{Wanted, WantedContainer};
 
 /// SIGKILL is sent again after this long: the first one may have met a runtime that was not listening.
@@ -26,6 +27,31 @@ pub(crate) struct Transient {
     pub(crate) leaving: Option<Leaving>,
     /// Not before this may releasing be tried again.
     pub(crate) release_again: Option<Timestamp>,
+}
+
+impl Transient {
+    /// For an agent that takes over from another: what the probes said last of containers that run on stays true until
+    /// they are asked again. Otherwise every start of an agent would take its pods out of their Services.
+    pub(crate) fn taken_over(record: &Record) -> Self {
+        let mut transient = Self::default();
+        let reported = record.reported.iter();
+        let statuses = reported.flat_map(|status| status.container_statuses.iter().flatten());
+        for status in statuses {
+            let attempt = record
+                .container(&status.name)
+                .filter(|known| known.running_since().is_some())
+                .and_then(|known| known.attempt.as_ref());
+            if attempt.is_some_and(|it| status.container_id == Some(container_id(&it.id))) {
+                let container = TransientContainer {
+                    ready: status.ready.then_some(true),
+                    started: status.started.filter(|started| *started),
+                    ..TransientContainer::default()
+                };
+                transient.containers.insert(status.name.clone(), container);
+            }
+        }
+        transient
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

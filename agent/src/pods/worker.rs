@@ -130,6 +130,7 @@ impl<M: Machine> Worker<M> {
         let now = context.clock.now();
         let mut record = known.unwrap_or_else(|| Record::new(now));
         bound_deadlines(&mut record, now);
+        let transient = Transient::taken_over(&record);
         Self {
             wanted: Wanted::of(&pod),
             context,
@@ -138,7 +139,7 @@ impl<M: Machine> Worker<M> {
             dirs,
             record,
             saved: None,
-            transient: Transient::default(),
+            transient,
             sandbox: None,
             changes: None,
             look: false,

@@ -142,7 +142,11 @@ impl<M: Machine> Intake<M> {
                 {
                     full.pods.insert(uid.clone());
                 }
-                self.pods.set(pod).await;
+                if change.held {
+                    self.pods.set_held(pod).await;
+                } else {
+                    self.pods.set(pod).await;
+                }
             }
             Err(error) => {
                 // Known all the same: it must not count as gone because it cannot be read.

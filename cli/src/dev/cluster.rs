@@ -4,13 +4,13 @@ use std::path::Path;
 
 use agent::{Agent, AgentConfig, Shutdown};
 use anyhow::{Context as _, bail};
-use controlplane::{Controller, ControllerConfig};
+use controlplane::Controller;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::progress::Progress;
 use super::{StartArguments, demo, screen, state};
 use crate::files;
 use crate::logging::{self, LogSettings};
+use crate::progress::Progress;
 
 pub(super) fn run(arguments: &StartArguments, log: &LogSettings) -> anyhow::Result<()> {
     create_private(&arguments.data_dir)?;
@@ -19,7 +19,7 @@ pub(super) fn run(arguments: &StartArguments, log: &LogSettings) -> anyhow::Resu
             "a cluster already runs on {} (process {}, {}): stop it with `waggle dev down{}`, or give \
              another --data-dir, --run-dir and --listen",
             arguments.data_dir.display(),
-            running.pid,
+            running.process.pid,
             running.server,
             if arguments.data_dir == Path::new(super::DATA_DIR) {
                 String::new()
@@ -96,15 +96,12 @@ impl Cluster {
         progress: &mut Progress,
     ) -> anyhow::Result<()> {
         let cluster_dns = arguments.cluster.cluster_dns()?;
-        let controller = Controller::start(ControllerConfig {
-            data_dir: arguments.data_dir.join("controller"),
-            listen: arguments.listen,
-            extra_sans: Vec::new(),
-            service_cidrs: arguments.cluster.service_cidrs.clone(),
-            pod_cidrs: arguments.cluster.pod_cidrs.clone(),
-            cluster_domain: arguments.cluster.cluster_domain.clone(),
-            cluster_dns,
-        })
+        let controller = Controller::start(arguments.control.config(
+            &arguments.cluster,
+            arguments.data_dir.join("controller"),
+            arguments.listen,
+            Vec::new(),
+        )?)
         .await
         .context("control plane")?;
         let server = format!("https://{}", controller.address());
@@ -155,8 +152,8 @@ impl Cluster {
             &format!("runs, {attached} eBPF programs attached"),
         );
 
-        let client = demo::client(&kubeconfig).await?;
-        demo::wait_for_node(&client, &node_name).await?;
+        let client = crate::client::connect(&kubeconfig).await?;
+        crate::client::wait_for_node(&client, &node_name).await?;
         progress.done("node", &format!("{node_name} is Ready"));
         let called = if arguments.demo {
             Some(

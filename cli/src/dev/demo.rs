@@ -4,28 +4,23 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use futures::StreamExt as _;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::Client;
 use kube::api::{Api, DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Client, Config};
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::StartArguments;
-use super::progress::Progress;
+use crate::client::{LIMIT, wait_for};
+use crate::progress::Progress;
 
 pub(super) const NAMESPACE: &str = "default";
 /// Calls that the client pod makes.
 const CALLS: u32 = 30;
 const IMAGE: &str = "waggle.local/demo/echo:1";
-/// Longest wait for one condition; nothing of the demo takes a tenth of it.
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// What the client pod saw.
 #[derive(Debug, Clone, serde::Serialize)]
@@ -35,59 +30,6 @@ pub(super) struct Called {
     /// Answers by the pod that gave them.
     pub(super) answers: BTreeMap<String, u32>,
     pub(super) failed: u32,
-}
-
-pub(super) async fn client(kubeconfig: &Path) -> anyhow::Result<Client> {
-    let config = Config::from_custom_kubeconfig(
-        Kubeconfig::read_from(kubeconfig)?,
-        &KubeConfigOptions::default(),
-    )
-    .await?;
-    Ok(Client::try_from(config)?)
-}
-
-/// Waits until `check` holds of the named object.
-async fn wait_for<K>(
-    api: Api<K>,
-    name: &str,
-    what: &str,
-    check: impl Fn(&K) -> bool,
-) -> anyhow::Result<K>
-where
-    K: kube::Resource + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static,
-{
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let mut changes = std::pin::pin!(watcher(api, config).applied_objects());
-    let found = tokio::time::timeout(LIMIT, async {
-        while let Some(object) = changes.next().await {
-            if let Ok(object) = object
-                && check(&object)
-            {
-                return Some(object);
-            }
-        }
-        None
-    })
-    .await;
-    match found {
-        Ok(Some(object)) => Ok(object),
-        _ => bail!("{name} is not {what} after {} s", LIMIT.as_secs()),
-    }
-}
-
-pub(super) async fn wait_for_node(client: &Client, name: &str) -> anyhow::Result<()> {
-    wait_for(Api::<Node>::all(client.clone()), name, "Ready", |node| {
-        node.status
-            .as_ref()
-            .and_then(|status| status.conditions.as_ref())
-            .is_some_and(|conditions| {
-                conditions
-                    .iter()
-                    .any(|condition| condition.type_ == "Ready" && condition.status == "True")
-            })
-    })
-    .await
-    .map(drop)
 }
 
 pub(super) async fn run(

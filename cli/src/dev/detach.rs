@@ -9,10 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, bail};
 
 use super::StartArguments;
-
-/// First word of the line that ends a report.
-pub(super) const READY: &str = "ready";
-pub(super) const FAILED: &str = "failed ";
+use crate::progress::{FAILED, READY};
 
 pub(super) fn start(arguments: &StartArguments) -> anyhow::Result<()> {
     std::fs::create_dir_all(&arguments.data_dir)

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::StartArguments;
 use super::demo::{Called, NAMESPACE};
+use crate::table::table;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Screen {
@@ -163,34 +164,6 @@ impl Screen {
     }
 }
 
-/// Columns as wide as their widest cell, two spaces between them.
-fn table(out: &mut String, header: &[&str], rows: impl Iterator<Item = Vec<String>>) {
-    let rows: Vec<Vec<String>> = rows.collect();
-    if rows.is_empty() {
-        return;
-    }
-    let width = |column: usize| {
-        rows.iter()
-            .map(|row| row[column].len())
-            .chain([header[column].len()])
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    let mut line = |cells: &[&str]| {
-        let mut text = String::new();
-        for (cell, width) in cells.iter().zip(&widths) {
-            let _ = write!(text, "{cell:<width$}  ");
-        }
-        let _ = writeln!(out, "{}", text.trim_end());
-    };
-    line(&[]);
-    line(header);
-    for row in &rows {
-        line(&row.iter().map(String::as_str).collect::<Vec<_>>());
-    }
-}
-
 fn node_row(node: &Node) -> NodeRow {
     let status = node.status.as_ref();
     NodeRow {
@@ -251,21 +224,5 @@ fn service_row(service: &Service) -> ServiceRow {
             .and_then(|spec| spec.cluster_ip.clone())
             .unwrap_or_default(),
         ports,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn columns_are_aligned() {
-        let mut out = String::new();
-        let rows = [
-            vec!["a-long-name".to_owned(), "1".to_owned()],
-            vec!["b".to_owned(), "2".to_owned()],
-        ];
-        table(&mut out, &["NAME", "N"], rows.into_iter());
-        assert_eq!(out, "\nNAME         N\na-long-name  1\nb            2\n");
     }
 }

@@ -8,12 +8,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use crate::process::ProcessId;
+
 /// The running cluster, as written to the data directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Running {
-    pub(super) pid: i32,
-    /// Start time of the process in clock ticks since boot: tells it from a later process with its id.
-    pub(super) start_ticks: u64,
+    #[serde(flatten)]
+    pub(super) process: ProcessId,
     pub(super) server: String,
     pub(super) kubeconfig: PathBuf,
 }
@@ -21,10 +22,8 @@ pub(super) struct Running {
 impl Running {
     pub(super) fn this_process(server: String, kubeconfig: PathBuf) -> anyhow::Result<Self> {
         let pid = i32::try_from(std::process::id())?;
-        let start_ticks = start_ticks(pid).context("this process in /proc")?;
         Ok(Self {
-            pid,
-            start_ticks,
+            process: ProcessId::of(pid).context("this process in /proc")?,
             server,
             kubeconfig,
         })
@@ -32,24 +31,8 @@ impl Running {
 
     /// The process is there and is the one that wrote the file.
     pub(super) fn is_alive(&self) -> bool {
-        start_ticks(self.pid) == Some(self.start_ticks)
+        self.process.is_alive()
     }
-}
-
-fn start_ticks(pid: i32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    parse_start_ticks(&stat)
-}
-
-/// Field 22 of `/proc/PID/stat`; the second field (the command) may contain anything, brackets included.
-/// A zombie counts as gone.
-fn parse_start_ticks(stat: &str) -> Option<u64> {
-    let after_command = &stat[stat.rfind(')')? + 1..];
-    let mut fields = after_command.split_ascii_whitespace();
-    if fields.next()? == "Z" {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
 }
 
 fn file(data_dir: &Path) -> PathBuf {
@@ -89,15 +72,15 @@ pub(super) fn down(data_dir: &Path, purge: bool) -> anyhow::Result<()> {
     match read(data_dir)? {
         None => eprintln!("no cluster runs on {}", data_dir.display()),
         Some(running) => {
-            kill(Pid::from_raw(running.pid), Signal::SIGTERM)
-                .with_context(|| format!("end process {}", running.pid))?;
+            kill(Pid::from_raw(running.process.pid), Signal::SIGTERM)
+                .with_context(|| format!("end process {}", running.process.pid))?;
             let deadline = Instant::now() + DOWN_LIMIT;
             // A process that is not our child cannot be waited for: look until it is gone.
             while running.is_alive() {
                 if Instant::now() > deadline {
                     bail!(
                         "process {} is still there after {} s; its log is {}",
-                        running.pid,
+                        running.process.pid,
                         DOWN_LIMIT.as_secs(),
                         data_dir.join("dev.log").display()
                     );
@@ -130,16 +113,8 @@ mod tests {
         let mut running = Running::this_process("x".to_owned(), PathBuf::new()).unwrap();
         write(dir.path(), &running).unwrap();
         assert_eq!(read(dir.path()).unwrap().as_ref(), Some(&running));
-        running.start_ticks += 1;
+        running.process.start_ticks += 1;
         write(dir.path(), &running).unwrap();
         assert_eq!(read(dir.path()).unwrap(), None);
-    }
-
-    #[test]
-    fn a_command_with_brackets_is_read() {
-        let stat = "7 (a) b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 9";
-        assert_eq!(parse_start_ticks(stat), Some(4711));
-        assert_eq!(parse_start_ticks(&stat.replace(" S ", " Z ")), None);
-        assert_eq!(parse_start_ticks("7 (x"), None);
     }
 }

@@ -19,7 +19,6 @@ use crate::registry::ApiError;
 
 /// How long anything but a watch or a log stream may take.
 const DEADLINE: Duration = Duration::from_secs(60);
-const IMPERSONATE: &str = "impersonate-";
 
 pub(super) fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
     headers
@@ -77,7 +76,7 @@ impl Api {
         place: &Place,
         query: &Query,
     ) -> Result<Response<Body>, ApiError> {
-        let user = authenticated(parts)?;
+        let user = self.impersonated(authenticated(parts)?, &parts.headers)?;
         let wanted = attributes(&parts.method, parts.uri.path(), place, query);
         if !self.authorizer.allows(&user, &wanted) {
             if user.is_anonymous() {
@@ -97,7 +96,7 @@ impl Api {
                     self.review(review, &user, target, parts, body).await
                 }
                 Some(_) => Err(ApiError::method_not_allowed()),
-                None => self.resource(parts, body, target, query).await,
+                None => self.resource(&user, parts, body, target, query).await,
             },
         }
     }
@@ -130,6 +129,7 @@ impl Api {
 
     async fn resource(
         &self,
+        user: &User,
         parts: &Parts,
         body: Body,
         target: &Target,
@@ -173,6 +173,7 @@ impl Api {
                 "patch" => "PatchOptions",
                 _ => "DeleteOptions",
             },
+            guard: self.guard(user, kind, &target.namespace),
             subject,
             query,
             headers: &parts.headers,
@@ -192,18 +193,6 @@ impl Api {
 
 /// The user of the connection. Credentials that cannot be checked are refused, not ignored.
 fn authenticated(parts: &Parts) -> Result<User, ApiError> {
-    let impersonates = parts
-        .headers
-        .keys()
-        .any(|name| name.as_str().starts_with(IMPERSONATE));
-    if impersonates {
-        return Err(ApiError::forbidden(
-            "",
-            "",
-            "",
-            "impersonation is not supported by this server",
-        ));
-    }
     match parts.extensions.get::<User>() {
         Some(user) => Ok(user.clone()),
         None if parts.headers.contains_key(AUTHORIZATION) => Err(ApiError::unauthorized()),

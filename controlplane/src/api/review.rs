@@ -112,7 +112,7 @@ impl Api {
         let paths: Vec<Value> = rules
             .paths
             .iter()
-            .map(|(verbs, paths)| json!({"verbs": verbs, "nonResourceURLs": paths}))
+            .map(|rule| json!({"verbs": rule.verbs, "nonResourceURLs": rule.paths}))
             .collect();
         json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false})
     }

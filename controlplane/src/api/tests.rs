@@ -7,6 +7,7 @@ mod lists;
 mod members;
 mod namespaces;
 mod pods;
+mod roles;
 mod services;
 mod shapes;
 mod watches;
@@ -34,6 +35,9 @@ pub(super) fn config(dir: &std::path::Path) -> ControllerConfig {
         pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
         cluster_domain: "cluster.local".into(),
         cluster_dns: "10.96.0.10".parse().unwrap(),
+        termination: crate::Termination::default(),
+        node_ports: 30000..=32767,
+        node_ranges: crate::NodeRanges::default(),
     }
 }
 
@@ -47,12 +51,7 @@ pub(super) struct Member {
 pub(super) async fn member() -> Member {
     let dir = tempfile::tempdir().unwrap();
     let controller = Controller::start(config(dir.path())).await.unwrap();
-    let client = admin(&controller).await;
-    Member {
-        controller,
-        client,
-        dir,
-    }
+    Member::of(controller, dir).await
 }
 
 pub(super) fn url(controller: &Controller) -> String {
@@ -131,6 +130,24 @@ pub(super) async fn send(
 const JSON: (&str, &str) = ("content-type", "application/json");
 
 impl Member {
+    pub(super) async fn of(controller: Controller, dir: tempfile::TempDir) -> Self {
+        let client = admin(&controller).await;
+        Self {
+            controller,
+            client,
+            dir,
+        }
+    }
+
+    /// Ended and started again on the same data, with other settings.
+    pub(super) async fn restarted(self, change: impl FnOnce(&mut ControllerConfig)) -> Self {
+        self.controller.shutdown().await;
+        let mut config = config(self.dir.path());
+        change(&mut config);
+        let controller = Controller::start(config).await.unwrap();
+        Self::of(controller, self.dir).await
+    }
+
     pub(super) async fn get(&self, path: &str) -> Answer {
         send(&self.client, Method::GET, path, &[], "").await
     }

@@ -20,7 +20,7 @@ use crate::registry::error::field_error;
 use crate::registry::list::ListPage;
 use crate::registry::patch::{PatchRequest, PatchType};
 use crate::registry::scale::{self, SCALE};
-use crate::registry::{ApiError, Binding, DeleteOptions, WriteOptions, Written, object};
+use crate::registry::{ApiError, Binding, DeleteOptions, Guard, WriteOptions, Written, object};
 use crate::schema::{FieldProblem, normalize_values};
 
 /// Kinds whose deletion is answered with the object instead of a Status.
@@ -36,6 +36,7 @@ pub(super) struct Write<'a> {
     pub(super) wish: Wish,
     /// Name of the options that the query is judged as: `CreateOptions`.
     pub(super) options: &'static str,
+    pub(super) guard: Option<Guard>,
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> &'a str {
@@ -50,6 +51,7 @@ impl Write<'_> {
         Ok(WriteOptions {
             dry_run: self.query.dry_run(self.options)?,
             manager: self.manager()?,
+            guard: self.guard.clone(),
         })
     }
 

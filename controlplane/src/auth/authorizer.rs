@@ -1,8 +1,10 @@
-//! May this user do this? A chain of authorizers, the first opinion counts; RBAC will be one more link.
+//! May this user do this? A chain of authorizers, the first opinion counts.
 
 use std::sync::Arc;
 
-use super::identity::{AUTHENTICATED, MASTERS, User};
+pub(crate) mod rbac;
+
+use super::identity::{MASTERS, User};
 
 /// What somebody wants to do: to a resource, or to a path that is no resource.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,17 +29,22 @@ pub(crate) enum Decision {
 /// A rule as `kubectl auth can-i --list` shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ResourceRule {
-    pub(crate) verbs: Vec<&'static str>,
-    pub(crate) groups: Vec<&'static str>,
-    pub(crate) resources: Vec<&'static str>,
+    pub(crate) verbs: Vec<String>,
+    pub(crate) groups: Vec<String>,
+    pub(crate) resources: Vec<String>,
     pub(crate) names: Vec<String>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct PathRule {
+    pub(crate) verbs: Vec<String>,
+    pub(crate) paths: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Rules {
     pub(crate) resources: Vec<ResourceRule>,
-    /// Verbs and paths.
-    pub(crate) paths: Vec<(Vec<&'static str>, Vec<&'static str>)>,
+    pub(crate) paths: Vec<PathRule>,
 }
 
 pub(crate) trait Authorizer: std::fmt::Debug + Send + Sync {
@@ -51,13 +58,16 @@ pub(crate) trait Authorizer: std::fmt::Debug + Send + Sync {
 #[derive(Debug, Clone)]
 pub(crate) struct Chain(Vec<Arc<dyn Authorizer>>);
 
-impl Default for Chain {
-    fn default() -> Self {
-        Self(vec![Arc::new(Masters), Arc::new(Nodes), Arc::new(Basics)])
-    }
-}
-
 impl Chain {
+    pub(crate) fn new(rbac: rbac::Rbac) -> Self {
+        Self(vec![
+            Arc::new(Masters),
+            Arc::new(Nodes),
+            Arc::new(Health),
+            Arc::new(rbac),
+        ])
+    }
+
     pub(crate) fn allows(&self, user: &User, attributes: &Attributes) -> bool {
         self.authorize(user, attributes) == Decision::Allow
     }
@@ -124,12 +134,15 @@ impl Authorizer for Masters {
         }
         Rules {
             resources: vec![ResourceRule {
-                verbs: vec!["*"],
-                groups: vec!["*"],
-                resources: vec!["*"],
+                verbs: vec!["*".into()],
+                groups: vec!["*".into()],
+                resources: vec!["*".into()],
                 names: Vec::new(),
             }],
-            paths: vec![(vec!["*"], vec!["*"])],
+            paths: vec![PathRule {
+                verbs: vec!["*".into()],
+                paths: vec!["*".into()],
+            }],
         }
     }
 }
@@ -161,9 +174,9 @@ impl Authorizer for Nodes {
         };
         Rules {
             resources: vec![ResourceRule {
-                verbs: vec!["get"],
-                groups: vec![""],
-                resources: vec!["nodes"],
+                verbs: vec!["get".into()],
+                groups: vec![String::new()],
+                resources: vec!["nodes".into()],
                 names: vec![node.to_owned()],
             }],
             paths: Vec::new(),
@@ -171,76 +184,38 @@ impl Authorizer for Nodes {
     }
 }
 
-/// What everybody may do who is known: see what the API is, and ask what they may do.
+/// Whether the server is well and which version it is may be asked by anybody, whatever roles say: a load
+/// balancer must be able to look while the store cannot be read.
 #[derive(Debug)]
-struct Basics;
+struct Health;
 
 const PUBLIC_PATHS: &[&str] = &["/healthz", "/livez", "/readyz", "/version"];
-const DISCOVERY_PATHS: &[&str] = &["/api", "/apis", "/openapi"];
-const SELF_REVIEWS: &[(&str, &str)] = &[
-    ("authorization.k8s.io", "selfsubjectaccessreviews"),
-    ("authorization.k8s.io", "selfsubjectrulesreviews"),
-    ("authentication.k8s.io", "selfsubjectreviews"),
-];
 
 fn is_below(path: &str, root: &str) -> bool {
     path.strip_prefix(root)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-impl Authorizer for Basics {
-    fn authorize(&self, user: &User, wanted: &Attributes) -> Decision {
-        let allowed = match &wanted.path {
-            Some(path) => {
-                let known = user.is_in(AUTHENTICATED);
-                let reads = matches!(wanted.verb.as_str(), "get" | "head");
-                let public = PUBLIC_PATHS.iter().any(|root| is_below(path, root));
-                let discovery = DISCOVERY_PATHS.iter().any(|root| is_below(path, root));
-                reads && (public || (known && discovery))
+impl Authorizer for Health {
+    fn authorize(&self, _: &User, wanted: &Attributes) -> Decision {
+        match &wanted.path {
+            Some(path)
+                if matches!(wanted.verb.as_str(), "get" | "head")
+                    && PUBLIC_PATHS.iter().any(|root| is_below(path, root)) =>
+            {
+                Decision::Allow
             }
-            None => {
-                let review = (wanted.group.as_str(), wanted.resource.as_str());
-                user.is_in(AUTHENTICATED)
-                    && wanted.verb == "create"
-                    && SELF_REVIEWS.contains(&review)
-            }
-        };
-        if allowed {
-            Decision::Allow
-        } else {
-            Decision::NoOpinion
+            _ => Decision::NoOpinion,
         }
     }
 
-    fn rules(&self, user: &User, _: &str) -> Rules {
-        if !user.is_in(AUTHENTICATED) {
-            return Rules::default();
-        }
+    fn rules(&self, _: &User, _: &str) -> Rules {
         Rules {
-            resources: SELF_REVIEWS
-                .iter()
-                .map(|(group, resource)| ResourceRule {
-                    verbs: vec!["create"],
-                    groups: vec![group],
-                    resources: vec![resource],
-                    names: Vec::new(),
-                })
-                .collect(),
-            paths: vec![(
-                vec!["get"],
-                vec![
-                    "/api",
-                    "/api/*",
-                    "/apis",
-                    "/apis/*",
-                    "/healthz",
-                    "/livez",
-                    "/openapi",
-                    "/openapi/*",
-                    "/readyz",
-                    "/version",
-                ],
-            )],
+            resources: Vec::new(),
+            paths: vec![PathRule {
+                verbs: vec!["get".into()],
+                paths: PUBLIC_PATHS.iter().map(|path| (*path).into()).collect(),
+            }],
         }
     }
 }

@@ -24,6 +24,22 @@ impl User {
         }
     }
 
+    /// Somebody that is known by other means than a certificate, with the groups that come with being known.
+    pub(crate) fn named(name: &str, mut groups: Vec<String>) -> Self {
+        let own = if name == ANONYMOUS {
+            UNAUTHENTICATED
+        } else {
+            AUTHENTICATED
+        };
+        if !groups.iter().any(|group| group == own) {
+            groups.push(own.to_owned());
+        }
+        Self {
+            name: name.to_owned(),
+            groups,
+        }
+    }
+
     /// The subject of a client certificate that TLS has verified: common name and organizations. `None`
     /// where it names nobody.
     pub(crate) fn from_certificate(der: &[u8]) -> Option<Self> {

@@ -112,11 +112,7 @@ struct Subject<'a> {
 impl Pki {
     /// Reads what is below `dir`, makes what is missing or near its end.
     pub(crate) fn open(dir: &Path, sans: &Sans, now: jiff::Timestamp) -> Result<Self, PkiError> {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|source| file_error(dir, source))?;
+        create(dir)?;
         let (ca_pem, issuer) = open_ca(dir, now)?;
         let server = Subject {
             name: "kube-apiserver",
@@ -147,28 +143,19 @@ impl Pki {
 
     /// A client certificate for the node of this name.
     pub(crate) fn issue_node(&self, name: &str) -> Result<NodeIdentity, PkiError> {
-        let common_name = format!("system:node:{name}");
-        let leaf = self.issue(&common_name, Some(NODES))?;
-        Ok(NodeIdentity {
-            ca_pem: self.ca_pem.clone(),
-            certificate_pem: leaf.certificate,
-            key_pem: leaf.key,
-        })
-    }
-
-    fn issue(&self, name: &str, organization: Option<&str>) -> Result<Leaf, PkiError> {
-        let subject = Subject {
-            name,
-            organization,
-            sans: None,
-        };
-        make_leaf(&subject, &self.issuer, jiff::Timestamp::now())
+        node_identity(name, &self.ca_pem, &self.issuer, jiff::Timestamp::now())
     }
 
     /// A client certificate for anybody; tests play strangers with it.
     #[cfg(test)]
     pub(crate) fn issue_client(&self, name: &str, organization: Option<&str>) -> (String, String) {
-        let leaf = self.issue(name, organization).expect("a test certificate");
+        let subject = Subject {
+            name,
+            organization,
+            sans: None,
+        };
+        let leaf = make_leaf(&subject, &self.issuer, jiff::Timestamp::now());
+        let leaf = leaf.expect("a test certificate");
         (leaf.certificate, leaf.key)
     }
 
@@ -197,6 +184,45 @@ impl Pki {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }
+}
+
+/// A client certificate for the node of this name, by the CA below `dir`, which is made where there is none.
+/// Nothing else there is touched, so that the member itself may run meanwhile.
+pub(crate) fn issue_node(
+    dir: &Path,
+    name: &str,
+    now: jiff::Timestamp,
+) -> Result<NodeIdentity, PkiError> {
+    create(dir)?;
+    let (ca_pem, issuer) = open_ca(dir, now)?;
+    node_identity(name, &ca_pem, &issuer, now)
+}
+
+fn node_identity(
+    name: &str,
+    ca_pem: &str,
+    issuer: &Issuer<'static, KeyPair>,
+    now: jiff::Timestamp,
+) -> Result<NodeIdentity, PkiError> {
+    let subject = Subject {
+        name: &format!("system:node:{name}"),
+        organization: Some(NODES),
+        sans: None,
+    };
+    let leaf = make_leaf(&subject, issuer, now)?;
+    Ok(NodeIdentity {
+        ca_pem: ca_pem.to_owned(),
+        certificate_pem: leaf.certificate,
+        key_pem: leaf.key,
+    })
+}
+
+fn create(dir: &Path) -> Result<(), PkiError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|source| file_error(dir, source))
 }
 
 fn open_ca(

@@ -71,6 +71,22 @@ macro_rules! each {
             let $informer = &$cache.endpoint_slices;
             $body
         }
+        {
+            let $informer = &$cache.cluster_roles;
+            $body
+        }
+        {
+            let $informer = &$cache.cluster_role_bindings;
+            $body
+        }
+        {
+            let $informer = &$cache.roles;
+            $body
+        }
+        {
+            let $informer = &$cache.role_bindings;
+            $body
+        }
     }};
 }
 

@@ -238,6 +238,7 @@ impl Controller {
         let options = WriteOptions {
             dry_run: false,
             manager: NAME.to_owned(),
+            guard: None,
         };
         ignore_gone(
             registry

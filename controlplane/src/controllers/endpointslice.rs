@@ -9,12 +9,14 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
-use crate::cache::{BY_LABEL, BY_SERVICE, Cache, ObjectKey, Queue, Subscription, label_value};
+use crate::cache::{
+    BY_LABEL, BY_SERVICE, Cache, ObjectKey, Queue, Subscription, label_value, selects, services_of,
+};
 use crate::registry::{ApiError, Client, DeleteOptions, EventType};
 
+use super::context_error;
 use super::expectations::Expectations;
 use super::worker::Next;
-use super::{context_error, selector};
 
 mod endpoint;
 mod legacy;
@@ -66,26 +68,13 @@ pub(super) fn subscribe(cache: &Cache, queue: &Queue<ObjectKey>) -> Vec<Subscrip
                 return;
             }
             for pod in [delta.old, delta.new].into_iter().flatten() {
-                for (key, value) in pod.metadata.labels.iter().flatten() {
-                    let value = label_value(&delta.key.namespace, key, value);
-                    for service in services.indexed(BY_LABEL, &value) {
-                        if selects(&service, pod) {
-                            queue.add(ObjectKey::of(service.as_ref()));
-                        }
-                    }
+                for service in services_of(&services, pod) {
+                    queue.add(ObjectKey::of(service.as_ref()));
                 }
             }
         })
     };
     vec![services, endpoints, slices, pods]
-}
-
-fn selects(service: &Service, pod: &Pod) -> bool {
-    service
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.selector.as_ref())
-        .is_some_and(|wanted| selector::contains(pod.metadata.labels.as_ref(), wanted))
 }
 
 impl Controller {

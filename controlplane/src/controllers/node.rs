@@ -2,7 +2,8 @@
 //!
 //! One controller for the Node object; [`eviction`] deletes pods that do not tolerate its taints.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use crate::registry::{ApiError, Client, EventType};
 
 use super::worker::Next;
 
+mod addresses;
 mod cidr;
 pub(super) mod eviction;
 mod plan;
@@ -21,10 +23,14 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use cidr::PodRanges;
+
 pub(super) const NAME: &str = "node-controller";
 const LEASES: &str = "kube-node-lease";
 /// A node that was not heard of for this long is unreachable.
 const GRACE: Duration = Duration::from_secs(40);
+/// How often the ranges for a node are computed anew.
+const ATTEMPTS: usize = 32;
 
 /// When something of a node last changed, by this member's own clock: the clocks of nodes do not matter.
 #[derive(Debug)]
@@ -36,8 +42,10 @@ struct Heard {
 pub(super) struct Controller {
     client: Client,
     cache: Cache,
-    pod_cidrs: Vec<ipnet::IpNet>,
+    pod_ranges: PodRanges,
     heard: Mutex<HashMap<ObjectKey, Heard>>,
+    /// Addresses that were compared with those of the other nodes.
+    compared: Mutex<HashMap<ObjectKey, BTreeSet<IpAddr>>>,
     /// One allocation at a time.
     allocating: tokio::sync::Mutex<()>,
     grace: Duration,
@@ -62,21 +70,22 @@ pub(super) fn subscribe(cache: &Cache, queue: &Queue<ObjectKey>) -> Vec<Subscrip
 }
 
 impl Controller {
-    pub(super) fn new(client: &Client, cache: &Cache, pod_cidrs: &[ipnet::IpNet]) -> Self {
-        Self::with_grace(client, cache, pod_cidrs, GRACE)
+    pub(super) fn new(client: &Client, cache: &Cache, pod_ranges: &PodRanges) -> Self {
+        Self::with_grace(client, cache, pod_ranges, GRACE)
     }
 
     pub(super) fn with_grace(
         client: &Client,
         cache: &Cache,
-        pod_cidrs: &[ipnet::IpNet],
+        pod_ranges: &PodRanges,
         grace: Duration,
     ) -> Self {
         Self {
             client: client.with_manager(NAME),
             cache: cache.clone(),
-            pod_cidrs: pod_cidrs.to_vec(),
+            pod_ranges: pod_ranges.clone(),
             heard: Mutex::default(),
+            compared: Mutex::default(),
             allocating: tokio::sync::Mutex::default(),
             grace,
         }
@@ -85,6 +94,10 @@ impl Controller {
     pub(super) async fn reconcile(&self, key: ObjectKey) -> Result<Next, ApiError> {
         let Some(node) = self.cache.nodes.get_key(&key) else {
             self.heard.lock().expect("no panic while held").remove(&key);
+            self.compared
+                .lock()
+                .expect("no panic while held")
+                .remove(&key);
             return Ok(Next::Wait);
         };
         let silent_for = self.silence(&key, &node);
@@ -95,13 +108,14 @@ impl Controller {
             current = self.client.update_status(&changed).await?;
         }
         self.announce(&node, &current);
+        self.warn_of_duplicates(&key, &current);
         if !plan::is_ready(&current) && plan::ready(&current).is_some() {
             self.mark_pods(&key, now).await?;
         }
         if let Some(changed) = plan::tainted(&current, now) {
             current = self.client.update(&changed).await?;
         }
-        if plan::needs_cidr(&current) && !self.pod_cidrs.is_empty() {
+        if plan::needs_cidr(&current) && !self.pod_ranges.is_empty() {
             self.allocate(&current).await?;
         }
         if silent {
@@ -158,35 +172,60 @@ impl Controller {
         Ok(())
     }
 
-    /// The nodes are read from the store, not the view: no range is given twice.
+    /// Cuts the node's ranges out of what no other node has. Another member, or somebody's hand, may give
+    /// them to another node in the meantime: the write is refused then, and the nodes are read again.
     async fn allocate(&self, node: &Node) -> Result<(), ApiError> {
         let _one_at_a_time = self.allocating.lock().await;
-        let (nodes, _) = self.client.list::<Node>("").await?;
         let name = node.metadata.name.as_deref().unwrap_or_default();
-        let Some(live) = nodes
-            .iter()
-            .find(|other| other.metadata.name == node.metadata.name)
-        else {
-            return Ok(());
-        };
-        if !plan::needs_cidr(live) {
-            return Ok(());
+        for _ in 0..ATTEMPTS {
+            let (nodes, _) = self.client.list::<Node>("").await?;
+            let Some(live) = nodes
+                .iter()
+                .find(|other| other.metadata.name == node.metadata.name)
+            else {
+                return Ok(());
+            };
+            if !plan::needs_cidr(live) {
+                return Ok(());
+            }
+            let used: Vec<_> = nodes
+                .iter()
+                .flat_map(|other| cidr::ranges_of(other))
+                .collect();
+            let Some(ranges) = self.pod_ranges.allocate(&used) else {
+                let message = format!("Node {name} status is now: CIDRNotAvailable");
+                self.client
+                    .event(node, EventType::Normal, "CIDRNotAvailable", &message);
+                return Err(super::context_error(&format!(
+                    "no pod range is left for node {name}"
+                )));
+            };
+            match self.client.update(&cidr::with_ranges(live, &ranges)).await {
+                Err(error) if matches!(error.code(), 409 | 422) => {
+                    tracing::debug!(node = name, %error, "another node got the range first");
+                }
+                result => return result.map(|_| ()),
+            }
         }
-        let used: Vec<_> = nodes
-            .iter()
-            .flat_map(|other| cidr::ranges_of(other))
-            .collect();
-        let Some(ranges) = cidr::allocate(&self.pod_cidrs, &used) else {
-            let message = format!("Node {name} status is now: CIDRNotAvailable");
+        Err(super::context_error(&format!(
+            "the pod ranges for node {name} were taken again and again"
+        )))
+    }
+
+    /// An address that two nodes report leads the others to the wrong one.
+    fn warn_of_duplicates(&self, key: &ObjectKey, node: &Node) {
+        let mine = addresses::internal(node);
+        {
+            let mut compared = self.compared.lock().expect("no panic while held");
+            if compared.get(key) == Some(&mine) {
+                return;
+            }
+            compared.insert(key.clone(), mine);
+        }
+        let nodes = self.cache.nodes.list("");
+        for duplicate in addresses::duplicates(node, &nodes) {
             self.client
-                .event(node, EventType::Normal, "CIDRNotAvailable", &message);
-            return Err(super::context_error(&format!(
-                "no pod range is left for node {name}"
-            )));
-        };
-        self.client
-            .update(&cidr::with_ranges(live, &ranges))
-            .await?;
-        Ok(())
+                .event(node, EventType::Warning, "DuplicateNodeAddress", &duplicate);
+        }
     }
 }

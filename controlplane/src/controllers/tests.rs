@@ -21,9 +21,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::fixtures::{deployment, labels};
-use super::{ControllerMetrics, ControllersConfig, podstate};
+use super::{ControllerMetrics, ControllersConfig, PodRanges, podstate};
 use crate::cache::{Cache, Informer, Queue};
-use crate::registry::{Client, DeleteOptions, Object, Registry};
+use crate::registry::{Client, DeleteOptions, Object, Registry, ServiceRanges};
 use crate::scheduler::SchedulerMetrics;
 use crate::store::{Store, StoreConfig};
 
@@ -56,7 +56,11 @@ impl Cluster {
             node_id: 1,
         };
         let store = Store::open(config).await.unwrap();
-        let (registry, recorder) = Registry::new(store, vec!["10.96.0.0/16".parse().unwrap()]);
+        let ranges = ServiceRanges {
+            cidrs: vec!["10.96.0.0/16".parse().unwrap()],
+            node_ports: 30000..=32767,
+        };
+        let (registry, recorder) = Registry::new(store, ranges);
         registry
             .bootstrap("10.96.0.10".parse().unwrap(), None)
             .await
@@ -81,7 +85,7 @@ impl Cluster {
         let mut cluster = Self::bare().await;
         let config = ControllersConfig {
             ca_pem: "CA".to_owned(),
-            pod_cidrs: vec!["10.244.0.0/16".parse().unwrap()],
+            pod_ranges: PodRanges::new(vec!["10.244.0.0/16".parse().unwrap()], 24, 64),
         };
         cluster.tasks.spawn(super::run(
             cluster.client.clone(),

@@ -1,6 +1,7 @@
 //! Service (core/v1). Addresses and node ports are given out by the registry, after this has checked what
 //! was asked for.
 
+mod balancer;
 mod columns;
 mod defaults;
 mod validate;
@@ -45,12 +46,16 @@ impl Strategy for Service {
             meta::keep_all_but_status(object, old);
         } else {
             meta::keep_status(object, old);
+            defaults::drop_second_family(object, old);
             defaults::keep_allocated(object, old);
             defaults::drop_what_the_type_lost(object, old);
         }
     }
 
-    fn validate(&self, object: &Value, old: Option<&Value>, _subresource: &str) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, old: Option<&Value>, subresource: &str) -> Vec<FieldError> {
+        if subresource == "status" {
+            return balancer::status(object);
+        }
         validate::validate(object, old)
     }
 

@@ -1,5 +1,5 @@
 //! What every cluster has from its first start: the system namespaces, the Service `kubernetes` with its
-//! endpoints, and the Service `kube-dns`. Written again, unchanged, at each start, and soon after somebody
+//! endpoints, the Service `kube-dns`, and the default roles. Written again, unchanged, at each start, and soon after somebody
 //! has deleted one of the Services (`kubectl delete all --all` does).
 
 use std::net::{IpAddr, SocketAddr};
@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{ApiError, Registry, WriteOptions};
+
+mod roles;
 use crate::kinds::{self, Kind};
 use crate::store::Freshness;
 
@@ -32,7 +34,8 @@ impl Registry {
         }
         let first = self
             .inner
-            .service_cidrs
+            .ranges
+            .cidrs
             .first()
             .and_then(first_address)
             .ok_or_else(|| ApiError::internal("no Service range is configured"))?;
@@ -43,7 +46,7 @@ impl Registry {
         if let Some(endpoint) = endpoint {
             self.publish_endpoint(endpoint).await?;
         }
-        Ok(())
+        self.bootstrap_roles().await
     }
 
     /// Looks after the system's Services until `stop`.
@@ -158,6 +161,7 @@ fn options() -> WriteOptions {
     WriteOptions {
         dry_run: false,
         manager: MANAGER.to_owned(),
+        guard: None,
     }
 }
 

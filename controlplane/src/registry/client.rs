@@ -74,6 +74,7 @@ impl Client {
         WriteOptions {
             dry_run: false,
             manager: self.manager.to_owned(),
+            guard: None,
         }
     }
 

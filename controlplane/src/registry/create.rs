@@ -4,7 +4,10 @@
 use serde_json::Value;
 
 use super::generated_name::generate_name;
-use super::{ApiError, MAX_ATTEMPTS, Registry, WriteOptions, Written, key, object, service_alloc};
+use super::{
+    ApiError, MAX_ATTEMPTS, Registry, WriteOptions, Written, key, node_ranges, object,
+    service_alloc,
+};
 use crate::kinds::{self, Kind, Scope, meta};
 use crate::store::{Compare, Freshness, Op, Txn};
 
@@ -93,6 +96,7 @@ impl Registry {
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, &name, &errors));
         }
+        options.judge(None, &object)?;
         let object_key = key::object(kind, namespace, &name);
         // Told first, so that a Service that exists is not reported as an address that is taken.
         if self
@@ -106,6 +110,9 @@ impl Registry {
         if service_alloc::concerns(kind) {
             let plan = self.allocate(kind, &mut object, None).await?;
             plan.add_to(&mut txn, &object);
+        }
+        if node_ranges::concerns(kind, &object, None) {
+            self.guard_ranges(kind, &object, &mut txn).await?;
         }
         track_create(kind, &mut object, &options.manager);
         if options.dry_run {

@@ -103,6 +103,13 @@ impl ApiError {
         )
     }
 
+    /// Something that is referred to.
+    pub(crate) fn not_found_named(group: &str, resource: &str, name: &str) -> Self {
+        let qualified = qualify(resource, group);
+        Self::new(404, "NotFound", format!("{qualified} \"{name}\" not found"))
+            .about(group, resource, name)
+    }
+
     /// A path that leads nowhere.
     pub(crate) fn no_such_resource() -> Self {
         let mut error = Self::new(

@@ -165,6 +165,7 @@ impl Recorder {
         let options = WriteOptions {
             dry_run: false,
             manager: report.component.clone(),
+            guard: None,
         };
         self.registry
             .create(kind, &namespace, event, &options)
@@ -192,6 +193,7 @@ impl Recorder {
         let options = WriteOptions {
             dry_run: false,
             manager: manager.to_owned(),
+            guard: None,
         };
         let now = object::now();
         self.registry

@@ -42,4 +42,6 @@ pub(crate) fn node_port(port: u16) -> String {
 }
 
 pub(crate) const CLUSTER_IPS: &str = "/allocations/cluster-ips/";
+/// Moved on by every write that gives a node pod ranges.
+pub(crate) const NODE_RANGES: &str = "/allocations/node-ranges";
 pub(crate) const NODE_PORTS: &str = "/allocations/node-ports/";

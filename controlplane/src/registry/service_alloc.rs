@@ -17,6 +17,7 @@ use super::{ApiError, Registry, key, object};
 use crate::kinds::{Cause, FieldError, Kind};
 use crate::store::{Compare, Freshness, Op, RangeRequest, Txn};
 
+mod repair;
 mod wants;
 
 pub(super) use wants::carry_over;
@@ -25,8 +26,6 @@ use wants::{
     Wants, cannot_allocate, cluster_ips, node_ports, reserved, shared_port, usable, wants,
 };
 
-const NODE_PORT_MIN: u16 = 30000;
-const NODE_PORT_MAX: u16 = 32767;
 /// Random probes before the whole range is read.
 const PROBES: usize = 24;
 
@@ -83,7 +82,7 @@ impl Registry {
         let name = object::name(service).to_owned();
         let invalid = |error: FieldError| ApiError::invalid(kind, &name, &[error]);
         let before = old.map(held).unwrap_or_default();
-        let wants = wants(&self.inner.service_cidrs, service).map_err(invalid)?;
+        let wants = wants(&self.inner.ranges.cidrs, service).map_err(invalid)?;
         let mut taken: BTreeSet<String> = BTreeSet::new();
 
         if !wants.addresses.is_empty() {
@@ -129,9 +128,9 @@ impl Registry {
         for (index, wanted) in &wants.ports {
             let field = format!("spec.ports[{index}].nodePort");
             let shared = shared_port(&service["spec"]["ports"], *index);
-            let port = match wanted.or(shared) {
+            let port = match wanted.or(shared.map(i64::from)) {
                 // One number may serve two protocols of one Service.
-                Some(port) if taken.contains(&key::node_port(port)) => port,
+                Some(port) if is_among(port, taken) => u16::try_from(port).unwrap_or(0),
                 Some(port) => self.asked_port_is_free(port, &field, before).await?,
                 None => self.free_port(taken).await?,
             };
@@ -156,19 +155,35 @@ impl Registry {
         Ok(self.store().get(key, Freshness::Local).await?.is_some())
     }
 
+    /// What the Service has already is not asked for anew: it stays, even outside of a range that has changed.
     async fn asked_port_is_free(
         &self,
-        port: u16,
+        number: i64,
         field: &str,
         before: &BTreeSet<String>,
     ) -> Result<u16, PortError> {
-        let key = key::node_port(port);
-        if !before.contains(&key) && self.is_taken(&key).await.map_err(PortError::Api)? {
-            return Err(PortError::Field(field_error(
-                field,
-                Cause::Invalid,
-                format!("Invalid value: {port}: provided port is already allocated"),
+        let range = &self.inner.ranges.node_ports;
+        let port = u16::try_from(number).ok();
+        if let Some(port) = port.filter(|port| before.contains(&key::node_port(*port))) {
+            return Ok(port);
+        }
+        let invalid = |why: String| {
+            let message = format!("Invalid value: {number}: {why}");
+            PortError::Field(field_error(field, Cause::Invalid, message))
+        };
+        let Some(port) = port.filter(|port| range.contains(port)) else {
+            return Err(invalid(format!(
+                "provided port is not in the valid range. The range of valid ports is {}-{}",
+                range.start(),
+                range.end()
             )));
+        };
+        if self
+            .is_taken(&key::node_port(port))
+            .await
+            .map_err(PortError::Api)?
+        {
+            return Err(invalid("provided port is already allocated".to_owned()));
         }
         Ok(port)
     }
@@ -192,16 +207,20 @@ impl Registry {
             .ok_or_else(|| ApiError::internal("failed to allocate a serviceIP: range is full"))
     }
 
+    /// The lower part of the range is left to those who ask for a certain port, while there are others.
     async fn free_port(&self, taken: &BTreeSet<String>) -> Result<u16, PortError> {
+        let (first, last) = self.inner.ranges.node_ports.clone().into_inner();
+        let dynamic = first + reserved_ports(first, last);
         for _ in 0..PROBES {
-            let port = rand::rng().random_range(NODE_PORT_MIN..=NODE_PORT_MAX);
+            let port = rand::rng().random_range(dynamic..=last);
             let key = key::node_port(port);
             if !taken.contains(&key) && !self.is_taken(&key).await.map_err(PortError::Api)? {
                 return Ok(port);
             }
         }
         let used = self.used(key::NODE_PORTS).await.map_err(PortError::Api)?;
-        (NODE_PORT_MIN..=NODE_PORT_MAX)
+        (dynamic..=last)
+            .chain(first..dynamic)
             .find(|port| {
                 let key = key::node_port(*port);
                 !taken.contains(&key) && !used.contains(&key)
@@ -226,6 +245,20 @@ impl Registry {
             .await?;
         Ok(all.items.iter().map(|kv| kv.key.to_string()).collect())
     }
+}
+
+fn is_among(port: i64, taken: &BTreeSet<String>) -> bool {
+    u16::try_from(port).is_ok_and(|port| taken.contains(&key::node_port(port)))
+}
+
+/// How many ports at the start of the range are given only to those who ask for them: as Kubernetes, a
+/// thirty-second part, between 16 and 128, and none of a small range.
+fn reserved_ports(first: u16, last: u16) -> u16 {
+    let size = u32::from(last - first) + 1;
+    if size < 32 {
+        return 0;
+    }
+    u16::try_from((size / 32).clamp(16, 128)).unwrap_or(0)
 }
 
 enum PortError {

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{ApiError, MAX_ATTEMPTS, Registry, WriteOptions, Written, key, object, service_alloc};
+use super::{
+    ApiError, MAX_ATTEMPTS, Registry, WriteOptions, Written, key, node_ranges, object,
+    service_alloc,
+};
 use crate::kinds::{Cause, Kind, meta};
 use crate::patch::track_update;
 use crate::store::{Compare, Freshness, KeyValue, Op, Txn};
@@ -149,10 +152,14 @@ impl Registry {
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, name, &errors));
         }
+        options.judge(Some(&old), &new)?;
         let mut txn = Txn::default();
         if service_alloc::concerns(kind) && subresource.is_empty() {
             let plan = self.allocate(kind, &mut new, Some(&old)).await?;
             plan.add_to(&mut txn, &new);
+        }
+        if node_ranges::concerns(kind, &new, Some(&old)) {
+            self.guard_ranges(kind, &new, &mut txn).await?;
         }
         if ownership == Ownership::Track && !options.manager.is_empty() {
             track_update(

@@ -1,18 +1,18 @@
 //! Which revision each connected node has applied in its kernel maps and DNS.
 //!
-//! Pod termination will wait here until the nodes have let go of an endpoint. Kept in memory only: after a
-//! restart every node says it again with its first batch.
+//! The hub reads here whether the nodes have let go of an endpoint before its pod is stopped, and
+//! `waggle cluster status` how far each node is. Kept in memory only: after a restart every node says it
+//! again with its first batch.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use tokio::sync::watch;
 
 /// What one node has applied, as told on one of its streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Told {
+pub(super) struct Told {
     stream: u64,
     revision: u64,
 }
@@ -83,8 +83,8 @@ impl Applied {
         }
     }
 
-    #[cfg(test)]
-    pub(super) fn revisions(&self) -> HashMap<String, u64> {
+    /// By node; 0 for one that has said nothing yet.
+    pub(crate) fn revisions(&self) -> BTreeMap<String, u64> {
         let nodes = self.nodes.borrow();
         nodes
             .iter()
@@ -92,17 +92,15 @@ impl Applied {
             .collect()
     }
 
-    /// Waits until all connected nodes have applied `revision`; false after `timeout`.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "the seam for pod termination, which does not wait yet"
-        )
-    )]
-    pub(crate) async fn wait_for(&self, revision: u64, timeout: Duration) -> bool {
-        let mut nodes = self.nodes.subscribe();
-        let all = nodes.wait_for(|nodes| nodes.values().all(|told| told.revision >= revision));
-        matches!(tokio::time::timeout(timeout, all).await, Ok(Ok(_)))
+    /// The least that a connected node has applied; `u64::MAX` when none is connected.
+    pub(super) fn least(&self) -> u64 {
+        let nodes = self.nodes.borrow();
+        let revisions = nodes.values().map(|told| told.revision);
+        revisions.min().unwrap_or(u64::MAX)
+    }
+
+    /// Told of every change.
+    pub(super) fn changes(&self) -> watch::Receiver<HashMap<String, Told>> {
+        self.nodes.subscribe()
     }
 }

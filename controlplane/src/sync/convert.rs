@@ -11,6 +11,7 @@ use proto::node::v1::{
 };
 
 const ZONE: &str = "topology.kubernetes.io/zone";
+const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 /// Kubernetes' default of sessionAffinityConfig.clientIP.timeoutSeconds.
 const AFFINITY_SECONDS: i32 = 10_800;
 
@@ -37,6 +38,21 @@ fn protocol(name: Option<&str>) -> i32 {
 
 fn number(port: Option<i32>) -> u32 {
     port.and_then(|port| u32::try_from(port).ok()).unwrap_or(0)
+}
+
+/// Those of the field, or of the annotation that came before it.
+fn source_ranges(from: &v1::Service, listed: Option<Vec<String>>) -> Vec<String> {
+    let listed = listed.unwrap_or_default();
+    if !listed.is_empty() {
+        return listed.iter().map(|range| range.trim().to_owned()).collect();
+    }
+    let annotations = from.metadata.annotations.as_ref();
+    let noted = annotations.and_then(|annotations| annotations.get(SOURCE_RANGES));
+    let noted = noted.iter().flat_map(|noted| noted.split(','));
+    noted
+        .map(|range| range.trim().to_owned())
+        .filter(|range| !range.is_empty())
+        .collect()
 }
 
 pub(super) fn service(from: &v1::Service) -> Service {
@@ -80,14 +96,18 @@ pub(super) fn service(from: &v1::Service) -> Service {
             })
             .collect(),
         external_ips: addresses(spec.external_ips.iter().flatten()),
-        load_balancer_ips: addresses(ingress.filter_map(|ingress| ingress.ip.as_ref())),
+        load_balancer_ips: addresses(ingress.filter_map(|ingress| {
+            // Behind a proxy, clients inside have to pass it too: the address is not ours to serve.
+            let proxied = ingress.ip_mode.as_deref() == Some("Proxy");
+            ingress.ip.as_ref().filter(|_| !proxied)
+        })),
         session_affinity_seconds: affinity,
         internal_traffic_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         external_traffic_local: spec.external_traffic_policy.as_deref() == Some("Local"),
         health_check_node_port: number(spec.health_check_node_port),
         publish_not_ready_addresses: spec.publish_not_ready_addresses == Some(true),
         traffic_distribution: spec.traffic_distribution.unwrap_or_default(),
-        load_balancer_source_ranges: spec.load_balancer_source_ranges.unwrap_or_default(),
+        load_balancer_source_ranges: source_ranges(from, spec.load_balancer_source_ranges),
     }
 }
 

@@ -3,7 +3,8 @@
 //! Informer handlers only note which keys are dirty, so what waits is bounded by the number of objects. The
 //! hub's task takes the dirty keys each time the cache has advanced, reads the present state of them, builds
 //! the cluster-wide part once, and adds to each node what is its own. A stream that is full gets nothing
-//! more until it has drained, and then the full state.
+//! more until it has drained, and then the full state. The deletion of a pod is kept from its node until
+//! the nodes have let go of its endpoints ([`super::hold`]).
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -11,15 +12,19 @@ use std::time::Duration;
 
 use proto::node::v1::Batch;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::applied::Applied;
 use super::batch::{Own, Parcel, Shared};
+use super::hold::{Holds, Limits};
 use super::metrics::SyncMetrics;
 use super::references::{Kind, Reference};
 use crate::cache::{Cache, ObjectKey, Subscription};
 
 mod dirty;
+mod leaving;
 mod peer;
 mod state;
 
@@ -81,9 +86,15 @@ impl Handle {
 }
 
 /// Starts the hub's task; it ends with `shutdown` or with the last handle.
-pub(super) fn start(cache: &Cache, metrics: &SyncMetrics, shutdown: &CancellationToken) -> Handle {
+pub(super) fn start(
+    cache: &Cache,
+    applied: &Applied,
+    limits: Limits,
+    metrics: &SyncMetrics,
+    shutdown: &CancellationToken,
+) -> Handle {
     let (commands, receiver) = mpsc::channel(16);
-    let hub = Hub::new(cache, metrics);
+    let hub = Hub::new(cache, applied, limits, metrics);
     let shutdown = shutdown.clone();
     tokio::spawn(async move {
         tokio::select! {
@@ -105,11 +116,18 @@ struct Hub {
     full: Option<Arc<Shared>>,
     /// Up to here every flush is done.
     revision: u64,
+    /// Pods that are being deleted, and what the nodes have in force.
+    holds: Holds,
+    applied: Applied,
+    /// Until then nodes that were ready before this member started are given time to come back.
+    settled: Instant,
+    /// Nodes that have been connected since then.
+    came_back: BTreeSet<String>,
     _subscriptions: Vec<Subscription>,
 }
 
 impl Hub {
-    fn new(cache: &Cache, metrics: &SyncMetrics) -> Self {
+    fn new(cache: &Cache, applied: &Applied, limits: Limits, metrics: &SyncMetrics) -> Self {
         let dirty = Arc::default();
         Self {
             cache: cache.clone(),
@@ -120,14 +138,20 @@ impl Hub {
             holders: HashMap::new(),
             full: None,
             revision: 0,
+            holds: Holds::new(limits),
+            applied: applied.clone(),
+            settled: Instant::now() + limits.wait,
+            came_back: BTreeSet::new(),
         }
     }
 
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
         let mut advanced = self.cache.advanced();
+        let mut acknowledged = self.applied.changes();
         let mut resync = tokio::time::interval(RESYNC);
         resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let wake = self.holds.wake();
             tokio::select! {
                 changed = advanced.changed() => {
                     if changed.is_err() {
@@ -147,12 +171,23 @@ impl Hub {
                 _ = resync.tick(), if self.peers.values().any(|peer| peer.lagging) => {
                     self.resync_drained();
                 }
+                changed = acknowledged.changed(), if wake.is_some() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    acknowledged.borrow_and_update();
+                    self.let_go();
+                }
+                () = tokio::time::sleep_until(wake.unwrap_or(self.settled)), if wake.is_some() => {
+                    self.let_go();
+                }
             }
         }
     }
 
     fn connect(&mut self, node: &str) -> mpsc::Receiver<Parcel> {
         self.disconnect(node);
+        self.came_back.insert(node.to_owned());
         let (sender, receiver) = mpsc::channel(PARCELS);
         let peer = Peer::new(sender);
         self.peers.insert(node.to_owned(), peer);
@@ -165,7 +200,7 @@ impl Hub {
             return;
         };
         for reference in peer.references() {
-            self.release(reference, node);
+            self.release_object(reference, node);
         }
     }
 
@@ -174,7 +209,7 @@ impl Hub {
         nodes.insert(node.to_owned());
     }
 
-    fn release(&mut self, reference: &Reference, node: &str) {
+    fn release_object(&mut self, reference: &Reference, node: &str) {
         if let Some(nodes) = self.holders.get_mut(reference) {
             nodes.remove(node);
             if nodes.is_empty() {
@@ -197,7 +232,7 @@ impl Hub {
             return;
         };
         for reference in peer.clear() {
-            self.release(&reference, node);
+            self.release_object(&reference, node);
         }
         let mut own = Own::default();
         for pod in self.cache.pods.indexed(crate::cache::BY_NODE, node) {
@@ -208,7 +243,7 @@ impl Hub {
                 own.objects.push(state::object(&self.cache, &reference));
                 self.hold(&reference, node);
             }
-            own.pods.push(state::pod(&pod));
+            own.pods.push(self.pod(&pod));
         }
         peer.send_full(Parcel {
             full: true,
@@ -237,16 +272,24 @@ impl Hub {
 
     /// Everything that is dirty, to everyone whom it concerns.
     fn flush(&mut self, revision: u64) {
-        let dirty = std::mem::take(&mut *self.dirty.lock().expect("no panic while held"));
+        let mut dirty = std::mem::take(&mut *self.dirty.lock().expect("no panic while held"));
         let since = self.revision;
         self.revision = revision;
-        let shared = Arc::new(state::shared(&self.cache, &dirty));
+        self.observe(&dirty);
+        self.release(&mut dirty);
+        self.send(&dirty, since);
+    }
+
+    /// The present state of what is dirty, as a step from `since` to the revision of the last flush.
+    fn send(&mut self, dirty: &Dirty, since: u64) {
+        let revision = self.revision;
+        let shared = Arc::new(state::shared(&self.cache, dirty));
         if !shared.is_empty() {
             self.full = None;
         }
         let mut own: HashMap<String, Own> = HashMap::new();
-        self.flush_pods(&dirty, &mut own);
-        self.flush_objects(&dirty, &mut own);
+        self.flush_pods(dirty, &mut own);
+        self.flush_objects(dirty, &mut own);
         let mut gone = Vec::new();
         for (node, peer) in &mut self.peers {
             let own = own.remove(node).unwrap_or_default();
@@ -286,7 +329,7 @@ impl Hub {
             }
             let (gained, lost) = match &here {
                 Some(pod) => {
-                    changes.pods.push(state::pod(pod));
+                    changes.pods.push(self.pod(pod));
                     let references = state::references(&self.cache, pod);
                     peer.put(key, references)
                 }
@@ -310,7 +353,7 @@ impl Hub {
         }
         for reference in lost {
             own.objects.push(state::object_gone(&reference));
-            self.release(&reference, node);
+            self.release_object(&reference, node);
         }
     }
 

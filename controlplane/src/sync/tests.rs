@@ -20,37 +20,66 @@ use super::*;
 use crate::controllers::tests::{Cluster, node};
 use crate::registry::Binding;
 
+mod leaving;
 mod pure;
 mod slow;
 mod streams;
 
 /// The server side with one listener per user, as TLS would tell them apart.
 struct Server {
-    cluster: Cluster,
+    cluster: std::sync::Arc<Cluster>,
     router: axum::Router,
     applied: Applied,
     streams: NodeStreams,
+    metrics: SyncMetrics,
 }
 
 impl Server {
     async fn new() -> Self {
+        Self::with(Limits::default()).await
+    }
+
+    async fn with(limits: Limits) -> Self {
         let cluster = Cluster::bare().await;
+        cluster.namespace("ns").await;
+        Self::on(cluster.into(), limits)
+    }
+
+    fn on(cluster: std::sync::Arc<Cluster>, limits: Limits) -> Self {
         let streams = NodeStreams::default();
         let metrics = SyncMetrics::default();
         let (router, applied) = service(
             &cluster.client,
             &cluster.cache,
             &streams,
+            limits,
             &metrics,
             &cluster.shutdown,
         );
-        cluster.namespace("ns").await;
         Self {
             cluster,
             router,
             applied,
             streams,
+            metrics,
         }
+    }
+
+    /// Another one, on the same store, that knows nothing of what this one did.
+    fn again(&self, limits: Limits) -> Self {
+        Self::on(std::sync::Arc::clone(&self.cluster), limits)
+    }
+
+    /// Waits until what the nodes have acknowledged is as wanted.
+    async fn applied(&self, wanted: impl Fn(&Applied) -> bool) {
+        let mut changes = self.applied.changes();
+        let reached = async {
+            while !wanted(&self.applied) {
+                changes.changed().await.unwrap();
+            }
+        };
+        let reached = tokio::time::timeout(Duration::from_secs(20), reached);
+        reached.await.expect("acknowledged in time");
     }
 
     async fn client(&self, user: Option<User>) -> NodeSyncClient<Channel> {

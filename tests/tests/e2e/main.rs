@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod bench;
 mod dns;
 mod images;
 mod kube_client;
 mod kubectl;
 mod lifecycle;
 mod netfilter;
+mod restarts;
 mod services;
+mod termination;
 mod workloads;

@@ -3,9 +3,14 @@
 //! ```text
 //!   connect sendmsg recvmsg getpeername   cgroup hooks: Services at the socket (4 and 6 each)
 //!   pod_ingress pod_egress                tc at the host side of a pod's veth: from the pod, to the pod
-//!   uplink_ingress uplink_egress          tc at the interface to the outside: masquerade
+//!   uplink_ingress uplink_egress          tc at the interface to the outside: masquerade, Services from outside
 //!   overlay_ingress overlay_egress        tc at the VXLAN device: from other nodes, to other nodes
-//!   socket tc masquerade route tunnel refuse fragment maps   what they share
+//!   north_south direct                    what comes in for Services; what the backend's node answers
+//!   pod_service masquerade                new flows at a pod's veth, and to the outside
+//!   flows translate onward                a flow's entries, a packet's headers, where it goes on to
+//!   route tunnel                          where other packets go; the tunnel key
+//!   refuse fragment                       answers to senders; ports of fragments
+//!   socket tc work maps                   what they share
 //! ```
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
@@ -17,6 +22,10 @@ fn main() {
 #[cfg(target_arch = "bpf")]
 mod connect;
 #[cfg(target_arch = "bpf")]
+mod direct;
+#[cfg(target_arch = "bpf")]
+mod flows;
+#[cfg(target_arch = "bpf")]
 mod fragment;
 #[cfg(target_arch = "bpf")]
 mod getpeername;
@@ -25,6 +34,10 @@ mod maps;
 #[cfg(target_arch = "bpf")]
 mod masquerade;
 #[cfg(target_arch = "bpf")]
+mod north_south;
+#[cfg(target_arch = "bpf")]
+mod onward;
+#[cfg(target_arch = "bpf")]
 mod overlay_egress;
 #[cfg(target_arch = "bpf")]
 mod overlay_ingress;
@@ -32,6 +45,8 @@ mod overlay_ingress;
 mod pod_egress;
 #[cfg(target_arch = "bpf")]
 mod pod_ingress;
+#[cfg(target_arch = "bpf")]
+mod pod_service;
 #[cfg(target_arch = "bpf")]
 mod recvmsg;
 #[cfg(target_arch = "bpf")]
@@ -45,11 +60,15 @@ mod socket;
 #[cfg(target_arch = "bpf")]
 mod tc;
 #[cfg(target_arch = "bpf")]
+mod translate;
+#[cfg(target_arch = "bpf")]
 mod tunnel;
 #[cfg(target_arch = "bpf")]
 mod uplink_egress;
 #[cfg(target_arch = "bpf")]
 mod uplink_ingress;
+#[cfg(target_arch = "bpf")]
+mod work;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

@@ -7,8 +7,8 @@ use agent_ebpf::layout::{
     AffinityKey, AffinityValue, Config, DROP_REASONS, EVENT_KINDS, FORWARD_KINDS, FlowKey,
     FlowValue, FragmentKey, FragmentValue, MAX_AFFINITIES, MAX_FLOWS, MAX_FRAGMENTS, MAX_LOCALS,
     MAX_MAGLEV_BLOCKS, MAX_OPTED_OUT, MAX_PODS, MAX_REMOTES, MAX_SERVICES, MAX_SLOTS,
-    MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, Pod, PodSource, Remote, ReturnKey, ServiceKey,
-    ServiceValue, Slot, SocketOrigin, SourceRange, UdpFlows,
+    MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, Pod, PodSource, Remote, ServiceKey, ServiceValue,
+    Slot, SocketOrigin, SourceRange, UdpFlows,
 };
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::lpm_trie::Key;
@@ -71,9 +71,6 @@ pub(crate) static UDP_STATE: SkStorage<UdpFlows> = SkStorage::new();
 
 #[btf_map]
 pub(crate) static FLOWS: HashMap<FlowKey, FlowValue, MAX_FLOWS, GROWS> = HashMap::new();
-
-#[btf_map]
-pub(crate) static RETURNS: HashMap<ReturnKey, FlowValue, MAX_FLOWS, GROWS> = HashMap::new();
 
 #[btf_map]
 static DROPS: PerCpuArray<u64, DROP_REASONS> = PerCpuArray::new();

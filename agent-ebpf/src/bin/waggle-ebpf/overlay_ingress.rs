@@ -1,32 +1,40 @@
 //! tc ingress of the overlay device: what comes from pods and stacks of other nodes, for pods and the stack here.
 
 use agent_ebpf::counter::{DropReason, ForwardKind};
+use agent_ebpf::layout::CONFIG_DSR;
 use agent_ebpf::overlay::admits;
-use agent_ebpf::packet::parse;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
+use crate::direct::accept;
 use crate::maps::{self, PODS};
-use crate::tc::{Skb, drop, to_host, to_pod};
+use crate::north_south::serve;
+use crate::tc::{to_host, to_pod};
 use crate::tunnel;
+use crate::work::{conclude, read, work};
 
 #[classifier]
 pub(crate) fn overlay_ingress(ctx: TcContext) -> i32 {
-    match arrive(&ctx) {
-        Ok(verdict) => verdict,
-        Err(reason) => drop(reason),
-    }
+    conclude(&ctx, arrive(&ctx))
 }
 
 #[inline(always)]
 fn arrive(ctx: &TcContext) -> Result<i32, DropReason> {
-    let packet = parse(&Skb(ctx))?;
+    let work = work()?;
+    read(ctx, work)?;
     let config = maps::config()?;
     let peer = tunnel::peer(ctx)?;
-    let source = maps::remote(&packet.source);
-    if !admits(config, &peer, source.as_ref()) {
-        return Err(DropReason::UnknownTunnelPeer);
+    if !admits(config, &peer, maps::remote(&work.packet.source).as_ref()) {
+        let sender = maps::remote(&peer.source);
+        if config.flags & CONFIG_DSR == 0 || !admits(config, &peer, sender.as_ref()) {
+            return Err(DropReason::UnknownTunnelPeer);
+        }
+        return accept(ctx, config, work);
     }
+    if let Some(verdict) = serve(ctx, config, work)? {
+        return Ok(verdict);
+    }
+    let packet = &work.packet;
     // SAFETY: copied at once.
     if let Some(pod) = unsafe { PODS.get(packet.destination) }.copied() {
         return to_pod(ctx, &pod, ForwardKind::Pod);

@@ -1,34 +1,29 @@
 //! tc ingress of a pod's host-side veth: everything that a pod sends.
-//!
-//! Not here yet: per-packet balancing for traffic that passed no socket hook; it is refused under its own
-//! reason where it would go.
 
 use agent_ebpf::counter::{DropReason, ForwardKind};
-use agent_ebpf::layout::{PROTOCOL_TCP, PROTOCOL_UDP, PodSource, SCOPE_INSIDE, ServiceKey};
-use agent_ebpf::packet::{Fragment, Packet, parse};
-use agent_ebpf::refusal::Refusal;
+use agent_ebpf::layout::{PROTOCOL_TCP, PROTOCOL_UDP, PodSource};
+use agent_ebpf::packet::Packet;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
-use crate::fragment;
-use crate::maps::{self, PODS, SERVICES, SOURCES};
-use crate::refuse::refuse;
+use crate::maps::{self, PODS, SOURCES};
+use crate::pod_service::translate_from_pod;
 use crate::route;
-use crate::tc::{End, Skb, drop, rewrite, to_host, to_pod};
+use crate::tc::{End, rewrite, to_host, to_pod};
+use crate::work::{conclude, read, work};
 
 const DNS_PORT: u16 = 53u16.to_be();
 
 #[classifier]
 pub(crate) fn pod_ingress(ctx: TcContext) -> i32 {
-    match from_pod(&ctx) {
-        Ok(verdict) => verdict,
-        Err(reason) => drop(reason),
-    }
+    conclude(&ctx, from_pod(&ctx))
 }
 
 #[inline(always)]
 fn from_pod(ctx: &TcContext) -> Result<i32, DropReason> {
-    let mut packet = parse(&Skb(ctx))?;
+    let work = work()?;
+    read(ctx, work)?;
+    let packet = &work.packet;
     if packet.is_v6_control() {
         return Err(DropReason::Ipv6Control);
     }
@@ -36,30 +31,28 @@ fn from_pod(ctx: &TcContext) -> Result<i32, DropReason> {
     let interface = unsafe { (*ctx.skb.skb).ifindex };
     // SAFETY: read before any change of the map by this program.
     let source = unsafe { SOURCES.get(interface) }.ok_or(DropReason::UnknownPod)?;
-    check_source(source, &packet)?;
+    check_source(source, packet)?;
     let config = maps::config()?;
-    if !matches!(packet.fragment, Fragment::Whole) && config.in_service_nets(&packet.destination) {
-        fragment::ports(&mut packet)?;
-    }
 
-    if packet.destination == config.cluster_dns && is_dns(&packet) {
-        rewrite(
-            ctx,
-            &packet,
-            End::Destination,
-            &config.dns_listen,
-            config.dns_port,
-        )?;
-        return Ok(to_host(ctx, ForwardKind::Dns));
+    if work.ports_known {
+        if packet.destination == config.cluster_dns && is_dns(packet) {
+            let (listen, port) = (&config.dns_listen, config.dns_port);
+            rewrite(ctx, packet, End::Destination, listen, port)?;
+            return Ok(to_host(ctx, ForwardKind::Dns));
+        }
+        translate_from_pod(ctx, config, work)?;
+    } else if config.in_service_nets(&packet.destination) {
+        return Err(DropReason::FragmentUnknown);
     }
+    let packet = &work.packet;
     // SAFETY: copied at once.
     if let Some(pod) = unsafe { PODS.get(packet.destination) }.copied() {
         return to_pod(ctx, &pod, ForwardKind::Pod);
     }
     if config.in_service_nets(&packet.destination) {
-        return refuse(ctx, &packet, Refusal::of(&packet), unbalanced(&packet));
+        return Err(DropReason::NoSuchService);
     }
-    route::elsewhere(ctx, &packet, config, interface)
+    route::elsewhere(ctx, packet, config, interface)
 }
 
 /// A pod sends as itself only.
@@ -78,21 +71,4 @@ fn check_source(source: &PodSource, packet: &Packet) -> Result<(), DropReason> {
 #[inline(always)]
 fn is_dns(packet: &Packet) -> bool {
     packet.destination_port == DNS_PORT && matches!(packet.protocol, PROTOCOL_UDP | PROTOCOL_TCP)
-}
-
-/// Seam for balancing per packet: what was not turned into a backend at its socket.
-#[inline(always)]
-fn unbalanced(packet: &Packet) -> DropReason {
-    let key = ServiceKey {
-        address: packet.destination,
-        port: packet.destination_port,
-        protocol: packet.protocol,
-        scope: SCOPE_INSIDE,
-    };
-    // SAFETY: read before any change of the map by this program.
-    match unsafe { SERVICES.get(key) } {
-        Some(value) if value.count == 0 => DropReason::NoEndpoints,
-        Some(_) => DropReason::ServiceNeedsSocket,
-        None => DropReason::NoSuchService,
-    }
 }

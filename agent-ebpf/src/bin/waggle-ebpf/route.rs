@@ -44,7 +44,7 @@ pub(crate) fn elsewhere(
 
 /// Bytes of the largest IP packet that this one becomes.
 #[inline(always)]
-fn largest(ctx: &TcContext, packet: &Packet) -> u32 {
+pub(crate) fn largest(ctx: &TcContext, packet: &Packet) -> u32 {
     // SAFETY: the context is the kernel's.
     let segment = unsafe { (*ctx.skb.skb).gso_size };
     let offset = if segment != 0 && packet.protocol == PROTOCOL_TCP {
@@ -59,7 +59,7 @@ fn largest(ctx: &TcContext, packet: &Packet) -> u32 {
 
 /// Whether a router may fragment it.
 #[inline(always)]
-fn may_be_fragmented(ctx: &TcContext, packet: &Packet) -> bool {
+pub(crate) fn may_be_fragmented(ctx: &TcContext, packet: &Packet) -> bool {
     const DONT_FRAGMENT: u8 = 0x40;
     !packet.v6
         && Skb(ctx)
@@ -75,7 +75,7 @@ fn too_big(ctx: &TcContext, packet: &Packet, mtu: u32) -> Result<i32, DropReason
 
 /// Into the overlay device, whose egress program chooses the tunnel.
 #[inline(always)]
-fn overlay(
+pub(crate) fn overlay(
     ctx: &TcContext,
     packet: &Packet,
     config: &Config,
@@ -157,6 +157,12 @@ fn routed(
     }
 }
 
+/// Whether a packet must not come in by the uplink: pods' come in through the overlay, which checks who sends them.
+#[inline(always)]
+pub(crate) fn is_astray(config: &Config, packet: &Packet) -> bool {
+    config.flags & CONFIG_OVERLAY != 0 && config.in_pod_nets(&packet.source)
+}
+
 /// From the uplink, with the addresses of both ends: for a pod of this node, where routing is native. Nothing if it
 /// is another program's business.
 #[inline(always)]
@@ -166,10 +172,6 @@ pub(crate) fn from_link(
     config: &Config,
 ) -> Result<Option<i32>, DropReason> {
     if config.flags & CONFIG_OVERLAY != 0 {
-        // Pods' packets come in through the overlay, which checks who sends them.
-        if config.in_pod_nets(&packet.source) {
-            return Err(DropReason::SpoofedAddress);
-        }
         return Ok(None);
     }
     // SAFETY: copied at once.

@@ -3,7 +3,7 @@
 use agent_ebpf::address::Address;
 use agent_ebpf::counter::{DropReason, ForwardKind};
 use agent_ebpf::layout::{PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, Pod};
-use agent_ebpf::packet::{Bytes, ETHERNET, Embedded, Fragment, Packet};
+use agent_ebpf::packet::{Bytes, ETHERNET, Fragment, Packet};
 use aya_ebpf::bindings::{
     BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC,
 };
@@ -156,44 +156,6 @@ fn rewrite_l4(
         flags | 2,
     )?;
     ctx.store((packet.l4 + port) as usize, &new_port, 0)
-}
-
-/// Puts the pod's address and port back as the source of the packet that an ICMP error is about.
-///
-/// The error's checksum covers the inner packet. For IPv4 the inner header's own checksum makes up for the
-/// inner address, so that only the port counts. The inner layer 4 checksum stays as it was: nobody can
-/// check it, since the packet is cut.
-#[inline(always)]
-pub(crate) fn rewrite_embedded(
-    ctx: &TcContext,
-    error: &Packet,
-    inner: &Embedded,
-    address: &Address,
-    port: u16,
-) -> Result<(), DropReason> {
-    rewrite_inner(ctx, error, inner, address, port).map_err(|_| DropReason::Rewrite)
-}
-
-#[inline(always)]
-fn rewrite_inner(
-    ctx: &TcContext,
-    error: &Packet,
-    inner: &Embedded,
-    address: &Address,
-    port: u16,
-) -> Result<(), i64> {
-    let checksum = (error.l4 + 2) as usize;
-    if error.v6 {
-        let difference = difference(&inner.source, address)?;
-        ctx.l4_csum_replace(checksum, 0, difference, 0)?;
-        ctx.store((inner.l3 + 8) as usize, &address.words, 0)?;
-    } else {
-        let (old, new) = (inner.source.v4_word(), address.v4_word());
-        ctx.l3_csum_replace((inner.l3 + 10) as usize, u64::from(old), u64::from(new), 4)?;
-        ctx.store((inner.l3 + 12) as usize, &new, 0)?;
-    }
-    ctx.l4_csum_replace(checksum, u64::from(inner.source_port), u64::from(port), 2)?;
-    ctx.store(inner.port as usize, &port, 0)
 }
 
 /// What replacing one address by another adds to a checksum.

@@ -1,65 +1,35 @@
-//! tc ingress of the uplink: what comes to the node. Answers to masqueraded flows go straight to their pod.
+//! tc ingress of the uplink: what comes to the node. Answers to translated flows go back to where the flow is from,
+//! packets for Services to a backend; the rest is the stack's.
 
-use agent_ebpf::counter::{DropReason, ForwardKind};
-use agent_ebpf::packet::{embedded, parse};
+use agent_ebpf::counter::DropReason;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
-use crate::fragment;
-use crate::maps::{self, PODS};
-use crate::masquerade::{blamed, inward};
-use crate::route;
-use crate::tc::{End, Skb, drop, hop, pass, rewrite, rewrite_embedded, to_pod};
+use crate::maps;
+use crate::north_south::serve;
+use crate::route::{from_link, is_astray};
+use crate::tc::pass;
+use crate::work::{conclude, read, work};
 
 #[classifier]
 pub(crate) fn uplink_ingress(ctx: TcContext) -> i32 {
-    match enter(&ctx) {
-        Ok(verdict) => verdict,
-        Err(reason) => drop(reason),
-    }
+    conclude(&ctx, enter(&ctx))
 }
 
 #[inline(always)]
 fn enter(ctx: &TcContext) -> Result<i32, DropReason> {
+    let work = work()?;
     // What we cannot read is the stack's to judge.
-    let Ok(mut packet) = parse(&Skb(ctx)) else {
+    if read(ctx, work).is_err() {
         return Ok(pass());
-    };
+    }
     let config = maps::config()?;
-    if let Some(verdict) = route::from_link(ctx, &packet, config)? {
+    if is_astray(config, &work.packet) {
+        return Err(DropReason::SpoofedAddress);
+    }
+    if let Some(verdict) = serve(ctx, config, work)? {
         return Ok(verdict);
     }
-    let ours = if packet.v6 {
-        &config.uplink_v6
-    } else {
-        &config.uplink_v4
-    };
-    // A fragment of which nothing is known may be the node's own.
-    if packet.destination != *ours || fragment::ports(&mut packet).is_err() {
-        return Ok(pass());
-    }
-    let (address, port) = if packet.is_icmp_error() {
-        let Some(inner) = embedded(&Skb(ctx), &packet) else {
-            return Ok(pass());
-        };
-        // An error about a pod's flow is the pod's; it needs it to learn the path's MTU.
-        let Some((address, port)) = blamed(&inner) else {
-            return Ok(pass());
-        };
-        rewrite_embedded(ctx, &packet, &inner, &address, port)?;
-        // The error itself has no port.
-        (address, packet.destination_port)
-    } else {
-        let Some(target) = inward(&packet) else {
-            return Ok(pass());
-        };
-        target
-    };
-    // SAFETY: copied at once.
-    let pod = unsafe { PODS.get(address) }
-        .copied()
-        .ok_or(DropReason::NoSuchPod)?;
-    hop(ctx, &packet)?;
-    rewrite(ctx, &packet, End::Destination, &address, port)?;
-    to_pod(ctx, &pod, ForwardKind::Return)
+    let verdict = from_link(ctx, &work.packet, config)?;
+    Ok(verdict.unwrap_or(pass()))
 }

@@ -481,3 +481,51 @@ fn sigkill_is_sent_again_to_what_does_not_end() {
     let again = plan(&wanted, &record, &transient, start() + KILL_AGAIN_AFTER);
     assert_eq!(again.actions, [Action::Kill("a".to_owned())]);
 }
+
+#[test]
+fn what_probes_said_of_a_container_that_runs_on_is_taken_over() {
+    use k8s_openapi::api::core::v1::{ContainerStatus, PodStatus};
+    let taken = |reported_id: &str, state: AttemptState, ready: bool| {
+        let mut record = Record::new(start());
+        let attempt = Attempt {
+            number: 0,
+            id: "one".to_owned(),
+            state,
+            kill: None,
+            stop_signal: None,
+        };
+        let known = ContainerRecord {
+            attempt: Some(attempt),
+            ..ContainerRecord::default()
+        };
+        record.containers.insert("web".to_owned(), known);
+        record.reported = Some(PodStatus {
+            container_statuses: Some(vec![ContainerStatus {
+                name: "web".to_owned(),
+                container_id: Some(container_id(reported_id)),
+                ready,
+                started: Some(true),
+                ..ContainerStatus::default()
+            }]),
+            ..PodStatus::default()
+        });
+        let transient = Transient::taken_over(&record);
+        transient
+            .containers
+            .get("web")
+            .map(|container| (container.ready, container.started))
+    };
+    let running = AttemptState::Running {
+        started_at: start(),
+    };
+    assert_eq!(
+        taken("one", running.clone(), true),
+        Some((Some(true), Some(true)))
+    );
+    assert_eq!(
+        taken("one", running.clone(), false),
+        Some((None, Some(true)))
+    );
+    assert_eq!(taken("before", running, true), None);
+    assert_eq!(taken("one", AttemptState::Created, true), None);
+}

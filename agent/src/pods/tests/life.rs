@@ -109,6 +109,28 @@ async fn from_pending_to_ready_to_gone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_held_pod_runs_on_until_its_end_is_told_and_one_that_is_not_here_does_not_begin() {
+    let world = World::new();
+    let pods = world.open().await;
+    let asked = pod(UID, one(serde_json::json!({})));
+    pods.set(asked.clone()).await;
+    world.recorder.status_when(UID, "ready", is_ready).await;
+    pods.set_held(deleted(&asked, 30)).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(world.machine.lock().signals.is_empty());
+    assert!(!world.recorder.is_terminated(UID));
+    pods.set(deleted(&asked, 30)).await;
+    // A full state of another member may hold it once more: what has begun goes on.
+    pods.set_held(deleted(&asked, 30)).await;
+    world.recorder.terminated_when(UID).await;
+    assert!(world.machine.is_clean());
+    let other = pod("uid-2", one(serde_json::json!({})));
+    pods.set_held(deleted(&other, 30)).await;
+    world.recorder.terminated_when("uid-2").await;
+    assert!(world.recorder.statuses("uid-2").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_does_not_listen_is_killed_at_the_deadline() {
     let world = World::new();
     world.program(

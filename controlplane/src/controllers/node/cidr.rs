@@ -1,12 +1,9 @@
-//! Cuts pod ranges for nodes out of the cluster's ranges: /24 for IPv4, /64 for IPv6. Pure.
+//! Cuts pod ranges for nodes out of the cluster's ranges. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use k8s_openapi::api::core::v1::Node;
-
-const V4_LENGTH: u8 = 24;
-const V6_LENGTH: u8 = 64;
 
 pub(super) fn ranges_of(node: &Node) -> Vec<IpNet> {
     let Some(spec) = &node.spec else {
@@ -24,20 +21,42 @@ pub(super) fn with_ranges(node: &Node, ranges: &[IpNet]) -> Node {
     changed
 }
 
-/// The first free range in each of the cluster's ranges; `None` when one of them is used up.
-pub(super) fn allocate(cluster: &[IpNet], used: &[IpNet]) -> Option<Vec<IpNet>> {
-    cluster
-        .iter()
-        .map(|range| first_free(range, used))
-        .collect()
+/// What nodes' ranges are cut from, and how large each is.
+#[derive(Debug, Clone)]
+pub(crate) struct PodRanges {
+    cluster: Vec<IpNet>,
+    v4_length: u8,
+    v6_length: u8,
 }
 
-fn first_free(cluster: &IpNet, used: &[IpNet]) -> Option<IpNet> {
-    let length = match cluster {
-        IpNet::V4(_) => V4_LENGTH,
-        IpNet::V6(_) => V6_LENGTH,
+impl PodRanges {
+    /// `cluster`: at most one range of each family. The lengths are prefix lengths.
+    pub(crate) fn new(cluster: Vec<IpNet>, v4_length: u8, v6_length: u8) -> Self {
+        Self {
+            cluster,
+            v4_length,
+            v6_length,
+        }
     }
-    .max(cluster.prefix_len());
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.cluster.is_empty()
+    }
+
+    /// The first free range in each of the cluster's ranges; `None` when one of them is used up.
+    pub(super) fn allocate(&self, used: &[IpNet]) -> Option<Vec<IpNet>> {
+        let free = |range: &IpNet| {
+            let length = match range {
+                IpNet::V4(_) => self.v4_length,
+                IpNet::V6(_) => self.v6_length,
+            };
+            first_free(range, length.max(range.prefix_len()), used)
+        };
+        self.cluster.iter().map(free).collect()
+    }
+}
+
+fn first_free(cluster: &IpNet, length: u8, used: &[IpNet]) -> Option<IpNet> {
     let total = 1_u128
         .checked_shl(u32::from(length - cluster.prefix_len()))
         .unwrap_or(u128::MAX);

@@ -134,24 +134,133 @@ fn pods_of_a_lost_node_are_not_ready() {
     assert_eq!(plan::pod_not_ready(&changed, at(6)), None);
 }
 
+fn ranges(cluster: &[IpNet]) -> PodRanges {
+    PodRanges::new(cluster.to_vec(), 24, 64)
+}
+
+#[test]
+fn the_size_of_a_nodes_range_is_a_setting() {
+    let cluster = vec![
+        "10.244.0.0/16".parse().unwrap(),
+        "fd00:1::/48".parse().unwrap(),
+    ];
+    let ranges = PodRanges::new(cluster, 26, 80);
+    let first = ranges.allocate(&[]).unwrap();
+    let next = ranges.allocate(&first).unwrap();
+    assert_eq!(next[0].to_string(), "10.244.0.64/26");
+    assert_eq!(next[1].to_string(), "fd00:1:0:0:1::/80");
+}
+
+#[test]
+fn an_address_that_two_nodes_report_is_told_of() {
+    let with = |name: &str, addresses: &[&str]| {
+        let mut node = node(Some("True"));
+        node.metadata.name = Some(name.into());
+        node.status.as_mut().unwrap().addresses = Some(
+            addresses
+                .iter()
+                .map(|address| k8s_openapi::api::core::v1::NodeAddress {
+                    type_: "InternalIP".into(),
+                    address: (*address).into(),
+                })
+                .collect(),
+        );
+        node
+    };
+    let all = [
+        with("a", &["192.0.2.1", "2001:db8::1"]),
+        with("b", &["192.0.2.2", "2001:db8:0::1"]),
+        with("c", &["192.0.2.3"]),
+    ];
+    let list: Vec<_> = all.iter().cloned().map(std::sync::Arc::new).collect();
+    assert_eq!(
+        addresses::duplicates(&all[0], &list),
+        [
+            "Address 2001:db8::1 is reported by node b as well: traffic to either may reach the other"
+        ]
+    );
+    assert!(addresses::duplicates(&all[2], &list).is_empty());
+}
+
+/// Two members that both take themselves for the leader, and an operator, give ranges at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_pod_range_is_given_twice_though_two_leaders_race() {
+    use crate::controllers::tests::Cluster;
+    let cluster = Cluster::bare().await;
+    let pool = PodRanges::new(vec!["10.244.0.0/24".parse().unwrap()], 28, 64);
+    let mut nodes = Vec::new();
+    for number in 0..16 {
+        let mut node = node(Some("True"));
+        node.metadata.name = Some(format!("n{number}"));
+        nodes.push(cluster.client.create(&node).await.unwrap());
+    }
+    let leaders = [(); 2].map(|()| Controller::new(&cluster.client, &cluster.cache, &pool));
+    let racing = nodes.iter().enumerate().map(|(number, node)| {
+        let leader = &leaders[number % 2];
+        async move { leader.allocate(node).await }
+    });
+    for result in futures::future::join_all(racing).await {
+        result.unwrap();
+    }
+    let (live, _) = cluster.client.list::<Node>("").await.unwrap();
+    let given: std::collections::BTreeSet<_> =
+        live.iter().flat_map(|node| cidr::ranges_of(node)).collect();
+    assert_eq!(given.len(), 16, "every node has a range of its own");
+    // All are given; by hand nobody gets one that overlaps either, until its node is gone.
+    let mut late = node(Some("True"));
+    late.metadata.name = Some("late".into());
+    let late = cidr::with_ranges(&late, &["10.244.0.0/27".parse().unwrap()]);
+    let error = cluster.client.create(&late).await.unwrap_err();
+    assert_eq!(error.code(), 422);
+    assert!(
+        error.to_string().contains(
+            "spec.podCIDRs[0]: Invalid value: \"10.244.0.0/27\": overlaps with 10.244.0."
+        ),
+        "{error}"
+    );
+    assert!(
+        pool.allocate(&given.iter().copied().collect::<Vec<_>>())
+            .is_none()
+    );
+    let first = live[0].metadata.name.clone().unwrap();
+    let freed = cidr::ranges_of(&live[0])[0];
+    let options = crate::registry::DeleteOptions::default();
+    cluster
+        .client
+        .delete::<Node>("", &first, options)
+        .await
+        .unwrap();
+    let mut late = node(Some("True"));
+    late.metadata.name = Some("late".into());
+    let late = cluster.client.create(&late).await.unwrap();
+    leaders[0].allocate(&late).await.unwrap();
+    let late = cluster
+        .client
+        .get::<Node>("", "late")
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(cidr::ranges_of(&late)[0], freed);
+}
+
 #[test]
 fn ranges_are_cut_in_order_and_gaps_filled() {
     let cluster: Vec<IpNet> = vec![
         "10.244.0.0/16".parse().unwrap(),
         "fd00:1::/48".parse().unwrap(),
     ];
-    let first = cidr::allocate(&cluster, &[]).unwrap();
+    let first = ranges(&cluster).allocate(&[]).unwrap();
     assert_eq!(first[0].to_string(), "10.244.0.0/24");
     assert_eq!(first[1].to_string(), "fd00:1::/64");
     let used: Vec<IpNet> = ["10.244.0.0/24", "10.244.2.0/23", "fd00:1::/64"]
         .iter()
         .map(|range| range.parse().unwrap())
         .collect();
-    let next = cidr::allocate(&cluster, &used).unwrap();
+    let next = ranges(&cluster).allocate(&used).unwrap();
     assert_eq!(next[0].to_string(), "10.244.1.0/24");
     assert_eq!(next[1].to_string(), "fd00:1:0:1::/64");
     let small: Vec<IpNet> = vec!["10.0.0.0/24".parse().unwrap()];
-    assert!(cidr::allocate(&small, &small).is_none());
+    assert!(ranges(&small).allocate(&small).is_none());
 }
 
 proptest! {
@@ -167,7 +276,7 @@ proptest! {
             IpNet::new(address.into(), *length).unwrap().trunc()
         }).collect();
         for _ in 0..260 {
-            let Some(ranges) = cidr::allocate(&[cluster], &used) else { break };
+            let Some(ranges) = ranges(&[cluster]).allocate(&used) else { break };
             let range = ranges[0];
             prop_assert!(cluster.contains(&range));
             for other in &used {
@@ -175,6 +284,6 @@ proptest! {
             }
             used.push(range);
         }
-        prop_assert!(cidr::allocate(&[cluster], &used).is_none());
+        prop_assert!(ranges(&[cluster]).allocate(&used).is_none());
     }
 }

@@ -45,6 +45,14 @@ pub(super) fn fill_in(object: &mut Value) {
         fill(spec, "allocateLoadBalancerNodePorts", true);
     }
     cluster_ips(object, &kind);
+    for ingress in list_mut(object, &["status", "loadBalancer", "ingress"]) {
+        if text(ingress, &["ip"]).is_empty() {
+            continue;
+        }
+        if let Some(ingress) = ingress.as_object_mut() {
+            fill(ingress, "ipMode", "VIP");
+        }
+    }
 }
 
 /// `clusterIP` is the first of `clusterIPs`; families follow from the addresses where they are given.
@@ -147,10 +155,43 @@ fn keep_node_ports(object: &mut Value, old: &Value) {
     }
 }
 
+/// A change of policy to SingleStack that leaves the rest as it was gives the second family back.
+pub(super) fn drop_second_family(object: &mut Value, old: &Value) {
+    let was_dual = list(old, &["spec", "ipFamilies"]).len() == 2
+        && text(old, &["spec", "ipFamilyPolicy"]) != "SingleStack";
+    let unchanged = |field: &str| {
+        let now = list(object, &["spec", field]);
+        now.is_empty() || now == list(old, &["spec", field])
+    };
+    if text(object, &["spec", "ipFamilyPolicy"]) != "SingleStack"
+        || !was_dual
+        || !unchanged("ipFamilies")
+        || !unchanged("clusterIPs")
+    {
+        return;
+    }
+    for field in ["ipFamilies", "clusterIPs"] {
+        let first = list(old, &["spec", field]).first().cloned();
+        let first: Vec<Value> = first.into_iter().collect();
+        object_mut(object, &["spec"]).insert(field.into(), first.into());
+    }
+    if let Some(one) = at(old, &["spec", "clusterIP"]).cloned() {
+        object_mut(object, &["spec"]).insert("clusterIP".into(), one);
+    }
+}
+
 /// A change of type drops what only the old type had, unless the update sets it anew.
 pub(super) fn drop_what_the_type_lost(object: &mut Value, old: &Value) {
     let old_kind = text(old, &["spec", "type"]);
     let kind = text(object, &["spec", "type"]).to_owned();
+    let checked = |object: &Value| {
+        text(object, &["spec", "type"]) == "LoadBalancer"
+            && text(object, &["spec", "externalTrafficPolicy"]) == "Local"
+    };
+    let health = &["spec", "healthCheckNodePort"];
+    if checked(old) && !checked(object) && at(object, health) == at(old, health) {
+        object_mut(object, &["spec"]).remove("healthCheckNodePort");
+    }
     if old_kind == kind {
         return;
     }
@@ -165,6 +206,7 @@ pub(super) fn drop_what_the_type_lost(object: &mut Value, old: &Value) {
         drop.extend(["externalTrafficPolicy", "healthCheckNodePort"]);
     }
     if kind != "LoadBalancer" {
+        object_mut(object, &["status"]).insert("loadBalancer".into(), json!({}));
         drop.extend([
             "allocateLoadBalancerNodePorts",
             "loadBalancerClass",

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::has_node_ports;
+use super::{balancer, has_node_ports};
 use crate::kinds::FieldError;
-use crate::kinds::access::{at, flag, integer, list, text};
+use crate::kinds::access::{at, integer, list, text};
 use crate::kinds::endpoints::{protocol, usable_address};
 use crate::kinds::errors::Errors;
 use crate::kinds::{names, selector};
@@ -40,7 +40,7 @@ pub(super) fn validate(object: &Value, old: Option<&Value>) -> Vec<FieldError> {
         external_name(object, &mut errors);
     }
     traffic(object, kind, &mut errors);
-    load_balancer(object, kind, &mut errors);
+    balancer::spec(object, kind, &mut errors);
     if let Some(old) = old {
         update(object, old, &mut errors);
     }
@@ -157,11 +157,17 @@ fn cluster_ips(object: &Value, kind: &str, errors: &mut Errors) {
     let one = text(object, &["spec", "clusterIP"]);
     let all = list(object, &["spec", "clusterIPs"]);
     if kind == "ExternalName" {
-        if !one.is_empty() || !all.is_empty() {
-            errors.forbidden(
-                "spec.clusterIPs",
-                "may not be set for ExternalName services",
-            );
+        let set = |field: &str| at(object, &["spec", field]).is_some_and(|value| !value.is_null());
+        let given = [
+            ("spec.ipFamilyPolicy", set("ipFamilyPolicy")),
+            (
+                "spec.ipFamilies",
+                !list(object, &["spec", "ipFamilies"]).is_empty(),
+            ),
+            ("spec.clusterIPs", !one.is_empty() || !all.is_empty()),
+        ];
+        for (field, _) in given.into_iter().filter(|(_, given)| *given) {
+            errors.forbidden(field, "may not be set for ExternalName services");
         }
         return;
     }
@@ -314,40 +320,6 @@ fn traffic(object: &Value, kind: &str, errors: &mut Errors) {
     }
 }
 
-fn load_balancer(object: &Value, kind: &str, errors: &mut Errors) {
-    let ranges = list(object, &["spec", "loadBalancerSourceRanges"]);
-    if !ranges.is_empty() && kind != "LoadBalancer" {
-        errors.forbidden(
-            "spec.LoadBalancerSourceRanges",
-            "may only be used when `type` is 'LoadBalancer'",
-        );
-    }
-    for (at, range) in ranges.iter().enumerate() {
-        let range = range.as_str().unwrap_or("").trim();
-        errors.format(
-            &format!("spec.LoadBalancerSourceRanges[{at}]"),
-            range,
-            names::cidr(range),
-        );
-    }
-    if kind != "LoadBalancer" {
-        if flag(object, &["spec", "allocateLoadBalancerNodePorts"])
-            || at(object, &["spec", "allocateLoadBalancerNodePorts"]).is_some()
-        {
-            errors.forbidden(
-                "spec.allocateLoadBalancerNodePorts",
-                "may only be used when `type` is 'LoadBalancer'",
-            );
-        }
-        if at(object, &["spec", "loadBalancerClass"]).is_some() {
-            errors.forbidden(
-                "spec.loadBalancerClass",
-                "may only be used when `type` is 'LoadBalancer'",
-            );
-        }
-    }
-}
-
 fn update(object: &Value, old: &Value, errors: &mut Errors) {
     let is_external = |object: &Value| text(object, &["spec", "type"]) == "ExternalName";
     if !is_external(old) && !is_external(object) {
@@ -357,6 +329,16 @@ fn update(object: &Value, old: &Value, errors: &mut Errors) {
         if !first.is_empty() && before.first() != after.first() {
             errors.invalid(
                 "spec.clusterIPs[0]",
+                Value::Array(after.to_vec()),
+                "may not change once set",
+            );
+        }
+        // The second may come and go with the policy, and not become another.
+        if let (Some(one), Some(other)) = (before.get(1), after.get(1))
+            && one != other
+        {
+            errors.invalid(
+                "spec.clusterIPs[1]",
                 Value::Array(after.to_vec()),
                 "may not change once set",
             );
@@ -374,9 +356,20 @@ fn update(object: &Value, old: &Value, errors: &mut Errors) {
             );
         }
     }
+    let is_balancer = |object: &Value| text(object, &["spec", "type"]) == "LoadBalancer";
+    let checked = |object: &Value| {
+        let port = integer(object, &["spec", "healthCheckNodePort"]).unwrap_or(0);
+        let local = text(object, &["spec", "externalTrafficPolicy"]) == "Local";
+        (local && text(object, &["spec", "type"]) == "LoadBalancer").then_some(port)
+    };
+    if let (Some(before), Some(after)) = (checked(old), checked(object))
+        && before != after
+    {
+        errors.invalid("spec.healthCheckNodePort", after, "field is immutable");
+    }
     let class = text(old, &["spec", "loadBalancerClass"]);
-    if !class.is_empty()
-        && text(object, &["spec", "type"]) == "LoadBalancer"
+    if is_balancer(old)
+        && is_balancer(object)
         && text(object, &["spec", "loadBalancerClass"]) != class
     {
         errors.invalid(

@@ -291,6 +291,55 @@ fn services() {
 }
 
 #[test]
+fn load_balancers_and_external_names() {
+    let noted = |ranges: &str, kind: &str| {
+        json!({
+            "metadata": {"name": "web", "annotations": {
+                "service.beta.kubernetes.io/load-balancer-source-ranges": ranges}},
+            "spec": {"type": kind, "ports": [{"port": 80}]},
+        })
+    };
+    check(
+        "Service",
+        noted("10.0.0.0/8, 192.0.2.0/24", "LoadBalancer"),
+        &[],
+    );
+    check("Service", noted(" ", "ClusterIP"), &[]);
+    check(
+        "Service",
+        noted("10.0.0.0/8", "ClusterIP"),
+        &[
+            "metadata.annotations[service.beta.kubernetes.io/load-balancer-source-ranges]: Forbidden: may only \
+           be used when `type` is 'LoadBalancer'",
+        ],
+    );
+    check(
+        "Service",
+        service(json!({"type": "LoadBalancer", "ports": [{"port": 80}],
+            "loadBalancerSourceRanges": ["10.0.0.0/33"], "loadBalancerClass": "a b"})),
+        &[
+            "spec.LoadBalancerSourceRanges[0]: Invalid value: \"10.0.0.0/33\": must be a valid CIDR value, \
+             (e.g. 10.9.8.0/24 or 2001:db8::/64)",
+            "spec.loadBalancerClass: Invalid value: \"a b\": name part must consist of alphanumeric characters, \
+             '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or \
+             'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
+        ],
+    );
+    check(
+        "Service",
+        service(
+            json!({"type": "ExternalName", "externalName": "a.b", "clusterIP": "10.0.0.1",
+            "ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack"}),
+        ),
+        &[
+            "spec.ipFamilyPolicy: Forbidden: may not be set for ExternalName services",
+            "spec.ipFamilies: Forbidden: may not be set for ExternalName services",
+            "spec.clusterIPs: Forbidden: may not be set for ExternalName services",
+        ],
+    );
+}
+
+#[test]
 fn pods() {
     check("Pod", pod(json!({})), &["spec.containers: Required value"]);
     check(

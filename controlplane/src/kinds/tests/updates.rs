@@ -147,6 +147,35 @@ fn a_cluster_ip_stays() {
 }
 
 #[test]
+fn the_class_of_a_load_balancer_is_chosen_with_the_type() {
+    let with = |class: Option<&str>| {
+        let mut spec = json!({"type": "LoadBalancer", "ports": [{"port": 80}]});
+        if let Some(class) = class {
+            spec["loadBalancerClass"] = class.into();
+        }
+        service(spec)
+    };
+    for (old, new, shown) in [
+        (Some("a.b/c"), Some("a.b/d"), "a.b/d"),
+        (None, Some("a.b/c"), "a.b/c"),
+        (Some("a.b/c"), None, ""),
+    ] {
+        let (problems, _) = changed(kind("Service"), with(old), with(new), "");
+        let expected =
+            format!("spec.loadBalancerClass: Invalid value: \"{shown}\": may not change once set");
+        assert_eq!(problems, [expected]);
+    }
+    let plain = service(json!({"ports": [{"port": 80}]}));
+    let (problems, _) = changed(kind("Service"), plain.clone(), with(Some("a.b/c")), "");
+    assert_eq!(problems, Vec::<String>::new());
+    let mut back = with(Some("a.b/c"));
+    back["spec"]["type"] = "ClusterIP".into();
+    let (problems, stored) = changed(kind("Service"), with(Some("a.b/c")), back, "");
+    assert_eq!(problems, Vec::<String>::new());
+    assert!(stored["spec"].get("loadBalancerClass").is_none());
+}
+
+#[test]
 fn what_is_immutable_stays() {
     let map = |data: &str, immutable: bool| json!({"metadata": {"name": "a"}, "data": {"k": data}, "immutable": immutable});
     for name in ["ConfigMap", "Secret"] {

@@ -68,14 +68,6 @@ fn what_is_outside_the_ranges_is_refused_in_kubernetes_words() {
         "Invalid value: [\"192.0.2.1\"]: failed to allocate IP 192.0.2.1: the provided IP (192.0.2.1) is not \
          in the valid range. The range of valid IPs is 10.96.0.0/16"
     );
-    let mut service =
-        json!({"spec": {"type": "NodePort", "ports": [{"port": 80, "nodePort": 80}]}});
-    let error = wants(&ranges(false), &mut service).unwrap_err();
-    assert_eq!(error.field, "spec.ports[0].nodePort");
-    assert_eq!(
-        error.message,
-        "Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-32767"
-    );
 }
 
 #[test]

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use super::{NODE_PORT_MAX, NODE_PORT_MIN};
 use crate::kinds::{Cause, FieldError};
 use crate::registry::error::field_error;
 use crate::registry::object;
@@ -114,9 +113,6 @@ pub(super) fn carry_node_ports(spec: &mut Value, old: &Value) {
             port["nodePort"] = number.into();
         }
     }
-    if spec["healthCheckNodePort"].is_null() {
-        spec["healthCheckNodePort"] = old["healthCheckNodePort"].clone();
-    }
 }
 
 /// What a Service needs beyond what it names itself.
@@ -125,8 +121,8 @@ pub(super) struct Wants {
     /// Per entry of `clusterIPs`: the range it is from and the address that was asked for.
     pub(super) addresses: Vec<(IpNet, Option<IpAddr>)>,
     /// Index into `ports` and the node port that was asked for.
-    pub(super) ports: Vec<(usize, Option<u16>)>,
-    pub(super) health_check: Option<Option<u16>>,
+    pub(super) ports: Vec<(usize, Option<i64>)>,
+    pub(super) health_check: Option<Option<i64>>,
 }
 
 /// Brings families and policy of the Service in order, and says what has to be allocated.
@@ -146,18 +142,19 @@ pub(super) fn wants(ranges: &[IpNet], service: &mut Value) -> Result<Wants, Fiel
             wants.addresses = addresses(&families, spec)?;
         }
     }
-    if needs_node_ports(spec) {
+    // A LoadBalancer without node ports of its own still has those that were asked for.
+    let always = needs_node_ports(spec);
+    if always || spec["type"] == "LoadBalancer" {
         for (index, port) in spec["ports"].as_array().into_iter().flatten().enumerate() {
-            let field = format!("spec.ports[{index}].nodePort");
-            wants
-                .ports
-                .push((index, asked_port(&port["nodePort"], &field)?));
+            let asked = asked_port(&port["nodePort"]);
+            if always || asked.is_some() {
+                wants.ports.push((index, asked));
+            }
         }
     }
     let local = spec["externalTrafficPolicy"] == "Local" && spec["type"] == "LoadBalancer";
     if local {
-        let asked = asked_port(&spec["healthCheckNodePort"], "spec.healthCheckNodePort")?;
-        wants.health_check = Some(asked);
+        wants.health_check = Some(asked_port(&spec["healthCheckNodePort"]));
     }
     Ok(wants)
 }
@@ -271,24 +268,9 @@ pub(super) fn cannot_allocate(asked: &[String], address: IpAddr, why: &str) -> F
     )
 }
 
-pub(super) fn asked_port(value: &Value, field: &str) -> Result<Option<u16>, FieldError> {
-    match value.as_i64() {
-        None | Some(0) => Ok(None),
-        Some(number) => u16::try_from(number)
-            .ok()
-            .filter(|port| (NODE_PORT_MIN..=NODE_PORT_MAX).contains(port))
-            .map(Some)
-            .ok_or_else(|| {
-                field_error(
-                    field,
-                    Cause::Invalid,
-                    format!(
-                        "Invalid value: {number}: provided port is not in the valid range. The range of \
-                         valid ports is {NODE_PORT_MIN}-{NODE_PORT_MAX}"
-                    ),
-                )
-            }),
-    }
+/// A number that was asked for; whether it is a port of the range is looked at where it is taken.
+pub(super) fn asked_port(value: &Value) -> Option<i64> {
+    value.as_i64().filter(|number| *number != 0)
 }
 
 /// Number of addresses of the range that Services can have, counted from the first usable one (offset 1).

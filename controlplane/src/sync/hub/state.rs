@@ -76,8 +76,9 @@ fn json<T: Serialize>(object: &T) -> Bytes {
         .into()
 }
 
-pub(super) fn pod(pod: &Pod) -> PodChange {
+pub(super) fn pod(pod: &Pod, held: bool) -> PodChange {
     PodChange {
+        held,
         namespace: pod.metadata.namespace.clone().unwrap_or_default(),
         name: pod.metadata.name.clone().unwrap_or_default(),
         uid: pod.metadata.uid.clone().unwrap_or_default(),
@@ -91,6 +92,7 @@ pub(super) fn pod_gone(key: &ObjectKey, uid: &str) -> PodChange {
         name: key.name.to_string(),
         uid: uid.to_owned(),
         pod_json: Bytes::new(),
+        held: false,
     }
 }
 

@@ -124,6 +124,30 @@ fn services_and_slices_are_converted_with_documented_defaults() {
 }
 
 #[test]
+fn addresses_behind_a_proxy_stay_away_and_the_older_annotation_counts() {
+    let service: Service = serde_json::from_value(json!({
+        "metadata": {"name": "lb", "annotations": {
+            "service.beta.kubernetes.io/load-balancer-source-ranges": "10.0.0.0/8, 192.0.2.0/24"}},
+        "spec": {"type": "LoadBalancer"},
+        "status": {"loadBalancer": {"ingress": [
+            {"ip": "203.0.113.1", "ipMode": "VIP"}, {"ip": "203.0.113.2", "ipMode": "Proxy"},
+            {"ip": "203.0.113.3"}, {"hostname": "lb.example"}]}},
+    }))
+    .unwrap();
+    let converted = convert::service(&service);
+    let addresses: Vec<&[u8]> = converted
+        .load_balancer_ips
+        .iter()
+        .map(AsRef::as_ref)
+        .collect();
+    assert_eq!(addresses, [[203, 0, 113, 1], [203, 0, 113, 3]]);
+    assert_eq!(
+        converted.load_balancer_source_ranges,
+        ["10.0.0.0/8", "192.0.2.0/24"]
+    );
+}
+
+#[test]
 fn a_status_report_keeps_what_others_wrote_and_never_revives_a_pod() {
     let mut pod = pod_of(json!({"containers": []}));
     pod.status = Some(

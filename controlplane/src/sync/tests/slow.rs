@@ -19,6 +19,11 @@ fn service(number: u64) -> Change<Service> {
     }))
 }
 
+fn start(cache: &Cache, shutdown: &CancellationToken) -> hub::Handle {
+    let (applied, metrics) = (Applied::default(), SyncMetrics::default());
+    hub::start(cache, &applied, Limits::default(), &metrics, shutdown)
+}
+
 /// One change in every informer's view, as the feed would make it.
 fn advance(cache: &Cache, changes: Vec<Change<Service>>, revision: u64) {
     cache.services.apply(changes, revision);
@@ -33,6 +38,10 @@ fn advance(cache: &Cache, changes: Vec<Change<Service>>, revision: u64) {
     cache.leases.apply(vec![], revision);
     cache.deployments.apply(vec![], revision);
     cache.replica_sets.apply(vec![], revision);
+    cache.cluster_roles.apply(vec![], revision);
+    cache.cluster_role_bindings.apply(vec![], revision);
+    cache.roles.apply(vec![], revision);
+    cache.role_bindings.apply(vec![], revision);
     cache.announce();
 }
 
@@ -41,7 +50,7 @@ async fn a_slow_stream_is_resynced_and_ends_with_the_same_state() {
     const CHANGES: u64 = 500;
     let cache = Cache::empty();
     let shutdown = CancellationToken::new();
-    let hub = hub::start(&cache, &SyncMetrics::default(), &shutdown);
+    let hub = start(&cache, &shutdown);
     let mut slow = hub.connect("slow").await.unwrap();
     let mut quick = hub.connect("quick").await.unwrap();
     let mut last = 0;
@@ -80,7 +89,7 @@ async fn a_slow_stream_is_resynced_and_ends_with_the_same_state() {
 async fn a_batch_claims_no_revision_before_all_of_it_is_there() {
     let cache = Cache::empty();
     let shutdown = CancellationToken::new();
-    let hub = hub::start(&cache, &SyncMetrics::default(), &shutdown);
+    let hub = start(&cache, &shutdown);
     let mut stream = hub.connect("n1").await.unwrap();
     assert!(stream.next().await.unwrap().last);
     // More than one message holds, at one revision.

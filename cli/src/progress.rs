@@ -8,18 +8,20 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 
-use super::detach::{FAILED, READY};
+/// First word of the line that ends a report.
+pub(crate) const READY: &str = "ready";
+pub(crate) const FAILED: &str = "failed ";
 
 /// Where progress goes, and since when.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     started: Instant,
     step: Instant,
     pipe: Option<File>,
 }
 
 impl Progress {
-    pub(super) fn new(report_to: Option<&Path>) -> anyhow::Result<Self> {
+    pub(crate) fn new(report_to: Option<&Path>) -> anyhow::Result<Self> {
         let pipe = report_to
             .map(|path| File::options().write(true).open(path))
             .transpose()
@@ -33,7 +35,7 @@ impl Progress {
     }
 
     /// A step has ended: its name, and what came of it.
-    pub(super) fn done(&mut self, name: &str, result: &str) {
+    pub(crate) fn done(&mut self, name: &str, result: &str) {
         let now = Instant::now();
         let took = (now - self.step).as_secs_f64();
         self.step = now;
@@ -41,7 +43,7 @@ impl Progress {
     }
 
     /// A step has begun that may take a while.
-    pub(super) fn begin(&mut self, name: &str, what: &str) {
+    pub(crate) fn begin(&mut self, name: &str, what: &str) {
         self.line(&format!("{name:<14} {what} …"));
     }
 
@@ -55,7 +57,7 @@ impl Progress {
     }
 
     /// The closing screen; a detached cluster is on its own afterwards.
-    pub(super) fn screen(&mut self, text: &str) {
+    pub(crate) fn screen(&mut self, text: &str) {
         match self.pipe.take() {
             Some(mut pipe) => {
                 let mut report = String::new();
@@ -73,7 +75,7 @@ impl Progress {
     }
 
     /// The start failed: the waiting process says why.
-    pub(super) fn failed(&mut self, error: &anyhow::Error) {
+    pub(crate) fn failed(&mut self, error: &anyhow::Error) {
         if let Some(mut pipe) = self.pipe.take() {
             let reason = format!("{error:#}").replace('\n', " ");
             let _ = writeln!(pipe, "{FAILED}{reason}");

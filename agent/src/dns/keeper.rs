@@ -1,0 +1,269 @@
+//! Keeps the DNS server's sockets open while no agent runs: a small process that outlives the agent.
+//!
+//! Runs as `waggle keep-dns --dir <run dir>`, with the UDP socket as standard input and the listening TCP socket as standard
+//! output; the `cli` calls [`main`] before it starts anything else. Whoever connects to its socket in that
+//! directory is the agent, and gets both sockets. Questions that come while there is none wait in them, and are answered
+//! by the next agent; without, they would be refused. It ends when an agent says so, or [`PATIENCE`] after the last one
+//! is gone: then nobody answers any more, and clients had better be refused.
+
+use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+
+use super::transport::DnsSockets;
+
+const SOCKET: &str = "dns.sock";
+/// How long the sockets are kept without an agent.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A new keeper listens within this time.
+const READY: Duration = Duration::from_secs(5);
+/// What an agent says that wants the keeper to end.
+const END: u8 = b'e';
+/// What comes with the sockets.
+const HERE: u8 = b'h';
+
+/// An agent's connection to the keeper, which the keeper goes by: it ends with the agent.
+#[derive(Debug)]
+pub struct Keeper {
+    connection: UnixStream,
+}
+
+impl Keeper {
+    /// The sockets that an earlier agent left with its keeper, if there is one.
+    pub fn adopt(directory: &Path) -> io::Result<Option<(Self, DnsSockets)>> {
+        let connection = match UnixStream::connect(directory.join(SOCKET)) {
+            Ok(connection) => connection,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        connection.set_read_timeout(Some(READY))?;
+        let [udp, tcp] = receive(&connection)?;
+        let sockets = DnsSockets {
+            udp: udp.into(),
+            tcp: tcp.into(),
+        };
+        Ok(Some((Self { connection }, sockets)))
+    }
+
+    /// Starts a keeper for these sockets: `program` is a `waggle`.
+    pub async fn start(
+        program: &Path,
+        directory: &Path,
+        cgroups: &[PathBuf],
+        sockets: &DnsSockets,
+    ) -> io::Result<Self> {
+        std::fs::create_dir_all(directory)?;
+        let own = sockets.try_clone()?;
+        let mut command = tokio::process::Command::new(program);
+        command.arg("keep-dns").arg("--dir").arg(directory);
+        for cgroup in cgroups {
+            command.arg("--cgroup").arg(cgroup);
+        }
+        let mut child = command
+            .stdin(OwnedFd::from(own.udp))
+            .stdout(OwnedFd::from(own.tcp))
+            .stderr(std::process::Stdio::null())
+            .spawn()?;
+        let began = Instant::now();
+        loop {
+            if let Some((keeper, _)) = Self::adopt(directory)? {
+                return Ok(keeper);
+            }
+            if let Some(status) = child.try_wait()? {
+                return Err(io::Error::other(format!("it ended with {status}")));
+            }
+            if began.elapsed() > READY {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Ends the keeper, and waits until it is gone.
+    pub fn end(mut self) {
+        let _ = self.connection.set_read_timeout(Some(READY));
+        // Nothing comes any more but the end.
+        if self.connection.write_all(&[END]).is_ok() {
+            let _ = self.connection.read(&mut [0]);
+        }
+    }
+}
+
+fn receive(connection: &UnixStream) -> io::Result<[OwnedFd; 2]> {
+    let mut byte = [0];
+    let mut buffers = [IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!([std::os::fd::RawFd; 2]);
+    let message = recvmsg::<()>(
+        connection.as_raw_fd(),
+        &mut buffers,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
+    let mut found = Vec::new();
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(descriptors) = control {
+            // SAFETY: the kernel has just given us these, and nobody else has their numbers.
+            found.extend(
+                descriptors
+                    .into_iter()
+                    .map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) }),
+            );
+        }
+    }
+    <[OwnedFd; 2]>::try_from(found)
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "no sockets came"))
+}
+
+/// Entry point of `waggle keep-dns`; returns the process's exit code.
+pub fn main(arguments: &[std::ffi::OsString]) -> i32 {
+    let mut directory = None;
+    let mut cgroups = Vec::new();
+    for pair in arguments.chunks(2) {
+        match pair {
+            [flag, value] if flag == "--dir" => directory = Some(PathBuf::from(value)),
+            [flag, value] if flag == "--cgroup" => cgroups.push(PathBuf::from(value)),
+            _ => return 2,
+        }
+    }
+    let Some(directory) = directory else {
+        return 2;
+    };
+    match run(&directory, &cgroups) {
+        Ok(()) => 0,
+        Err(_) => 1,
+    }
+}
+
+fn run(directory: &Path, cgroups: &[PathBuf]) -> io::Result<()> {
+    // Out of the agent's session, and of its cgroup, which a service manager may empty.
+    nix::unistd::setsid()?;
+    for cgroup in cgroups {
+        // Where the kernel lets it not, it stays where it is.
+        if std::fs::create_dir_all(cgroup).is_ok() {
+            let _ = std::fs::write(cgroup.join("cgroup.procs"), "0");
+        }
+    }
+    let sockets = [
+        std::io::stdin().as_fd().try_clone_to_owned()?,
+        std::io::stdout().as_fd().try_clone_to_owned()?,
+    ];
+    let null = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    for standard in 0..2 {
+        // SAFETY: numbers of descriptors; the standard ones are not owned by any object here.
+        if unsafe { libc::dup2(null.as_raw_fd(), standard) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    let directory = std::fs::canonicalize(directory)?;
+    let listener = listen(&directory)?;
+    let agents = keep(&listener, &sockets, PATIENCE)?;
+    // Agents may wait for the end, which is when their connections are closed: nothing is left then.
+    let _ = std::fs::remove_file(directory.join(SOCKET));
+    drop(sockets);
+    drop(agents);
+    Ok(())
+}
+
+fn listen(directory: &Path) -> io::Result<UnixListener> {
+    // Relative, since a socket's path must fit in 107 bytes.
+    std::env::set_current_dir(directory)?;
+    let _ = std::fs::remove_file(SOCKET);
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(SOCKET)?;
+    std::env::set_current_dir("/")?;
+    Ok(listener)
+}
+
+/// Gives the sockets to every agent that comes; returns when it is time to end, with those that are still there.
+fn keep(
+    listener: &UnixListener,
+    sockets: &[OwnedFd; 2],
+    patience: Duration,
+) -> io::Result<Vec<UnixStream>> {
+    let mut agents: Vec<UnixStream> = Vec::new();
+    let mut alone = Instant::now();
+    loop {
+        let left = patience.saturating_sub(alone.elapsed());
+        if agents.is_empty() && left.is_zero() {
+            return Ok(agents);
+        }
+        let timeout = if agents.is_empty() {
+            // At least a millisecond, or it would turn without waiting.
+            let milliseconds = u16::try_from(left.as_millis()).unwrap_or(u16::MAX);
+            PollTimeout::from(milliseconds.max(1))
+        } else {
+            PollTimeout::NONE
+        };
+        let readable = wait(listener.as_fd(), &agents, timeout)?;
+        let mut index = 0;
+        let mut end = false;
+        agents.retain_mut(|agent| {
+            index += 1;
+            if !readable[index] {
+                return true;
+            }
+            let mut byte = [0];
+            let said = matches!(agent.read(&mut byte), Ok(1));
+            end |= said && byte == [END];
+            said
+        });
+        if end {
+            return Ok(agents);
+        }
+        if readable[0] {
+            let (agent, _) = listener.accept()?;
+            if give(&agent, sockets).is_ok() {
+                agents.push(agent);
+            }
+        }
+        if !agents.is_empty() {
+            alone = Instant::now();
+        }
+    }
+}
+
+/// Which of the listener and the agents have something to read.
+fn wait(
+    listener: BorrowedFd<'_>,
+    agents: &[UnixStream],
+    timeout: PollTimeout,
+) -> io::Result<Vec<bool>> {
+    let mut all = vec![PollFd::new(listener, PollFlags::POLLIN)];
+    let descriptors = agents.iter().map(AsFd::as_fd);
+    all.extend(descriptors.map(|agent| PollFd::new(agent, PollFlags::POLLIN)));
+    match poll(&mut all, timeout) {
+        Ok(_) | Err(Errno::EINTR) => Ok(all.iter().map(|at| at.any() == Some(true)).collect()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn give(agent: &UnixStream, sockets: &[OwnedFd; 2]) -> io::Result<()> {
+    let numbers = [sockets[0].as_raw_fd(), sockets[1].as_raw_fd()];
+    sendmsg::<()>(
+        agent.as_raw_fd(),
+        &[IoSlice::new(&[HERE])],
+        &[ControlMessage::ScmRights(&numbers)],
+        MsgFlags::empty(),
+        None,
+    )?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,62 @@
+//! Tests of `keeper`; the keeper is a thread here.
+
+#![allow(clippy::unwrap_used)]
+use super::*;
+
+fn start(directory: &Path, patience: Duration) -> (DnsSockets, std::thread::JoinHandle<()>) {
+    let sockets = DnsSockets::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let own = sockets.try_clone().unwrap();
+    let listener = UnixListener::bind(directory.join(SOCKET)).unwrap();
+    let thread = std::thread::spawn(move || {
+        let kept = [own.udp.into(), own.tcp.into()];
+        keep(&listener, &kept, patience).unwrap();
+    });
+    (sockets, thread)
+}
+
+#[test]
+fn what_comes_while_no_agent_is_there_waits_for_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let (sockets, thread) = start(directory.path(), PATIENCE);
+    let at = sockets.address().unwrap();
+    let (first, adopted) = Keeper::adopt(directory.path()).unwrap().unwrap();
+    assert_eq!(adopted.address().unwrap(), at);
+    // That agent ends, and nobody but the keeper has the sockets.
+    drop((sockets, first, adopted));
+    let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(at).unwrap();
+    client.send(b"question").unwrap();
+    let stream = std::net::TcpStream::connect(at).unwrap();
+
+    let (second, adopted) = Keeper::adopt(directory.path()).unwrap().unwrap();
+    let mut bytes = [0; 16];
+    adopted.udp.set_nonblocking(false).unwrap();
+    let (length, from) = adopted.udp.recv_from(&mut bytes).unwrap();
+    assert_eq!(
+        (&bytes[..length], from),
+        (&b"question"[..], client.local_addr().unwrap())
+    );
+    adopted.tcp.set_nonblocking(false).unwrap();
+    assert_eq!(
+        adopted.tcp.accept().unwrap().1,
+        stream.local_addr().unwrap()
+    );
+    second.end();
+    thread.join().unwrap();
+    drop(adopted);
+    let _ = client.send(b"question");
+    assert!(
+        client.recv(&mut bytes).is_err(),
+        "refused once all have let go"
+    );
+}
+
+#[test]
+fn without_an_agent_it_ends_by_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_sockets, thread) = start(directory.path(), Duration::from_millis(50));
+    thread.join().unwrap();
+    assert!(Keeper::adopt(directory.path()).unwrap().is_none());
+    let empty = tempfile::tempdir().unwrap();
+    assert!(Keeper::adopt(empty.path()).unwrap().is_none());
+}

@@ -1,0 +1,300 @@
+//! Behaviours of Services that take more than calls to be seen: names, health checks, hand-made EndpointSlices,
+//! the API's own Service.
+
+use std::collections::BTreeSet;
+
+use waggle_tests::Outcome;
+
+use crate::call::{From, To, calls, pod};
+use crate::services_table::{ALL, ECHO, service};
+use crate::world::{PEER, Row, Verdict, World};
+
+pub(crate) fn rows() -> Vec<Row> {
+    vec![
+        Row::new("Names: a Service has those of its addresses, on every node")
+            .with(service("web", ECHO, ""))
+            .code(|world| {
+                let addresses = strings(&world.service("web")["spec"]["clusterIPs"]);
+                for client in ["client-1", "client-2", "client-3"] {
+                    let found = resolve(world, client, "web.default.svc.cluster.local");
+                    equal(client, &found, &addresses)?;
+                }
+                Ok(())
+            }),
+        Row::new("Headless: its name has the addresses of its endpoints")
+            .with(service("headless", ECHO, "clusterIP: None"))
+            .code(|world| {
+                let mut addresses = BTreeSet::new();
+                for name in ALL {
+                    let pod = world.pod(name);
+                    addresses.extend(pod.addresses.iter().map(ToString::to_string));
+                }
+                let found = resolve(world, "client-1", "headless.default.svc.cluster.local");
+                equal("client-1", &found, &addresses)
+            }),
+        Row::new("ExternalName: its name is another name")
+            .with(
+                "---\napiVersion: v1\nkind: Service\nmetadata: {name: elsewhere}\n\
+                 spec: {type: ExternalName, externalName: web.default.svc.cluster.local}\n",
+            )
+            .with_more(service("web", ECHO, ""))
+            .code(|world| {
+                let name = "elsewhere.default.svc.cluster.local";
+                let answer = dig(world, "client-2", &["+short", "CNAME", name]);
+                equal(
+                    "CNAME",
+                    &lines(&answer),
+                    &BTreeSet::from(["web.default.svc.cluster.local.".to_owned()]),
+                )
+            }),
+        Row::new("The API is reached through its own Service, from pods and nodes").code(|world| {
+            let address = world.service("kubernetes")["spec"]["clusterIP"].clone();
+            let address = address.as_str().ok_or("no ClusterIP")?;
+            for from in [pod("client-1"), pod("client-3"), From::Node(2)] {
+                let mut command = from.spot(world).command("curl");
+                command.args(["-sk", "-m", "5", &format!("https://{address}/version")]);
+                let answer = Outcome::of(&mut command);
+                if !answer.stdout.contains("gitVersion") {
+                    return Err(format!("{from:?}: {answer:?}"));
+                }
+            }
+            Ok(())
+        }),
+        Row::new("healthCheckNodePort: says which nodes have endpoints")
+            .with(service(
+                "local",
+                "selector: {own: echo-2}",
+                "type: LoadBalancer\n  externalTrafficPolicy: Local",
+            ))
+            .code(|world| {
+                let port = world.service("local")["spec"]["healthCheckNodePort"].as_u64();
+                let port = port.ok_or("the Service has no healthCheckNodePort")?;
+                for (node, expected) in [(1, "503"), (2, "200"), (3, "503")] {
+                    for address in world.lab.node_addresses(&format!("node-{node}")) {
+                        let at = std::net::SocketAddr::new(address, u16::try_from(port).unwrap());
+                        let mut command = From::Router.spot(world).command("curl");
+                        command.args(["-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}"]);
+                        let answer = Outcome::of(command.arg(format!("http://{at}/healthz")));
+                        if answer.stdout != expected {
+                            return Err(format!("{at} says {}, not {expected}", answer.stdout));
+                        }
+                    }
+                }
+                Ok(())
+            }),
+        Row::new(
+            "A Service without selector: hand-made EndpointSlices, to pods and to the outside",
+        )
+        .with(service("manual", "", ""))
+        .prepare(hand_made)
+        .see(
+            pod("client-1")
+                .tcp(To::Service("manual", 80))
+                .each(&["echo-3", "outside"])
+                .v4(),
+        )
+        .see(
+            From::Node(2)
+                .tcp(To::Service("manual", 80))
+                .each(&["echo-3", "outside"])
+                .v4(),
+        ),
+        Row::new("A hand-made EndpointSlice with nonsense harms nobody")
+            .with(service("nonsense", "", ""))
+            .prepare(nonsense)
+            .see(pod("client-1").tcp(To::Service("web", 80)).each(ALL))
+            .see(pod("client-1").tcp(To::Service("nonsense", 80)).nobody())
+            .with_more(service("web", ECHO, "")),
+        Row::new("Terminating endpoints serve while nothing else is left, and only then")
+            .with(service("last", "selector: {own: leaving}", ""))
+            .with_more(service("not-last", "selector: {leave: 'yes'}", ""))
+            .with_more(leaving("leaving"))
+            .with_more(crate::world::server("staying", 1, "leave: 'yes'", ""))
+            .code(terminating),
+        Row::new("Endpoints are chosen evenly")
+            .with(service("web", ECHO, ""))
+            .code(|world| {
+                let target = To::Service("web", 80).address(world, false);
+                let target = target.ok_or("no ClusterIP")?;
+                let reports = calls(world, pod("client-1"), target, false, 600, &[])?;
+                for name in ALL {
+                    let count = reports.iter().filter(|it| it["name"] == *name).count();
+                    // 200 are expected, with a standard deviation of 11.5: seven of them on either side.
+                    if !(120..=280).contains(&count) {
+                        return Err(format!("{name} answered {count} of 600"));
+                    }
+                }
+                Ok(())
+            }),
+    ]
+}
+
+/// A pod that goes on serving when it is told to end.
+fn leaving(name: &str) -> String {
+    crate::world::server(name, 2, "leave: 'yes'", "")
+        .replace(
+            "terminationGracePeriodSeconds: 1",
+            "terminationGracePeriodSeconds: 60",
+        )
+        .replace("args: [serve,", "args: [serve, \"--linger\", \"60\",")
+}
+
+fn terminating(world: &World) -> Verdict {
+    let lab = &world.lab;
+    pod("client-1")
+        .tcp(To::Service("not-last", 80))
+        .each(&["leaving", "staying"])
+        .look(world)?;
+    lab.kubectl(&["delete", "pod", "leaving", "--wait=false"])
+        .ok();
+    lab.wait("the endpoint to be terminating", || {
+        let label = "kubernetes.io/service-name=last";
+        let slices = lab.json(&["endpointslices", "-l", label]);
+        let conditions = &slices["items"][0]["endpoints"][0]["conditions"];
+        if conditions["terminating"] == true && conditions["serving"] == true {
+            Ok(())
+        } else {
+            Err(conditions.to_string())
+        }
+    });
+    lab.settle();
+    let outcome = both_see(world);
+    lab.kubectl(&["delete", "pod", "leaving", "--force", "--grace-period=0"]);
+    outcome
+}
+
+fn both_see(world: &World) -> Verdict {
+    pod("client-1")
+        .tcp(To::Service("last", 80))
+        .each(&["leaving"])
+        .look(world)?;
+    pod("client-1")
+        .tcp(To::Service("not-last", 80))
+        .each(&["staying"])
+        .look(world)
+}
+
+fn slice(service: &str, name: &str, addresses: &[String], port: u16) -> String {
+    format!(
+        "---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}, labels: {{kubernetes.io/service-name: {service}}}}}
+addressType: IPv4
+ports: [{{name: tcp, port: {port}}}]
+endpoints: [{{addresses: {addresses:?}}}]
+"
+    )
+}
+
+fn hand_made(world: &World) {
+    let first_v4 = |addresses: &[std::net::IpAddr]| {
+        let address = crate::world::of_family(addresses, false).expect("an IPv4 address");
+        vec![address.to_string()]
+    };
+    let pod = first_v4(&world.pod("echo-3").addresses);
+    let outside = first_v4(&world.lab.client_addresses());
+    let inside = slice("manual", "manual-pod", &pod, crate::world::PORT);
+    let beyond = slice(
+        "manual",
+        "manual-outside",
+        &outside,
+        crate::world::OUTSIDE_PORT,
+    );
+    world.lab.apply(&(inside + &beyond));
+}
+
+/// What the API lets through and no data plane can use.
+fn nonsense(world: &World) {
+    let addresses = ["10.244.255.254".to_owned()];
+    world
+        .lab
+        .apply(&slice("nonsense", "nonsense-1", &addresses, 1));
+    world
+        .lab
+        .apply(&slice("no-such-service", "nonsense-2", &addresses, 80));
+}
+
+fn dig(world: &World, client: &'static str, arguments: &[&str]) -> String {
+    let server = world.service("kube-dns")["spec"]["clusterIP"].clone();
+    let server = format!("@{}", server.as_str().unwrap_or_default());
+    let mut command = pod(client).spot(world).command("dig");
+    Outcome::of(
+        command
+            .args([&server, "+tries=1", "+time=3"])
+            .args(arguments),
+    )
+    .ok()
+}
+
+fn lines(text: &str) -> BTreeSet<String> {
+    text.lines().map(str::to_owned).collect()
+}
+
+/// All addresses of a name.
+fn resolve(world: &World, client: &'static str, name: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for kind in ["A", "AAAA"] {
+        found.extend(lines(&dig(world, client, &["+short", kind, name])));
+    }
+    found
+}
+
+fn strings(list: &serde_json::Value) -> BTreeSet<String> {
+    let list = list.as_array().into_iter().flatten();
+    list.filter_map(|it| Some(it.as_str()?.to_owned()))
+        .collect()
+}
+
+fn equal(what: &str, found: &BTreeSet<String>, expected: &BTreeSet<String>) -> Verdict {
+    if found == expected {
+        Ok(())
+    } else {
+        Err(format!("{what}: {found:?}, not {expected:?}"))
+    }
+}
+
+/// Something that goes on while a row changes the cluster, until its standard input is closed.
+pub(crate) fn going(world: &World, from: From, arguments: &[&str]) -> Going {
+    let mut child = from
+        .spot(world)
+        .command(PEER)
+        .args(arguments)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = std::io::BufReader::new(child.stdout.take().unwrap());
+    Going { child, lines }
+}
+
+pub(crate) struct Going {
+    child: std::process::Child,
+    lines: std::io::BufReader<std::process::ChildStdout>,
+}
+
+impl Going {
+    /// The next line that it prints.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut self.lines, &mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// Ends it and returns what is left of its output.
+    pub(crate) fn end(mut self) -> String {
+        drop(self.child.stdin.take());
+        let mut rest = String::new();
+        std::io::Read::read_to_string(&mut self.lines, &mut rest).unwrap();
+        self.child.wait().unwrap();
+        rest
+    }
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        // A row that failed half-way.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,453 @@
+//! What kube-proxy does, a row for each behaviour: how it is set up, and what must be seen. What takes more than
+//! calls to be seen is in `services_more`, what changes a running cluster in `change_table`.
+
+use crate::call::{Client, From, To, pod};
+use crate::world::{NorthSouth, Row};
+
+/// A Service of both families over TCP and UDP port 80; `spec` goes into its own.
+pub(crate) fn service(name: &str, selector: &str, spec: &str) -> String {
+    format!(
+        "---
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec:
+  ipFamilyPolicy: RequireDualStack
+  {selector}
+  {spec}
+  ports:
+  - {{name: tcp, port: 80, targetPort: 8080}}
+  - {{name: udp, port: 80, targetPort: 8080, protocol: UDP}}
+"
+    )
+}
+
+pub(crate) const ECHO: &str = "selector: {app: echo}";
+pub(crate) const ALL: &[&str] = &["echo-1", "echo-2", "echo-3"];
+const NODES: [u8; 3] = [1, 2, 3];
+const CLIENTS: [&str; 3] = ["client-1", "client-2", "client-3"];
+
+/// Both protocols.
+fn both(
+    from: From,
+    to: To,
+    finish: impl Fn(crate::call::See) -> crate::call::See,
+) -> [crate::call::See; 2] {
+    [finish(from.tcp(to)), finish(from.udp(to))]
+}
+
+impl Row {
+    fn both(
+        mut self,
+        from: From,
+        to: To,
+        finish: impl Fn(crate::call::See) -> crate::call::See,
+    ) -> Self {
+        self.sees.extend(both(from, to, finish));
+        self
+    }
+}
+
+pub(crate) fn rows() -> Vec<Row> {
+    let mut rows = cluster_ips();
+    rows.extend(node_ports());
+    rows.extend(external_addresses());
+    rows.extend(policies());
+    rows.extend(endpoints());
+    rows
+}
+
+fn cluster_ips() -> Vec<Row> {
+    let mut everywhere =
+        Row::new("ClusterIP: pods of every node reach every endpoint, TCP and UDP on one port")
+            .with(service("web", ECHO, ""));
+    let mut nodes = Row::new("ClusterIP: every node itself reaches every endpoint");
+    for (client, node) in CLIENTS.into_iter().zip(NODES) {
+        everywhere = everywhere.both(pod(client), To::Service("web", 80), |see| {
+            see.each(ALL).client(Client::Kept)
+        });
+        nodes = nodes.both(From::Node(node), To::Service("web", 80), |see| {
+            see.each(ALL)
+        });
+    }
+    nodes.manifest = service("web", ECHO, "");
+    vec![
+        everywhere,
+        nodes,
+        Row::new("ClusterIP: several ports, each to its own target")
+            .with(
+                "---
+apiVersion: v1
+kind: Service
+metadata: {name: ports}
+spec:
+  ipFamilyPolicy: RequireDualStack
+  selector: {own: echo-2}
+  ports:
+  - {name: first, port: 80, targetPort: 8080}
+  - {name: second, port: 81, targetPort: 8081}
+  - {name: nothing, port: 82, targetPort: 8099}
+",
+            )
+            .see(
+                pod("client-1")
+                    .tcp(To::Service("ports", 80))
+                    .each(&["echo-2"]),
+            )
+            .see(
+                pod("client-1")
+                    .tcp(To::Service("ports", 81))
+                    .each(&["echo-2"]),
+            )
+            .see(pod("client-1").tcp(To::Service("ports", 82)).refused())
+            .see(pod("client-1").tcp(To::Service("ports", 83)).nobody()),
+        Row::new("ClusterIP: one address family alone")
+            .with(
+                "---
+apiVersion: v1
+kind: Service
+metadata: {name: single}
+spec:
+  ipFamilyPolicy: SingleStack
+  ipFamilies: [IPv4]
+  selector: {app: echo}
+  ports: [{port: 80, targetPort: 8080}]
+",
+            )
+            .see(
+                pod("client-1")
+                    .tcp(To::Service("single", 80))
+                    .each(ALL)
+                    .v4(),
+            ),
+        Row::new("A pod reaches itself through its Service")
+            .with(service("self", "selector: {own: echo-1}", ""))
+            .both(pod("echo-1"), To::Service("self", 80), |see| {
+                see.each(&["echo-1"])
+            }),
+        Row::new("Pods with hostNetwork are clients and endpoints like others")
+            .with(
+                "---
+apiVersion: v1
+kind: Service
+metadata: {name: hosts}
+spec:
+  ipFamilyPolicy: RequireDualStack
+  selector: {app: host}
+  ports:
+  - {name: tcp, port: 80, targetPort: 9080}
+  - {name: udp, port: 80, targetPort: 9080, protocol: UDP}
+",
+            )
+            .both(pod("client-1"), To::Service("hosts", 80), |see| {
+                see.each(&["host-1", "host-2", "host-3"])
+            })
+            .both(pod("host-2"), To::Service("hosts", 80), |see| {
+                see.each(&["host-1", "host-2", "host-3"])
+            })
+            .both(pod("host-3"), To::Service("web", 80), |see| see.each(ALL)),
+        Row::new("sessionAffinity ClientIP: a client stays with its endpoint")
+            .with(service(
+                "sticky",
+                ECHO,
+                "sessionAffinity: ClientIP\n  type: NodePort",
+            ))
+            .both(pod("client-1"), To::Service("sticky", 80), |see| see.same())
+            .both(From::Node(2), To::Service("sticky", 80), |see| see.same())
+            .see(From::Outside.tcp(To::NodePort(1, "sticky", 80)).same())
+            .see(From::Outside.udp(To::NodePort(3, "sticky", 80)).same()),
+        Row::new("One endpoint behind two Services, from one source port")
+            .with(service(
+                "twin-a",
+                "selector: {own: echo-2}",
+                "type: NodePort",
+            ))
+            .with_more(service(
+                "twin-b",
+                "selector: {own: echo-2}",
+                "type: NodePort",
+            ))
+            .see(
+                pod("client-1")
+                    .udp(To::Service("twin-a", 80))
+                    .each(&["echo-2"])
+                    .v4()
+                    .options(&["--from", "0.0.0.0:5001"]),
+            )
+            .see(
+                pod("client-1")
+                    .udp(To::Service("twin-b", 80))
+                    .each(&["echo-2"])
+                    .v4()
+                    .options(&["--from", "0.0.0.0:5001"]),
+            )
+            .see(
+                From::Outside
+                    .udp(To::NodePort(1, "twin-a", 80))
+                    .each(&["echo-2"])
+                    .v4()
+                    .options(&["--from", "203.0.113.1:5002"]),
+            )
+            .see(
+                From::Outside
+                    .udp(To::NodePort(1, "twin-b", 80))
+                    .each(&["echo-2"])
+                    .v4()
+                    .options(&["--from", "203.0.113.1:5002"]),
+            ),
+    ]
+}
+
+impl Row {
+    pub(crate) fn with_more(mut self, manifest: String) -> Self {
+        self.manifest += &manifest;
+        self
+    }
+}
+
+fn node_ports() -> Vec<Row> {
+    let np = || service("np", ECHO, "type: NodePort");
+    let mut outside = Row::new("NodePort: from outside, at every node").with(np());
+    let mut pods = Row::new("NodePort: from a pod, at every node").with(np());
+    let mut nodes = Row::new("NodePort: from a node, at itself and at the others").with(np());
+    let mut loopback = Row::new("NodePort: at the node's own loopback address").with(np());
+    for node in NODES {
+        outside = outside
+            .both(From::Outside, To::NodePort(node, "np", 80), |see| {
+                see.each(ALL)
+            })
+            .see(From::Router.tcp(To::NodePort(node, "np", 80)).each(ALL));
+        pods = pods.both(pod("client-2"), To::NodePort(node, "np", 80), |see| {
+            see.each(ALL)
+        });
+        nodes = nodes.both(From::Node(2), To::NodePort(node, "np", 80), |see| {
+            see.each(ALL)
+        });
+        loopback = loopback.both(From::Node(node), To::Loopback("np", 80), |see| {
+            see.each(ALL)
+        });
+    }
+    vec![
+        outside,
+        pods,
+        nodes,
+        loopback,
+        Row::new("NodePort: a pod's loopback address is not the node's")
+            .with(np())
+            .see(pod("client-1").tcp(To::Loopback("np", 80)).refused()),
+        Row::new("NodePort: from outside the client's address is replaced, or kept with DSR")
+            .with(service("np-far", "selector: {own: echo-2}", "type: NodePort"))
+            .code(|world| {
+                let client = match world.mode.north_south {
+                    NorthSouth::Snat => Client::Node(1),
+                    NorthSouth::Dsr => Client::Kept,
+                };
+                for see in both(From::Outside, To::NodePort(1, "np-far", 80), |see| {
+                    see.each(&["echo-2"]).client(client)
+                }) {
+                    see.look(world)?;
+                }
+                for see in both(From::Outside, To::NodePort(2, "np-far", 80), |see| {
+                    see.each(&["echo-2"]).client(Client::Kept)
+                }) {
+                    see.look(world)?;
+                }
+                Ok(())
+            }),
+        Row::new("hostPort: from outside, from pods and from its node")
+            .with(crate::world::pod(
+                "ported",
+                2,
+                "app: ported",
+                "",
+                "\n    ports:\n    - {containerPort: 8080, hostPort: 7080}\n    - {containerPort: 8080, hostPort: 7080, protocol: UDP}",
+            ))
+            .both(From::Outside, To::At(2, 7080), |see| {
+                see.each(&["ported"]).client(Client::Kept)
+            })
+            .both(pod("client-1"), To::At(2, 7080), |see| see.each(&["ported"]))
+            .both(pod("client-2"), To::At(2, 7080), |see| see.each(&["ported"]))
+            .both(From::Node(2), To::At(2, 7080), |see| see.each(&["ported"]))
+            .both(From::Node(3), To::At(2, 7080), |see| see.each(&["ported"]))
+            .both(From::Node(2), To::Here(7080), |see| see.each(&["ported"]))
+            .see(From::Outside.tcp(To::At(1, 7080)).refused()),
+    ]
+}
+
+fn external_addresses() -> Vec<Row> {
+    let everywhere = |row: Row, to: To| {
+        row.both(From::Outside, to, |see| see.each(ALL))
+            .both(pod("client-1"), to, |see| see.each(ALL))
+            .both(From::Node(3), to, |see| see.each(ALL))
+    };
+    vec![
+        everywhere(
+            Row::new("LoadBalancer: its address works from outside, from pods and from nodes")
+                .with(service("lb", ECHO, "type: LoadBalancer"))
+                .prepare(|world| world.give_addresses("lb", &["198.51.100.10", "2001:db8:51::10"])),
+            To::LoadBalancer("lb", 80),
+        ),
+        everywhere(
+            Row::new("externalIPs: they work from outside, from pods and from nodes").with(service(
+                "ext",
+                ECHO,
+                "externalIPs: [198.51.100.20, '2001:db8:51::20']",
+            )),
+            To::External("ext", 80),
+        ),
+        Row::new("loadBalancerSourceRanges: others than those named get no answer")
+            .with(service(
+                "ranges",
+                ECHO,
+                "type: LoadBalancer\n  loadBalancerSourceRanges: [203.0.113.0/24, '2001:db8:113::/64']",
+            ))
+            .prepare(|world| {
+                world.give_addresses("ranges", &["198.51.100.30", "2001:db8:51::30"]);
+            })
+            .both(From::Outside, To::LoadBalancer("ranges", 80), |see| {
+                see.each(ALL)
+            })
+            .both(From::Router, To::LoadBalancer("ranges", 80), |see| {
+                see.nobody()
+            }),
+        Row::new("LoadBalancer: a port that the Service does not have is refused")
+            .with(service("lb", ECHO, "type: LoadBalancer"))
+            .see(From::Outside.tcp(To::LoadBalancer("lb", 81)).nobody()),
+    ]
+}
+
+fn policies() -> Vec<Row> {
+    let far = "selector: {own: echo-2}";
+    vec![
+        Row::new("internalTrafficPolicy Local: the own node's endpoints alone")
+            .with(service("near", ECHO, "internalTrafficPolicy: Local"))
+            .both(pod("client-1"), To::Service("near", 80), |see| {
+                see.each(&["echo-1"])
+            })
+            .both(pod("client-3"), To::Service("near", 80), |see| {
+                see.each(&["echo-3"])
+            })
+            .both(From::Node(2), To::Service("near", 80), |see| {
+                see.each(&["echo-2"])
+            }),
+        Row::new("internalTrafficPolicy Local: no answer where there is no endpoint")
+            .with(service("near-far", far, "internalTrafficPolicy: Local"))
+            .see(
+                pod("client-2")
+                    .tcp(To::Service("near-far", 80))
+                    .each(&["echo-2"]),
+            )
+            .both(pod("client-1"), To::Service("near-far", 80), |see| {
+                see.nobody()
+            }),
+        Row::new(
+            "externalTrafficPolicy Local: the client's address is kept, other nodes do not answer",
+        )
+        .with(service(
+            "local",
+            far,
+            "type: LoadBalancer\n  externalTrafficPolicy: Local",
+        ))
+        .prepare(|world| world.give_addresses("local", &["198.51.100.40", "2001:db8:51::40"]))
+        .both(From::Outside, To::NodePort(2, "local", 80), |see| {
+            see.each(&["echo-2"]).client(Client::Kept)
+        })
+        .both(From::Outside, To::NodePort(1, "local", 80), |see| {
+            see.nobody()
+        }),
+        Row::new("externalTrafficPolicy Local: from within the cluster every node answers")
+            .with(service(
+                "local",
+                far,
+                "type: LoadBalancer\n  externalTrafficPolicy: Local",
+            ))
+            .both(pod("client-1"), To::NodePort(1, "local", 80), |see| {
+                see.each(&["echo-2"])
+            })
+            .both(pod("client-1"), To::LoadBalancer("local", 80), |see| {
+                see.each(&["echo-2"])
+            })
+            .both(From::Node(3), To::NodePort(3, "local", 80), |see| {
+                see.each(&["echo-2"])
+            }),
+        Row::new("trafficDistribution PreferSameZone: endpoints of the client's zone")
+            .with(service(
+                "zoned",
+                ECHO,
+                "trafficDistribution: PreferSameZone",
+            ))
+            .both(pod("client-1"), To::Service("zoned", 80), |see| {
+                see.each(&["echo-1", "echo-3"])
+            })
+            .both(pod("client-2"), To::Service("zoned", 80), |see| {
+                see.each(&["echo-2"])
+            }),
+        Row::new("trafficDistribution PreferClose: the same as PreferSameZone")
+            .with(service("close", ECHO, "trafficDistribution: PreferClose"))
+            .see(
+                pod("client-2")
+                    .tcp(To::Service("close", 80))
+                    .each(&["echo-2"]),
+            )
+            .see(
+                pod("client-3")
+                    .tcp(To::Service("close", 80))
+                    .each(&["echo-1", "echo-3"]),
+            ),
+        Row::new("trafficDistribution PreferSameNode: the endpoint of the client's node, else any")
+            .with(service(
+                "same-node",
+                ECHO,
+                "trafficDistribution: PreferSameNode",
+            ))
+            .both(pod("client-1"), To::Service("same-node", 80), |see| {
+                see.each(&["echo-1"])
+            })
+            .both(pod("client-3"), To::Service("same-node", 80), |see| {
+                see.each(&["echo-3"])
+            }),
+    ]
+}
+
+fn endpoints() -> Vec<Row> {
+    let unready = crate::world::server(
+        "unready",
+        2,
+        "ready: never",
+        "\n    readinessProbe: {tcpSocket: {port: 1}, periodSeconds: 1}",
+    );
+    vec![
+        Row::new("No endpoint: refused at once, from pods, nodes and outside")
+            .with(service(
+                "empty",
+                "selector: {app: nobody}",
+                "type: NodePort",
+            ))
+            .both(pod("client-1"), To::Service("empty", 80), |see| {
+                see.refused()
+            })
+            .both(From::Node(1), To::Service("empty", 80), |see| see.refused())
+            .both(pod("client-1"), To::NodePort(2, "empty", 80), |see| {
+                see.refused()
+            })
+            .both(From::Outside, To::NodePort(2, "empty", 80), |see| {
+                see.refused()
+            }),
+        Row::new("An endpoint that is not ready gets nothing")
+            .with(service("not-ready", "selector: {own: unready}", ""))
+            .with_more(unready.clone())
+            .both(pod("client-1"), To::Service("not-ready", 80), |see| {
+                see.refused()
+            }),
+        Row::new("publishNotReadyAddresses: it does all the same")
+            .with(service(
+                "published",
+                "selector: {own: unready}",
+                "publishNotReadyAddresses: true",
+            ))
+            .with_more(unready)
+            .both(pod("client-1"), To::Service("published", 80), |see| {
+                see.each(&["unready"])
+            }),
+    ]
+}
