@@ -14,7 +14,9 @@ mod overlay;
 mod packets;
 mod pods;
 mod refusals;
+mod service_verdicts;
 mod services;
+mod services_between;
 
 use self::lab::lab;
 use super::*;

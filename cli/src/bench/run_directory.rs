@@ -111,8 +111,11 @@ fn sweep(root: &Path) {
             path.display()
         );
         remove_cgroup(Path::new(&cgroup));
-        unmount_below(&path);
-        let _ = fs::remove_dir_all(&path);
+        // Who is still in it (in a long call of the kernel) is for a later run: it is found by this directory.
+        if !Path::new(&cgroup).exists() {
+            unmount_below(&path);
+            let _ = fs::remove_dir_all(&path);
+        }
     }
 }
 

@@ -170,7 +170,7 @@ impl Table {
             under_test(LAST_PORTS, Some(NODE_PORT))
         } else {
             let base = number * (ENDPOINTS as u32 + 1);
-            let changing = base + if version % 2 == 0 { 0 } else { 3 };
+            let changing = base + if version.is_multiple_of(2) { 0 } else { 3 };
             Service {
                 name,
                 address,

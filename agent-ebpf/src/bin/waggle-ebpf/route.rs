@@ -75,7 +75,7 @@ fn too_big(ctx: &TcContext, packet: &Packet, mtu: u32) -> Result<i32, DropReason
 
 /// Into the overlay device, whose egress program chooses the tunnel.
 #[inline(always)]
-pub(crate) fn overlay(
+fn overlay(
     ctx: &TcContext,
     packet: &Packet,
     config: &Config,

@@ -34,6 +34,8 @@ pub(super) enum Underlay {
 pub(super) struct Setting {
     pub(super) nodes: u8,
     pub(super) routing: Routing,
+    pub(super) north_south: NorthSouth,
+    pub(super) xdp: Xdp,
     pub(super) underlay: Underlay,
     pub(super) pod_mtu: Option<u32>,
     /// Of the uplinks and everything between them.
@@ -45,6 +47,8 @@ impl Default for Setting {
         Self {
             nodes: 2,
             routing: Routing::Overlay,
+            north_south: NorthSouth::Snat,
+            xdp: Xdp::Off,
             underlay: Underlay::Both,
             pod_mtu: None,
             mtu: 1500,
@@ -124,8 +128,8 @@ impl Setting {
             cluster_dns: CLUSTER_DNS.parse().unwrap(),
             dns_listen: DNS_LISTEN.parse().unwrap(),
             routing: self.routing,
-            north_south: NorthSouth::Snat,
-            xdp: Xdp::Off,
+            north_south: self.north_south,
+            xdp: self.xdp,
             vxlan_port: VXLAN_PORT,
             node_addresses: Vec::new(),
             pod_mtu: self.pod_mtu,

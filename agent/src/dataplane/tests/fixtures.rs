@@ -21,7 +21,7 @@ const OTHER_MAC: [u8; 6] = [6, 0, 0, 0, 0, 3];
 const OTHER_HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
 const OTHER_INTERFACE: u32 = 77;
 
-const OK: u32 = 0;
+pub(super) const OK: u32 = 0;
 pub(super) const SHOT: u32 = 2;
 pub(super) const REDIRECT: u32 = 7;
 pub(super) const NEXT: u32 = u32::MAX;

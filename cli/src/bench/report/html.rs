@@ -60,9 +60,9 @@ pub(crate) fn page(report: &Report) -> String {
     for (name, value) in report.machine.rows() {
         let _ = write!(out, "<tr><td>{name}</td><td>{}</td></tr>", escape(&value));
     }
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<tr><td>where it ran</td><td>{}</td></tr></table><h2>Do it again</h2><pre>{}</pre></html>\n",
+        "<tr><td>where it ran</td><td>{}</td></tr></table><h2>Do it again</h2><pre>{}</pre></html>",
         escape(&report.settings.processors),
         escape(&report.command)
     );

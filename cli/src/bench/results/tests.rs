@@ -1,3 +1,4 @@
+//! Ratios, who is ahead, what is missing, limits.
 #![allow(clippy::unwrap_used)]
 use super::super::figures::{CHANGE_P99, CONNECT_P50, CONNECT_RATE, HOOK};
 use super::*;

@@ -1,35 +1,81 @@
 //! Connect, request, close: through a ClusterIP and straight to the pod, in turn.
 //!
-//! Server and client are this program in the network namespace and cgroup of two pods; one connection at a
-//! time, 64 bytes each way, so that what differs between the two sides is the Service alone.
+//! Server and client are the two ends of `waggle bench` in the network namespace and cgroup of two pods; one
+//! connection at a time, 64 bytes each way, so that what differs between the two sides is the Service alone.
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use waggle_tests::{Cluster, IMAGE, Outcome, unified_cgroup};
+use serde_json::{Value, json};
+use waggle_tests::{Cluster, IMAGE, unified_cgroup, waggle};
 
 use crate::statistics::median;
 use crate::table::{Row, row};
 
 const PORT: u16 = 8080;
-/// How long one side has its turn.
-const TURN: Duration = Duration::from_millis(250);
+/// How long one side has its turn, seconds.
+const TURN: f64 = 0.25;
 
-/// A server in one pod and what is needed to call it from another.
+/// A server in one pod, a client in another.
 #[derive(Debug)]
 pub(crate) struct Ends {
-    server: Child,
-    client_pid: String,
+    // The client ends first.
+    client: End,
+    _server: End,
     pub(crate) service: String,
     pub(crate) direct: String,
 }
 
-impl Drop for Ends {
+/// A process of `waggle bench` that answers requests line by line; ends with its standard input.
+#[derive(Debug)]
+struct End {
+    process: Child,
+    requests: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl End {
+    /// In the network namespace and the v2 cgroup of a pod's process.
+    fn start(kind: &str, pid: &str) -> Self {
+        let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        let path = cgroups
+            .lines()
+            .find_map(|line| line.strip_prefix("0::"))
+            .expect("a v2 cgroup");
+        let mut process = Command::new(waggle())
+            .args(["bench-part", kind, "--netns"])
+            .arg(format!("/proc/{pid}/ns/net"))
+            .arg("--cgroup")
+            .arg(unified_cgroup().join(path.trim_start_matches('/')))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("an end of the connections");
+        Self {
+            requests: process.stdin.take(),
+            answers: BufReader::new(process.stdout.take().expect("its output")),
+            process,
+        }
+    }
+
+    fn ask(&mut self, request: &Value) -> Result<Value, String> {
+        let requests = self.requests.as_mut().expect("it is not told to end");
+        writeln!(requests, "{request}").expect("the end lives");
+        let mut line = String::new();
+        self.answers.read_line(&mut line).expect("an answer");
+        let answer: Value = serde_json::from_str(&line).expect("JSON");
+        match answer.get("Ok") {
+            Some(value) => Ok(value.clone()),
+            None => Err(answer.to_string()),
+        }
+    }
+}
+
+impl Drop for End {
     fn drop(&mut self) {
-        let _ = self.server.kill();
-        let _ = self.server.wait();
+        self.requests = None;
+        let _ = self.process.wait();
     }
 }
 
@@ -51,128 +97,57 @@ impl Ends {
                 .kubectl(&["get", kind, name, "-o", &format!("jsonpath={{{path}}}")])
                 .ok()
         };
-        let server_pid = cluster.container_pid("server");
-        let client_pid = cluster.container_pid("caller");
-        let server = inside(&server_pid)
-            .args(["serve", &format!("0.0.0.0:{PORT}")])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the server");
-        let ends = Self {
-            server,
-            client_pid,
+        let mut server = End::start("server", &cluster.container_pid("server"));
+        server
+            .ask(&json!({"listen": {"address": "0.0.0.0", "ports": [PORT]}}))
+            .expect("the server listens");
+        let mut ends = Self {
+            client: End::start("client", &cluster.container_pid("caller")),
+            _server: server,
             service: format!("{}:80", field("service", "server", ".spec.clusterIP")),
             direct: format!("{}:{PORT}", field("pod", "server", ".status.podIP")),
         };
         // Both ways must answer before anything is measured: the Service's endpoints arrive by themselves.
         waggle_tests::wait_until("the Service to answer", Duration::from_secs(20), || {
-            let outcome = Outcome::of(ends.caller().args(["100", &ends.service, &ends.direct]));
-            (outcome.code == Some(0)).then_some(())
+            let all = [&ends.service, &ends.direct].map(|to| json!({"answers": {"to": to}}));
+            all.iter()
+                .all(|request| ends.client.ask(request) == Ok(Value::Bool(true)))
+                .then_some(())
         });
         ends
     }
 
-    /// The client's command: takes the total milliseconds and the addresses that have turns.
-    pub(crate) fn caller(&self) -> Command {
-        let mut command = inside(&self.client_pid);
-        command.arg("call");
-        command
+    /// Connections per second.
+    pub(crate) fn turn(&mut self, to: &str, seconds: f64) -> f64 {
+        let turn = self
+            .client
+            .ask(&json!({"connect": {"to": to, "seconds": seconds}}))
+            .expect("no connection fails");
+        let number = |name: &str| turn[name].as_f64().expect("a number");
+        number("done") / number("seconds")
     }
 }
 
-/// This program in the network namespace and the v2 cgroup of a pod's process.
-fn inside(pid: &str) -> Command {
-    let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    let path = cgroups
-        .lines()
-        .find_map(|line| line.strip_prefix("0::"))
-        .expect("a v2 cgroup")
-        .to_owned();
-    let procs = unified_cgroup()
-        .join(path.trim_start_matches('/'))
-        .join("cgroup.procs");
-    let this = std::env::current_exe().expect("this program");
-    let mut command = Command::new("sh");
-    command.arg("-c").arg(format!(
-        "echo $$ > {} && exec nsenter --net=/proc/{pid}/ns/net {} \"$@\"",
-        procs.display(),
-        this.display()
-    ));
-    command.arg("sh");
-    command
-}
-
-pub(crate) fn serve(address: &str) -> ExitCode {
-    let listener = TcpListener::bind(address).expect("listen");
-    let mut buffer = [0; 64];
-    for connection in listener.incoming() {
-        let Ok(mut connection) = connection else {
-            continue;
-        };
-        if connection.read_exact(&mut buffer).is_ok() {
-            let _ = connection.write_all(&buffer);
-        }
-    }
-    ExitCode::SUCCESS
-}
-
-/// `MILLISECONDS ADDRESS…`: gives each address turns until the time is over; prints, a line per turn, the
-/// number of the address and its operations per second.
-pub(crate) fn call(arguments: &[&str]) -> ExitCode {
-    let [total, addresses @ ..] = arguments else {
-        return ExitCode::FAILURE;
-    };
-    let total = Duration::from_millis(total.parse().expect("milliseconds"));
-    let addresses: Vec<std::net::SocketAddr> = addresses
-        .iter()
-        .map(|address| address.parse().expect("an address"))
-        .collect();
-    let started = Instant::now();
-    let mut first = 0;
-    while started.elapsed() < total {
-        for turn in 0..addresses.len() {
-            let which = (first + turn) % addresses.len();
-            let begun = Instant::now();
-            let mut operations = 0_u32;
-            while begun.elapsed() < TURN.min(total) {
-                if once(addresses[which]).is_err() {
-                    return ExitCode::FAILURE;
-                }
-                operations += 1;
-            }
-            println!(
-                "{which} {}",
-                f64::from(operations) / begun.elapsed().as_secs_f64()
-            );
-        }
-        // Who goes first alternates, too.
-        first += 1;
-    }
-    ExitCode::SUCCESS
-}
-
-fn once(address: std::net::SocketAddr) -> std::io::Result<()> {
-    let mut connection = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
-    let mut buffer = [7; 64];
-    connection.write_all(&buffer)?;
-    connection.read_exact(&mut buffer)
-}
-
-pub(crate) fn measure(ends: &Ends, seconds: usize) -> Vec<Row> {
-    let milliseconds = (seconds * 1000).to_string();
-    let output = Outcome::of(
-        ends.caller()
-            .args([&milliseconds, &ends.direct, &ends.service]),
-    )
-    .ok();
+pub(crate) fn measure(ends: &mut Ends, seconds: usize) -> Vec<Row> {
     let (mut direct, mut service) = (Vec::new(), Vec::new());
-    for line in output.lines() {
-        let (which, rate) = line.split_once(' ').expect("two fields");
-        let rate: f64 = rate.parse().expect("a rate");
-        if which == "0" {
-            direct.push(rate)
-        } else {
-            service.push(rate)
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(seconds as u64) {
+        // Who goes first alternates.
+        for first in [true, false] {
+            for to_service in [first, !first] {
+                let to = if to_service {
+                    &ends.service
+                } else {
+                    &ends.direct
+                };
+                let rate = ends.turn(&to.clone(), TURN);
+                let rates = if to_service {
+                    &mut service
+                } else {
+                    &mut direct
+                };
+                rates.push(rate);
+            }
         }
     }
     let ratios: Vec<f64> = service

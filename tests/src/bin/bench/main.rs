@@ -7,6 +7,8 @@ mod connections;
 mod hook;
 mod idle;
 mod pods;
+/// One file for both benchmarks.
+#[path = "../../../../cli/src/bench/statistics.rs"]
 mod statistics;
 mod table;
 
@@ -19,12 +21,7 @@ use self::table::Row;
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match arguments.as_slice() {
-        // The two ends of the connection benchmark: this program, started in a pod's namespace.
-        ["serve", address] => connections::serve(address),
-        ["call", rest @ ..] => connections::call(rest),
-        _ => measure(&arguments),
-    }
+    measure(&arguments)
 }
 
 fn measure(arguments: &[&str]) -> ExitCode {
@@ -56,10 +53,10 @@ fn measure(arguments: &[&str]) -> ExitCode {
         say(&format!(
             "connections for {seconds} s, Service and pod address in turn"
         ));
-        let ends = connections::Ends::start(&cluster);
-        rows.extend(connections::measure(&ends, seconds));
+        let mut ends = connections::Ends::start(&cluster);
+        rows.extend(connections::measure(&mut ends, seconds));
         say("cost of the connect hook");
-        rows.extend(hook::measure(&ends));
+        rows.extend(hook::measure(&mut ends));
         all.push(rows);
     }
     let rows = table::medians(&all);
