@@ -19,6 +19,10 @@ impl Address {
     /// `0.0.0.0` and `::`, for keys that stand for every address of the node.
     pub const ANY_V4: Self = Self::from_v4([0; 4]);
     pub const ANY_V6: Self = Self::UNSPECIFIED;
+    pub const LOOPBACK_V4: Self = Self::from_v4([127, 0, 0, 1]);
+    pub const LOOPBACK_V6: Self = Self {
+        words: [0, 0, 0, 1u32.to_be()],
+    };
 
     /// From an IPv4 address as it lies in memory (`struct in_addr`).
     #[inline(always)]
@@ -69,6 +73,28 @@ impl Address {
     #[must_use]
     pub const fn is_unspecified(&self) -> bool {
         self.words[0] | self.words[1] | self.words[2] | self.words[3] == 0
+    }
+
+    /// 0 if it is the same address: to be combined with other differences, and compared once.
+    #[inline(always)]
+    #[must_use]
+    pub const fn difference(&self, other: &Self) -> u32 {
+        let (a, b) = (&self.words, &other.words);
+        (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3])
+    }
+
+    /// `127.0.0.0/8`, also as `::ffff:127.0.0.0/104`, and `::1`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_loopback(&self) -> bool {
+        const FIRST: u32 = 0xff00_0000_u32.to_be();
+        const NET: u32 = 0x7f00_0000_u32.to_be();
+        if self.is_v4() {
+            self.words[3] & FIRST == NET
+        } else {
+            self.words[0] | self.words[1] | self.words[2] == 0
+                && self.words[3] == Self::LOOPBACK_V6.words[3]
+        }
     }
 
     #[must_use]

@@ -19,6 +19,8 @@ pub const MAX_SLOTS: usize = 262_144;
 pub const MAX_PODS: usize = 4096;
 /// Entries of translated flows: each flow has two.
 pub const MAX_FLOWS: usize = 262_144;
+/// A power of two. Cookies are handed out in order, so places are taken one after the other.
+pub const ORIGIN_PLACES: usize = 32_768;
 /// Distinct Services that one unconnected UDP socket is remembered to talk to.
 pub const UDP_FLOWS: usize = 16;
 /// How many slots are searched for the backend of a UDP flow, or of a client with affinity, after its Service
@@ -182,7 +184,27 @@ pub const CONFIG_OVERLAY: u16 = 1;
 /// North-south traffic for a backend elsewhere keeps the client's address: its node answers the client directly.
 pub const CONFIG_DSR: u16 = 2;
 
+impl OriginPlace {
+    #[inline(always)]
+    #[must_use]
+    pub const fn index(cookie: u64) -> u32 {
+        cookie as u32 % ORIGIN_PLACES as u32
+    }
+}
+
 impl Config {
+    /// The address of a family that the node's own packets bear.
+    #[inline(always)]
+    #[must_use]
+    pub fn own_address(&self, v4: bool) -> Address {
+        let (node, uplink) = if v4 {
+            (self.node_v4, self.uplink_v4)
+        } else {
+            (self.node_v6, self.uplink_v6)
+        };
+        if node.is_unspecified() { uplink } else { node }
+    }
+
     #[inline(always)]
     #[must_use]
     pub fn in_pod_nets(&self, address: &Address) -> bool {
@@ -295,6 +317,18 @@ pub struct SocketOrigin {
     pub set: u32,
 }
 
+/// A place for a [`SocketOrigin`] that costs no allocation: the one at a socket's cookie modulo [`ORIGIN_PLACES`], if
+/// no other socket has it; its own storage (`ORIGINS`) otherwise.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct OriginPlace {
+    /// Of the socket that the origin is of. No two sockets ever have the same, so it is not cleared.
+    pub cookie: u64,
+    /// 1 while a socket has it; more for the moment in which others try to get it.
+    pub owners: u64,
+    pub origin: SocketOrigin,
+}
+
 /// State of an unconnected UDP socket: the Services that it sent to.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -391,6 +425,7 @@ plain! {
     FragmentKey: 40,
     FragmentValue: 4,
     SocketOrigin: 40,
+    OriginPlace: 56,
     UdpFlows: 648,
     FlowKey: 40,
     FlowValue: 52,

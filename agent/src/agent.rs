@@ -13,7 +13,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use nix::fcntl::Flock;
 use prometheus_client::registry::Registry;
-use proto::node::v1::Hello;
+use proto::node::v1::{DataPlaneMode, Hello};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -294,7 +294,8 @@ impl Agent {
         let hello = {
             let heartbeat = Arc::clone(&heartbeat);
             let node_name = config.node_name.clone();
-            Box::new(move || hello(&node_name, &heartbeat))
+            let mode = mode(&config);
+            Box::new(move || hello(&node_name, &heartbeat, &mode))
         };
         let client = Client::new(
             &ClientConfig {
@@ -510,12 +511,26 @@ fn has_entries(dir: &std::path::Path) -> bool {
     std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-fn hello(node_name: &str, heartbeat: &Heartbeat) -> Hello {
+/// The configuration as the control plane shows it.
+fn mode(config: &AgentConfig) -> DataPlaneMode {
+    let name = |value: Result<serde_json::Value, serde_json::Error>| {
+        let value = value.unwrap_or_default();
+        value.as_str().unwrap_or_default().to_owned()
+    };
+    DataPlaneMode {
+        routing: name(serde_json::to_value(config.routing)),
+        north_south: name(serde_json::to_value(config.north_south)),
+        xdp: name(serde_json::to_value(config.xdp)),
+    }
+}
+
+fn hello(node_name: &str, heartbeat: &Heartbeat, mode: &DataPlaneMode) -> Hello {
     let node_json = serde_json::to_vec(&heartbeat.node()).unwrap_or_default();
     Hello {
         node_name: node_name.to_owned(),
         node_json: node_json.into(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        data_plane: Some(mode.clone()),
     }
 }
 

@@ -4,6 +4,8 @@
 //!   config            what it is loaded with
 //!   plan              pure: services and endpoints in, map operations out
 //!   tables flows      doing: carry out plans; forget idle flows
+//!   closing           doing: end sockets of backends that are gone
+//!   namespaces sockdiag   network namespaces of node and pods, and their sockets
 //!   migrate           from the maps of an older layout to this one's
 //!   objects attach    the eBPF object; where its programs are attached
 //!   nodes             pure: nodes in, table entries and routes to their pods out
@@ -17,12 +19,14 @@
 
 mod attach;
 mod bpffs;
+mod closing;
 mod config;
 mod error;
 mod flows;
 mod links;
 mod metrics;
 mod migrate;
+mod namespaces;
 mod node;
 mod nodes;
 mod objects;
@@ -31,31 +35,36 @@ pub mod plan;
 mod probe;
 mod reach;
 mod routes;
+mod sockdiag;
 mod syscall;
 mod tables;
 mod wire;
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agent_ebpf::address::{Address, Net};
 use agent_ebpf::counter::{DropReason, EventKind, ForwardKind, Traffic};
 use agent_ebpf::layout::{
-    Config, MAX_FLOWS, POD_NETS, PROTOCOL_TCP, PROTOCOL_UDP, Pod, PodSource, SCOPE_INSIDE,
-    SERVICE_HOST_ONLY, SERVICE_NETS, ServiceKey,
+    CONFIG_DSR, Config, MAX_FLOWS, POD_NETS, PROTOCOL_TCP, PROTOCOL_UDP, Pod, PodSource,
+    SCOPE_INSIDE, SERVICE_HOST_ONLY, SERVICE_NETS, ServiceKey,
 };
 use ipnet::IpNet;
 use tokio::sync::watch;
 
 use self::attach::{Attachments, Interface};
+use self::closing::Closing;
 pub use self::config::{DataPlaneConfig, NorthSouth, Routing, VXLAN_PORT, Xdp};
 pub use self::error::DataPlaneError;
 use self::flows::Occupancy;
 pub use self::metrics::{ProgramRuns, RunTimeStatistics};
+use self::namespaces::Namespace;
 pub use self::node::default_uplink;
 use self::objects::Objects;
-use self::plan::{Backend, Fixed};
+pub use self::plan::HostPort;
+use self::plan::{Backend, Fixed, Gone};
 use self::reach::{Reach, Reached};
 use self::tables::{Outcome, Tables};
 use self::wire::Wire;
@@ -65,6 +74,9 @@ use crate::cluster::{AppliedSender, Batch, BatchReceiver};
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PodInterface {
     pub addresses: Vec<IpAddr>,
+    /// Mount of the pod's network namespace.
+    #[serde(default)]
+    pub netns: PathBuf,
     /// Host side of the veth pair.
     pub host_ifindex: u32,
     pub host_mac: [u8; 6],
@@ -89,6 +101,7 @@ pub struct DataPlane {
 struct Inner {
     config: DataPlaneConfig,
     state: Mutex<State>,
+    closing: Closing,
     /// Held over a whole pass, which asks the kernel over and over; always before `state`.
     reach: tokio::sync::Mutex<Reach>,
     addresses: watch::Sender<Vec<IpAddr>>,
@@ -148,8 +161,12 @@ fn check_ranges(config: &DataPlaneConfig) -> Result<(), DataPlaneError> {
 fn settings(config: &DataPlaneConfig) -> Result<Config, DataPlaneError> {
     check_ranges(config)?;
     let (nat_port_minimum, nat_port_maximum) = node::masquerade_ports();
+    let direct = config.north_south == NorthSouth::Dsr;
+    if direct && config.routing == Routing::Native {
+        tracing::warn!("direct server return goes through the overlay: without it, SNAT it is");
+    }
     Ok(Config {
-        host_cookie: node::network_namespace_cookie()?,
+        flags: if direct { CONFIG_DSR } else { 0 },
         cluster_dns: Address::from(config.cluster_dns),
         dns_listen: Address::from(config.dns_listen.ip()),
         dns_port: config.dns_listen.port().to_be(),
@@ -188,12 +205,15 @@ impl DataPlane {
     /// See [`DataPlaneError`]; what was in force before stays so until the last step.
     pub async fn load(config: DataPlaneConfig) -> Result<Self, DataPlaneError> {
         probe::check(&config.cgroup)?;
-        let settings = settings(&config)?;
+        let mut settings = settings(&config)?;
+        let host = Namespace::own()?;
+        settings.host_cookie = host.cookie;
         let netlink = node::Netlink::open()?;
         let mut reach = Reach::look(&config, &netlink).await?;
         node::add_local_address(&netlink, config.dns_listen.ip()).await?;
         bpffs::ensure(&config.pin_dir)?;
         let objects = Objects::load(&config.pin_dir)?;
+        settings.opted_out = objects.opted_out.keys().flatten().count() as u32;
         let reached = reach.adopt(&config, &netlink, &objects).await?;
         let tables = Tables::adopt(&config.node_name, &objects)?;
         let mut state = State {
@@ -211,6 +231,7 @@ impl DataPlane {
         state.tables.fix(&mut state.objects, dns_entries(&config));
         state.attachments.adopt_pods(&state.objects)?;
         forget_vanished(&mut state.objects)?;
+        count_opted_out(&mut state)?;
         state.attachments.sockets(&state.objects, &config.cgroup)?;
         state.objects.migration.finish();
         state.pods = state.objects.pods.keys().flatten().count();
@@ -223,6 +244,7 @@ impl DataPlane {
             state: Mutex::new(state),
             reach: tokio::sync::Mutex::new(reach),
             _alive: alive,
+            closing: Closing::new(host),
         });
         tokio::spawn(reach::follow(Arc::downgrade(&inner), ended));
         tokio::spawn(keep_house(Arc::downgrade(&inner)));
@@ -259,7 +281,8 @@ impl DataPlane {
                 if about_nodes {
                     unreached = !reach::apply(&inner, batch.as_deref()).await;
                 }
-                let outcome = run(&inner, move |state| step(state, batch.as_deref())).await;
+                let (outcome, gone) = run(&inner, move |state| step(state, batch.as_deref())).await;
+                closing::close(&inner, gone).await;
                 incomplete = outcome == Outcome::Incomplete || unreached;
                 if !incomplete {
                     applied.send_replace(revision);
@@ -271,10 +294,38 @@ impl DataPlane {
     /// Attaches the pod programs and routes the addresses to it. Idempotent.
     ///
     /// # Errors
-    /// When a map is full or the interface is gone.
+    /// When a map is full, or the interface or the network namespace is gone.
     pub async fn add_pod(&self, interface: &PodInterface) -> Result<(), DataPlaneError> {
-        let interface = interface.clone();
-        run(&self.inner, move |state| add_pod(state, &interface)).await
+        let index = interface.host_ifindex;
+        let namespace = Namespace::at(&interface.netns).await?;
+        let (interface, cookie) = (interface.clone(), namespace.cookie);
+        self.inner.closing.add(index, namespace);
+        run(&self.inner, move |state| add_pod(state, &interface, cookie)).await
+    }
+
+    /// Whether the sockets of a pod, which was added, are left alone: its packets to Services are balanced one by
+    /// one instead. Idempotent.
+    ///
+    /// # Errors
+    /// When the map is full or cannot be written, or the pod was not added.
+    pub async fn opt_out(&self, interface: &PodInterface, yes: bool) -> Result<(), DataPlaneError> {
+        let index = interface.host_ifindex;
+        let cookie = self.inner.closing.cookie(index);
+        let cookie = cookie.ok_or_else(|| DataPlaneError::NoInterface(format!("#{index}")))?;
+        run(&self.inner, move |state| opt_out(state, cookie, yes)).await
+    }
+
+    /// The ports of the node that lead to a pod; none when it goes. Idempotent.
+    pub async fn set_host_ports(&self, pod_uid: &str, ports: Vec<HostPort>) {
+        let uid = pod_uid.to_owned();
+        let (_, gone) = run(&self.inner, move |state| {
+            if state.ended {
+                return (Outcome::InForce, Vec::new());
+            }
+            state.tables.host_ports(&mut state.objects, &uid, &ports)
+        })
+        .await;
+        closing::close(&self.inner, gone).await;
     }
 
     /// Idempotent.
@@ -283,7 +334,18 @@ impl DataPlane {
     /// When a map cannot be written.
     pub async fn remove_pod(&self, interface: &PodInterface) -> Result<(), DataPlaneError> {
         let interface = interface.clone();
-        run(&self.inner, move |state| remove_pod(state, &interface)).await
+        let cookie = match self.inner.closing.remove(interface.host_ifindex) {
+            Some(cookie) => Some(cookie),
+            // Added by an earlier agent; without a namespace there is nothing to forget.
+            None => Namespace::at(&interface.netns)
+                .await
+                .ok()
+                .map(|namespace| namespace.cookie),
+        };
+        run(&self.inner, move |state| {
+            remove_pod(state, &interface, cookie)
+        })
+        .await
     }
 
     /// Addresses by which other nodes know this one, as they change; empty while it never had one.
@@ -386,9 +448,9 @@ async fn run<T: Send + 'static>(
     }
 }
 
-fn step(state: &mut State, batch: Option<&Batch>) -> Outcome {
+fn step(state: &mut State, batch: Option<&Batch>) -> (Outcome, Vec<Gone>) {
     if state.ended {
-        return Outcome::InForce;
+        return (Outcome::InForce, Vec::new());
     }
     match batch {
         Some(batch) => state.tables.apply(&mut state.objects, batch),
@@ -396,7 +458,7 @@ fn step(state: &mut State, batch: Option<&Batch>) -> Outcome {
     }
 }
 
-fn add_pod(state: &mut State, interface: &PodInterface) -> Result<(), DataPlaneError> {
+fn add_pod(state: &mut State, interface: &PodInterface, cookie: u64) -> Result<(), DataPlaneError> {
     let index = interface.host_ifindex;
     let name = attach::interface_name(index)
         .ok_or_else(|| DataPlaneError::NoInterface(format!("#{index}")))?;
@@ -422,6 +484,11 @@ fn add_pod(state: &mut State, interface: &PodInterface) -> Result<(), DataPlaneE
         .sources
         .insert(index, Wire(source), 0)
         .map_err(DataPlaneError::map("SOURCES"))?;
+    state
+        .objects
+        .namespaces
+        .insert(cookie, Wire(source), 0)
+        .map_err(DataPlaneError::map("NAMESPACES"))?;
     let interface_names = Interface { index, name };
     state
         .attachments
@@ -437,7 +504,36 @@ fn add_pod(state: &mut State, interface: &PodInterface) -> Result<(), DataPlaneE
     Ok(())
 }
 
-fn remove_pod(state: &mut State, interface: &PodInterface) -> Result<(), DataPlaneError> {
+fn opt_out(state: &mut State, cookie: u64, yes: bool) -> Result<(), DataPlaneError> {
+    if yes {
+        let inserted = state.objects.opted_out.insert(cookie, 1, 0);
+        inserted.map_err(DataPlaneError::map("OPTED_OUT"))?;
+    } else {
+        remove_key(state.objects.opted_out.remove(&cookie), "OPTED_OUT")?;
+    }
+    count_opted_out(state)
+}
+
+fn count_opted_out(state: &mut State) -> Result<(), DataPlaneError> {
+    let count = state.objects.opted_out.keys().flatten().count() as u32;
+    if state.settings.opted_out != count && !state.ended {
+        state.settings.opted_out = count;
+        let settings = Wire(state.settings);
+        let set = state.objects.config.set(0, settings, 0);
+        set.map_err(DataPlaneError::map("CONFIG"))?;
+    }
+    Ok(())
+}
+
+fn remove_pod(
+    state: &mut State,
+    interface: &PodInterface,
+    cookie: Option<u64>,
+) -> Result<(), DataPlaneError> {
+    if let Some(cookie) = cookie {
+        remove_key(state.objects.namespaces.remove(&cookie), "NAMESPACES")?;
+        opt_out(state, cookie, false)?;
+    }
     for address in &interface.addresses {
         let key = Address::from(*address);
         // Given to another pod meanwhile: no longer ours to remove.
@@ -478,6 +574,21 @@ fn forget_vanished(objects: &mut Objects) -> Result<(), DataPlaneError> {
         .collect();
     for index in sources {
         remove_key(objects.sources.remove(&index), "SOURCES")?;
+    }
+    let is_known = |pod: &PodSource| {
+        let key = |address: Address| objects.pods.get(&address.bytes(), 0).is_ok();
+        key(pod.v4) || key(pod.v6)
+    };
+    let namespaces: Vec<u64> = objects
+        .namespaces
+        .iter()
+        .flatten()
+        .filter(|(_, Wire(pod))| !is_known(pod))
+        .map(|(cookie, _)| cookie)
+        .collect();
+    for cookie in namespaces {
+        remove_key(objects.namespaces.remove(&cookie), "NAMESPACES")?;
+        remove_key(objects.opted_out.remove(&cookie), "OPTED_OUT")?;
     }
     Ok(())
 }

@@ -167,5 +167,37 @@ fn domain(text: &str) -> Result<Name, DnsError> {
     Ok(name)
 }
 
+/// Any bytes as a message: an answer that fits, or none.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    use std::sync::OnceLock;
+    static ANSWERER: OnceLock<Answerer> = OnceLock::new();
+    let from = SocketAddr::from(([127, 0, 0, 1], 1));
+    let answerer = ANSWERER.get_or_init(|| {
+        let metrics = Metrics::new();
+        let domain = domain("cluster.local").expect("a name");
+        Answerer {
+            zone: ArcSwap::from_pointee(Zone::new(domain, from.ip())),
+            known: tokio::sync::watch::Sender::new(true),
+            forward: Forward::new(&[], from, metrics.clone()),
+            metrics,
+        }
+    });
+    for protocol in [
+        hickory_server::net::xfer::Protocol::Udp,
+        hickory_server::net::xfer::Protocol::Tcp,
+    ] {
+        match transport::read(answerer, bytes, from, protocol) {
+            Ok(answer::Step::Done(reply)) | Err(reply) => {
+                assert!(reply.len() <= usize::from(u16::MAX));
+                // A reply is never answered, or two servers could go on for ever.
+                let again = transport::read(answerer, &reply, from, protocol);
+                assert!(matches!(again, Err(none) if none.is_empty()));
+            }
+            Ok(answer::Step::Forward(_)) => {}
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -341,5 +341,33 @@ where
         .unwrap_or_else(|e| Err(ImageError::Interrupted(e.to_string())))
 }
 
+/// Any bytes as what a registry sends.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz_manifest(bytes: &[u8]) {
+    let _ = manifest::parse("fuzz", bytes);
+    for layers in 0..3 {
+        let _ = manifest::parse_config("fuzz", bytes, layers);
+    }
+}
+
+/// Any bytes as a layer, compressed or not.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz_layer(bytes: &[u8]) {
+    let parent = std::env::temp_dir().join(format!("waggle-fuzz-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&parent);
+    let root = parent.join("a/b/root");
+    std::fs::create_dir_all(&root).expect("a directory");
+    let limits = unpack::Limits {
+        bytes: 1 << 20,
+        entries: 100,
+    };
+    let _ = unpack::unpack(bytes, &root, &[], limits);
+    for directory in ["", "a", "a/b"] {
+        let entries = std::fs::read_dir(parent.join(directory)).expect("it is there");
+        assert_eq!(entries.count(), 1, "something got out of the layer");
+    }
+    let _ = std::fs::remove_dir_all(&parent);
+}
+
 #[cfg(test)]
 pub(crate) mod tests;

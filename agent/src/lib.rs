@@ -19,6 +19,8 @@ mod agent;
 pub mod cluster;
 pub mod dataplane;
 pub mod dns;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod images;
 pub mod network;
 mod node;

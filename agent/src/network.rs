@@ -161,8 +161,10 @@ impl Networks {
     /// The network of a pod that is set up in full, and still there.
     fn complete(&self, pod_uid: &str) -> Option<PodNetwork> {
         let interface = std::fs::read(self.record(pod_uid)).ok()?;
-        let interface: PodInterface = serde_json::from_slice(&interface).ok()?;
+        let mut interface: PodInterface = serde_json::from_slice(&interface).ok()?;
         let netns = self.netns(pod_uid);
+        // An earlier agent's record does not name it.
+        interface.netns.clone_from(&netns);
         let names = Names::of(pod_uid);
         let same = link::index(&names.host) == Some(interface.host_ifindex);
         (same && namespace::is_mounted(&netns)).then(|| PodNetwork {

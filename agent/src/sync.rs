@@ -14,3 +14,17 @@ mod outbox;
 pub(crate) use client::{Client, ClientConfig, ClientError, ClientMetrics};
 pub(crate) use intake::Intake;
 pub(crate) use outbox::Outbox;
+
+/// Any bytes as messages of the control plane.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    use prost::Message as _;
+    use proto::node::v1 as wire;
+    let mut nonsense = Vec::new();
+    if let Ok(change) = wire::ServiceChange::decode(bytes) {
+        let _ = convert::service(change, &mut nonsense);
+    }
+    if let Ok(change) = wire::NodeChange::decode(bytes) {
+        let _ = convert::node(change, &mut nonsense);
+    }
+}

@@ -3,6 +3,7 @@
 mod agent_command;
 mod bench;
 mod client;
+mod cluster_command;
 mod control_settings;
 mod controller_command;
 mod dev;
@@ -54,6 +55,8 @@ enum Command {
     Agent(Box<agent_command::AgentArguments>),
     /// Several nodes on this machine, each a network namespace with its own agent.
     Lab(Box<lab::LabArguments>),
+    /// What kubectl cannot say of a cluster: its members, and what each node has in force.
+    Cluster(cluster_command::ClusterArguments),
     /// Images on this node.
     Image(image::ImageArguments),
     /// Measures this data plane beside plain routing, iptables and nftables, on this machine.
@@ -101,6 +104,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Controller(controller) => controller_command::run(&controller, &log),
         Command::Agent(agent) => agent_command::run(&agent, &log),
         Command::Lab(lab) => lab::run(*lab, &log),
+        Command::Cluster(cluster) => cluster_command::run(&cluster),
         Command::Image(image) => image::run(&image, &log),
         Command::Bench(bench) => bench::run(&bench),
         Command::BenchPart(part) => bench::part::main(part),

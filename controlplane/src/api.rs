@@ -13,6 +13,7 @@ use crate::nodestream::NodeStreams;
 use crate::registry::Registry;
 
 mod body;
+pub(crate) mod cluster_status;
 mod discovery;
 mod dispatch;
 mod escalation;
@@ -35,7 +36,7 @@ mod watch;
 mod write;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use metrics::Metrics;
 
@@ -48,6 +49,7 @@ pub(crate) struct Api {
     rbac: Rbac,
     streams: NodeStreams,
     metrics: Arc<Metrics>,
+    view: cluster_status::View,
     /// Ends watches and log streams when the member stops.
     stopping: CancellationToken,
 }
@@ -58,6 +60,7 @@ impl Api {
         rbac: Rbac,
         streams: NodeStreams,
         metrics: Arc<Metrics>,
+        view: cluster_status::View,
         stopping: CancellationToken,
     ) -> Self {
         Self {
@@ -66,6 +69,7 @@ impl Api {
             rbac,
             streams,
             metrics,
+            view,
             stopping,
         }
     }

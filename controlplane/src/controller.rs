@@ -17,6 +17,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::cluster_status::View;
+pub use crate::api::cluster_status::{ClusterStatus, DataPlane, MemberStatus, NodeStatus};
 use crate::api::server::{Served, serve};
 use crate::api::{Api, Metrics};
 pub use crate::auth::NodeIdentity;
@@ -31,6 +33,7 @@ use crate::scheduler::SchedulerMetrics;
 use crate::store::{Store, StoreConfig, StoreError};
 use crate::sync::{self, Limits, SyncMetrics};
 
+mod check;
 mod leading;
 mod roles;
 
@@ -147,7 +150,7 @@ pub struct Controller {
 impl Controller {
     /// Returns when the API is served.
     pub async fn start(config: ControllerConfig) -> Result<Self, StartError> {
-        check(&config)?;
+        check::check(&config).map_err(StartError::Config)?;
         let data_dir = &config.data_dir;
         prepare(data_dir)?;
         let store = open_store(&data_dir.join("store")).await?;
@@ -170,8 +173,8 @@ impl Controller {
             .await
             .map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
-        let endpoint = endpoint(address);
-        let sans = sans(config, address, endpoint);
+        let endpoints = endpoints(address);
+        let sans = sans(config, address, &endpoints);
         let pki = Pki::open(&config.data_dir.join("pki"), &sans, jiff::Timestamp::now())?;
         let tls = Arc::new(pki.server_config()?);
 
@@ -181,14 +184,14 @@ impl Controller {
         };
         let (registry, recorder) = Registry::new(store.clone(), ranges);
         registry
-            .bootstrap(config.cluster_dns, endpoint)
+            .bootstrap(config.cluster_dns, &endpoints)
             .await
             .map_err(|error| StartError::Bootstrap(error.to_string()))?;
 
         let stop = CancellationToken::new();
         let bootstrap = tokio::spawn(registry.clone().keep_bootstrapped(
             config.cluster_dns,
-            endpoint,
+            endpoints,
             stop.clone(),
         ));
         let client = registry.client(MANAGER);
@@ -197,8 +200,12 @@ impl Controller {
         let sync_metrics = SyncMetrics::default();
         let Termination { wait, drain } = config.termination;
         let limits = Limits { wait, drain };
-        let (node_sync, _applied) =
+        let (node_sync, applied) =
             sync::service(&client, &cache, &streams, limits, &sync_metrics, &stop);
+        let view = View {
+            cache: cache.clone(),
+            applied,
+        };
         let leading = Leading {
             client,
             cache: cache.clone(),
@@ -225,7 +232,14 @@ impl Controller {
         // Nobody is refused because the roles are not read yet.
         cache.synced().await;
         let served = Served {
-            api: Arc::new(Api::new(registry, rbac, streams, metrics, stop.clone())),
+            api: Arc::new(Api::new(
+                registry,
+                rbac,
+                streams,
+                metrics,
+                view,
+                stop.clone(),
+            )),
             grpc: Some(node_sync),
         };
         let server = tokio::spawn(serve(listener, tls, served, stop.clone(), DRAIN));
@@ -341,35 +355,6 @@ async fn watch_over(
     let _ = server.await;
 }
 
-fn check(config: &ControllerConfig) -> Result<(), StartError> {
-    let refuse = |why: String| Err(StartError::Config(why));
-    let Some(first) = config.service_cidrs.first() else {
-        return refuse("no Service range is given".to_owned());
-    };
-    if !first.contains(&config.cluster_dns) {
-        return refuse(format!(
-            "the cluster DNS address {} is not in the Service range {first}",
-            config.cluster_dns
-        ));
-    }
-    if first_address(first).is_none_or(|address| address == config.cluster_dns) {
-        return refuse(format!(
-            "the Service range {first} has no room for the API and the cluster DNS address {}",
-            config.cluster_dns
-        ));
-    }
-    for services in &config.service_cidrs {
-        for pods in &config.pod_cidrs {
-            if services.contains(pods) || pods.contains(services) {
-                return refuse(format!(
-                    "Service range {services} and pod range {pods} overlap"
-                ));
-            }
-        }
-    }
-    Ok(())
-}
-
 fn prepare(data_dir: &Path) -> Result<(), StartError> {
     let failed = |source| StartError::DataDir {
         path: data_dir.to_owned(),
@@ -393,28 +378,33 @@ async fn open_store(dir: &Path) -> Result<Store, StartError> {
     })
 }
 
-/// The address under which others reach this member: the one it listens on, or that of the way out.
-fn endpoint(listening: SocketAddr) -> Option<SocketAddr> {
+/// The addresses under which others reach this member: the one it listens on, or those of the ways out, at
+/// most one of each family.
+fn endpoints(listening: SocketAddr) -> Vec<SocketAddr> {
     let ip = listening.ip();
     if ip.is_loopback() {
-        return None;
+        return Vec::new();
     }
     if !ip.is_unspecified() {
-        return Some(listening);
+        return vec![listening];
     }
     // Connecting a UDP socket sends nothing; it makes the kernel choose the source address.
-    let (local, documentation) = match ip {
-        IpAddr::V4(_) => ("0.0.0.0:0", "192.0.2.1:9"),
-        IpAddr::V6(_) => ("[::]:0", "[2001:db8::1]:9"),
+    let ways: &[(&str, &str)] = match ip {
+        IpAddr::V4(_) => &[("0.0.0.0:0", "192.0.2.1:9")],
+        // A socket on `::` takes both families.
+        IpAddr::V6(_) => &[("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")],
     };
-    let socket = UdpSocket::bind(local).ok()?;
-    socket.connect(documentation).ok()?;
-    let source = socket.local_addr().ok()?.ip();
-    (!source.is_unspecified() && !source.is_loopback())
-        .then(|| SocketAddr::new(source, listening.port()))
+    let source = |(local, documentation): &(&str, &str)| {
+        let socket = UdpSocket::bind(local).ok()?;
+        socket.connect(documentation).ok()?;
+        let source = socket.local_addr().ok()?.ip();
+        let usable = !source.is_unspecified() && !source.is_loopback();
+        usable.then(|| SocketAddr::new(source, listening.port()))
+    };
+    ways.iter().filter_map(source).collect()
 }
 
-fn sans(config: &ControllerConfig, listening: SocketAddr, endpoint: Option<SocketAddr>) -> Sans {
+fn sans(config: &ControllerConfig, listening: SocketAddr, endpoints: &[SocketAddr]) -> Sans {
     let mut sans = Sans::default();
     for name in [
         "kubernetes",
@@ -430,7 +420,7 @@ fn sans(config: &ControllerConfig, listening: SocketAddr, endpoint: Option<Socke
     for address in config.service_cidrs.iter().filter_map(first_address) {
         sans.add(&address.to_string());
     }
-    for address in [Some(listening), endpoint].into_iter().flatten() {
+    for address in std::iter::once(&listening).chain(endpoints) {
         if !address.ip().is_unspecified() {
             sans.add(&address.ip().to_string());
         }

@@ -32,6 +32,6 @@ mod store;
 mod sync;
 
 pub use controller::{
-    Controller, ControllerConfig, NodeIdentity, NodeRanges, StartError, Termination,
-    issue_node_identity,
+    ClusterStatus, Controller, ControllerConfig, DataPlane, MemberStatus, NodeIdentity, NodeRanges,
+    NodeStatus, StartError, Termination, issue_node_identity,
 };

@@ -32,6 +32,7 @@ mod tests;
 
 pub(crate) use affinity::tolerates;
 pub(crate) use metrics::SchedulerMetrics;
+pub(crate) use resources::milli;
 
 use decide::Decision;
 use request::Request;

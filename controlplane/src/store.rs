@@ -411,6 +411,11 @@ impl Store {
         self.member.compact(revision).await
     }
 
+    /// The members of the group, by their ids.
+    pub(crate) fn members(&self) -> Vec<Member> {
+        self.member.members()
+    }
+
     /// True on the member that runs controllers and scheduler.
     pub(crate) fn leadership(&self) -> tokio::sync::watch::Receiver<bool> {
         self.member.leadership()
@@ -429,6 +434,16 @@ impl Store {
     pub(crate) async fn close(self) -> Result<(), StoreError> {
         self.member.close().await
     }
+}
+
+/// One member of the group as this one knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Member {
+    pub(crate) id: u64,
+    /// Where the others reach it; empty in a group of one.
+    pub(crate) address: String,
+    pub(crate) leads: bool,
+    pub(crate) votes: bool,
 }
 
 #[cfg(test)]

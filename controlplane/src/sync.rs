@@ -38,7 +38,8 @@ mod uplink;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use applied::Applied;
+use applied::Introduction;
+pub(crate) use applied::{Applied, Connected};
 pub(crate) use hold::Limits;
 pub(crate) use metrics::SyncMetrics;
 
@@ -191,15 +192,19 @@ impl Service {
             &self.applied,
             &self.metrics,
             node,
+            Introduction {
+                agent_version: hello.agent_version,
+                data_plane: hello.data_plane.unwrap_or_default(),
+            },
         );
         let down = async {
             loop {
-                let message = tokio::select! {
+                let (message, revision) = tokio::select! {
                     batch = batches.next() => match batch {
-                        Some(batch) => Down::Batch(batch),
+                        Some(batch) => (Down::Batch(batch.bytes), batch.revision),
                         None => return Err(Status::aborted("another stream of this node took over")),
                     },
-                    Some(request) = requests.recv() => Down::StreamRequest(request),
+                    Some(request) = requests.recv() => (Down::StreamRequest(request), 0),
                 };
                 let message = ControlMessage {
                     message: Some(message),
@@ -207,6 +212,7 @@ impl Service {
                 if sender.send(Ok(message)).await.is_err() {
                     return Ok(());
                 }
+                uplink.sent(revision);
             }
         };
         tokio::select! {

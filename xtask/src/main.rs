@@ -5,6 +5,8 @@
 mod bench;
 mod check;
 mod dev;
+mod fuzz;
+mod kernels;
 mod run;
 mod setup;
 mod test;
@@ -30,6 +32,10 @@ enum Command {
     Test(test::TestArguments),
     /// The read-only gate: formatting, clippy on host and eBPF targets, tidy, dependency rules.
     Check(check::CheckArguments),
+    /// Run the fuzz targets for a while.
+    Fuzz(fuzz::FuzzArguments),
+    /// Load every eBPF program on other kernels (QEMU), and write down what their verifiers looked at.
+    Kernels(kernels::KernelsArguments),
     /// Measure the one-node cluster and print one table.
     Bench(bench::BenchArguments),
 }
@@ -41,6 +47,8 @@ fn main() -> anyhow::Result<()> {
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Test(arguments) => test::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
+        Command::Kernels(arguments) => kernels::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     }
 }

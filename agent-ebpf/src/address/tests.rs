@@ -24,6 +24,24 @@ proptest! {
     }
 
     #[test]
+    fn difference_is_inequality(a in any_ip(), b in any_ip(), bit in 0usize..128) {
+        let (a, b) = (Address::from(a), Address::from(b));
+        prop_assert_eq!(a.difference(&b) == 0, a == b);
+        let mut c = a;
+        c.words[bit / 32] ^= 1 << (bit % 32);
+        prop_assert_ne!(a.difference(&c), 0);
+        prop_assert_eq!(a.difference(&a), 0);
+    }
+
+    #[test]
+    fn loopback_is_what_the_standard_library_says(ip in any_ip(), host in any::<u32>()) {
+        prop_assert_eq!(Address::from(ip).is_loopback(), ip.to_canonical().is_loopback());
+        let v4 = Ipv4Addr::from(0x7f00_0000 | host >> 8);
+        prop_assert!(Address::from(IpAddr::V4(v4)).is_loopback());
+        prop_assert!(Address::from(IpAddr::V6(v4.to_ipv6_mapped())).is_loopback());
+    }
+
+    #[test]
     fn contains_agrees_with_shifting(net in any::<u32>(), prefix in 0u8..=32, other in any::<u32>()) {
         let expected = prefix == 0 || (net >> (32 - prefix)) == (other >> (32 - prefix));
         let range = Net::new(Ipv4Addr::from(net).into(), prefix);
@@ -51,4 +69,25 @@ impl Canonical for Ipv4Addr {
 fn an_empty_net_matches_nothing() {
     assert!(!Net::default().contains(&Address::UNSPECIFIED));
     assert!(!Net::default().contains(&Address::from_v4([10, 0, 0, 1])));
+}
+
+#[test]
+fn loopback_of_both_families() {
+    assert!(Address::LOOPBACK_V4.is_loopback());
+    assert!(Address::LOOPBACK_V6.is_loopback());
+    assert_eq!(
+        IpAddr::from(Address::LOOPBACK_V6),
+        IpAddr::V6(Ipv6Addr::LOCALHOST)
+    );
+    for other in [
+        "128.0.0.1",
+        "126.255.255.255",
+        "0.0.0.0",
+        "::",
+        "::2",
+        "::7f00:1",
+    ] {
+        let other: IpAddr = other.parse().unwrap();
+        assert!(!Address::from(other).is_loopback(), "{other}");
+    }
 }

@@ -244,3 +244,6 @@ impl Here {
         settings.overlay_mtu = self.overlay_mtu;
     }
 }
+
+#[cfg(test)]
+mod tests;

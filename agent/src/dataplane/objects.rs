@@ -10,12 +10,12 @@ use agent_ebpf::layout::{
     AffinityKey, AffinityValue, Config, DROP_REASONS, EVENT_KINDS, FORWARD_KINDS, FlowKey,
     FlowValue, FragmentKey, FragmentValue, LAYOUT, MAX_AFFINITIES, MAX_FLOWS, MAX_FRAGMENTS,
     MAX_LOCALS, MAX_MAGLEV_BLOCKS, MAX_OPTED_OUT, MAX_PODS, MAX_REMOTES, MAX_SERVICES, MAX_SLOTS,
-    MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, Pod, PodSource, Remote, ServiceKey, ServiceValue,
-    Slot, SocketOrigin, SourceRange, UdpFlows,
+    MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, ORIGIN_PLACES, OriginPlace, Pod, PodSource, Remote,
+    ServiceKey, ServiceValue, Slot, SocketOrigin, SourceRange, UdpFlows,
 };
 use aya::maps::lpm_trie;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapInfo, MapType, PerCpuArray};
-use aya::programs::{CgroupSockAddr, Program, SchedClassifier};
+use aya::programs::{CgroupSock, CgroupSockAddr, Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use super::error::DataPlaneError;
@@ -26,8 +26,9 @@ use super::wire::Wire;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/waggle-ebpf"));
 
-/// The socket hooks, by program name.
-pub(crate) const SOCKET_HOOKS: [(&str, AttachType); 8] = [
+/// The socket hooks, by program name. The one that makes room is there before those that take it.
+pub(crate) const SOCKET_HOOKS: [(&str, AttachType); 9] = [
+    ("sock_release", AttachType::SockRelease),
     ("connect4", AttachType::Connect4),
     ("connect6", AttachType::Connect6),
     ("sendmsg4", AttachType::SendMsg4),
@@ -81,7 +82,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType, entries: usize) -> Shape
     }
 }
 
-pub(crate) const SHAPES: [Shape; 18] = [
+pub(crate) const SHAPES: [Shape; 20] = [
     shape::<u32, Config>("CONFIG", MapType::Array, 1),
     shape::<ServiceKey, ServiceValue>("SERVICES", MapType::Hash, MAX_SERVICES),
     shape::<u32, Slot>("SLOTS", MapType::Array, MAX_SLOTS),
@@ -94,6 +95,8 @@ pub(crate) const SHAPES: [Shape; 18] = [
     shape::<AffinityKey, AffinityValue>("AFFINITIES", MapType::Hash, MAX_AFFINITIES),
     shape::<FragmentKey, FragmentValue>("FRAGMENTS", MapType::LruHash, MAX_FRAGMENTS),
     shape::<u64, u32>("OPTED_OUT", MapType::Hash, MAX_OPTED_OUT),
+    shape::<u64, PodSource>("NAMESPACES", MapType::Hash, MAX_PODS),
+    shape::<u32, OriginPlace>("ORIGIN_PLACES", MapType::Array, ORIGIN_PLACES),
     shape::<u32, SocketOrigin>("ORIGINS", MapType::SkStorage, 0),
     shape::<u32, UdpFlows>("UDP_STATE", MapType::SkStorage, 0),
     shape::<FlowKey, FlowValue>("FLOWS", MapType::Hash, MAX_FLOWS),
@@ -124,6 +127,9 @@ pub(crate) struct Objects {
     pub(crate) source_ranges: Trie<SourceRange, u32>,
     pub(crate) affinities: Table<AffinityKey, AffinityValue>,
     pub(crate) opted_out: HashMap<MapData, u64, u32>,
+    pub(crate) namespaces: HashMap<MapData, u64, Wire<PodSource>>,
+    pub(crate) origin_places: Array<MapData, Wire<OriginPlace>>,
+    pub(crate) origins_fd: OwnedFd,
     pub(crate) flows: Arc<FlowTable>,
     pub(crate) drops: PerCpuArray<MapData, u64>,
     pub(crate) forwards: PerCpuArray<MapData, Wire<Traffic>>,
@@ -180,6 +186,7 @@ impl Objects {
                 .ok_or(DataPlaneError::Missing(name))?;
             let loaded = match program {
                 Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
+                Program::CgroupSock(program) => CgroupSock::load(program),
                 Program::SchedClassifier(program) => SchedClassifier::load(program),
                 _ => return Err(DataPlaneError::Missing(name)),
             };
@@ -208,6 +215,9 @@ impl Objects {
             source_ranges: take(&mut programs, "SOURCE_RANGES")?,
             affinities: take(&mut programs, "AFFINITIES")?,
             opted_out: take(&mut programs, "OPTED_OUT")?,
+            namespaces: take(&mut programs, "NAMESPACES")?,
+            origin_places: take(&mut programs, "ORIGIN_PLACES")?,
+            origins_fd: fd("ORIGINS")?,
             flows: Arc::new(FlowTable::open(&directory.join("FLOWS"))?),
             drops: take(&mut programs, "DROPS")?,
             forwards: take(&mut programs, "FORWARDS")?,

@@ -105,10 +105,10 @@ pub(crate) async fn ensure(
             .await
             .map_err(failed())?;
         link = find(netlink, name).await?;
+        quiet(name);
     }
     let link = link.ok_or_else(|| DataPlaneError::NoInterface(name.to_owned()))?;
     let index = link.header.index;
-    quiet(name);
     if mtu_of(&link) != Some(mtu) || !link.header.flags.contains(LinkFlags::Up) {
         let request = LinkUnspec::new_with_index(index).mtu(mtu).up().build();
         netlink

@@ -8,13 +8,15 @@ mod endpoints;
 mod slots;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 
-use agent_ebpf::layout::{ServiceKey, ServiceValue, Slot};
+use agent_ebpf::address::Address;
+use agent_ebpf::layout::{SCOPE_INSIDE, SERVICE_HOST_PORT, ServiceKey, ServiceValue, Slot};
 
 pub use self::endpoints::Backend;
 use self::endpoints::{Rank, backends, keys, port_of};
 use self::slots::SlotSpace;
-use crate::cluster::{Batch, EndpointSlice, Event, ObjectName, Service};
+use crate::cluster::{Batch, EndpointSlice, Event, ObjectName, Protocol, Service};
 
 /// One change of a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,12 +50,41 @@ pub enum Problem {
     Services { key: ServiceKey, size: usize },
 }
 
+/// A backend that new connections to a key are not sent to any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Gone {
+    pub key: ServiceKey,
+    pub backend: Backend,
+    pub state: GoneState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum GoneState {
+    /// Not picked any more, but there: UDP state is to go, TCP connections live on.
+    Unused,
+    /// In no slice of the Service any more: TCP connections are to be closed as well.
+    Removed,
+}
+
+/// A port of the node that leads to one of its pods.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostPort {
+    /// None, or unspecified: every address of the node.
+    pub host_ip: Option<IpAddr>,
+    /// Host order, as `container_port`.
+    pub port: u16,
+    pub protocol: Protocol,
+    /// The pod's.
+    pub addresses: Vec<IpAddr>,
+    pub container_port: u16,
+}
+
 /// What to do for a batch, in this order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Plan {
     pub operations: Vec<Operation>,
     /// Backends that a service had and has no more: their sockets are to be closed.
-    pub gone: Vec<(ServiceKey, Backend)>,
+    pub gone: Vec<Gone>,
     pub problems: Vec<Problem>,
 }
 
@@ -80,6 +111,7 @@ pub struct Planner {
     slices_of: HashMap<ObjectName, BTreeSet<ObjectName>>,
     claims: HashMap<ServiceKey, BTreeSet<(Rank, ObjectName)>>,
     fixed: BTreeMap<ServiceKey, Fixed>,
+    pods: HashMap<String, Vec<ServiceKey>>,
     entries: HashMap<ServiceKey, Entry>,
     /// Keys to look at again: their change could not be planned or not be executed.
     pending: BTreeSet<ServiceKey>,
@@ -99,6 +131,7 @@ impl Planner {
             slices_of: HashMap::new(),
             claims: HashMap::new(),
             fixed: BTreeMap::new(),
+            pods: HashMap::new(),
             entries: HashMap::new(),
             pending: BTreeSet::new(),
             space: SlotSpace::new(max_slots),
@@ -145,6 +178,50 @@ impl Planner {
     pub fn fix(&mut self, fixed: Fixed) {
         self.pending.insert(fixed.key);
         self.fixed.insert(fixed.key, fixed);
+    }
+
+    /// The ports of the node that lead to a pod, instead of those that did.
+    pub fn host_ports(&mut self, uid: &str, ports: &[HostPort]) {
+        for key in self.pods.remove(uid).unwrap_or_default() {
+            self.fixed.remove(&key);
+            self.pending.insert(key);
+        }
+        let mut keys = Vec::new();
+        for port in ports {
+            for address in port.addresses.iter().copied().map(Address::from) {
+                let any = if address.is_v4() {
+                    Address::ANY_V4
+                } else {
+                    Address::ANY_V6
+                };
+                let host = port
+                    .host_ip
+                    .map(Address::from)
+                    .filter(|ip| !ip.is_unspecified());
+                let key = ServiceKey {
+                    address: host.unwrap_or(any),
+                    port: port.port.to_be(),
+                    protocol: endpoints::number(port.protocol),
+                    scope: SCOPE_INSIDE,
+                };
+                if key.address.is_v4() != address.is_v4() || self.fixed.contains_key(&key) {
+                    continue;
+                }
+                keys.push(key);
+                let backends = vec![Backend {
+                    address,
+                    port: port.container_port,
+                }];
+                self.fix(Fixed {
+                    key,
+                    backends,
+                    flags: SERVICE_HOST_PORT,
+                });
+            }
+        }
+        if !keys.is_empty() {
+            self.pods.insert(uid.to_owned(), keys);
+        }
     }
 
     pub fn services(&self) -> usize {
@@ -335,8 +412,12 @@ impl Planner {
         if let Some(entry) = self.entries.remove(&key) {
             self.space
                 .retire(self.epoch, entry.value.base, entry.value.count);
-            plan.gone
-                .extend(entry.backends.iter().map(|backend| (key, *backend)));
+            let state = GoneState::Unused;
+            plan.gone.extend(entry.backends.iter().map(|backend| Gone {
+                key,
+                backend: *backend,
+                state,
+            }));
             plan.operations.push(Operation::Remove { key });
         }
     }
@@ -428,11 +509,37 @@ impl Planner {
             self.space
                 .retire(self.epoch, old.value.base, old.value.count);
             let now = &self.entries[&key].backends;
+            let name = self
+                .claims
+                .get(&key)
+                .and_then(|claims| claims.first())
+                .map(|(_, name)| name);
+            let slices = name
+                .and_then(|name| self.slices_of.get(name))
+                .into_iter()
+                .flatten();
+            let there: BTreeSet<IpAddr> = slices
+                .filter_map(|slice| self.slices.get(slice))
+                .flat_map(|slice| {
+                    slice
+                        .endpoints
+                        .iter()
+                        .flat_map(|endpoint| endpoint.addresses.iter().copied())
+                })
+                .collect();
             plan.gone.extend(
                 old.backends
                     .iter()
                     .filter(|backend| !now.contains(backend))
-                    .map(|backend| (key, *backend)),
+                    .map(|backend| Gone {
+                        key,
+                        backend: *backend,
+                        state: if there.contains(&IpAddr::from(backend.address)) {
+                            GoneState::Unused
+                        } else {
+                            GoneState::Removed
+                        },
+                    }),
             );
         }
     }

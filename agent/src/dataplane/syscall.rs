@@ -34,6 +34,7 @@ pub(crate) enum AttachType {
     RecvMsg6 = 20,
     GetPeerName4 = 29,
     GetPeerName6 = 30,
+    SockRelease = 34,
     TcxIngress = 46,
     TcxEgress = 47,
 }

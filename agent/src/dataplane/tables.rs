@@ -9,7 +9,7 @@ use agent_ebpf::layout::{MAX_SERVICES, MAX_SLOTS, ServiceKey, Slot};
 
 use super::error::DataPlaneError;
 use super::objects::Objects;
-use super::plan::{Fixed, Operation, Plan, Planner};
+use super::plan::{Fixed, Gone, HostPort, Operation, Plan, Planner};
 use super::syscall::{array_update_batch, map_update_batch};
 use super::wire::{Wire, is_missing};
 use crate::cluster::Batch;
@@ -67,26 +67,40 @@ impl Tables {
         for entry in fixed {
             self.planner.fix(entry);
         }
+        self.retry(objects).0
+    }
+
+    /// The ports of the node that lead to a pod.
+    pub(crate) fn host_ports(
+        &mut self,
+        objects: &mut Objects,
+        uid: &str,
+        ports: &[HostPort],
+    ) -> (Outcome, Vec<Gone>) {
+        self.planner.host_ports(uid, ports);
         self.retry(objects)
     }
 
-    pub(crate) fn apply(&mut self, objects: &mut Objects, batch: &Batch) -> Outcome {
+    /// Also returns the backends that services have no more from now on.
+    pub(crate) fn apply(&mut self, objects: &mut Objects, batch: &Batch) -> (Outcome, Vec<Gone>) {
         self.reclaim();
-        let plan = self.planner.apply(batch);
+        let mut plan = self.planner.apply(batch);
+        let gone = std::mem::take(&mut plan.gone);
         let outcome = self.execute(objects, plan);
         if outcome == Outcome::InForce {
             self.revision = batch.revision;
         }
-        outcome
+        (outcome, gone)
     }
 
-    pub(crate) fn retry(&mut self, objects: &mut Objects) -> Outcome {
+    pub(crate) fn retry(&mut self, objects: &mut Objects) -> (Outcome, Vec<Gone>) {
         if !self.planner.is_pending() {
-            return Outcome::InForce;
+            return (Outcome::InForce, Vec::new());
         }
         self.reclaim();
-        let plan = self.planner.retry();
-        self.execute(objects, plan)
+        let mut plan = self.planner.retry();
+        let gone = std::mem::take(&mut plan.gone);
+        (self.execute(objects, plan), gone)
     }
 
     fn reclaim(&mut self) {

@@ -10,10 +10,13 @@ mod lab;
 mod lifecycle;
 mod migration;
 mod north_south;
+mod overlay;
 mod packets;
 mod pods;
 mod refusals;
+mod service_verdicts;
 mod services;
+mod services_between;
 
 use self::lab::lab;
 use super::*;

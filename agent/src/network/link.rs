@@ -124,6 +124,7 @@ pub(super) async fn create(
     let host_ifindex = configure_host_side(uid, &connection.handle, &names, addresses).await?;
     Ok(PodInterface {
         addresses: addresses.to_vec(),
+        netns: netns.to_owned(),
         host_ifindex,
         host_mac: names.host_mac,
         pod_mac: names.pod_mac,

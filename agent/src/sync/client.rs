@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
+use prost::Message as _;
 use proto::node::v1 as wire;
 use proto::node::v1::control_message::Message;
 use proto::node::v1::node_sync_client::NodeSyncClient;
@@ -185,16 +186,27 @@ impl<M: Machine> Client<M> {
         }));
         loop {
             match incoming.message().await {
-                Ok(Some(message)) => self.take(message, &client).await,
+                Ok(Some(message)) => {
+                    if let Err(error) = self.take(message, &client).await {
+                        let why = format!("a batch that cannot be read: {error}");
+                        return ClientError::Refused(Box::new(tonic::Status::data_loss(why)));
+                    }
+                }
                 Ok(None) => return ClientError::Ended,
                 Err(status) => return ClientError::Refused(Box::new(status)),
             }
         }
     }
 
-    async fn take(&mut self, message: wire::ControlMessage, client: &NodeSyncClient<Channel>) {
+    /// After an error the state has a hole: only a new stream, with the full state, fills it.
+    async fn take(
+        &mut self,
+        message: wire::ControlMessage,
+        client: &NodeSyncClient<Channel>,
+    ) -> Result<(), prost::DecodeError> {
         match message.message {
             Some(Message::Batch(batch)) => {
+                let batch = wire::Batch::decode(batch)?;
                 self.metrics.batches.inc();
                 self.intake.batch(batch).await;
             }
@@ -204,6 +216,7 @@ impl<M: Machine> Client<M> {
             }
             None => tracing::warn!("passed over: an empty message from the control plane"),
         }
+        Ok(())
     }
 }
 

@@ -117,6 +117,7 @@ impl Api {
             ["healthz" | "livez" | "readyz", rest @ ..] => {
                 Ok(self.health(segments[0], rest.first().copied(), query))
             }
+            ["waggle", "v1", "status"] => Ok(self.cluster_status()),
             ["metrics"] => Ok(self.metrics.scrape(&self.registry)),
             [] | ["api" | "apis", ..] => super::discovery::serve(&segments, &parts.headers)
                 .ok_or_else(ApiError::no_such_resource),

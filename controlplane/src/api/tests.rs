@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod cluster_status;
 mod kube_client;
 mod lists;
 mod members;
@@ -23,7 +24,7 @@ use crate::{Controller, ControllerConfig};
 
 pub(super) const CM: &str = "/api/v1/namespaces/default/configmaps";
 
-pub(super) fn config(dir: &std::path::Path) -> ControllerConfig {
+pub(crate) fn config(dir: &std::path::Path) -> ControllerConfig {
     ControllerConfig {
         data_dir: dir.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),

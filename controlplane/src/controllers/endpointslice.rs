@@ -10,7 +10,8 @@ use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::cache::{
-    BY_LABEL, BY_SERVICE, Cache, ObjectKey, Queue, Subscription, label_value, selects, services_of,
+    BY_LABEL, BY_NODE, BY_SERVICE, Cache, ObjectKey, Queue, Subscription, label_value, selects,
+    services_of,
 };
 use crate::registry::{ApiError, Client, DeleteOptions, EventType};
 
@@ -19,6 +20,7 @@ use super::expectations::Expectations;
 use super::worker::Next;
 
 mod endpoint;
+mod hints;
 mod legacy;
 mod mirror;
 mod pack;
@@ -74,7 +76,29 @@ pub(super) fn subscribe(cache: &Cache, queue: &Queue<ObjectKey>) -> Vec<Subscrip
             }
         })
     };
-    vec![services, endpoints, slices, pods]
+    vec![services, endpoints, slices, pods, nodes(cache, queue)]
+}
+
+/// A node's zone is in the endpoints of its pods; its CPUs weigh for the Services that ask for that.
+fn nodes(cache: &Cache, queue: &Queue<ObjectKey>) -> Subscription {
+    let (queue, services, pods) = (queue.clone(), cache.services.clone(), cache.pods.clone());
+    cache.nodes.subscribe(move |delta| {
+        let (old, new) = (delta.old.map(Arc::as_ref), delta.new.map(Arc::as_ref));
+        if old.and_then(hints::zone_of) != new.and_then(hints::zone_of) {
+            for pod in pods.indexed(BY_NODE, &delta.key.name) {
+                for service in services_of(&services, &pod) {
+                    queue.add(ObjectKey::of(service.as_ref()));
+                }
+            }
+        }
+        if old.and_then(hints::share_of) != new.and_then(hints::share_of) {
+            for service in services.list("") {
+                if hints::is_auto(&service) {
+                    queue.add(ObjectKey::of(service.as_ref()));
+                }
+            }
+        }
+    })
 }
 
 impl Controller {
@@ -137,17 +161,28 @@ impl Controller {
             return self.apply(&key, Some(&service), &changes).await;
         }
         let pods = self.pods(&service);
-        let zone = |node: &str| {
-            let node = self.cache.nodes.get("", node)?;
-            node.metadata
-                .labels
-                .as_ref()?
-                .get("topology.kubernetes.io/zone")
-                .cloned()
-        };
-        let changes = endpoint::plan(&service, &pods, &existing, &zone);
+        let changes = self.plan(&service, &pods, &existing);
         self.apply(&key, Some(&service), &changes).await?;
         self.write_endpoints(&key, &service, &pods).await
+    }
+
+    fn plan(
+        &self,
+        service: &Service,
+        pods: &[Arc<Pod>],
+        existing: &[Arc<EndpointSlice>],
+    ) -> pack::Changes {
+        let zone = |node: &str| {
+            let node = self.cache.nodes.get("", node)?;
+            hints::zone_of(&node).cloned()
+        };
+        let topology = endpoint::Topology {
+            zone: &zone,
+            cpus: hints::is_auto(service)
+                .then(|| hints::cpus(&self.cache.nodes.list("")))
+                .flatten(),
+        };
+        endpoint::plan(service, pods, existing, &topology)
     }
 
     fn existing(&self, key: &ObjectKey) -> Vec<Arc<EndpointSlice>> {

@@ -62,7 +62,7 @@ impl Cluster {
         };
         let (registry, recorder) = Registry::new(store, ranges);
         registry
-            .bootstrap("10.96.0.10".parse().unwrap(), None)
+            .bootstrap("10.96.0.10".parse().unwrap(), &[])
             .await
             .unwrap();
         let client = registry.client("test");

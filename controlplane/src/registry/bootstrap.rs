@@ -22,29 +22,27 @@ const SERVICES: &[(&str, &str)] = &[("default", "kubernetes"), ("kube-system", "
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 impl Registry {
-    /// `endpoint` is where pods and nodes reach this API server; `None` leaves the endpoints out.
+    /// `endpoints` is where pods and nodes reach this API server, at most one of each family.
     pub(crate) async fn bootstrap(
         &self,
         cluster_dns: IpAddr,
-        endpoint: Option<SocketAddr>,
+        endpoints: &[SocketAddr],
     ) -> Result<(), ApiError> {
         for name in NAMESPACES {
             let namespace = json!({"metadata": {"name": name}});
             self.ensure("", "namespaces", "", namespace).await?;
         }
-        let first = self
-            .inner
-            .ranges
-            .cidrs
-            .first()
-            .and_then(first_address)
-            .ok_or_else(|| ApiError::internal("no Service range is configured"))?;
-        self.ensure("", "services", "default", kubernetes(first))
+        let ranges = &self.inner.ranges.cidrs;
+        let addresses: Vec<IpAddr> = ranges.iter().filter_map(first_address).collect();
+        if addresses.is_empty() {
+            return Err(ApiError::internal("no Service range is configured"));
+        }
+        self.ensure("", "services", "default", kubernetes(&addresses))
             .await?;
         self.ensure("", "services", "kube-system", kube_dns(cluster_dns))
             .await?;
-        if let Some(endpoint) = endpoint {
-            self.publish_endpoint(endpoint).await?;
+        if !endpoints.is_empty() {
+            self.publish_endpoints(endpoints).await?;
         }
         self.bootstrap_roles().await
     }
@@ -53,7 +51,7 @@ impl Registry {
     pub(crate) async fn keep_bootstrapped(
         self,
         cluster_dns: IpAddr,
-        endpoint: Option<SocketAddr>,
+        endpoints: Vec<SocketAddr>,
         stop: CancellationToken,
     ) {
         loop {
@@ -63,7 +61,7 @@ impl Registry {
             }
             let again = match self.has_services().await {
                 Ok(true) => continue,
-                Ok(false) => self.bootstrap(cluster_dns, endpoint).await,
+                Ok(false) => self.bootstrap(cluster_dns, &endpoints).await,
                 Err(error) => Err(error),
             };
             if let Err(error) = again {
@@ -83,27 +81,36 @@ impl Registry {
         Ok(true)
     }
 
-    async fn publish_endpoint(&self, endpoint: SocketAddr) -> Result<(), ApiError> {
-        let family = if endpoint.is_ipv4() { "IPv4" } else { "IPv6" };
-        let labels = json!({"kubernetes.io/service-name": "kubernetes"});
-        let slice = json!({
-            "metadata": {"name": "kubernetes", "labels": labels},
-            "addressType": family,
-            "endpoints": [{"addresses": [endpoint.ip()], "conditions": {"ready": true}}],
-            "ports": [{"name": "https", "port": endpoint.port(), "protocol": "TCP"}],
-        });
+    async fn publish_endpoints(&self, endpoints: &[SocketAddr]) -> Result<(), ApiError> {
+        let port = |endpoint: &SocketAddr| json!([{"name": "https", "port": endpoint.port(), "protocol": "TCP"}]);
+        for (index, endpoint) in endpoints.iter().enumerate() {
+            let (family, name) = match (endpoint, index) {
+                (SocketAddr::V4(_), 0) => ("IPv4", "kubernetes"),
+                (SocketAddr::V6(_), 0) => ("IPv6", "kubernetes"),
+                (SocketAddr::V4(_), _) => ("IPv4", "kubernetes-ipv4"),
+                (SocketAddr::V6(_), _) => ("IPv6", "kubernetes-ipv6"),
+            };
+            let labels = json!({"kubernetes.io/service-name": "kubernetes"});
+            let slice = json!({
+                "metadata": {"name": name, "labels": labels},
+                "addressType": family,
+                "endpoints": [{"addresses": [endpoint.ip()], "conditions": {"ready": true}}],
+                "ports": port(endpoint),
+            });
+            self.replace_with("discovery.k8s.io", "endpointslices", slice)
+                .await?;
+        }
+        let Some(first) = endpoints.first() else {
+            return Ok(());
+        };
+        // The older object has one family, that of the first.
         let endpoints = json!({
             "metadata": {
                 "name": "kubernetes",
                 "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
             },
-            "subsets": [{
-                "addresses": [{"ip": endpoint.ip()}],
-                "ports": [{"name": "https", "port": endpoint.port(), "protocol": "TCP"}],
-            }],
+            "subsets": [{"addresses": [{"ip": first.ip()}], "ports": port(first)}],
         });
-        self.replace_with("discovery.k8s.io", "endpointslices", slice)
-            .await?;
         self.replace_with("", "endpoints", endpoints).await
     }
 
@@ -136,7 +143,7 @@ impl Registry {
         let place = super::update::Place {
             kind,
             namespace: "default",
-            name: "kubernetes",
+            name: object["metadata"]["name"].as_str().unwrap_or_default(),
             subresource: "",
         };
         let fields = ["addressType", "endpoints", "ports", "subsets"];
@@ -170,7 +177,11 @@ fn kind(group: &str, plural: &str) -> Result<&'static Kind, ApiError> {
         .ok_or_else(|| ApiError::internal(format!("{plural} are not served")))
 }
 
-fn kubernetes(address: IpAddr) -> Value {
+fn kubernetes(addresses: &[IpAddr]) -> Value {
+    let policy = match addresses.len() {
+        1 => "SingleStack",
+        _ => "PreferDualStack",
+    };
     json!({
         "metadata": {
             "name": "kubernetes",
@@ -178,7 +189,9 @@ fn kubernetes(address: IpAddr) -> Value {
         },
         "spec": {
             "type": "ClusterIP",
-            "clusterIP": address,
+            "clusterIP": addresses.first(),
+            "clusterIPs": addresses,
+            "ipFamilyPolicy": policy,
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}],
         },
     })

@@ -21,7 +21,7 @@ pub(super) struct Resources {
 }
 
 /// Thousandths of the unit, rounded up; `None` for what is no quantity. Saturates.
-pub(super) fn milli(quantity: &Quantity) -> Option<i64> {
+pub(crate) fn milli(quantity: &Quantity) -> Option<i64> {
     let text = quantity.0.trim();
     let end = text
         .char_indices()

@@ -224,6 +224,20 @@ impl Member {
         &self.metrics
     }
 
+    pub(super) fn members(&self) -> Vec<super::Member> {
+        let server = self.server.borrow();
+        let voters: Vec<_> = server.membership_config.voter_ids().collect();
+        let nodes = server.membership_config.nodes();
+        nodes
+            .map(|(id, node)| super::Member {
+                id: *id,
+                address: node.addr.clone(),
+                leads: server.current_leader == Some(*id),
+                votes: voters.contains(id),
+            })
+            .collect()
+    }
+
     pub(super) fn leadership(&self) -> watch::Receiver<bool> {
         self.leadership.clone()
     }

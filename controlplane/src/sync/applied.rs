@@ -8,13 +8,32 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use proto::node::v1::DataPlaneMode;
 use tokio::sync::watch;
 
 /// What one node has applied, as told on one of its streams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Told {
     stream: u64,
     revision: u64,
+    /// What was put on the stream is complete up to here.
+    sent: u64,
+    introduction: Introduction,
+}
+
+/// What a node said of itself when its stream began.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Introduction {
+    pub(crate) agent_version: String,
+    pub(crate) data_plane: DataPlaneMode,
+}
+
+/// A connected node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Connected {
+    pub(crate) applied: u64,
+    pub(crate) sent: u64,
+    pub(crate) introduction: Introduction,
 }
 
 /// Cheap to clone; all clones see the same.
@@ -43,6 +62,17 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// A message that is complete up to this revision went out. Nobody waits for that.
+    pub(super) fn sent(&self, revision: u64) {
+        self.applied.nodes.send_if_modified(|nodes| {
+            let told = nodes.get_mut(&self.node);
+            if let Some(told) = told.filter(|told| told.stream == self.stream) {
+                told.sent = told.sent.max(revision);
+            }
+            false
+        });
+    }
+
     /// A node's revision only moves forward while it is connected.
     pub(super) fn record(&self, revision: u64) {
         self.applied.nodes.send_if_modified(|nodes| {
@@ -70,11 +100,16 @@ impl Drop for Connection {
 }
 
 impl Applied {
-    pub(super) fn connect(&self, node: &str) -> Connection {
+    pub(super) fn connect(&self, node: &str, introduction: Introduction) -> Connection {
         let stream = self.streams.fetch_add(1, Ordering::Relaxed);
-        let revision = 0;
+        let told = Told {
+            stream,
+            revision: 0,
+            sent: 0,
+            introduction,
+        };
         self.nodes.send_modify(|nodes| {
-            nodes.insert(node.to_owned(), Told { stream, revision });
+            nodes.insert(node.to_owned(), told);
         });
         Connection {
             applied: self.clone(),
@@ -83,8 +118,22 @@ impl Applied {
         }
     }
 
+    /// By name.
+    pub(crate) fn connected(&self) -> BTreeMap<String, Connected> {
+        let nodes = self.nodes.borrow();
+        let connected = |told: &Told| Connected {
+            applied: told.revision,
+            sent: told.sent,
+            introduction: told.introduction.clone(),
+        };
+        nodes
+            .iter()
+            .map(|(node, told)| (node.clone(), connected(told)))
+            .collect()
+    }
+
     /// By node; 0 for one that has said nothing yet.
-    pub(crate) fn revisions(&self) -> BTreeMap<String, u64> {
+    pub(super) fn revisions(&self) -> BTreeMap<String, u64> {
         let nodes = self.nodes.borrow();
         nodes
             .iter()

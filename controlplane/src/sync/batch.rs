@@ -1,7 +1,9 @@
 //! The parts of batches: what all nodes get (made once and shared) and what one node gets. Pure.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use bytes::{Bytes, BytesMut};
+use prost::Message as _;
 use proto::node::v1::{
     Batch, EndpointSliceChange, NodeChange, ObjectChange, PodChange, ServiceChange,
 };
@@ -17,11 +19,72 @@ pub(super) struct Shared {
     pub(super) services: Vec<ServiceChange>,
     pub(super) endpoint_slices: Vec<EndpointSliceChange>,
     pub(super) nodes: Vec<NodeChange>,
+    /// Encoded by whichever stream comes first, for all of them.
+    parts: OnceLock<Vec<Part>>,
+}
+
+/// Changes of one kind, encoded as a `Batch` that holds nothing else. Encoded messages are merged by putting
+/// one after the other.
+#[derive(Debug, Clone, PartialEq)]
+struct Part {
+    bytes: Bytes,
+    changes: usize,
+}
+
+impl Part {
+    fn new(batch: &Batch) -> Self {
+        Self {
+            bytes: batch.encode_to_vec().into(),
+            changes: batch.services.len() + batch.endpoint_slices.len() + batch.nodes.len(),
+        }
+    }
+
+    fn is_small(&self) -> bool {
+        self.changes < SHARED && self.bytes.len() < OWN / 4
+    }
 }
 
 impl Shared {
+    pub(super) fn new(
+        services: Vec<ServiceChange>,
+        endpoint_slices: Vec<EndpointSliceChange>,
+        nodes: Vec<NodeChange>,
+    ) -> Self {
+        Self {
+            services,
+            endpoint_slices,
+            nodes,
+            parts: OnceLock::new(),
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.services.is_empty() && self.endpoint_slices.is_empty() && self.nodes.is_empty()
+    }
+
+    fn parts(&self) -> &[Part] {
+        self.parts.get_or_init(|| {
+            let mut parts = Vec::new();
+            for services in self.services.chunks(SHARED) {
+                parts.push(Part::new(&Batch {
+                    services: services.to_vec(),
+                    ..Batch::default()
+                }));
+            }
+            for slices in self.endpoint_slices.chunks(SHARED) {
+                parts.push(Part::new(&Batch {
+                    endpoint_slices: slices.to_vec(),
+                    ..Batch::default()
+                }));
+            }
+            for nodes in self.nodes.chunks(SHARED) {
+                parts.push(Part::new(&Batch {
+                    nodes: nodes.to_vec(),
+                    ..Batch::default()
+                }));
+            }
+            parts
+        })
     }
 }
 
@@ -49,59 +112,61 @@ pub(super) struct Parcel {
     pub(super) own: Own,
 }
 
+/// One `Batch`, encoded.
+#[derive(Debug, Clone)]
+pub(super) struct Message {
+    pub(super) revision: u64,
+    pub(super) bytes: Bytes,
+}
+
 impl Parcel {
     /// In the order in which a node needs them: what pods refer to before the pods.
-    pub(super) fn batches(self) -> Vec<Batch> {
-        let mut batches = Vec::new();
-        let shared = &self.shared;
-        for services in shared.services.chunks(SHARED) {
-            batches.push(Batch {
-                services: services.to_vec(),
-                ..Batch::default()
-            });
-        }
-        for slices in shared.endpoint_slices.chunks(SHARED) {
-            batches.push(Batch {
-                endpoint_slices: slices.to_vec(),
-                ..Batch::default()
-            });
-        }
-        for nodes in shared.nodes.chunks(SHARED) {
-            batches.push(Batch {
-                nodes: nodes.to_vec(),
-                ..Batch::default()
-            });
-        }
+    pub(super) fn messages(self) -> Vec<Message> {
+        let mut parts = self.shared.parts().to_vec();
         for objects in by_size(self.own.objects, |object| object.object_json.len()) {
-            batches.push(Batch {
+            parts.push(Part::new(&Batch {
                 objects,
                 ..Batch::default()
-            });
+            }));
         }
         for pods in by_size(self.own.pods, |pod| pod.pod_json.len()) {
-            batches.push(Batch {
+            parts.push(Part::new(&Batch {
                 pods,
                 ..Batch::default()
-            });
+            }));
         }
-        if batches.len() > 1 && !self.full {
-            batches = merge_small(batches);
-        }
-        if batches.is_empty() {
-            batches.push(Batch::default());
-        }
-        let last = batches.len() - 1;
-        for (position, batch) in batches.iter_mut().enumerate() {
-            batch.full = self.full;
-            batch.last = position == last;
-            // Only with the last one is the revision reached.
-            batch.revision = if position == last {
-                self.revision
-            } else {
-                self.since
+        // A usual delta is a handful of changes of several kinds: one message, so that it is applied as one.
+        let one = parts.is_empty() || (!self.full && parts.iter().all(Part::is_small));
+        let groups: Vec<&[Part]> = if one {
+            vec![&parts]
+        } else {
+            parts.chunks(1).collect()
+        };
+        let last = groups.len() - 1;
+        let message = |(position, parts): (usize, &[Part])| {
+            let header = Batch {
+                full: self.full,
+                last: position == last,
+                // Only with the last one is the revision reached.
+                revision: if position == last {
+                    self.revision
+                } else {
+                    self.since
+                },
+                ..Batch::default()
             };
-        }
-        batches
+            let length: usize = parts.iter().map(|part| part.bytes.len()).sum();
+            let mut bytes = BytesMut::with_capacity(length + header.encoded_len());
+            for part in parts {
+                bytes.extend_from_slice(&part.bytes);
+            }
+            bytes.extend_from_slice(&header.encode_to_vec());
+            Message {
+                revision: header.revision,
+                bytes: bytes.freeze(),
+            }
+        };
+        groups.into_iter().enumerate().map(message).collect()
     }
 }
 
@@ -120,34 +185,4 @@ fn by_size<T>(items: Vec<T>, size: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
         used += bytes;
     }
     chunks
-}
-
-/// A usual delta is a handful of changes of several kinds: one message, so that it is applied as one.
-fn merge_small(batches: Vec<Batch>) -> Vec<Batch> {
-    let small = |batch: &Batch| {
-        batch.services.len() + batch.endpoint_slices.len() + batch.nodes.len() < SHARED
-            && batch
-                .objects
-                .iter()
-                .map(|object| object.object_json.len())
-                .sum::<usize>()
-                + batch
-                    .pods
-                    .iter()
-                    .map(|pod| pod.pod_json.len())
-                    .sum::<usize>()
-                < OWN / 4
-    };
-    if !batches.iter().all(small) {
-        return batches;
-    }
-    let mut one = Batch::default();
-    for batch in batches {
-        one.services.extend(batch.services);
-        one.endpoint_slices.extend(batch.endpoint_slices);
-        one.nodes.extend(batch.nodes);
-        one.objects.extend(batch.objects);
-        one.pods.extend(batch.pods);
-    }
-    vec![one]
 }

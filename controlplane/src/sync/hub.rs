@@ -10,14 +10,13 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use proto::node::v1::Batch;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::applied::Applied;
-use super::batch::{Own, Parcel, Shared};
+use super::batch::{Message, Own, Parcel, Shared};
 use super::hold::{Holds, Limits};
 use super::metrics::SyncMetrics;
 use super::references::{Kind, Reference};
@@ -52,17 +51,17 @@ pub(super) struct Handle {
 /// What one stream gets.
 pub(super) struct Batches {
     parcels: mpsc::Receiver<Parcel>,
-    ready: VecDeque<Batch>,
+    ready: VecDeque<Message>,
 }
 
 impl Batches {
     /// `None` when the node has connected anew elsewhere. Cancel-safe.
-    pub(super) async fn next(&mut self) -> Option<Batch> {
+    pub(super) async fn next(&mut self) -> Option<Message> {
         loop {
-            if let Some(batch) = self.ready.pop_front() {
-                return Some(batch);
+            if let Some(message) = self.ready.pop_front() {
+                return Some(message);
             }
-            self.ready = self.parcels.recv().await?.batches().into();
+            self.ready = self.parcels.recv().await?.messages().into();
         }
     }
 }

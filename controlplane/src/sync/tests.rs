@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, PodCondition, PodSpec, PodStatus, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use prost::Message as _;
 use proto::node::v1::node_sync_client::NodeSyncClient;
 use proto::node::v1::{
-    AppliedRevision, Batch, Hello, LeaseRenewal, PodStatus as PodReport, PodTerminated, StreamData,
-    StreamOpen, StreamRequest,
+    AppliedRevision, Batch, DataPlaneMode, Hello, LeaseRenewal, PodStatus as PodReport,
+    PodTerminated, StreamData, StreamOpen, StreamRequest,
 };
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -161,7 +162,7 @@ impl Agent {
     async fn batch(&mut self) -> Batch {
         loop {
             if let Down::Batch(batch) = self.message().await {
-                return batch;
+                return decoded(&batch);
             }
         }
     }
@@ -180,6 +181,10 @@ impl Agent {
     }
 }
 
+fn decoded(bytes: &[u8]) -> Batch {
+    Batch::decode(bytes).unwrap()
+}
+
 fn user(node: &str) -> User {
     User {
         name: format!("system:node:{node}"),
@@ -193,6 +198,11 @@ fn hello(name: &str) -> NodeMessage {
             node_name: name.into(),
             node_json: serde_json::to_vec(&node(name)).unwrap().into(),
             agent_version: "test".into(),
+            data_plane: Some(DataPlaneMode {
+                routing: "native".into(),
+                north_south: "dsr".into(),
+                xdp: "off".into(),
+            }),
         })),
     }
 }

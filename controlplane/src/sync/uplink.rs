@@ -13,7 +13,7 @@ use proto::node::v1::node_message::Message;
 use proto::node::v1::{EventReport, NodeMessage};
 use tonic::{Status, Streaming};
 
-use super::applied::{Applied, Connection};
+use super::applied::{Applied, Connection, Introduction};
 use super::metrics::SyncMetrics;
 use super::{podstatus, register};
 use crate::cache::{Cache, ObjectKey, Queue};
@@ -72,11 +72,12 @@ impl Uplink {
         applied: &Applied,
         metrics: &SyncMetrics,
         node: &str,
+        introduction: Introduction,
     ) -> Self {
         Self {
             client: client.clone(),
             cache: cache.clone(),
-            applied: applied.connect(node),
+            applied: applied.connect(node, introduction),
             was_ready: AtomicBool::new(false),
             metrics: metrics.clone(),
             node: node.to_owned(),
@@ -102,6 +103,11 @@ impl Uplink {
             ended = read => ended,
             _ = write => Ok(()),
         }
+    }
+
+    /// A message that is complete up to this revision went out to the node.
+    pub(super) fn sent(&self, revision: u64) {
+        self.applied.sent(revision);
     }
 
     fn lock(&self) -> MutexGuard<'_, Pending> {

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod bench;
+mod cluster_status;
 mod dns;
 mod images;
 mod kube_client;

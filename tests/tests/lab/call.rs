@@ -74,6 +74,7 @@ pub(crate) struct See {
     v6: bool,
     want: Want,
     client: Client,
+    once: bool,
     options: &'static [&'static str],
 }
 
@@ -94,6 +95,7 @@ impl From {
             v6: true,
             want: Want::Nobody,
             client: Client::Any,
+            once: false,
             options: &[],
         }
     }
@@ -158,6 +160,11 @@ impl See {
         Self { client, ..self }
     }
 
+    /// One call: a source port that is named is not free again at once.
+    pub(crate) fn once(self) -> Self {
+        Self { once: true, ..self }
+    }
+
     /// IPv4 alone.
     pub(crate) fn v4(self) -> Self {
         Self { v6: false, ..self }
@@ -196,6 +203,7 @@ impl See {
             .address(world, v6)
             .ok_or("there is no such address in this family")?;
         let count = match &self.want {
+            _ if self.once => 1,
             Want::Each(names) => CALLS[usize::from(names.len() > 1)],
             Want::Same => 10,
             Want::Refused | Want::Nobody => 1,

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use crate::call::{Client, From, To, pod};
-use crate::services_more::{Going, going};
+use crate::going::Going;
 use crate::services_table::{ALL, ECHO, service};
 use crate::world::{Row, Verdict, World, of_family, server};
 
@@ -70,7 +70,7 @@ fn udp_moves(world: &World) -> Verdict {
     let mut flows = Vec::new();
     for v6 in [false, true] {
         let target = address(world, To::Service("moving", 80), v6)?;
-        let mut flow = going(world, pod("client-1"), &["flow", &target]);
+        let mut flow = Going::start(world, pod("client-1"), &["flow", &target]);
         first(&mut flow, "moving-1")?;
         flows.push(flow);
     }
@@ -80,20 +80,16 @@ fn udp_moves(world: &World) -> Verdict {
     for mut flow in flows {
         // Between the two it may say "refused" or "timeout": then nobody was there.
         loop {
-            let line = flow.line();
-            match line.as_str() {
-                "moving-2" => break,
-                "" => return Err("the flow ended".to_owned()),
-                _ => {}
+            if flow.line()? == "moving-2" {
+                break;
             }
         }
-        flow.end();
     }
     Ok(())
 }
 
 fn first(going: &mut Going, expected: &str) -> Verdict {
-    let line = going.line();
+    let line = going.line()?;
     if line == expected {
         Ok(())
     } else {
@@ -147,7 +143,7 @@ fn traffic(world: &World, name: &'static str, connections: &str) -> Result<Vec<G
         ] {
             let target = address(world, to, v6)?;
             let arguments = ["hold", "--connections", connections, &target];
-            let mut going = going(world, from, &arguments);
+            let mut going = Going::start(world, from, &arguments);
             first(&mut going, "holding")?;
             all.push(going);
         }
@@ -158,7 +154,7 @@ fn traffic(world: &World, name: &'static str, connections: &str) -> Result<Vec<G
 /// Ends the traffic; `held` says whether connections that stay must have lived.
 fn unharmed(traffic: Vec<Going>, held: bool) -> Verdict {
     for going in traffic {
-        let report: Value = serde_json::from_str(&going.end()).map_err(|it| it.to_string())?;
+        let report: Value = serde_json::from_str(&going.end()?).map_err(|it| it.to_string())?;
         let empty = |value: &Value| value.as_object().is_some_and(serde_json::Map::is_empty);
         let good = empty(&report["failed"])
             && report["opened"].as_u64() > Some(0)
@@ -309,8 +305,8 @@ fn address_changes(world: &World) -> Verdict {
         of_family(&old, true).unwrap(),
     );
     let script = format!(
-        "ip address add 192.168.144.99/24 dev eth0; ip address add fd00:144::99/64 dev eth0 nodad
-         ip address del {v4}/24 dev eth0; ip address del {v6}/64 dev eth0
+        "ip address del {v4}/24 dev eth0; ip address del {v6}/64 dev eth0
+         ip address add 192.168.144.99/24 dev eth0; ip address add fd00:144::99/64 dev eth0 nodad
          ip route replace default via 192.168.144.1; ip route replace ::/0 via fd00:144::1"
     );
     let mut command = spot.command("sh");

@@ -6,6 +6,7 @@
 
 mod call;
 mod change_table;
+mod going;
 mod lifecycle;
 mod network_table;
 mod services_more;

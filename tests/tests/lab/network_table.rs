@@ -74,7 +74,7 @@ fn outside() -> Vec<Row> {
                 for client in CLIENTS {
                     let program = if address.is_ipv6() { "ping6" } else { "ping" };
                     let mut command = pod(client).spot(world).command("busybox");
-                    command.args([program, "-c", "2", "-W", "3", &address.to_string()]);
+                    command.args([program, "-c", "1", "-W", "3", &address.to_string()]);
                     let outcome = Outcome::of(&mut command);
                     if outcome.code != Some(0) {
                         return Err(format!("{client} {address}: {}", outcome.stdout));
@@ -94,7 +94,7 @@ fn outside() -> Vec<Row> {
                 for address in addresses {
                     let program = if address.is_ipv6() { "ping6" } else { "ping" };
                     let mut command = from.spot(world).command("busybox");
-                    command.args([program, "-c", "2", "-W", "3", &address.to_string()]);
+                    command.args([program, "-c", "1", "-W", "3", &address.to_string()]);
                     let outcome = Outcome::of(&mut command);
                     if outcome.code != Some(0) {
                         return Err(format!("{from:?} {address}: {}", outcome.stdout));

@@ -7,7 +7,10 @@ use waggle_tests::Outcome;
 
 use crate::call::{From, To, calls, pod};
 use crate::services_table::{ALL, ECHO, service};
-use crate::world::{PEER, Row, Verdict, World};
+use crate::world::{Row, Verdict, World};
+
+/// The tenth address of the Service range.
+const CLUSTER_DNS: &str = "10.96.0.10";
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -216,15 +219,9 @@ fn nonsense(world: &World) {
 }
 
 fn dig(world: &World, client: &'static str, arguments: &[&str]) -> String {
-    let server = world.service("kube-dns")["spec"]["clusterIP"].clone();
-    let server = format!("@{}", server.as_str().unwrap_or_default());
     let mut command = pod(client).spot(world).command("dig");
-    Outcome::of(
-        command
-            .args([&server, "+tries=1", "+time=3"])
-            .args(arguments),
-    )
-    .ok()
+    command.args([&format!("@{CLUSTER_DNS}"), "+tries=1", "+time=3"]);
+    Outcome::of(command.args(arguments)).ok()
 }
 
 fn lines(text: &str) -> BTreeSet<String> {
@@ -251,50 +248,5 @@ fn equal(what: &str, found: &BTreeSet<String>, expected: &BTreeSet<String>) -> V
         Ok(())
     } else {
         Err(format!("{what}: {found:?}, not {expected:?}"))
-    }
-}
-
-/// Something that goes on while a row changes the cluster, until its standard input is closed.
-pub(crate) fn going(world: &World, from: From, arguments: &[&str]) -> Going {
-    let mut child = from
-        .spot(world)
-        .command(PEER)
-        .args(arguments)
-        .stdin(std::process::Stdio::piped())
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let lines = std::io::BufReader::new(child.stdout.take().unwrap());
-    Going { child, lines }
-}
-
-pub(crate) struct Going {
-    child: std::process::Child,
-    lines: std::io::BufReader<std::process::ChildStdout>,
-}
-
-impl Going {
-    /// The next line that it prints.
-    pub(crate) fn line(&mut self) -> String {
-        let mut line = String::new();
-        std::io::BufRead::read_line(&mut self.lines, &mut line).unwrap();
-        line.trim_end().to_owned()
-    }
-
-    /// Ends it and returns what is left of its output.
-    pub(crate) fn end(mut self) -> String {
-        drop(self.child.stdin.take());
-        let mut rest = String::new();
-        std::io::Read::read_to_string(&mut self.lines, &mut rest).unwrap();
-        self.child.wait().unwrap();
-        rest
-    }
-}
-
-impl Drop for Going {
-    fn drop(&mut self) {
-        // A row that failed half-way.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

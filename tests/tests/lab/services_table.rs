@@ -50,6 +50,7 @@ impl Row {
 
 pub(crate) fn rows() -> Vec<Row> {
     let mut rows = cluster_ips();
+    rows.extend(past_the_sockets());
     rows.extend(node_ports());
     rows.extend(external_addresses());
     rows.extend(policies());
@@ -194,6 +195,22 @@ spec:
                     .each(&["echo-2"])
                     .v4()
                     .options(&["--from", "203.0.113.1:5002"]),
+            )
+            .see(
+                From::Outside
+                    .tcp(To::NodePort(1, "twin-a", 80))
+                    .each(&["echo-2"])
+                    .once()
+                    .v4()
+                    .options(&["--from", "203.0.113.1:5004"]),
+            )
+            .see(
+                From::Outside
+                    .tcp(To::NodePort(1, "twin-b", 80))
+                    .each(&["echo-2"])
+                    .once()
+                    .v4()
+                    .options(&["--from", "203.0.113.1:5004"]),
             ),
     ]
 }
@@ -203,6 +220,68 @@ impl Row {
         self.manifest += &manifest;
         self
     }
+}
+
+/// What passes no socket hook: in a pod with this annotation no socket does.
+fn past_the_sockets() -> Vec<Row> {
+    let opted = || {
+        crate::world::server("opted", 1, "app: opted", "").replace(
+            "labels:",
+            "annotations: {waggle.dev/socket-balancing: disabled}, labels:",
+        )
+    };
+    vec![
+        Row::new("Past the socket hooks: connections are balanced packet by packet")
+            .with(service("web", ECHO, ""))
+            .with_more(service("np", ECHO, "type: NodePort"))
+            .with_more(opted())
+            .both(pod("opted"), To::Service("web", 80), |see| {
+                see.each(ALL).client(Client::Kept)
+            })
+            .both(pod("opted"), To::NodePort(2, "np", 80), |see| see.each(ALL)),
+        Row::new("Past the socket hooks: a pod reaches itself through its Service")
+            .with(service("self-opted", "selector: {own: opted}", ""))
+            .with_more(opted())
+            .both(pod("opted"), To::Service("self-opted", 80), |see| {
+                see.each(&["opted"])
+            }),
+        Row::new("Past the socket hooks: no endpoint is refused at once")
+            .with(service(
+                "empty",
+                "selector: {app: nobody}",
+                "type: NodePort",
+            ))
+            .with_more(opted())
+            .both(pod("opted"), To::Service("empty", 80), |see| see.refused()),
+        Row::new("Past the socket hooks: one endpoint behind two Services, from one source port")
+            .with(service(
+                "twin-a",
+                "selector: {own: echo-2}",
+                "type: NodePort",
+            ))
+            .with_more(service(
+                "twin-b",
+                "selector: {own: echo-2}",
+                "type: NodePort",
+            ))
+            .with_more(opted())
+            .see(
+                pod("opted")
+                    .tcp(To::Service("twin-a", 80))
+                    .each(&["echo-2"])
+                    .once()
+                    .v4()
+                    .options(&["--from", "0.0.0.0:5003"]),
+            )
+            .see(
+                pod("opted")
+                    .tcp(To::Service("twin-b", 80))
+                    .each(&["echo-2"])
+                    .once()
+                    .v4()
+                    .options(&["--from", "0.0.0.0:5003"]),
+            ),
+    ]
 }
 
 fn node_ports() -> Vec<Row> {

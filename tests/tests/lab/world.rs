@@ -120,17 +120,12 @@ pub(crate) fn server(name: &str, node: u8, labels: &str, options: &str) -> Strin
     pod(name, node, labels, "", options)
 }
 
-/// `spec` and `options` go into the pod's and the server's own.
+/// `spec` goes into the pod's own, `options` into its container's.
 pub(crate) fn pod(name: &str, node: u8, labels: &str, spec: &str, options: &str) -> String {
     let ports = if spec.contains("hostNetwork") {
         format!("\"--tcp\", \"{HOST_PORT}\", \"--udp\", \"{HOST_PORT}\"")
     } else {
         format!("\"--tcp\", \"{PORT}\", \"--tcp\", \"{SECOND}\", \"--udp\", \"{PORT}\"")
-    };
-    let container = if options.trim_start().starts_with("args:") {
-        options.to_owned()
-    } else {
-        format!("args: [serve, {ports}, \"{name}\"]{options}")
     };
     format!(
         "---
@@ -145,7 +140,7 @@ spec:
   - name: peer
     image: {PEER_IMAGE}
     command: [/bin/waggle-peer]
-    {container}
+    args: [serve, {ports}, \"{name}\"]{options}
 "
     )
 }
@@ -208,13 +203,9 @@ pub(crate) fn go_through(mode: Mode) {
         match verdict {
             Ok(()) => eprintln!("  ok      {} ({took} ms)", row.name),
             Err(why) => {
-                eprintln!("  FAILED  {} ({took} ms)", row.name);
-                let _ = writeln!(
-                    failures,
-                    "{}:\n    {}",
-                    row.name,
-                    why.replace('\n', "\n    ")
-                );
+                let why = why.replace('\n', "\n          ");
+                eprintln!("  FAILED  {} ({took} ms)\n          {why}", row.name);
+                let _ = writeln!(failures, "{}:\n          {why}", row.name);
             }
         }
     }

@@ -46,6 +46,7 @@ const LAYERS: &[Layers] = &[
         source: "agent/src/",
         root: "agent",
         rows: &[
+            &["fuzzing"],
             &["sync"],
             &["node", "pods"],
             &["volumes"],

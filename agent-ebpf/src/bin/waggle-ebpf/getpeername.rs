@@ -3,7 +3,7 @@
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 
-use crate::maps::ORIGINS;
+use crate::origins;
 use crate::socket::{PROCEED, Peer, peer4, peer6, set_peer4, set_peer6};
 
 #[cgroup_sock_addr(getpeername4)]
@@ -25,16 +25,8 @@ pub(crate) fn getpeername6(ctx: SockAddrContext) -> i32 {
 /// What a connected socket was connected to by the program, if `peer` is what it was given instead.
 #[inline(always)]
 pub(crate) fn asked_for(ctx: &SockAddrContext, peer: &Peer) -> Option<Peer> {
-    // SAFETY: the context's socket is valid while the hook runs.
-    let origin = unsafe { ORIGINS.get_ptr_mut(ctx) };
-    if origin.is_null() {
-        return None;
-    }
-    // SAFETY: not null; copied at once.
-    let origin = unsafe { *origin };
-    let same = origin.service_port != 0
-        && origin.backend_port == peer.port
-        && origin.backend == peer.address;
+    let origin = origins::of(ctx)?;
+    let same = origin.backend_port == peer.port && origin.backend == peer.address;
     same.then_some(Peer {
         address: origin.service,
         port: origin.service_port,

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   connect sendmsg recvmsg getpeername   cgroup hooks: Services at the socket (4 and 6 each)
+//!   release                               cgroup hook: a socket is closed
 //!   pod_ingress pod_egress                tc at the host side of a pod's veth: from the pod, to the pod
 //!   uplink_ingress uplink_egress          tc at the interface to the outside: masquerade, Services from outside
 //!   overlay_ingress overlay_egress        tc at the VXLAN device: from other nodes, to other nodes
@@ -10,15 +11,20 @@
 //!   flows translate onward                a flow's entries, a packet's headers, where it goes on to
 //!   route tunnel                          where other packets go; the tunnel key
 //!   refuse fragment                       answers to senders; ports of fragments
-//!   socket tc work maps                   what they share
+//!   socket origins affinity maps          what the socket hooks share
+//!   tc work maps                          what the tc programs share
 //! ```
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+// For one instruction, in `origins`.
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {
     eprintln!("these programs run in the kernel: build them with `cargo xtask ebpf`");
 }
 
+#[cfg(target_arch = "bpf")]
+mod affinity;
 #[cfg(target_arch = "bpf")]
 mod connect;
 #[cfg(target_arch = "bpf")]
@@ -38,6 +44,8 @@ mod north_south;
 #[cfg(target_arch = "bpf")]
 mod onward;
 #[cfg(target_arch = "bpf")]
+mod origins;
+#[cfg(target_arch = "bpf")]
 mod overlay_egress;
 #[cfg(target_arch = "bpf")]
 mod overlay_ingress;
@@ -51,6 +59,8 @@ mod pod_service;
 mod recvmsg;
 #[cfg(target_arch = "bpf")]
 mod refuse;
+#[cfg(target_arch = "bpf")]
+mod release;
 #[cfg(target_arch = "bpf")]
 mod route;
 #[cfg(target_arch = "bpf")]

@@ -4,11 +4,11 @@
 use agent_ebpf::address::Address;
 use agent_ebpf::counter::{DropReason, EventKind, ForwardKind, Traffic};
 use agent_ebpf::layout::{
-    AffinityKey, AffinityValue, Config, DROP_REASONS, EVENT_KINDS, FORWARD_KINDS, FlowKey,
+    self, AffinityKey, AffinityValue, Config, DROP_REASONS, EVENT_KINDS, FORWARD_KINDS, FlowKey,
     FlowValue, FragmentKey, FragmentValue, MAX_AFFINITIES, MAX_FLOWS, MAX_FRAGMENTS, MAX_LOCALS,
     MAX_MAGLEV_BLOCKS, MAX_OPTED_OUT, MAX_PODS, MAX_REMOTES, MAX_SERVICES, MAX_SLOTS,
-    MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, Pod, PodSource, Remote, ServiceKey, ServiceValue,
-    Slot, SocketOrigin, SourceRange, UdpFlows,
+    MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, OriginPlace, Pod, PodSource, Remote, ServiceKey,
+    ServiceValue, Slot, SocketOrigin, SourceRange, UdpFlows,
 };
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::lpm_trie::Key;
@@ -63,6 +63,14 @@ pub(crate) static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue, MAX_FRAGMENT
 #[btf_map]
 pub(crate) static OPTED_OUT: HashMap<u64, u32, MAX_OPTED_OUT, GROWS> = HashMap::new();
 
+/// Addresses of pods, by the cookie of their network namespace.
+#[btf_map]
+pub(crate) static NAMESPACES: HashMap<u64, PodSource, MAX_PODS, GROWS> = HashMap::new();
+
+#[btf_map]
+pub(crate) static ORIGIN_PLACES: Array<OriginPlace, { layout::ORIGIN_PLACES }> = Array::new();
+
+/// Of sockets that found their place taken.
 #[btf_map]
 pub(crate) static ORIGINS: SkStorage<SocketOrigin> = SkStorage::new();
 

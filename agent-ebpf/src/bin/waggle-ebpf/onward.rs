@@ -6,12 +6,12 @@ use agent_ebpf::layout::{
     CONFIG_OVERLAY, Config, FLOW_KIND_MASQUERADE, FLOW_KIND_POD_SERVICE, FLOW_ONE_WAY, FlowValue,
 };
 use agent_ebpf::packet::embedded;
-use aya_ebpf::helpers::generated::bpf_redirect_neigh;
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh};
 use aya_ebpf::programs::TcContext;
 
 use crate::flows::Kernel;
 use crate::maps::{self, PODS};
-use crate::route::{largest, may_be_fragmented, overlay};
+use crate::route::{largest, may_be_fragmented};
 use crate::tc::{Skb, hop, to_host, to_pod};
 use crate::translate::translate_error;
 use crate::work::Work;
@@ -43,8 +43,10 @@ pub(crate) fn onward(ctx: &TcContext, config: &Config, work: &Work) -> Result<i3
     }
     if maps::remote(&packet.destination).is_some() {
         if config.flags & CONFIG_OVERLAY != 0 {
+            hop(ctx, packet)?;
             maps::count_forward(far, ctx.len());
-            return overlay(ctx, packet, config, largest(ctx, packet));
+            // The device's egress program chooses the tunnel. SAFETY: a plain helper call.
+            return Ok(unsafe { bpf_redirect(config.overlay, 0) } as i32);
         }
     } else if config.in_pod_nets(&packet.destination) {
         return Err(DropReason::NoSuchPod);

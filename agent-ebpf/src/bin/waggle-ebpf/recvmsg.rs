@@ -45,5 +45,18 @@ fn sent_to(ctx: &SockAddrContext, from: &Peer) -> Option<Peer> {
             index += 1;
         }
     }
+    if !is_connected(ctx) {
+        return None;
+    }
     asked_for(ctx, from)
+}
+
+#[inline(always)]
+fn is_connected(ctx: &SockAddrContext) -> bool {
+    // SAFETY: the kernel passes a valid context, whose socket's fields are readable; volatile, so that each is read
+    // with the width that the verifier asks for.
+    unsafe {
+        let socket = (&raw const (*ctx.sock_addr).__bindgen_anon_1.sk).read_volatile();
+        !socket.is_null() && (&raw const (*socket).dst_port).read_volatile() != 0
+    }
 }

@@ -1,6 +1,8 @@
 //! `sendmsg(2)` and `sendto(2)` on unconnected UDP sockets: a Service's address becomes a backend's, the same
 //! one as long as it is among the Service's backends.
 
+use core::mem::MaybeUninit;
+
 use agent_ebpf::counter::{DropReason, EventKind};
 use agent_ebpf::layout::{
     PROTOCOL_UDP, STICKY_SEARCH, ServiceValue, SocketOrigin, UDP_FLOWS, UdpFlows,
@@ -10,7 +12,8 @@ use aya_ebpf::programs::SockAddrContext;
 
 use crate::maps::{self, SLOTS, UDP_STATE};
 use crate::socket::{
-    PROCEED, Peer, peer4, peer6, picked, random_slot, refuse, service, set_peer4, set_peer6,
+    Found, PROCEED, Peer, choose, meant, peer4, peer6, picked, refuse, service, set_peer4,
+    set_peer6,
 };
 
 #[cgroup_sock_addr(sendmsg4)]
@@ -35,9 +38,12 @@ pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
 
 #[inline(always)]
 fn send(ctx: &SockAddrContext, peer: &Peer) -> Result<Option<Peer>, DropReason> {
-    let Some(value) = service(ctx, peer, u32::from(PROTOCOL_UDP))? else {
+    let peer = &meant(*peer);
+    let mut value = MaybeUninit::uninit();
+    let value = Found::clear(&mut value);
+    if !service(ctx, peer, u32::from(PROTOCOL_UDP), value)? {
         return Ok(None);
-    };
+    }
     // SAFETY: the context's socket is valid while the hook runs.
     let state = unsafe { UDP_STATE.get_or_insert_ptr_mut(ctx, None) };
     if state.is_null() {
@@ -49,7 +55,7 @@ fn send(ctx: &SockAddrContext, peer: &Peer) -> Result<Option<Peer>, DropReason> 
     let state = unsafe { &mut *state };
     let place = find(state, peer);
     if let Some(place) = place
-        && let Some(backend) = still(&mut state.flows[place % UDP_FLOWS], &value)
+        && let Some(backend) = still(&mut state.flows[place % UDP_FLOWS], value)
     {
         return Ok(Some(backend));
     }
@@ -60,16 +66,15 @@ fn send(ctx: &SockAddrContext, peer: &Peer) -> Result<Option<Peer>, DropReason> 
 
 /// A backend at random; the Service is looked up again if a change came between reading it and its slot.
 #[inline(always)]
-fn fresh(
-    ctx: &SockAddrContext,
-    peer: &Peer,
-    value: ServiceValue,
-) -> Result<(Peer, u32), DropReason> {
-    let slot = match random_slot(&value) {
+fn fresh(ctx: &SockAddrContext, peer: &Peer, value: &mut Found) -> Result<(Peer, u32), DropReason> {
+    let slot = match choose(ctx, value) {
         Some(slot) => slot,
-        None => service(ctx, peer, u32::from(PROTOCOL_UDP))?
-            .and_then(|value| random_slot(&value))
-            .ok_or(DropReason::ServiceChanging)?,
+        None => {
+            if !service(ctx, peer, u32::from(PROTOCOL_UDP), value)? {
+                return Err(DropReason::ServiceChanging);
+            }
+            choose(ctx, value).ok_or(DropReason::ServiceChanging)?
+        }
     };
     picked();
     let backend = Peer {

@@ -298,7 +298,7 @@ fn run(maps: &mut Maps, plan: &Plan) {
             );
         }
     }
-    for (key, backend) in &plan.gone {
+    for Gone { key, backend, .. } in &plan.gone {
         assert!(before[key].contains(backend));
         assert!(!after.get(key).is_some_and(|now| now.contains(backend)));
     }
@@ -306,7 +306,10 @@ fn run(maps: &mut Maps, plan: &Plan) {
         for backend in backends {
             let kept = after.get(key).is_some_and(|now| now.contains(backend));
             assert!(
-                kept || plan.gone.contains(&(*key, *backend)),
+                kept || plan
+                    .gone
+                    .iter()
+                    .any(|gone| (gone.key, gone.backend) == (*key, *backend)),
                 "{backend:?} went unannounced"
             );
         }

@@ -78,7 +78,8 @@ fn talk(cluster: &Cluster, client: &Party, server: &Party, v4: bool) {
         return;
     };
     let what = format!("{} to {} ({from} to {to})", client.what, server.what);
-    let bound = server.run(cluster, move || udp(&any(v4, 7000)));
+    let bound = server.run(cluster, move || udp(&any(v4, 0)));
+    let at = socket(to, bound.local_addr().unwrap().port());
     let served = std::thread::spawn(move || {
         let seen = reflect(&bound);
         let mut large = vec![0; 10_000];
@@ -86,30 +87,44 @@ fn talk(cluster: &Cluster, client: &Party, server: &Party, v4: bool) {
         (seen, length)
     });
     let (_, answered) = client.run(cluster, move || {
-        let socket_ = udp(&any(v4, 0));
-        let answer = query(&socket_, socket(to, 7000));
-        socket_.send_to(&[7; 9000], socket(to, 7000)).unwrap();
+        let socket = udp(&any(v4, 0));
+        let answer = query(&socket, at);
+        socket.send_to(&[7; 9000], at).unwrap();
         answer
     });
-    assert_eq!(answered, socket(to, 7000), "{what}");
+    assert_eq!(answered, at, "{what}");
     let (seen, length) = served.join().unwrap_or_else(|_| panic!("{what}"));
     assert_eq!(seen.ip(), from, "{what}: the source is its own");
     assert_eq!(length, 9000, "{what}: in fragments");
+    assert_eq!(
+        transfer(cluster, client, server, to).ip(),
+        from,
+        "{what}: by TCP"
+    );
+}
 
-    let listener = server.run(cluster, move || TcpListener::bind(any(v4, 7001)).unwrap());
-    let served = std::thread::spawn(move || {
-        let (mut stream, seen) = listener.accept().unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut got = vec![0; BULK];
-        stream.read_exact(&mut got).unwrap();
-        stream.write_all(&got).unwrap();
-        seen
+/// A megabyte each way; returns whom the server sees.
+fn transfer(cluster: &Cluster, client: &Party, server: &Party, to: IpAddr) -> SocketAddr {
+    let listener = server.run(cluster, move || {
+        TcpListener::bind(any(to.is_ipv4(), 0)).unwrap()
     });
-    client.run(cluster, move || bulk(socket(to, 7001)));
-    assert_eq!(served.join().unwrap().ip(), from, "{what}: by TCP");
+    let at = socket(to, listener.local_addr().unwrap().port());
+    let served = std::thread::spawn(move || take(&listener));
+    client.run(cluster, move || bulk(at));
+    served.join().unwrap()
 }
 
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Sends back what one client sends.
+fn take(listener: &TcpListener) -> SocketAddr {
+    let (mut stream, seen) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut got = vec![0; BULK];
+    stream.read_exact(&mut got).unwrap();
+    stream.write_all(&got).unwrap();
+    seen
+}
 
 fn bulk(to: SocketAddr) {
     let mut stream = TcpStream::connect_timeout(&to, PATIENCE).unwrap();
@@ -250,10 +265,22 @@ fn sizes_are_learned(setting: Setting) {
             }
         }
         for v4 in [true, false] {
+            let address = two.address(v4).unwrap();
+            assert_eq!(one.run(cluster, move || path_mtu(address)), 1500);
+            for (from, to) in [(&one, &two), (&two, &one)] {
+                let address = to.address(v4).unwrap();
+                // TCP finds out, and sends again; so that what a datagram is cut to is right from the start.
+                transfer(cluster, from, to, address);
+                assert_eq!(
+                    from.run(cluster, move || path_mtu(address)),
+                    expected(cluster)
+                );
+            }
             talk(cluster, &one, &two, v4);
             talk(cluster, &two, &one, v4);
-            let to = two.address(v4).unwrap();
-            assert_eq!(one.run(cluster, move || path_mtu(to)), expected(cluster));
+        }
+        for member in &cluster.members {
+            assert!(count(member.plane(), "too_big") > 0);
         }
         cluster.unload();
     });
@@ -463,7 +490,8 @@ fn a_restart_makes_no_gap_between_nodes() {
         cluster(setting, |cluster| {
             let (one, two) = (pod(cluster.node(1), "pod"), pod(cluster.node(2), "pod"));
             let to = two.address(true).unwrap();
-            let listener = two.run(cluster, || TcpListener::bind(any(true, 7100)).unwrap());
+            let listener = two.run(cluster, || TcpListener::bind(any(true, 0)).unwrap());
+            let at = socket(to, listener.local_addr().unwrap().port());
             let served = std::thread::spawn(move || {
                 let (mut stream, _) = listener.accept().unwrap();
                 let mut byte = [0];
@@ -471,9 +499,7 @@ fn a_restart_makes_no_gap_between_nodes() {
                     stream.write_all(&byte).unwrap();
                 }
             });
-            let mut stream = one.run(cluster, move || {
-                TcpStream::connect(socket(to, 7100)).unwrap()
-            });
+            let mut stream = one.run(cluster, move || TcpStream::connect(at).unwrap());
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
             let mut say = |what: &str| {
                 stream.write_all(b"x").unwrap();
@@ -642,7 +668,7 @@ fn an_overlay_device_that_is_not_as_it_has_to_be_is_made_anew_and_one_that_is_de
     cluster(Setting::default(), |cluster| {
         let (one, two) = (pod(cluster.node(1), "pod"), pod(cluster.node(2), "pod"));
         talk(cluster, &one, &two, true);
-        let name = overlay::name(&cluster.node(1).config.pin_dir);
+        let name = crate::dataplane::overlay::name(&cluster.node(1).config.pin_dir);
         let deleted = name.clone();
         let index = |member: &Member| member.plane().inner.state().settings.overlay;
         let before = index(cluster.node(1));
@@ -660,7 +686,7 @@ fn an_overlay_device_that_is_not_as_it_has_to_be_is_made_anew_and_one_that_is_de
             let member = cluster.node_mut(number);
             member.leave();
             member.config.vxlan_port = 4789;
-            let name = overlay::name(&member.config.pin_dir);
+            let name = crate::dataplane::overlay::name(&member.config.pin_dir);
             if number == 2 {
                 member.on_host(move || {
                     run_program(&format!("ip link del {name}"));

@@ -34,6 +34,8 @@ pub(super) enum Underlay {
 pub(super) struct Setting {
     pub(super) nodes: u8,
     pub(super) routing: Routing,
+    pub(super) north_south: NorthSouth,
+    pub(super) xdp: Xdp,
     pub(super) underlay: Underlay,
     pub(super) pod_mtu: Option<u32>,
     /// Of the uplinks and everything between them.
@@ -45,6 +47,8 @@ impl Default for Setting {
         Self {
             nodes: 2,
             routing: Routing::Overlay,
+            north_south: NorthSouth::Snat,
+            xdp: Xdp::Off,
             underlay: Underlay::Both,
             pod_mtu: None,
             mtu: 1500,
@@ -124,8 +128,8 @@ impl Setting {
             cluster_dns: CLUSTER_DNS.parse().unwrap(),
             dns_listen: DNS_LISTEN.parse().unwrap(),
             routing: self.routing,
-            north_south: NorthSouth::Snat,
-            xdp: Xdp::Off,
+            north_south: self.north_south,
+            xdp: self.xdp,
             vxlan_port: VXLAN_PORT,
             node_addresses: Vec::new(),
             pod_mtu: self.pod_mtu,
@@ -144,6 +148,9 @@ pub(super) fn cluster(setting: Setting, test: impl FnOnce(&mut Cluster) + Send +
         cluster.tell_all();
         // The namespaces go whether the test succeeds or not.
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&mut cluster)));
+        if result.is_err() {
+            cluster.tell_counters();
+        }
         drop(cluster);
         unmount_below(directory.path());
         if let Err(panic) = result {
@@ -174,7 +181,7 @@ impl Cluster {
         let fabric = directory.join("fabric");
         bind_namespace(&fabric);
         run_program("ip link set lo up");
-        run_program(&format!("ip link add br0 type bridge mcast_snooping 0"));
+        run_program("ip link add br0 type bridge mcast_snooping 0");
         run_program("ip addr add 192.0.2.254/24 dev br0");
         run_program("ip addr add 2001:db8::fe/64 dev br0 nodad");
         run_program(&format!("ip addr add {FAR}/32 dev lo"));
@@ -226,6 +233,24 @@ impl Cluster {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
         inside(&self.fabric, &self.outside.0, work).wait()
+    }
+
+    /// For whoever reads that a test failed.
+    fn tell_counters(&self) {
+        for member in &self.members {
+            let Some(plane) = &member.plane else { continue };
+            let drops = plane.drops().into_iter().filter(|(_, count)| *count > 0);
+            let forwards = plane
+                .forwards()
+                .into_iter()
+                .filter(|(_, count, _)| *count > 0);
+            eprintln!(
+                "node{}: dropped {:?}, forwarded {:?}",
+                member.number,
+                drops.collect::<Vec<_>>(),
+                forwards.collect::<Vec<_>>()
+            );
+        }
     }
 
     /// Drops of all nodes but what IPv6 says of itself on a link.
@@ -288,14 +313,15 @@ impl Member {
         member
     }
 
-    /// Makes the uplink.
+    /// Makes the uplink. It has the same MAC address every time, as a card has that is plugged in again.
     pub(super) fn connect(&self, cluster: &Cluster) {
         let (number, mtu) = (self.number, cluster.setting.mtu);
         let netns = self.netns.display().to_string();
         let addresses = cluster.setting.addresses(number);
         cluster.in_fabric(move || {
             run_program(&format!(
-                "ip link add port{number} mtu {mtu} type veth peer name up0 mtu {mtu} netns {netns}"
+                "ip link add port{number} mtu {mtu} type veth peer name up0 mtu {mtu} \
+                 address 0a:00:00:00:00:{number:02x} netns {netns}"
             ));
             run_program(&format!("ip link set port{number} master br0 up"));
         });
@@ -308,6 +334,8 @@ impl Member {
                     }
                 }
             }
+            // Link-local addresses at once: neighbours are asked for from them.
+            std::fs::write("/proc/sys/net/ipv6/conf/up0/accept_dad", "0").unwrap();
             run_program("ip link set up0 up");
             if nix::net::if_::if_nametoindex("up0").is_ok() {
                 let _ = std::process::Command::new("ip")

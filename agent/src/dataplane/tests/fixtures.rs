@@ -15,13 +15,13 @@ use super::*;
 const INTERFACE: u32 = 1;
 pub(super) const POD: &str = "10.77.0.2";
 pub(super) const POD_V6: &str = "fd00:77::2";
-const OTHER: &str = "10.77.0.3";
+pub(super) const OTHER: &str = "10.77.0.3";
 pub(super) const FAR: &str = "203.0.113.9";
 const OTHER_MAC: [u8; 6] = [6, 0, 0, 0, 0, 3];
 const OTHER_HOST_MAC: [u8; 6] = [2, 0, 0, 0, 0, 3];
 const OTHER_INTERFACE: u32 = 77;
 
-const OK: u32 = 0;
+pub(super) const OK: u32 = 0;
 pub(super) const SHOT: u32 = 2;
 pub(super) const REDIRECT: u32 = 7;
 pub(super) const NEXT: u32 = u32::MAX;
@@ -33,12 +33,15 @@ pub(super) struct Bench {
 impl Bench {
     /// A loaded data plane that takes `lo` for a pod's veth, and knows another pod.
     pub(super) async fn new(lab: &super::lab::Lab) -> Self {
-        run_program("ip addr add 10.99.0.1/24 dev lo");
+        Self::of(lab.load().await)
+    }
+
+    pub(super) fn of(plane: DataPlane) -> Self {
+        run_program("ip addr replace 10.99.0.1/24 dev lo");
         for path in ["ipv4/conf/lo/forwarding", "ipv6/conf/lo/forwarding"] {
             std::fs::write(format!("/proc/sys/net/{path}"), "1").unwrap();
         }
-        run_program("ip -6 route add default via 2001:db8::1");
-        let plane = lab.load().await;
+        run_program("ip -6 route replace default via 2001:db8::1");
         {
             let mut state = plane.inner.state();
             let source = PodSource {

@@ -277,12 +277,7 @@ impl Lab {
         pod: &PodNetwork,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
-        let netns = pod.netns.clone();
-        Background(std::thread::spawn(move || {
-            setns(fs::File::open(&netns).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
-            work()
-        }))
-        .wait()
+        unhooked(&pod.netns, work).wait()
     }
 
     /// On the node itself, as a process of the node's.
@@ -317,6 +312,18 @@ pub(super) fn inside<T: Send + 'static>(
     let (netns, cgroup) = (netns.to_owned(), cgroup.to_owned());
     Background(std::thread::spawn(move || {
         Cgroup::enter(&cgroup);
+        setns(fs::File::open(&netns).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+        work()
+    }))
+}
+
+/// Work in a namespace, of a process that no socket hook sees.
+pub(super) fn unhooked<T: Send + 'static>(
+    netns: &Path,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Background<T> {
+    let netns = netns.to_owned();
+    Background(std::thread::spawn(move || {
         setns(fs::File::open(&netns).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
         work()
     }))

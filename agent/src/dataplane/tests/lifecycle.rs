@@ -62,7 +62,7 @@ fn a_second_load_keeps_connections_services_and_pods() {
         assert_eq!(before.peer_addr().unwrap(), at, "socket state is kept");
         assert_eq!(
             plane.attachments().len(),
-            8 + 2 + 4,
+            9 + 2 + 4,
             "{:?}",
             plane.attachments()
         );
@@ -94,7 +94,7 @@ fn unloading_leaves_nothing() {
         let plane = lab.load().await;
         let pod = lab.pod(&plane, "pod").await;
         let pins = std::fs::read_dir(lab.directory.join("bpf/links")).unwrap();
-        assert_eq!(pins.count(), 8 + 2 + 2);
+        assert_eq!(pins.count(), 9 + 2 + 2);
         plane.remove_pod(&pod.interface).await.unwrap();
         plane.remove_pod(&pod.interface).await.unwrap();
         lab.networks.detach("pod").await.unwrap();
@@ -207,7 +207,7 @@ fn every_program_is_far_from_the_verifiers_limit() {
     bpffs::clear(&pins).unwrap();
     let verified = verified.unwrap_or_else(|error| panic!("{}", super::lab::chain(error)));
     eprintln!("{verified:?}");
-    assert_eq!(verified.len(), 14);
+    assert_eq!(verified.len(), 15);
     assert!(
         verified.iter().all(|(_, count)| *count < 200_000),
         "{verified:?}"
@@ -320,7 +320,7 @@ fn a_load_with_another_configuration_moves_what_is_attached() {
         };
         assert_eq!((attached(&lab.cgroup), attached(&other)), (0, 1));
         let pins = std::fs::read_dir(lab.directory.join("bpf/links")).unwrap();
-        assert_eq!(pins.count(), 8 + 2 + 2, "the pod's that is gone are gone");
+        assert_eq!(pins.count(), 9 + 2 + 2, "the pod's that is gone are gone");
         {
             let state = plane.inner.state();
             let known =

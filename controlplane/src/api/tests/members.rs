@@ -55,7 +55,7 @@ async fn what_stands_in_the_way_is_named() {
     assert!(
         error
             .to_string()
-            .contains("192.0.2.53 is not in the Service range"),
+            .contains("192.0.2.53 is not in the first Service range"),
         "{error}"
     );
     let mut wrong = config(other.path());

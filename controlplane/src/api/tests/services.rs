@@ -76,6 +76,44 @@ async fn no_two_services_get_one_address_and_all_are_given_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_service_kubernetes_has_both_families_and_endpoints_where_others_reach_the_api() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = config(dir.path());
+    settings.listen = "[::]:0".parse().unwrap();
+    let controller = Controller::start(settings).await.unwrap();
+    let port = controller.address().port();
+    let kubeconfig = controller.admin_kubeconfig(&format!("https://127.0.0.1:{port}"));
+    let client = client(&kubeconfig).await;
+    let get = async |path: &str| {
+        let answer = send(&client, Method::GET, path, &[], "").await;
+        answer.ok()
+    };
+    let known = get(&format!("{SERVICES}/kubernetes")).await;
+    assert_eq!(
+        known["spec"]["clusterIPs"],
+        json!(["10.96.0.1", "fd00:96::1"])
+    );
+    assert_eq!(known["spec"]["ipFamilyPolicy"], "PreferDualStack");
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    let slices = get(&format!(
+        "{slices}?labelSelector=kubernetes.io/service-name%3Dkubernetes"
+    ))
+    .await;
+    // One for each family that this machine has a way out by.
+    let slices = slices["items"].as_array().unwrap();
+    let mut families = HashSet::new();
+    for slice in slices {
+        assert!(families.insert(slice["addressType"].as_str().unwrap()));
+        assert_eq!(slice["ports"][0]["port"], port);
+        let address = slice["endpoints"][0]["addresses"][0].as_str().unwrap();
+        let address: std::net::IpAddr = address.parse().unwrap();
+        assert!(!address.is_loopback() && !address.is_unspecified());
+        assert_eq!(address.is_ipv4(), slice["addressType"] == "IPv4");
+    }
+    controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn types_change_and_allocations_follow() {
     let member = member().await;
     let path = format!("{SERVICES}/s");

@@ -45,6 +45,7 @@ async fn without_certificate_there_is_health_and_version_and_nothing_else() {
         "/apis",
         "/api/v1/pods",
         "/metrics",
+        "/waggle/v1/status",
         "/openapi/v2",
         "/nonsense",
     ] {

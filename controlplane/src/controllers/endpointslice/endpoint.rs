@@ -9,6 +9,7 @@ use k8s_openapi::api::discovery::v1::{
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::hints;
 use super::pack::{self, Changes, Group, Manager};
 use crate::controllers::owner::controller_reference;
 use crate::controllers::podstate;
@@ -199,11 +200,19 @@ fn hints(
     }
 }
 
+/// What the plan needs of the nodes.
+pub(super) struct Topology<'a> {
+    /// The zone of a node, by its name.
+    pub(super) zone: &'a dyn Fn(&str) -> Option<String>,
+    /// Looked at for Services that leave the hints to us.
+    pub(super) cpus: Option<hints::Cpus>,
+}
+
 pub(super) fn plan(
     service: &Service,
     pods: &[Arc<Pod>],
     existing: &[Arc<EndpointSlice>],
-    zone: &dyn Fn(&str) -> Option<String>,
+    topology: &Topology<'_>,
 ) -> Changes {
     let mut groups: Vec<Group> = Vec::new();
     let families = families(service);
@@ -218,8 +227,13 @@ pub(super) fn plan(
             if of_family.is_empty() {
                 continue;
             }
-            let endpoint = endpoint(service, pod, of_family, zone);
+            let endpoint = endpoint(service, pod, of_family, topology.zone);
             pack::add(&mut groups, family, ports(service, pod), endpoint);
+        }
+    }
+    if hints::is_auto(service) {
+        for group in &mut groups {
+            hints::give(&mut group.endpoints, topology.cpus.as_ref());
         }
     }
     let manager = Manager {

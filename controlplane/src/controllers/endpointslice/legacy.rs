@@ -86,7 +86,9 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
         BTreeMap::new();
     let mut count = 0;
     let mut truncated = false;
-    for pod in pods {
+    // When not all have room, those that are ready come first.
+    let (ready, others): (Vec<_>, Vec<_>) = pods.iter().partition(|pod| podstate::is_ready(pod));
+    for pod in ready.into_iter().chain(others) {
         if podstate::is_finished(pod) || (podstate::is_terminating(pod) && !publish) {
             continue;
         }

@@ -10,6 +10,8 @@ use super::pack::{self, Changes, Group, Manager};
 use crate::controllers::owner::controller_reference;
 
 const NAME: &str = "endpointslicemirroring-controller.k8s.io";
+/// Addresses of one subset that are mirrored; Kubernetes' default.
+const MOST: usize = 1000;
 const SKIP: &str = "endpointslice.kubernetes.io/skip-mirror";
 const LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -65,7 +67,8 @@ pub(super) fn plan(
             .flatten()
             .map(|address| (address, true));
         let not_ready = subset.not_ready_addresses.iter().flatten();
-        for (address, ready) in ready.chain(not_ready.map(|address| (address, false))) {
+        let all = ready.chain(not_ready.map(|address| (address, false)));
+        for (address, ready) in all.take(MOST) {
             let Ok(ip) = address.ip.parse::<std::net::IpAddr>() else {
                 continue;
             };

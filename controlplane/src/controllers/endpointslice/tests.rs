@@ -42,6 +42,13 @@ fn zone(_: &str) -> Option<String> {
     Some("z1".into())
 }
 
+fn topology() -> endpoint::Topology<'static> {
+    endpoint::Topology {
+        zone: &zone,
+        cpus: None,
+    }
+}
+
 /// What the slices are once the changes are made.
 fn applied(existing: &[Arc<EndpointSlice>], changes: &pack::Changes) -> Vec<Arc<EndpointSlice>> {
     let mut all: Vec<_> = existing
@@ -64,7 +71,7 @@ fn applied(existing: &[Arc<EndpointSlice>], changes: &pack::Changes) -> Vec<Arc<
 }
 
 fn plan(pods: &[Arc<Pod>], existing: &[Arc<EndpointSlice>]) -> pack::Changes {
-    endpoint::plan(&service(), pods, existing, &zone)
+    endpoint::plan(&service(), pods, existing, &topology())
 }
 
 #[test]
@@ -98,7 +105,7 @@ fn an_endpoint_says_all_about_its_pod() {
 #[test]
 fn conditions_follow_readiness_termination_and_publish_not_ready() {
     let conditions = |service: &Service, pod: &Arc<Pod>| {
-        let changes = endpoint::plan(service, std::slice::from_ref(pod), &[], &zone);
+        let changes = endpoint::plan(service, std::slice::from_ref(pod), &[], &topology());
         let endpoint = changes.create[0].endpoints.as_ref().unwrap()[0].clone();
         let conditions = endpoint.conditions.unwrap();
         (
@@ -201,7 +208,7 @@ fn named_ports_are_resolved_per_pod_and_split_slices() {
         with_port("b", "10.0.0.2", 9090),
         with_port("c", "10.0.0.3", 8080),
     ];
-    let changes = endpoint::plan(&service, &pods, &[], &zone);
+    let changes = endpoint::plan(&service, &pods, &[], &topology());
     let ports: Vec<_> = changes
         .create
         .iter()
@@ -224,7 +231,7 @@ fn headless_without_ports_has_endpoints_and_hostnames() {
     let spec = pod.spec.as_mut().unwrap();
     (spec.hostname, spec.subdomain) = (Some("a-0".into()), Some("web".into()));
     let pods = [Arc::new(pod)];
-    let changes = endpoint::plan(&service, &pods, &[], &zone);
+    let changes = endpoint::plan(&service, &pods, &[], &topology());
     let slice = &changes.create[0];
     assert_eq!(slice.ports.as_deref(), Some(&[][..]));
     assert_eq!(
@@ -259,7 +266,7 @@ fn both_families_of_a_dual_stack_service() {
         .push(PodIP {
             ip: "fd00::1".into(),
         });
-    let changes = endpoint::plan(&service, &[Arc::new(pod)], &[], &zone);
+    let changes = endpoint::plan(&service, &[Arc::new(pod)], &[], &topology());
     let families: Vec<_> = changes
         .create
         .iter()
@@ -321,4 +328,79 @@ fn hand_made_endpoints_are_mirrored_and_unmirrored() {
         pack::Changes::default()
     );
     assert_eq!(mirror::plan(&service, None, &slices).delete.len(), 2);
+    // No more than a thousand of one subset.
+    let mut many = endpoints;
+    many.subsets.as_mut().unwrap()[0].addresses = Some(
+        (0..1_500)
+            .map(|n| EndpointAddress {
+                ip: format!("192.0.{}.{}", n / 200, n % 200),
+                ..EndpointAddress::default()
+            })
+            .collect(),
+    );
+    let changes = mirror::plan(&service, Some(&many), &[]);
+    let counts = changes
+        .create
+        .iter()
+        .map(|slice| slice.endpoints.as_ref().unwrap().len());
+    assert_eq!(counts.collect::<Vec<_>>(), [100; 10]);
+}
+
+#[test]
+fn every_traffic_distribution_has_its_hints_and_the_annotation_wins() {
+    let pods = [
+        addressed("a", "10.0.0.1", true),
+        addressed("b", "10.0.0.2", false),
+    ];
+    let hints = |service: &Service| {
+        let changes = endpoint::plan(service, &pods, &[], &topology());
+        let endpoints = changes.create[0].endpoints.clone().unwrap();
+        let of = |name: &str| {
+            let mut all = endpoints.iter();
+            let one =
+                all.find(|one| one.target_ref.as_ref().unwrap().name.as_deref() == Some(name));
+            one.unwrap().hints.clone()
+        };
+        assert_eq!(of("b"), None, "one that is not ready gets no hint");
+        of("a").map(|hints| {
+            let zones = hints.for_zones.into_iter().flatten().map(|zone| zone.name);
+            let nodes = hints.for_nodes.into_iter().flatten().map(|node| node.name);
+            (zones.collect::<Vec<_>>(), nodes.collect::<Vec<_>>())
+        })
+    };
+    let with = |distribution: &str| {
+        let mut service = service();
+        service.spec.as_mut().unwrap().traffic_distribution = Some(distribution.into());
+        service
+    };
+    let z1 = vec!["z1".to_owned()];
+    assert_eq!(hints(&service()), None);
+    for same_zone in ["PreferClose", "PreferSameZone"] {
+        assert_eq!(hints(&with(same_zone)), Some((z1.clone(), vec![])));
+    }
+    let n1 = vec!["n1".to_owned()];
+    assert_eq!(hints(&with("PreferSameNode")), Some((z1, n1)));
+    let mut auto = with("PreferSameNode");
+    auto.metadata.annotations = Some(labels(&[("service.kubernetes.io/topology-mode", "Auto")]));
+    assert_eq!(hints(&auto), None, "one zone is not enough to go by");
+}
+
+#[test]
+fn endpoints_beyond_a_thousand_are_cut_off_and_it_is_said() {
+    let address = |n: usize| format!("10.0.{}.{}", n / 200, n % 200);
+    let pods: Vec<_> = (0..1_100)
+        .map(|n| addressed(&format!("p{n:04}"), &address(n), n >= 200))
+        .collect();
+    let legacy::Change::Create(endpoints) = legacy::plan(&service(), &pods, None) else {
+        panic!("no Endpoints");
+    };
+    let annotations = endpoints.metadata.annotations.as_ref().unwrap();
+    assert_eq!(
+        annotations["endpoints.kubernetes.io/over-capacity"],
+        "truncated"
+    );
+    let subset = &endpoints.subsets.as_ref().unwrap()[0];
+    // Who is ready is named first.
+    assert_eq!(subset.addresses.as_ref().unwrap().len(), 900);
+    assert_eq!(subset.not_ready_addresses.as_ref().unwrap().len(), 100);
 }

@@ -219,3 +219,40 @@ async fn a_silent_node_is_unreachable_and_its_pods_are_replaced_elsewhere() {
         () = replaced => {}
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_follow_the_zone_of_their_node() {
+    let cluster = Cluster::new(&["n1"]).await;
+    let service: Service = serde_json::from_value(json!({
+        "metadata": {"namespace": "ns", "name": "web"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]},
+    }))
+    .unwrap();
+    cluster.client.create(&service).await.unwrap();
+    cluster.client.create(&web(1)).await.unwrap();
+    let zone_is = |cache: &crate::cache::Cache, wanted: Option<&str>| {
+        let slices = cache
+            .endpoint_slices
+            .indexed(crate::cache::BY_SERVICE, "ns/web");
+        let mut endpoints = slices
+            .iter()
+            .flat_map(|slice| slice.endpoints.iter().flatten());
+        endpoints
+            .next()
+            .is_some_and(|endpoint| endpoint.zone.as_deref() == wanted)
+    };
+    cluster
+        .eventually("an endpoint without zone", |cache| zone_is(cache, None))
+        .await;
+    let patch = json!({"metadata": {"labels": {"topology.kubernetes.io/zone": "z"}}});
+    cluster
+        .client
+        .merge_patch::<Node>("", "n1", "", &patch)
+        .await
+        .unwrap();
+    cluster
+        .eventually("the zone in the endpoint", |cache| {
+            zone_is(cache, Some("z"))
+        })
+        .await;
+}

@@ -1,5 +1,7 @@
 //! Reads the present state of what changed, in the form that batches have. Only reads the cache.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::Pod;
 use proto::node::v1::{EndpointSliceChange, NodeChange, ObjectChange, PodChange, ServiceChange};
@@ -10,6 +12,7 @@ use super::super::convert;
 use super::super::references::{self, Kind, Reference};
 use super::dirty::Dirty;
 use crate::cache::{Cache, ObjectKey};
+use crate::registry::Object;
 
 fn service(cache: &Cache, key: &ObjectKey) -> ServiceChange {
     ServiceChange {
@@ -39,35 +42,24 @@ fn node(cache: &Cache, key: &ObjectKey) -> NodeChange {
 }
 
 pub(super) fn shared(cache: &Cache, dirty: &Dirty) -> Shared {
-    Shared {
-        services: dirty
-            .services
-            .iter()
-            .map(|key| service(cache, key))
-            .collect(),
-        endpoint_slices: dirty.slices.iter().map(|key| slice(cache, key)).collect(),
-        nodes: dirty.nodes.iter().map(|key| node(cache, key)).collect(),
-    }
+    let services = dirty.services.iter().map(|key| service(cache, key));
+    let slices = dirty.slices.iter().map(|key| slice(cache, key));
+    let nodes = dirty.nodes.iter().map(|key| node(cache, key));
+    Shared::new(services.collect(), slices.collect(), nodes.collect())
 }
 
 pub(super) fn everything(cache: &Cache) -> Shared {
+    fn keys<K: Object>(objects: &[Arc<K>]) -> impl Iterator<Item = ObjectKey> {
+        objects.iter().map(|object| ObjectKey::of(object.as_ref()))
+    }
     let services = cache.services.list("");
     let slices = cache.endpoint_slices.list("");
     let nodes = cache.nodes.list("");
-    Shared {
-        services: services
-            .iter()
-            .map(|object| service(cache, &ObjectKey::of(object.as_ref())))
-            .collect(),
-        endpoint_slices: slices
-            .iter()
-            .map(|object| slice(cache, &ObjectKey::of(object.as_ref())))
-            .collect(),
-        nodes: nodes
-            .iter()
-            .map(|object| node(cache, &ObjectKey::of(object.as_ref())))
-            .collect(),
-    }
+    Shared::new(
+        keys(&services).map(|key| service(cache, &key)).collect(),
+        keys(&slices).map(|key| slice(cache, &key)).collect(),
+        keys(&nodes).map(|key| node(cache, &key)).collect(),
+    )
 }
 
 fn json<T: Serialize>(object: &T) -> Bytes {

@@ -241,12 +241,13 @@ proptest! {
         sizes in proptest::collection::vec(0_usize..1_500_000, 0..12),
         full: bool,
     ) {
-        let shared = Shared {
-            services: (0..services)
+        let shared = Shared::new(
+            (0..services)
                 .map(|number| ServiceChange { name: number.to_string(), ..ServiceChange::default() })
                 .collect(),
-            ..Shared::default()
-        };
+            Vec::new(),
+            Vec::new(),
+        );
         let own = Own {
             pods: sizes.iter().map(|size| PodChange {
                 pod_json: vec![0; *size].into(), ..PodChange::default()
@@ -256,7 +257,8 @@ proptest! {
             }).collect(),
         };
         let parcel = Parcel { full, revision: 9, since: 4, shared: Arc::new(shared), own };
-        let batches = parcel.batches();
+        let messages = parcel.messages();
+        let batches: Vec<_> = messages.iter().map(|message| decoded(&message.bytes)).collect();
         let last = batches.len() - 1;
         for (position, batch) in batches.iter().enumerate() {
             prop_assert_eq!(batch.full, full);

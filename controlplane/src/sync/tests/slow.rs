@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Service;
 
+use proto::node::v1::ServiceChange;
+
+use super::super::batch::{Own, Parcel, Shared};
 use super::*;
 use crate::cache::Cache;
 use crate::registry::Change;
@@ -22,6 +25,10 @@ fn service(number: u64) -> Change<Service> {
 fn start(cache: &Cache, shutdown: &CancellationToken) -> hub::Handle {
     let (applied, metrics) = (Applied::default(), SyncMetrics::default());
     hub::start(cache, &applied, Limits::default(), &metrics, shutdown)
+}
+
+async fn next(stream: &mut hub::Batches) -> Batch {
+    decoded(&stream.next().await.unwrap().bytes)
 }
 
 /// One change in every informer's view, as the feed would make it.
@@ -58,7 +65,7 @@ async fn a_slow_stream_is_resynced_and_ends_with_the_same_state() {
         advance(&cache, vec![service(number)], number);
         // The quick one has every change before the next is made.
         while last < number {
-            let batch = quick.next().await.unwrap();
+            let batch = next(&mut quick).await;
             assert!(batch.revision >= last);
             last = batch.revision;
         }
@@ -68,7 +75,7 @@ async fn a_slow_stream_is_resynced_and_ends_with_the_same_state() {
     let mut in_full = false;
     let mut revision = 0;
     while revision < CHANGES {
-        let batch = slow.next().await.unwrap();
+        let batch = next(&mut slow).await;
         batches += 1;
         if batch.full && !in_full {
             known.clear();
@@ -91,12 +98,12 @@ async fn a_batch_claims_no_revision_before_all_of_it_is_there() {
     let shutdown = CancellationToken::new();
     let hub = start(&cache, &shutdown);
     let mut stream = hub.connect("n1").await.unwrap();
-    assert!(stream.next().await.unwrap().last);
+    assert!(next(&mut stream).await.last);
     // More than one message holds, at one revision.
     advance(&cache, (0..450).map(service).collect(), 7);
     let mut services = 0;
     loop {
-        let batch = stream.next().await.unwrap();
+        let batch = next(&mut stream).await;
         services += batch.services.len();
         if batch.last {
             assert_eq!(batch.revision, 7);
@@ -106,4 +113,38 @@ async fn a_batch_claims_no_revision_before_all_of_it_is_there() {
     }
     assert_eq!(services, 450);
     shutdown.cancel();
+}
+
+#[tokio::test]
+async fn parts_that_are_encoded_once_make_whole_messages() {
+    let services = (0..3).map(|number| ServiceChange {
+        name: format!("s{number}"),
+        ..ServiceChange::default()
+    });
+    let shared = Arc::new(Shared::new(services.collect(), Vec::new(), Vec::new()));
+    let parcel = |own: Own| Parcel {
+        full: true,
+        revision: 9,
+        since: 4,
+        shared: Arc::clone(&shared),
+        own,
+    };
+    let pod = proto::node::v1::PodChange {
+        uid: "u".into(),
+        ..Default::default()
+    };
+    let plain = parcel(Own::default()).messages();
+    let own = Own {
+        pods: vec![pod.clone()],
+        objects: Vec::new(),
+    };
+    let with_pod = parcel(own).messages();
+    assert_eq!((plain.len(), with_pod.len()), (1, 2));
+    let [one, other] = [&plain[0], &with_pod[0]].map(|message| decoded(&message.bytes));
+    assert_eq!(one.services, other.services);
+    assert_eq!(one.services.len(), 3);
+    assert!(one.last && !other.last);
+    assert_eq!((one.revision, other.revision), (9, 4));
+    let last = decoded(&with_pod[1].bytes);
+    assert_eq!((last.pods, last.revision, last.last), (vec![pod], 9, true));
 }

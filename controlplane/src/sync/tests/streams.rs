@@ -44,6 +44,7 @@ async fn bad_first_messages_end_the_stream_with_a_reason() {
             node_name: "n1".into(),
             node_json: "nonsense".into(),
             agent_version: String::new(),
+            data_plane: None,
         }),
     ] {
         let mut client = server.client(Some(user("n1"))).await;
@@ -202,4 +203,66 @@ async fn a_byte_stream_is_asked_for_and_carried() {
     let frames = tokio_stream::iter([open, data.clone()]).chain(futures::stream::pending());
     let _call = client.stream(frames).await.unwrap();
     assert_eq!(asked.await.unwrap(), data);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nodes_addresses_ranges_and_zone_reach_the_others_as_they_change() {
+    let server = Server::new().await;
+    let mut one = server.agent("n1").await;
+    one.until(|batch| batch.last).await;
+    let mut other = server.agent("n2").await;
+    other.until(|batch| batch.last).await;
+    let client = &server.cluster.client;
+    let ranges = json!({"metadata": {"labels": {"topology.kubernetes.io/zone": "z"}},
+        "spec": {"podCIDR": "10.244.7.0/24", "podCIDRs": ["10.244.7.0/24", "fd00:7::/64"]}});
+    client
+        .merge_patch::<Node>("", "n1", "", &ranges)
+        .await
+        .unwrap();
+    for address in [[192, 0, 2, 1], [192, 0, 2, 9]] {
+        let [a, b, c, d] = address;
+        let status = json!({"status": {"addresses": [
+            {"type": "InternalIP", "address": format!("{a}.{b}.{c}.{d}")},
+            {"type": "InternalIP", "address": "2001:db8::1"},
+            {"type": "Hostname", "address": "n1"}]}});
+        client
+            .merge_patch::<Node>("", "n1", "status", &status)
+            .await
+            .unwrap();
+        other
+            .until(|batch| {
+                batch.nodes.iter().any(|change| {
+                    let Some(node) = change.node.as_ref().filter(|_| change.name == "n1") else {
+                        return false;
+                    };
+                    node.zone == "z"
+                        && node.pod_cidrs == ["10.244.7.0/24", "fd00:7::/64"]
+                        && node.internal_ips.len() == 2
+                        && node.internal_ips[0] == address[..]
+                })
+            })
+            .await;
+    }
+    let options = crate::registry::DeleteOptions::default();
+    client.delete::<Node>("", "n1", options).await.unwrap();
+    other
+        .until(|batch| {
+            let mut changes = batch.nodes.iter();
+            changes.any(|change| change.name == "n1" && change.node.is_none())
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_node_says_of_itself_and_was_sent_is_known() {
+    let server = Server::new().await;
+    let mut agent = server.agent("n1").await;
+    let full = agent.until(|batch| batch.last).await;
+    let revision = full.last().unwrap().revision;
+    agent.send(Up::Applied(AppliedRevision { revision })).await;
+    server.applied(|applied| applied.least() == revision).await;
+    let known = server.applied.connected()["n1"].clone();
+    assert!(known.sent >= revision);
+    assert_eq!(known.introduction.agent_version, "test");
+    assert_eq!(known.introduction.data_plane.north_south, "dsr");
 }

@@ -1,0 +1,192 @@
+//! `waggle cluster`: what kubectl cannot say of a cluster.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use controlplane::{ClusterStatus, NodeStatus};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+
+/// The administrator's kubeconfig of `waggle dev`, then of `waggle controller`.
+const KUBECONFIGS: [&str; 2] = [
+    "/var/lib/waggle/dev/kubeconfig",
+    "/var/lib/waggle/controller/admin.kubeconfig",
+];
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ClusterArguments {
+    #[command(subcommand)]
+    action: Action,
+    /// Kubeconfig of an administrator; $KUBECONFIG, else that of `waggle dev` or of `waggle controller`.
+    #[arg(long, global = true)]
+    kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// The members of the control plane, and of each node what its data plane has in force.
+    Status {
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+pub(crate) fn run(arguments: &ClusterArguments) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let Action::Status { output } = arguments.action;
+    let status = runtime.block_on(status(arguments))?;
+    match output {
+        Output::Text => print!("{}", text(&status)),
+        Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
+    }
+    Ok(())
+}
+
+async fn status(arguments: &ClusterArguments) -> anyhow::Result<ClusterStatus> {
+    let kubeconfig = match &arguments.kubeconfig {
+        Some(path) => Kubeconfig::read_from(path)
+            .with_context(|| format!("--kubeconfig {}", path.display()))?,
+        None => match Kubeconfig::from_env().context("$KUBECONFIG")? {
+            Some(kubeconfig) => kubeconfig,
+            None => {
+                let path = KUBECONFIGS
+                    .into_iter()
+                    .find(|path| std::path::Path::new(path).exists())
+                    .with_context(|| {
+                        format!(
+                            "give --kubeconfig or $KUBECONFIG: there is no {}",
+                            KUBECONFIGS.join(" nor ")
+                        )
+                    })?;
+                Kubeconfig::read_from(path)?
+            }
+        },
+    };
+    let options = KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+    let server = config.cluster_url.clone();
+    let client = kube::Client::try_from(config)?;
+    let request = http::Request::get("/waggle/v1/status").body(Vec::new())?;
+    client
+        .request(request)
+        .await
+        .with_context(|| format!("{server}waggle/v1/status"))
+}
+
+fn text(status: &ClusterStatus) -> String {
+    let mut text = format!("revision {}\n\n", status.revision);
+    let mut members = vec![row(&["MEMBER", "ROLE", "ADDRESS"])];
+    for member in &status.members {
+        let role = match (member.leader, member.voter) {
+            (true, _) => "leader",
+            (false, true) => "follower",
+            (false, false) => "learner",
+        };
+        members.push(row(&[
+            &member.id.to_string(),
+            role,
+            or_dash(&member.address),
+        ]));
+    }
+    align(&mut text, &members);
+    text.push('\n');
+    let mut nodes = vec![row(&[
+        "NODE",
+        "READY",
+        "ADDRESSES",
+        "POD RANGES",
+        "AGENT",
+        "APPLIED",
+        "BEHIND",
+        "DATA PLANE",
+    ])];
+    nodes.extend(status.nodes.iter().map(node));
+    align(&mut text, &nodes);
+    text
+}
+
+fn node(node: &NodeStatus) -> Vec<String> {
+    let (applied, behind) = match (node.connected, node.applied_revision) {
+        (false, _) => ("not connected".to_owned(), "-".to_owned()),
+        (true, 0) => ("nothing yet".to_owned(), node.behind.to_string()),
+        (true, revision) => (revision.to_string(), node.behind.to_string()),
+    };
+    let mode = &node.data_plane;
+    let mut modes = vec![mode.routing.as_str(), mode.north_south.as_str()];
+    if mode.xdp == "on" {
+        modes.push("xdp");
+    }
+    modes.retain(|mode| !mode.is_empty());
+    row(&[
+        &node.name,
+        &node.ready,
+        or_dash(&node.addresses.join(",")),
+        or_dash(&node.pod_cidrs.join(",")),
+        or_dash(&node.agent_version),
+        &applied,
+        &behind,
+        or_dash(&modes.join(",")),
+    ])
+}
+
+fn or_dash(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
+}
+
+fn row(cells: &[&str]) -> Vec<String> {
+    cells.iter().map(|cell| (*cell).to_owned()).collect()
+}
+
+/// Columns as wide as their widest cell.
+fn align(text: &mut String, rows: &[Vec<String>]) {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    for row in rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(&widths) {
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_aligned_and_says_what_is_not_known() {
+        let status: ClusterStatus = serde_json::from_str(
+            r#"{"kind": "ClusterStatus", "apiVersion": "waggle.dev/v1", "revision": 120,
+            "members": [{"id": 1, "address": "", "leader": true, "voter": true}],
+            "nodes": [
+              {"name": "node-1", "ready": "True", "addresses": ["192.0.2.1", "2001:db8::1"],
+               "podCIDRs": ["10.244.0.0/24"], "zone": "", "connected": true, "agentVersion": "0.1.0",
+               "appliedRevision": 97, "sentRevision": 100, "behind": 3,
+               "dataPlane": {"routing": "overlay", "northSouth": "snat", "xdp": "on"}},
+              {"name": "n2", "ready": "Unknown", "addresses": [], "podCIDRs": [], "zone": "",
+               "connected": false, "agentVersion": "", "appliedRevision": 0, "sentRevision": 0, "behind": 0,
+               "dataPlane": {"routing": "", "northSouth": "", "xdp": ""}}]}"#,
+        )
+        .expect("it is read");
+        assert_eq!(
+            text(&status),
+            "revision 120\n\n\
+             MEMBER  ROLE    ADDRESS\n\
+             1       leader  -\n\n\
+             NODE    READY    ADDRESSES              POD RANGES     AGENT  APPLIED        BEHIND  DATA PLANE\n\
+             node-1  True     192.0.2.1,2001:db8::1  10.244.0.0/24  0.1.0  97             3       overlay,snat,xdp\n\
+             n2      Unknown  -                      -              -      not connected  -       -\n"
+        );
+    }
+}

@@ -1,0 +1,58 @@
+//! `cargo xtask fuzz`: runs the fuzz targets in `tests/fuzz` for a while, on nightly, with cargo-fuzz.
+//!
+//! What is found stays in `tests/fuzz/artifacts`, what was learnt in `tests/fuzz/corpus`; neither is committed.
+
+use std::process::Command;
+
+use anyhow::bail;
+use clap::Args;
+
+use crate::run::{self, checked};
+
+#[derive(Debug, Args)]
+pub(crate) struct FuzzArguments {
+    /// One target (`packet`, `refusal`, `dns`, `image`, `layer`, `sync`); all without.
+    target: Option<String>,
+    /// Seconds for each target.
+    #[arg(long, default_value_t = 60)]
+    seconds: u32,
+}
+
+/// Targets, and whether they need the whole agent.
+const TARGETS: [(&str, bool); 6] = [
+    ("packet", false),
+    ("refusal", false),
+    ("dns", true),
+    ("image", true),
+    ("layer", true),
+    ("sync", true),
+];
+
+pub(crate) fn run(arguments: &FuzzArguments) -> anyhow::Result<()> {
+    if run::find_program("cargo-fuzz").is_none() {
+        bail!(
+            "cargo-fuzz is not there: cargo install cargo-fuzz (and rustup toolchain install nightly)"
+        );
+    }
+    let wanted = |name: &str| arguments.target.as_deref().is_none_or(|one| one == name);
+    let mut targets = TARGETS.iter().filter(|(name, _)| wanted(name)).peekable();
+    if targets.peek().is_none() {
+        let names = TARGETS.map(|(name, _)| name).join(", ");
+        bail!("no such target; there are {names}");
+    }
+    for (target, agent) in targets {
+        run::step(&format!("{target}: {} s", arguments.seconds));
+        let mut command = Command::new("cargo");
+        command
+            .args(["+nightly", "fuzz", "run", "--fuzz-dir", "tests/fuzz"])
+            // The nightly that is there may have no library for `-Z build-std`, and needs none.
+            .args(["--debug-assertions", "-O"]);
+        if *agent {
+            command.args(["--features", "agent"]);
+        }
+        command.arg(target).arg("--");
+        command.arg(format!("-max_total_time={}", arguments.seconds));
+        checked(&mut command)?;
+    }
+    Ok(())
+}
