@@ -4,6 +4,7 @@
 //!   config            what it is loaded with
 //!   plan              pure: services and endpoints in, map operations out
 //!   tables flows      doing: carry out plans; forget idle flows
+//!   affinities        doing: forget clients whose affinity is over
 //!   closing           doing: end sockets of backends that are gone
 //!   namespaces sockdiag   network namespaces of node and pods, and their sockets
 //!   migrate           from the maps of an older layout to this one's
@@ -17,6 +18,7 @@
 //! Dropping a [`DataPlane`] leaves everything in force: programs, links and maps are pinned. The next
 //! [`DataPlane::load`] takes them over, and only [`DataPlane::unload`] removes them.
 
+mod affinities;
 mod attach;
 mod bpffs;
 mod closing;
@@ -120,6 +122,7 @@ struct State {
     configured: bool,
     reached: Reached,
     flows: usize,
+    affinities: usize,
     pods: usize,
     /// Set by `unload`: nothing is written any more.
     ended: bool,
@@ -218,6 +221,7 @@ impl DataPlane {
             configured: false,
             reached,
             flows: 0,
+            affinities: 0,
             pods: 0,
             ended: false,
         };
@@ -609,7 +613,20 @@ async fn keep_house(inner: std::sync::Weak<Inner>) {
             return;
         }
         occupancy = sweep(&inner, occupancy).await;
+        sweep_affinities(&inner).await;
     }
+}
+
+async fn sweep_affinities(inner: &Arc<Inner>) {
+    let plane = Arc::clone(inner);
+    let swept = tokio::task::spawn_blocking(move || {
+        let affinities = Arc::clone(&plane.state().objects.affinities);
+        let timeouts = || plane.state().tables.planner().affinities();
+        let left = affinities.sweep(flows::now(), timeouts);
+        plane.state().affinities = left;
+    });
+    // Not to finish is to be shutting down.
+    let _ = swept.await;
 }
 
 /// Looks through the table of flows, away from the async threads and without the lock.

@@ -145,7 +145,7 @@ impl FlowTable {
         });
     }
 
-    fn forget_if(&self, mut gone: impl FnMut(&FlowKey, &FlowValue) -> bool) {
+    pub(crate) fn forget_if(&self, mut gone: impl FnMut(&FlowKey, &FlowValue) -> bool) {
         let mut found = Vec::new();
         self.each(|key, value| {
             if gone(&key, value) {

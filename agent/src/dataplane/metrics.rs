@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, Weak};
 
-use agent_ebpf::layout::{MAX_FLOWS, MAX_LOCALS, MAX_PODS, MAX_REMOTES, MAX_SERVICES, MAX_SLOTS};
+use agent_ebpf::layout::{
+    MAX_AFFINITIES, MAX_FLOWS, MAX_LOCALS, MAX_OPTED_OUT, MAX_PODS, MAX_REMOTES, MAX_SERVICES,
+    MAX_SLOTS,
+};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -95,6 +98,15 @@ impl Collector for Metrics {
             ),
             plane.events().into_iter(),
         )?;
+        counters(
+            &mut encoder,
+            (
+                "waggle_dataplane_closing",
+                "Sockets to backends that are gone, by what became of them; and what stood in the way",
+                "what",
+            ),
+            plane.inner.closing.counts.list().into_iter(),
+        )?;
         tables(&mut encoder, &plane)?;
         let problems: Vec<_> = plane.inner.state().reached.problems().collect();
         gauges(
@@ -111,7 +123,19 @@ impl Collector for Metrics {
 }
 
 fn tables(encoder: &mut DescriptorEncoder<'_>, plane: &DataPlane) -> std::fmt::Result {
-    let (services, backends, slots, pods, flows, problems, revision, remotes, locals) = {
+    let (
+        services,
+        backends,
+        slots,
+        pods,
+        flows,
+        problems,
+        revision,
+        remotes,
+        locals,
+        affinities,
+        opted_out,
+    ) = {
         let state = plane.inner.state();
         let planner = state.tables.planner();
         (
@@ -124,6 +148,8 @@ fn tables(encoder: &mut DescriptorEncoder<'_>, plane: &DataPlane) -> std::fmt::R
             state.tables.revision,
             state.reached.remotes.len(),
             state.reached.locals.len(),
+            state.affinities,
+            state.settings.opted_out as usize,
         )
     };
     let entries = [
@@ -133,6 +159,8 @@ fn tables(encoder: &mut DescriptorEncoder<'_>, plane: &DataPlane) -> std::fmt::R
         ("flows", flows, MAX_FLOWS),
         ("remotes", remotes, MAX_REMOTES),
         ("locals", locals, MAX_LOCALS),
+        ("affinities", affinities, MAX_AFFINITIES),
+        ("opted_out", opted_out, MAX_OPTED_OUT),
     ];
     gauges(
         encoder,

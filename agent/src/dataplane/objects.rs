@@ -18,6 +18,7 @@ use aya::maps::{Array, HashMap, LpmTrie, MapData, MapInfo, MapType, PerCpuArray}
 use aya::programs::{CgroupSock, CgroupSockAddr, Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
+use super::affinities::AffinityTable;
 use super::error::DataPlaneError;
 use super::flows::FlowTable;
 use super::migrate::Migration;
@@ -125,7 +126,7 @@ pub(crate) struct Objects {
     pub(crate) locals: HashMap<MapData, [u8; 16], u32>,
     pub(crate) maglev: Table<MaglevKey, MaglevBlock>,
     pub(crate) source_ranges: Trie<SourceRange, u32>,
-    pub(crate) affinities: Table<AffinityKey, AffinityValue>,
+    pub(crate) affinities: Arc<AffinityTable>,
     pub(crate) opted_out: HashMap<MapData, u64, u32>,
     pub(crate) namespaces: HashMap<MapData, u64, Wire<PodSource>>,
     pub(crate) origin_places: Array<MapData, Wire<OriginPlace>>,
@@ -213,7 +214,7 @@ impl Objects {
             locals: take(&mut programs, "LOCALS")?,
             maglev: take(&mut programs, "MAGLEV")?,
             source_ranges: take(&mut programs, "SOURCE_RANGES")?,
-            affinities: take(&mut programs, "AFFINITIES")?,
+            affinities: Arc::new(AffinityTable::open(&directory.join("AFFINITIES"))?),
             opted_out: take(&mut programs, "OPTED_OUT")?,
             namespaces: take(&mut programs, "NAMESPACES")?,
             origin_places: take(&mut programs, "ORIGIN_PLACES")?,

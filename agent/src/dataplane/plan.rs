@@ -228,6 +228,15 @@ impl Planner {
         self.entries.len()
     }
 
+    /// Seconds of ClientIP affinity, by [`ServiceValue::service`].
+    pub fn affinities(&self) -> HashMap<u32, u32> {
+        let values = self.entries.values().map(|entry| entry.value);
+        values
+            .filter(|value| value.affinity != 0)
+            .map(|value| (value.service, value.affinity))
+            .collect()
+    }
+
     pub fn backends(&self) -> usize {
         self.entries
             .values()

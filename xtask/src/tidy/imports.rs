@@ -52,7 +52,7 @@ const LAYERS: &[Layers] = &[
             &["images", "runtime"],
             &["supervisor"],
             &["network"],
-            &["dataplane", "dns"],
+            &["dataplane", "dns", "health"],
             &["cluster"],
         ],
     },
