@@ -2,6 +2,7 @@
 //! each test makes for itself, and traffic through them.
 #![allow(clippy::unwrap_used)]
 
+mod closing;
 mod fixtures;
 mod fragments;
 mod lab;
@@ -12,6 +13,7 @@ mod packets;
 mod pods;
 mod refusals;
 mod services;
+mod sockets;
 
 use self::lab::lab;
 use super::*;

@@ -120,57 +120,118 @@ async fn told(port: u16, status: &str) -> (String, serde_json::Value) {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_load_balancer_is_told_as_by_kube_proxy() {
-    // A port that nobody has: the kernel picks it, and it is free again when the listener goes.
-    let port = listen(0).unwrap().local_addr().unwrap().port();
-    let (batches, receiver) = tokio::sync::mpsc::channel(4);
-    let (_applied, in_force) = watch::channel(9);
-    let task = tokio::spawn(follow("here".to_owned(), receiver, in_force));
-    let send = async |events| {
-        let batch = Batch {
-            revision: 1,
-            full: false,
-            events,
-        };
-        batches.send(Arc::new(batch)).await.unwrap();
-    };
-    send(vec![
-        service(Some(port), true),
-        slice("web-1", &[("here", true)]),
-    ])
-    .await;
-    while tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port))
-        .await
-        .is_err()
-    {
-        tokio::task::yield_now().await;
-    }
-    let (headers, body) = told(port, "200 OK").await;
-    assert!(
-        headers.contains("x-load-balancing-endpoint-weight: 1"),
-        "{headers}"
-    );
-    assert!(headers.contains("content-type: application/json"));
-    let service = serde_json::json!({"namespace": "shop", "name": "web"});
-    let expected = serde_json::json!({
-        "service": service, "localEndpoints": 1, "serviceProxyHealthy": true
+/// In a network namespace of the test's own, where every port is free.
+fn alone<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let thread = std::thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+        let up = std::process::Command::new("ip")
+            .args(["link", "set", "lo", "up"])
+            .status();
+        assert!(up.unwrap().success());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(test());
     });
-    assert_eq!(body, expected);
-    send(vec![slice("web-1", &[("here", false)])]).await;
-    let (headers, body) = told(port, "503 Service Unavailable").await;
-    assert_eq!(body["localEndpoints"], 0);
-    assert!(
-        headers.contains("x-load-balancing-endpoint-weight: 0"),
-        "{headers}"
-    );
-    // The Service goes, and its port with it.
-    send(vec![Event::ServiceRemoved(name("web"))]).await;
-    while listen(port).is_err() {
-        tokio::task::yield_now().await;
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
     }
-    drop(batches);
-    task.await.unwrap();
+}
+
+#[test]
+fn a_load_balancer_is_told_as_by_kube_proxy() {
+    const PORT: u16 = 30_100;
+    alone(|| async {
+        let (batches, receiver) = tokio::sync::mpsc::channel(4);
+        let (_applied, in_force) = watch::channel(9);
+        let task = tokio::spawn(follow("here".to_owned(), receiver, in_force));
+        let send = async |events| {
+            let batch = Batch {
+                revision: 1,
+                full: false,
+                events,
+            };
+            batches.send(Arc::new(batch)).await.unwrap();
+        };
+        send(vec![
+            service(Some(PORT), true),
+            slice("web-1", &[("here", true)]),
+        ])
+        .await;
+        while tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, PORT))
+            .await
+            .is_err()
+        {
+            tokio::task::yield_now().await;
+        }
+        let (headers, body) = told(PORT, "200 OK").await;
+        assert!(
+            headers.contains("x-load-balancing-endpoint-weight: 1"),
+            "{headers}"
+        );
+        assert!(headers.contains("content-type: application/json"));
+        let service = serde_json::json!({"namespace": "shop", "name": "web"});
+        let expected = serde_json::json!({
+            "service": service, "localEndpoints": 1, "serviceProxyHealthy": true
+        });
+        assert_eq!(body, expected);
+        assert!(
+            tokio::net::TcpStream::connect((Ipv6Addr::LOCALHOST, PORT))
+                .await
+                .is_ok()
+        );
+        send(vec![slice("web-1", &[("here", false)])]).await;
+        let (headers, body) = told(PORT, "503 Service Unavailable").await;
+        assert_eq!(body["localEndpoints"], 0);
+        assert!(
+            headers.contains("x-load-balancing-endpoint-weight: 0"),
+            "{headers}"
+        );
+        // The Service goes, and its port with it.
+        send(vec![Event::ServiceRemoved(name("web"))]).await;
+        while listen(PORT).is_err() {
+            tokio::task::yield_now().await;
+        }
+        drop(batches);
+        task.await.unwrap();
+    });
+}
+
+#[test]
+fn a_port_that_is_taken_is_had_as_soon_as_it_is_free() {
+    const PORT: u16 = 30_101;
+    alone(|| async {
+        let taken = listen(PORT).unwrap();
+        let (batches, receiver) = tokio::sync::mpsc::channel(4);
+        let (_applied, in_force) = watch::channel(9);
+        let _task = tokio::spawn(follow("here".to_owned(), receiver, in_force));
+        let batch = |events| {
+            Arc::new(Batch {
+                revision: 1,
+                full: false,
+                events,
+            })
+        };
+        batches
+            .send(batch(vec![service(Some(PORT), true)]))
+            .await
+            .unwrap();
+        // Taken from the channel: the port was tried, or is about to be.
+        while batches.capacity() < 4 {
+            tokio::task::yield_now().await;
+        }
+        tokio::task::yield_now().await;
+        drop(taken);
+        batches.send(batch(Vec::new())).await.unwrap();
+        while tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, PORT))
+            .await
+            .is_err()
+        {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(told(PORT, "503").await.1["localEndpoints"], 0);
+    });
 }
 
 #[tokio::test]
