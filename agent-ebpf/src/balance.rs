@@ -45,9 +45,6 @@ pub enum Choice {
     },
 }
 
-/// Looked at again if a change of the Service came between reading it and reading its slot.
-const TRIES: u32 = 2;
-
 /// # Errors
 /// When the packet must go nowhere.
 #[inline(always)]
@@ -57,33 +54,29 @@ pub fn choose<T: Services>(
     packet: &Packet,
     scope: u8,
 ) -> Result<Choice, DropReason> {
-    let mut round = 0;
-    while round < TRIES {
-        let Some(value) = find(tables, config, packet, scope) else {
-            return Ok(Choice::Nothing);
-        };
-        // For the node's own processes, at their sockets.
-        if value.flags & SERVICE_HOST_ONLY != 0 {
-            return Ok(Choice::Nothing);
-        }
-        if value.flags & SERVICE_SOURCE_RANGES != 0
-            && !tables.is_in_ranges(value.service, &packet.source)
-        {
-            return Err(DropReason::SourceRange);
-        }
-        if value.count == 0 {
-            return unserved(&value);
-        }
-        if let Some(slot) = backend(tables, packet, &value) {
-            return Ok(Choice::Backend {
-                slot,
-                service: value.service,
-                flags: value.flags,
-            });
-        }
-        round += 1;
+    let Some(value) = find(tables, config, packet, scope) else {
+        return Ok(Choice::Nothing);
+    };
+    // For the node's own processes, at their sockets.
+    if value.flags & SERVICE_HOST_ONLY != 0 {
+        return Ok(Choice::Nothing);
     }
-    Err(DropReason::ServiceChanging)
+    if value.flags & SERVICE_SOURCE_RANGES != 0
+        && !tables.is_in_ranges(value.service, &packet.source)
+    {
+        return Err(DropReason::SourceRange);
+    }
+    if value.count == 0 {
+        return unserved(&value);
+    }
+    // Slots rest for much longer than a program runs before they are another set's: this does not happen to a program
+    // that is not interrupted, as those at tc and XDP are not.
+    let slot = backend(tables, packet, &value).ok_or(DropReason::ServiceChanging)?;
+    Ok(Choice::Backend {
+        slot,
+        service: value.service,
+        flags: value.flags,
+    })
 }
 
 #[inline(always)]

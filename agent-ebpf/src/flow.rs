@@ -158,7 +158,10 @@ pub fn follow<T: Flows>(table: &T, packet: &Packet, pair: &mut Pair) -> bool {
     }
     if is_opening(packet) && !pair.value.is_reverse() {
         pair.back = pair.value.to.reply();
-        let partner = if table.get(&pair.back, &mut pair.back_value) {
+        let partner = if pair.value.flags & FLOW_ONE_WAY != 0 {
+            // Its end is not seen here.
+            FLOW_CLOSED
+        } else if table.get(&pair.back, &mut pair.back_value) {
             pair.back_value.flags
         } else {
             0
@@ -280,18 +283,26 @@ pub struct Blame {
     pub inner: FlowKey,
 }
 
-/// Whom an error concerns: the sender of the packet before it was translated. `pair` is working memory.
+/// Whom an ICMP error concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Concern {
+    Nobody,
+    /// The sender of the packet before it was translated.
+    Sender(Blame),
+    /// The flow's packets pass here as they are: so do errors, to where the flow leads.
+    Elsewhere,
+}
+
+/// Whom an error concerns; the flow's entry is in `pair.value` then.
 #[inline(always)]
-pub fn blame<T: Flows>(
-    table: &T,
-    error: &Packet,
-    inner: &Embedded,
-    pair: &mut Pair,
-) -> Option<Blame> {
+pub fn blame<T: Flows>(table: &T, error: &Packet, inner: &Embedded, pair: &mut Pair) -> Concern {
     let sent = FlowKey::of_embedded(inner);
     pair.key = sent.reply();
-    if !table.get(&pair.key, &mut pair.value) || pair.value.flags & FLOW_ONE_WAY != 0 {
-        return None;
+    if !table.get(&pair.key, &mut pair.value) {
+        return Concern::Nobody;
+    }
+    if pair.value.flags & FLOW_ONE_WAY != 0 {
+        return Concern::Elsewhere;
     }
     // From the far end itself: it is known by another address on the other side. A router on the way is not.
     let source = if error.source == inner.destination {
@@ -299,7 +310,7 @@ pub fn blame<T: Flows>(
     } else {
         error.source
     };
-    Some(Blame {
+    Concern::Sender(Blame {
         source,
         destination: pair.value.to.destination,
         inner: pair.value.to.reply(),

@@ -2,7 +2,8 @@
 
 use crate::flow::is_over;
 use crate::layout::{
-    FLOW_ONE_WAY, FLOW_REPLIED, FLOW_RESET, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP,
+    FLOW_CLOSED, FLOW_ONE_WAY, FLOW_REPLIED, FLOW_RESET, PROTOCOL_ICMP, PROTOCOL_ICMPV6,
+    PROTOCOL_TCP,
 };
 
 /// Ports tried before a flow is refused. Bounded because the verifier must see an end; with half of all
@@ -26,7 +27,9 @@ pub const fn candidate(round: u32, own: u16, random: u32, minimum: u16, maximum:
 #[must_use]
 pub const fn idle_limit(protocol: u8, forward: u16, reverse: u16, pressed: bool) -> u32 {
     // Answers to one-way flows are not seen here: there may well be some.
-    let answered = reverse & FLOW_REPLIED != 0 || forward & FLOW_ONE_WAY != 0;
+    let one_way = forward & FLOW_ONE_WAY != 0;
+    let answered = one_way || reverse & FLOW_REPLIED != 0;
+    let reverse = if one_way { FLOW_CLOSED } else { reverse };
     match protocol {
         PROTOCOL_TCP => {
             if (forward | reverse) & FLOW_RESET != 0 {
@@ -81,7 +84,7 @@ mod tests {
 
     #[test]
     fn pressure_shortens_only_what_is_over_or_unanswered() {
-        use crate::layout::{FLOW_CLOSED, FLOW_REVERSE, PROTOCOL_UDP};
+        use crate::layout::{FLOW_REVERSE, PROTOCOL_UDP};
         let back = FLOW_REVERSE | FLOW_REPLIED;
         for protocol in [PROTOCOL_TCP, PROTOCOL_UDP, PROTOCOL_ICMP] {
             let live = idle_limit(protocol, 0, back, false);

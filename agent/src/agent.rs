@@ -250,7 +250,12 @@ impl Agent {
 
         // Networks before pods, where the range is known from an earlier life: pods are adopted though the
         // control plane is away.
-        let ranges = ranges::Ranges::new(&config.data_dir, &config.run_dir);
+        let ranges = ranges::Ranges::new(
+            &config.data_dir,
+            &config.run_dir,
+            config.pod_cidrs.clone(),
+            data_plane.pod_mtu(),
+        );
         if let Some(known) = ranges.read() {
             ranges.open(&machine, known).await?;
             heartbeat.set_not_ready(None);
@@ -275,6 +280,7 @@ impl Agent {
             metrics,
         });
         let pods = Arc::new(Pods::open(context).await.map_err(AgentError::Pods)?);
+        let new_addresses = data_plane.node_addresses();
 
         let (stop, stopped) = watch::channel(false);
         let (pod_cidrs, new_ranges) = watch::channel(Vec::new());
@@ -328,6 +334,13 @@ impl Agent {
                 stopped.clone(),
             )),
         ];
+        if config.node_addresses.is_empty() {
+            tasks.push(tokio::spawn(follow_addresses(
+                new_addresses,
+                Arc::clone(&heartbeat),
+                stopped.clone(),
+            )));
+        }
         tasks
             .extend(local::serve(&config.run_dir, config.metrics_listen, &shared, &stopped).await?);
         Ok(Self {
@@ -499,6 +512,24 @@ fn hello(node_name: &str, heartbeat: &Heartbeat) -> Hello {
         node_name: node_name.to_owned(),
         node_json: node_json.into(),
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// The node is known by the addresses that its uplink has.
+async fn follow_addresses(
+    mut addresses: watch::Receiver<Vec<IpAddr>>,
+    heartbeat: Arc<Heartbeat>,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let now = addresses.borrow_and_update().clone();
+        if !now.is_empty() {
+            heartbeat.set_addresses(now);
+        }
+        tokio::select! {
+            changed = addresses.changed() => if changed.is_err() { return },
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
     }
 }
 

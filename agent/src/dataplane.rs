@@ -50,8 +50,8 @@ use std::time::Duration;
 use agent_ebpf::address::{Address, Net};
 use agent_ebpf::counter::{DropReason, EventKind, ForwardKind, Traffic};
 use agent_ebpf::layout::{
-    Config, MAX_FLOWS, POD_NETS, PROTOCOL_TCP, PROTOCOL_UDP, Pod, PodSource, SCOPE_INSIDE,
-    SERVICE_HOST_ONLY, SERVICE_NETS, ServiceKey,
+    CONFIG_DSR, Config, MAX_FLOWS, POD_NETS, PROTOCOL_TCP, PROTOCOL_UDP, Pod, PodSource,
+    SCOPE_INSIDE, SERVICE_HOST_ONLY, SERVICE_NETS, ServiceKey,
 };
 use ipnet::IpNet;
 use tokio::sync::watch;
@@ -163,7 +163,12 @@ fn check_ranges(config: &DataPlaneConfig) -> Result<(), DataPlaneError> {
 fn settings(config: &DataPlaneConfig) -> Result<Config, DataPlaneError> {
     check_ranges(config)?;
     let (nat_port_minimum, nat_port_maximum) = node::masquerade_ports();
+    let direct = config.north_south == NorthSouth::Dsr;
+    if direct && config.routing == Routing::Native {
+        tracing::warn!("direct server return goes through the overlay: without it, SNAT it is");
+    }
     Ok(Config {
+        flags: if direct { CONFIG_DSR } else { 0 },
         cluster_dns: Address::from(config.cluster_dns),
         dns_listen: Address::from(config.dns_listen.ip()),
         dns_port: config.dns_listen.port().to_be(),

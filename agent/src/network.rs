@@ -13,6 +13,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipnet::IpNet;
 
@@ -24,6 +25,10 @@ use crate::dataplane::PodInterface;
 pub enum NetworkError {
     #[error("no free address in {0:?}")]
     Exhausted(Vec<IpNet>),
+    #[error("pod range {0} is not in the cluster's")]
+    OutsideCluster(IpNet),
+    #[error("pod range {0} overlaps {1}")]
+    Overlap(IpNet, IpNet),
     #[error("{0:?} cannot be a pod's uid")]
     Uid(String),
     #[error("{action} {}", path.display())]
@@ -72,6 +77,14 @@ pub struct PodNetwork {
     pub interface: PodInterface,
 }
 
+/// Whether a node may give its pods addresses of these ranges.
+///
+/// # Errors
+/// When one is not in the cluster's ranges, or two overlap.
+pub fn check_ranges(ranges: &[IpNet], cluster: &[IpNet]) -> Result<(), NetworkError> {
+    addresses::check(ranges, cluster)
+}
+
 /// Removes the address ledger below `run_dir` if no pod has an address.
 pub fn remove_unused_ledger(run_dir: &Path) {
     addresses::remove_unused(&run_dir.join("ipam"));
@@ -87,7 +100,8 @@ pub struct Networks {
 struct Inner {
     namespaces: PathBuf,
     addresses: Addresses,
-    mtu: Option<u32>,
+    /// Bytes; 0: what the kernel gives.
+    mtu: AtomicU32,
 }
 
 impl Networks {
@@ -107,9 +121,19 @@ impl Networks {
             inner: Arc::new(Inner {
                 namespaces,
                 addresses,
-                mtu,
+                mtu: AtomicU32::new(mtu.unwrap_or(0)),
             }),
         })
+    }
+
+    /// Where pods get addresses from that are set up from now on; others keep theirs.
+    pub fn set_ranges(&self, pod_cidrs: Vec<IpNet>) {
+        self.inner.addresses.set_ranges(pod_cidrs);
+    }
+
+    /// Bytes of the largest IP packet of pods that are set up from now on.
+    pub fn set_mtu(&self, mtu: u32) {
+        self.inner.mtu.store(mtu, Ordering::Relaxed);
     }
 
     /// Sets up the pod's network, or returns the one that it has. On failure nothing is left.
@@ -154,7 +178,9 @@ impl Networks {
         let addresses = self.inner.addresses.allocate(pod_uid)?;
         let netns = self.netns(pod_uid);
         namespace::create(&netns).await?;
-        let interface = link::create(pod_uid, &netns, &addresses, self.inner.mtu).await?;
+        let mtu = self.inner.mtu.load(Ordering::Relaxed);
+        let mtu = (mtu > 0).then_some(mtu);
+        let interface = link::create(pod_uid, &netns, &addresses, mtu).await?;
         let record = serde_json::to_vec(&interface)
             .map_err(|error| NetworkError::system("encode the network's record")(error.into()))?;
         let path = self.record(pod_uid);

@@ -139,7 +139,7 @@ fn node_ports_are_ports_of_the_nodes_addresses_only() {
         ServiceValue::default(),
     );
     tables.own.push(address(2));
-    let mut choose = |to, port, scope| choose(&tables, &config(), &packet(9, 1, to, port), scope);
+    let choose = |to, port, scope| choose(&tables, &config(), &packet(9, 1, to, port), scope);
     slot_of(choose(address(2), 30_080, SCOPE_OUTSIDE));
     for (to, port) in [(3, 30_080), (2, 30_081), (2, 80)] {
         assert_eq!(

@@ -317,9 +317,9 @@ proptest! {
                             source: to.source, destination: to.destination, protocol: to.protocol,
                             source_port: to.source_port, destination_port: to.destination_port, l3: 42, port: 62,
                         };
-                        let blame = blame(&table, &error, &inner, &mut pair).unwrap();
+                        let blame = blame(&table, &error, &inner, &mut pair);
                         let known = if from == address(99) { from } else { key.destination };
-                        prop_assert_eq!(blame, Blame { source: known, destination: key.source, inner: *key });
+                        prop_assert_eq!(blame, Concern::Sender(Blame { source: known, destination: key.source, inner: *key }));
                     }
                 }
                 Step::Forget(at) if !model.is_empty() => {
@@ -463,4 +463,17 @@ fn a_one_way_flow_is_one_entry() {
     let mut again = pair;
     open(&table, &mut again, &ports).unwrap();
     assert_eq!(table.entries.borrow().len(), 1);
+    let mut error = packet(&pair.key, 0);
+    (error.protocol, error.icmp_type) = (PROTOCOL_ICMP, 3);
+    let inner = Embedded {
+        source: pair.key.destination,
+        destination: pair.key.source,
+        protocol: pair.key.protocol,
+        source_port: pair.key.destination_port,
+        destination_port: pair.key.source_port,
+        l3: 42,
+        port: 62,
+    };
+    let concern = blame(&table, &error, &inner, &mut pair);
+    assert_eq!(concern, Concern::Elsewhere);
 }

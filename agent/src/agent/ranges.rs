@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use tokio::sync::watch;
 
-use crate::network::{NetworkError, Networks};
+use crate::network::{NetworkError, Networks, check_ranges};
 use crate::node::Heartbeat;
 use crate::pods::NodeMachine;
 
@@ -14,13 +14,24 @@ pub(super) struct Ranges {
     /// Durable: an agent that starts without a control plane reads it.
     file: PathBuf,
     run_dir: PathBuf,
+    /// All pod ranges of the cluster.
+    cluster: Vec<IpNet>,
+    /// Bytes of pods' largest IP packet, as the data plane finds it.
+    mtu: watch::Receiver<u32>,
 }
 
 impl Ranges {
-    pub(super) fn new(data_dir: &Path, run_dir: &Path) -> Self {
+    pub(super) fn new(
+        data_dir: &Path,
+        run_dir: &Path,
+        cluster: Vec<IpNet>,
+        mtu: watch::Receiver<u32>,
+    ) -> Self {
         Self {
             file: data_dir.join("pod-cidrs.json"),
             run_dir: run_dir.to_owned(),
+            cluster,
+            mtu,
         }
     }
 
@@ -40,47 +51,59 @@ impl Ranges {
         machine: &NodeMachine,
         ranges: Vec<IpNet>,
     ) -> Result<(), NetworkError> {
-        let networks = Networks::open(&self.run_dir, ranges, None).await?;
+        let mtu = *self.mtu.borrow();
+        let networks = Networks::open(&self.run_dir, ranges, Some(mtu)).await?;
         // Set twice only if two callers raced, and there is one.
         let _ = machine.networks.set(networks);
         Ok(())
     }
 
-    /// Opens the networks as soon as the control plane has given the node a range. A later change is kept
-    /// for the next start: running pods have addresses of the old one.
+    /// Opens the networks as soon as the control plane has given the node a range, and follows later changes: pods
+    /// that run keep their addresses, new ones get theirs from the new range.
     pub(super) async fn follow(
-        self,
+        mut self,
         machine: Arc<NodeMachine>,
         heartbeat: Arc<Heartbeat>,
         mut ranges: watch::Receiver<Vec<IpNet>>,
         mut stop: watch::Receiver<bool>,
     ) {
+        let mut told = Vec::new();
         loop {
             let new = ranges.borrow_and_update().clone();
-            if !new.is_empty() && self.read().as_ref() != Some(&new) {
-                if let Err(error) = self.write(&new) {
-                    tracing::error!(file = %self.file.display(), %error, "pod ranges not kept");
+            if !new.is_empty() && new != told {
+                told.clone_from(&new);
+                let why = self.change(&machine, new).await.err();
+                if let Some(error) = &why {
+                    tracing::error!(%error, "the node's pod ranges cannot be used");
                 }
-                if machine.networks.get().is_some() {
-                    tracing::warn!(
-                        ?new,
-                        "the node's pod ranges changed: in force at the next start"
-                    );
-                }
+                heartbeat.set_not_ready(why.map(|error| format!("pod networks: {error}")));
             }
-            if !new.is_empty() && machine.networks.get().is_none() {
-                match self.open(&machine, new).await {
-                    Ok(()) => heartbeat.set_not_ready(None),
-                    Err(error) => {
-                        tracing::error!(%error, "pod networks cannot be opened");
-                        heartbeat.set_not_ready(Some(format!("pod networks: {error}")));
-                    }
-                }
+            if let Some(networks) = machine.networks.get() {
+                networks.set_mtu(*self.mtu.borrow_and_update());
             }
             tokio::select! {
                 changed = ranges.changed() => if changed.is_err() { return },
+                changed = self.mtu.changed() => if changed.is_err() { return },
                 _ = stop.wait_for(|stop| *stop) => return,
             }
         }
+    }
+
+    async fn change(&self, machine: &NodeMachine, new: Vec<IpNet>) -> Result<(), NetworkError> {
+        check_ranges(&new, &self.cluster)?;
+        let known = self.read();
+        if known.as_ref() != Some(&new)
+            && let Err(error) = self.write(&new)
+        {
+            tracing::error!(file = %self.file.display(), %error, "pod ranges not kept");
+        }
+        let Some(networks) = machine.networks.get() else {
+            return self.open(machine, new).await;
+        };
+        if known.as_ref() != Some(&new) {
+            tracing::warn!(?known, ?new, "the node's pod ranges changed");
+            networks.set_ranges(new);
+        }
+        Ok(())
     }
 }

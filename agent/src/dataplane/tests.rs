@@ -2,7 +2,9 @@
 //! each test makes for itself, and traffic through them.
 #![allow(clippy::unwrap_used)]
 
+mod between;
 mod closing;
+mod cluster;
 mod fixtures;
 mod fragments;
 mod lab;
@@ -13,7 +15,11 @@ mod packets;
 mod pods;
 mod refusals;
 mod services;
+<<<<<<< HEAD
 mod sockets;
+=======
+mod services_between;
+>>>>>>> flows
 
 use self::lab::lab;
 use super::*;

@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use ipnet::IpNet;
 
@@ -22,9 +22,27 @@ const TRIES: u128 = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Addresses {
     directory: PathBuf,
-    ranges: Vec<IpNet>,
-    /// Serializes allocations in this process; the files do so between processes.
-    lock: Mutex<()>,
+    /// Where addresses are given from. Its lock serializes allocations in this process; the files do so between
+    /// processes.
+    ranges: Mutex<Vec<IpNet>>,
+}
+
+/// Whether a node may give its pods addresses of these ranges.
+///
+/// # Errors
+/// When one is not in the cluster's ranges, or two overlap.
+pub(super) fn check(ranges: &[IpNet], cluster: &[IpNet]) -> Result<(), NetworkError> {
+    for (at, range) in ranges.iter().enumerate() {
+        if !cluster.iter().any(|all| all.contains(range)) {
+            return Err(NetworkError::OutsideCluster(*range));
+        }
+        for other in &ranges[at + 1..] {
+            if range.contains(other) || other.contains(range) {
+                return Err(NetworkError::Overlap(*range, *other));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// First and last address for pods: not the range's own address, nor the first one (the node's), nor IPv4's
@@ -96,30 +114,47 @@ impl Addresses {
         std::fs::create_dir_all(&directory).map_err(NetworkError::file("create", &directory))?;
         Ok(Self {
             directory,
-            ranges,
-            lock: Mutex::new(()),
+            ranges: Mutex::new(ranges),
         })
+    }
+
+    fn ranges(&self) -> MutexGuard<'_, Vec<IpNet>> {
+        self.ranges
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// From now on; addresses that are taken stay so.
+    pub(super) fn set_ranges(&self, ranges: Vec<IpNet>) {
+        *self.ranges() = ranges;
     }
 
     /// One address of each family that there is a range for. On failure none is taken.
     pub(super) fn allocate(&self, uid: &str) -> Result<Vec<IpAddr>, NetworkError> {
-        let _guard = self
-            .lock
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut addresses = Vec::new();
+        let all = self.ranges();
+        let mut addresses: Vec<IpAddr> = Vec::new();
         for v4 in [true, false] {
-            let ranges: Vec<&IpNet> = self
-                .ranges
+            let ranges: Vec<&IpNet> = all
                 .iter()
                 .filter(|range| range.addr().is_ipv4() == v4)
                 .collect();
-            if !ranges.is_empty() {
-                addresses.push(self.next(uid, &ranges)?);
+            if ranges.is_empty() {
+                continue;
+            }
+            match self.next(uid, &ranges) {
+                Ok(address) => addresses.push(address),
+                Err(error) => {
+                    // One family alone is of no use: the other's is given back.
+                    for address in &addresses {
+                        let path = self.directory.join(address.to_string());
+                        remove_file(&path).map_err(NetworkError::file("remove", path))?;
+                    }
+                    return Err(error);
+                }
             }
         }
         if addresses.is_empty() {
-            return Err(NetworkError::Exhausted(self.ranges.clone()));
+            return Err(NetworkError::Exhausted(all.clone()));
         }
         Ok(addresses)
     }
@@ -210,10 +245,7 @@ impl Addresses {
     /// Uids that hold an address. An entry that a crash left without uid is freed: nobody uses it, since
     /// the uid is written before anything else happens.
     pub(super) fn holders(&self) -> Result<Vec<String>, NetworkError> {
-        let _guard = self
-            .lock
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _guard = self.ranges();
         let mut holders = Vec::new();
         for (path, uid) in self.entries()? {
             if uid.is_empty() {
@@ -280,6 +312,59 @@ mod tests {
                 "10.0.0.2".parse::<IpAddr>().unwrap(),
                 "fd00:1::2".parse().unwrap()
             ]
+        );
+    }
+
+    #[test]
+    fn with_one_family_exhausted_none_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = ledger(dir.path(), &["10.0.0.0/29", "fd00:1::/126"]);
+        for pod in ["a", "b"] {
+            assert_eq!(ledger.allocate(pod).unwrap().len(), 2);
+        }
+        for _ in 0..10 {
+            match ledger.allocate("late").unwrap_err() {
+                NetworkError::Exhausted(ranges) => {
+                    assert_eq!(ranges, ["fd00:1::/126".parse().unwrap()]);
+                }
+                error => panic!("{error}"),
+            }
+        }
+        assert_eq!(ledger.holders().unwrap().len(), 4, "an entry per address");
+    }
+
+    #[test]
+    fn new_ranges_are_in_force_at_once_and_old_addresses_stay_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = ledger(dir.path(), &["10.0.0.0/30"]);
+        let first = ledger.allocate("a").unwrap();
+        ledger.allocate("b").unwrap_err();
+        ledger.set_ranges(vec!["10.0.1.0/30".parse().unwrap()]);
+        let second = ledger.allocate("b").unwrap();
+        assert_eq!(second, ["10.0.1.2".parse::<IpAddr>().unwrap()]);
+        ledger.set_ranges(vec!["10.0.0.0/30".parse().unwrap()]);
+        ledger.allocate("c").unwrap_err();
+        ledger.release("a").unwrap();
+        assert_eq!(ledger.allocate("c").unwrap(), first);
+    }
+
+    #[test]
+    fn ranges_of_others_and_ranges_that_overlap_are_refused() {
+        let ranges = |list: &[&str]| -> Vec<IpNet> {
+            list.iter().map(|range| range.parse().unwrap()).collect()
+        };
+        let cluster = ranges(&["10.0.0.0/16", "fd00::/48"]);
+        check(&ranges(&["10.0.1.0/24", "fd00:0:0:1::/64"]), &cluster).unwrap();
+        let error = check(&ranges(&["10.1.1.0/24"]), &cluster).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "pod range 10.1.1.0/24 is not in the cluster's"
+        );
+        assert!(check(&ranges(&["10.0.0.0/8"]), &cluster).is_err());
+        let error = check(&ranges(&["10.0.1.0/24", "10.0.1.128/25"]), &cluster).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "pod range 10.0.1.0/24 overlaps 10.0.1.128/25"
         );
     }
 

@@ -1,5 +1,6 @@
 //! Tells the control plane that the node lives, and how it is when that changed.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -60,6 +61,19 @@ impl Heartbeat {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .not_ready = why;
+        self.changed.notify_one();
+    }
+
+    /// The addresses that the node is reached by.
+    pub(crate) fn set_addresses(&self, addresses: Vec<IpAddr>) {
+        {
+            let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+            if facts.addresses == addresses {
+                return;
+            }
+            tracing::info!(from = ?facts.addresses, to = ?addresses, "the node's addresses changed");
+            facts.addresses = addresses;
+        }
         self.changed.notify_one();
     }
 

@@ -6,7 +6,8 @@
 //!   pod_ingress pod_egress                tc at the host side of a pod's veth: from the pod, to the pod
 //!   uplink_ingress uplink_egress          tc at the interface to the outside: masquerade, Services from outside
 //!   overlay_ingress overlay_egress        tc at the VXLAN device: from other nodes, to other nodes
-//!   north_south pod_service masquerade    new flows: from outside, at a pod's veth, to the outside
+//!   north_south direct                    what comes in for Services; what the backend's node answers
+//!   pod_service masquerade                new flows at a pod's veth, and to the outside
 //!   flows translate onward                a flow's entries, a packet's headers, where it goes on to
 //!   route tunnel                          where other packets go; the tunnel key
 //!   refuse fragment                       answers to senders; ports of fragments
@@ -26,6 +27,8 @@ fn main() {
 mod affinity;
 #[cfg(target_arch = "bpf")]
 mod connect;
+#[cfg(target_arch = "bpf")]
+mod direct;
 #[cfg(target_arch = "bpf")]
 mod flows;
 #[cfg(target_arch = "bpf")]

@@ -5,16 +5,17 @@ use agent_ebpf::balance::{Choice, choose};
 use agent_ebpf::counter::{DropReason, EventKind};
 use agent_ebpf::flow::{Ports, open};
 use agent_ebpf::layout::{
-    Config, FLOW_KIND_HOST_PORT, FLOW_KIND_LOCAL, FLOW_KIND_MASQUERADE, FLOW_KIND_POD_SERVICE,
-    FLOW_KIND_REMOTE, FlowValue, SCOPE_OUTSIDE, SERVICE_HOST_PORT, Slot,
+    Config, FLOW_KIND_DSR_REMOTE, FLOW_KIND_HOST_PORT, FLOW_KIND_LOCAL, FLOW_KIND_MASQUERADE,
+    FLOW_KIND_POD_SERVICE, FLOW_KIND_REMOTE, FLOW_ONE_WAY, FlowValue, SCOPE_OUTSIDE,
+    SERVICE_HOST_PORT, Slot,
 };
 use agent_ebpf::packet::TCP_RST;
 use aya_ebpf::programs::TcContext;
 
+use crate::direct::{is_direct, pass_on};
 use crate::flows::{Kernel, node_address, node_ports, own_ports};
-use crate::fragment;
 use crate::maps::{self, PODS};
-use crate::onward::{follow, onward, settle_error};
+use crate::onward::{Settled, fits, follow, onward, settle_error};
 use crate::translate::translate;
 use crate::work::Work;
 
@@ -27,15 +28,16 @@ pub(crate) fn serve(
     work: &mut Work,
 ) -> Result<Option<i32>, DropReason> {
     // A fragment of which nothing is known may be the node's own.
-    if fragment::ports(&mut work.packet).is_err() {
+    if !work.ports_known {
         return Ok(None);
     }
     if work.packet.is_icmp_error() {
         // An error about a translated flow is for the flow's end: it needs it to learn the path's MTU.
-        if !settle_error(ctx, work)? {
-            return Ok(None);
-        }
-        return onward(ctx, config, work).map(Some);
+        return match settle_error(ctx, work)? {
+            Settled::Not => Ok(None),
+            Settled::Here => onward(ctx, config, work).map(Some),
+            Settled::Elsewhere => pass_on(ctx, config, work).map(Some),
+        };
     }
     if follow(work) {
         if !comes_in(&work.pair.value) {
@@ -47,6 +49,10 @@ pub(crate) fn serve(
             return Ok(None);
         }
     }
+    if work.pair.value.flags & FLOW_ONE_WAY != 0 {
+        return pass_on(ctx, config, work).map(Some);
+    }
+    fits(ctx, config, work)?;
     translate(ctx, work)?;
     onward(ctx, config, work).map(Some)
 }
@@ -84,7 +90,7 @@ fn admit(config: &Config, work: &mut Work) -> Result<bool, DropReason> {
 }
 
 /// To a backend on this node with the client's address, to one elsewhere with the node's own, so that the answers come
-/// back here.
+/// back here; or, where its node is to answer the client directly, as it is.
 #[inline(always)]
 fn prepare(
     config: &Config,
@@ -108,6 +114,10 @@ fn prepare(
         } else {
             FLOW_KIND_LOCAL
         };
+        Ok(own_ports(config))
+    } else if is_direct(config, &slot.address) {
+        pair.value.kind = FLOW_KIND_DSR_REMOTE;
+        pair.value.flags = FLOW_ONE_WAY;
         Ok(own_ports(config))
     } else {
         pair.value.kind = FLOW_KIND_REMOTE;

@@ -1,17 +1,17 @@
 //! Where a packet that was translated goes on to: a pod here, the node's own stack, another node, or out of the uplink.
 
 use agent_ebpf::counter::{DropReason, ForwardKind};
-use agent_ebpf::flow::blame;
+use agent_ebpf::flow::{Concern, blame};
 use agent_ebpf::layout::{
-    CONFIG_OVERLAY, Config, FLOW_KIND_MASQUERADE, FLOW_KIND_POD_SERVICE, FlowValue,
+    CONFIG_OVERLAY, Config, FLOW_KIND_MASQUERADE, FLOW_KIND_POD_SERVICE, FLOW_ONE_WAY, FlowValue,
 };
 use agent_ebpf::packet::embedded;
-use aya_ebpf::helpers::generated::bpf_redirect_neigh;
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh};
 use aya_ebpf::programs::TcContext;
 
 use crate::flows::Kernel;
 use crate::maps::{self, PODS};
-use crate::route::{largest, overlay};
+use crate::route::{largest, may_be_fragmented};
 use crate::tc::{Skb, hop, to_host, to_pod};
 use crate::translate::translate_error;
 use crate::work::Work;
@@ -43,8 +43,10 @@ pub(crate) fn onward(ctx: &TcContext, config: &Config, work: &Work) -> Result<i3
     }
     if maps::remote(&packet.destination).is_some() {
         if config.flags & CONFIG_OVERLAY != 0 {
+            hop(ctx, packet)?;
             maps::count_forward(far, ctx.len());
-            return overlay(ctx, packet, config, largest(ctx, packet));
+            // The device's egress program chooses the tunnel. SAFETY: a plain helper call.
+            return Ok(unsafe { bpf_redirect(config.overlay, 0) } as i32);
         }
     } else if config.in_pod_nets(&packet.destination) {
         return Err(DropReason::NoSuchPod);
@@ -55,27 +57,56 @@ pub(crate) fn onward(ctx: &TcContext, config: &Config, work: &Work) -> Result<i3
     Ok(unsafe { bpf_redirect_neigh(config.uplink, core::ptr::null_mut(), 0, 0) } as i32)
 }
 
+/// Whose an ICMP error is.
+#[derive(Clone, Copy)]
+pub(crate) enum Settled {
+    Not,
+    /// The sender's of the packet that it is about; the error was made one that it understands.
+    Here,
+    /// A flow's that another node translates.
+    Elsewhere,
+}
+
 /// If the packet is an ICMP error about a packet of a flow, makes it one that the packet's sender understands.
 #[inline(always)]
-pub(crate) fn settle_error(ctx: &TcContext, work: &mut Work) -> Result<bool, DropReason> {
-    if !find_blame(ctx, work) {
-        return Ok(false);
+pub(crate) fn settle_error(ctx: &TcContext, work: &mut Work) -> Result<Settled, DropReason> {
+    let settled = find_blame(ctx, work);
+    if matches!(settled, Settled::Here) {
+        translate_error(ctx, work)?;
     }
-    translate_error(ctx, work)?;
-    Ok(true)
+    Ok(settled)
 }
 
 #[inline(never)]
-fn find_blame(ctx: &TcContext, work: &mut Work) -> bool {
+fn find_blame(ctx: &TcContext, work: &mut Work) -> Settled {
     let Some(inner) = embedded(&Skb(ctx), &work.packet) else {
-        return false;
+        return Settled::Not;
     };
     work.inner = inner;
-    let Some(to) = blame(&Kernel, &work.packet, &work.inner, &mut work.pair) else {
-        return false;
-    };
-    work.blame = to;
-    true
+    match blame(&Kernel, &work.packet, &work.inner, &mut work.pair) {
+        Concern::Nobody => Settled::Not,
+        Concern::Elsewhere => Settled::Elsewhere,
+        Concern::Sender(to) => {
+            work.blame = to;
+            Settled::Here
+        }
+    }
+}
+
+/// Whether the packet fits where its flow leads it. What may be fragmented is, outside: in the overlay it stays whole.
+#[inline(never)]
+pub(crate) fn fits(ctx: &TcContext, config: &Config, work: &mut Work) -> Result<(), DropReason> {
+    let value = &work.pair.value;
+    let tunnelled = config.flags & CONFIG_OVERLAY != 0 || value.flags & FLOW_ONE_WAY != 0;
+    if tunnelled
+        && maps::remote(&value.to.destination).is_some()
+        && largest(ctx, &work.packet) > config.overlay_mtu
+        && !may_be_fragmented(ctx, &work.packet)
+    {
+        work.mtu = config.overlay_mtu;
+        return Err(DropReason::TooBig);
+    }
+    Ok(())
 }
 
 /// Whether the packet belongs to a flow: then the flow's entry is in `work.pair.value`.

@@ -1,22 +1,21 @@
 //! tc ingress of the overlay device: what comes from pods and stacks of other nodes, for pods and the stack here.
 
 use agent_ebpf::counter::{DropReason, ForwardKind};
+use agent_ebpf::layout::CONFIG_DSR;
 use agent_ebpf::overlay::admits;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
+use crate::direct::accept;
 use crate::maps::{self, PODS};
 use crate::north_south::serve;
-use crate::tc::{drop, to_host, to_pod};
+use crate::tc::{to_host, to_pod};
 use crate::tunnel;
-use crate::work::{read, work};
+use crate::work::{conclude, read, work};
 
 #[classifier]
 pub(crate) fn overlay_ingress(ctx: TcContext) -> i32 {
-    match arrive(&ctx) {
-        Ok(verdict) => verdict,
-        Err(reason) => drop(reason),
-    }
+    conclude(&ctx, arrive(&ctx))
 }
 
 #[inline(always)]
@@ -25,9 +24,12 @@ fn arrive(ctx: &TcContext) -> Result<i32, DropReason> {
     read(ctx, work)?;
     let config = maps::config()?;
     let peer = tunnel::peer(ctx)?;
-    let source = maps::remote(&work.packet.source);
-    if !admits(config, &peer, source.as_ref()) {
-        return Err(DropReason::UnknownTunnelPeer);
+    if !admits(config, &peer, maps::remote(&work.packet.source).as_ref()) {
+        let sender = maps::remote(&peer.source);
+        if config.flags & CONFIG_DSR == 0 || !admits(config, &peer, sender.as_ref()) {
+            return Err(DropReason::UnknownTunnelPeer);
+        }
+        return accept(ctx, config, work);
     }
     if let Some(verdict) = serve(ctx, config, work)? {
         return Ok(verdict);

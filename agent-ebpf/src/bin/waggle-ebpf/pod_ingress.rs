@@ -3,26 +3,20 @@
 use agent_ebpf::counter::{DropReason, ForwardKind};
 use agent_ebpf::layout::{PROTOCOL_TCP, PROTOCOL_UDP, PodSource};
 use agent_ebpf::packet::Packet;
-use agent_ebpf::refusal::Refusal;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
-use crate::fragment;
 use crate::maps::{self, PODS, SOURCES};
 use crate::pod_service::translate_from_pod;
-use crate::refuse::refuse;
 use crate::route;
-use crate::tc::{End, drop, rewrite, to_host, to_pod};
-use crate::work::{Work, read, work};
+use crate::tc::{End, rewrite, to_host, to_pod};
+use crate::work::{conclude, read, work};
 
 const DNS_PORT: u16 = 53u16.to_be();
 
 #[classifier]
 pub(crate) fn pod_ingress(ctx: TcContext) -> i32 {
-    match from_pod(&ctx) {
-        Ok(verdict) => verdict,
-        Err(reason) => drop(reason),
-    }
+    conclude(&ctx, from_pod(&ctx))
 }
 
 #[inline(always)]
@@ -39,28 +33,16 @@ fn from_pod(ctx: &TcContext) -> Result<i32, DropReason> {
     let source = unsafe { SOURCES.get(interface) }.ok_or(DropReason::UnknownPod)?;
     check_source(source, packet)?;
     let config = maps::config()?;
-    // Needed where it is translated; pods reach each other without.
-    let ports = fragment::ports(&mut work.packet);
-    let packet = &work.packet;
-    if config.in_service_nets(&packet.destination) {
-        ports?;
-    }
 
-    if packet.destination == config.cluster_dns && is_dns(packet) {
-        rewrite(
-            ctx,
-            packet,
-            End::Destination,
-            &config.dns_listen,
-            config.dns_port,
-        )?;
-        return Ok(to_host(ctx, ForwardKind::Dns));
-    }
-    if ports.is_ok() {
-        match translate_from_pod(ctx, config, work) {
-            Err(DropReason::NoEndpoints) => return refused(ctx, work, DropReason::NoEndpoints),
-            other => other?,
+    if work.ports_known {
+        if packet.destination == config.cluster_dns && is_dns(packet) {
+            let (listen, port) = (&config.dns_listen, config.dns_port);
+            rewrite(ctx, packet, End::Destination, listen, port)?;
+            return Ok(to_host(ctx, ForwardKind::Dns));
         }
+        translate_from_pod(ctx, config, work)?;
+    } else if config.in_service_nets(&packet.destination) {
+        return Err(DropReason::FragmentUnknown);
     }
     let packet = &work.packet;
     // SAFETY: copied at once.
@@ -68,9 +50,9 @@ fn from_pod(ctx: &TcContext) -> Result<i32, DropReason> {
         return to_pod(ctx, &pod, ForwardKind::Pod);
     }
     if config.in_service_nets(&packet.destination) {
-        return refused(ctx, work, DropReason::NoSuchService);
+        return Err(DropReason::NoSuchService);
     }
-    route::onward(ctx, packet, config, interface)
+    route::elsewhere(ctx, packet, config, interface)
 }
 
 /// A pod sends as itself only.
@@ -89,10 +71,4 @@ fn check_source(source: &PodSource, packet: &Packet) -> Result<(), DropReason> {
 #[inline(always)]
 fn is_dns(packet: &Packet) -> bool {
     packet.destination_port == DNS_PORT && matches!(packet.protocol, PROTOCOL_UDP | PROTOCOL_TCP)
-}
-
-/// Nobody serves it: its sender is told.
-#[inline(always)]
-fn refused(ctx: &TcContext, work: &Work, reason: DropReason) -> Result<i32, DropReason> {
-    refuse(ctx, &work.packet, Refusal::of(&work.packet), reason)
 }

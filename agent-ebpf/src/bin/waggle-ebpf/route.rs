@@ -4,6 +4,7 @@ use agent_ebpf::counter::{DropReason, ForwardKind};
 use agent_ebpf::layout::{CONFIG_OVERLAY, Config, PROTOCOL_TCP};
 use agent_ebpf::mtu::ip_length;
 use agent_ebpf::packet::{Bytes as _, ETHERNET, Packet, embedded};
+use agent_ebpf::refusal::Refusal;
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
     BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_NOT_FWDED,
@@ -13,6 +14,7 @@ use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect, bpf_redirect_ne
 use aya_ebpf::programs::TcContext;
 
 use crate::maps::{self, PODS};
+use crate::refuse::refuse;
 use crate::tc::{Skb, hop, to_host, to_pod};
 
 const AF_INET: u8 = 2;
@@ -20,7 +22,7 @@ const AF_INET6: u8 = 10;
 
 /// From a pod, whose host side is `interface`, to another node, to this node itself, or to the outside.
 #[inline(always)]
-pub(crate) fn onward(
+pub(crate) fn elsewhere(
     ctx: &TcContext,
     packet: &Packet,
     config: &Config,
@@ -57,7 +59,7 @@ pub(crate) fn largest(ctx: &TcContext, packet: &Packet) -> u32 {
 
 /// Whether a router may fragment it.
 #[inline(always)]
-fn may_be_fragmented(ctx: &TcContext, packet: &Packet) -> bool {
+pub(crate) fn may_be_fragmented(ctx: &TcContext, packet: &Packet) -> bool {
     const DONT_FRAGMENT: u8 = 0x40;
     !packet.v6
         && Skb(ctx)
@@ -65,18 +67,15 @@ fn may_be_fragmented(ctx: &TcContext, packet: &Packet) -> bool {
             .is_some_and(|[flags]| flags & DONT_FRAGMENT == 0)
 }
 
-/// Its sender is told. The kernel does so for IPv4, as the router that it is for this veth.
+/// Its sender is told how large it may be.
 #[inline(always)]
-fn too_big(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
-    if packet.v6 {
-        return Err(DropReason::TooBig);
-    }
-    Ok(to_host(ctx, ForwardKind::Host))
+fn too_big(ctx: &TcContext, packet: &Packet, mtu: u32) -> Result<i32, DropReason> {
+    refuse(ctx, packet, Refusal::TooBig(mtu), DropReason::TooBig)
 }
 
 /// Into the overlay device, whose egress program chooses the tunnel.
 #[inline(always)]
-pub(crate) fn overlay(
+fn overlay(
     ctx: &TcContext,
     packet: &Packet,
     config: &Config,
@@ -87,7 +86,7 @@ pub(crate) fn overlay(
     }
     // What may be fragmented is, outside: in the overlay it stays whole.
     if length > config.overlay_mtu && !may_be_fragmented(ctx, packet) {
-        return too_big(ctx, packet);
+        return too_big(ctx, packet, config.overlay_mtu);
     }
     hop(ctx, packet)?;
     // SAFETY: a plain helper call.
@@ -135,7 +134,15 @@ fn routed(
     };
     match result as u32 {
         BPF_FIB_LKUP_RET_NOT_FWDED => Ok(to_host(ctx, ForwardKind::Host)),
-        BPF_FIB_LKUP_RET_FRAG_NEEDED => too_big(ctx, packet),
+        // The stack cuts it, as the router that it is for this veth.
+        BPF_FIB_LKUP_RET_FRAG_NEEDED if may_be_fragmented(ctx, packet) => {
+            Ok(to_host(ctx, ForwardKind::Host))
+        }
+        BPF_FIB_LKUP_RET_FRAG_NEEDED => {
+            // SAFETY: the helper put it in the place of the packet's length.
+            let mtu = unsafe { lookup.__bindgen_anon_1.mtu_result };
+            too_big(ctx, packet, u32::from(mtu))
+        }
         BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH => {
             if lookup.ifindex != config.uplink || config.uplink == 0 {
                 return Err(DropReason::NotUplink);

@@ -6,10 +6,9 @@ use agent_ebpf::layout::{Config, FLOW_KIND_MASQUERADE};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
-use crate::fragment;
 use crate::maps;
 use crate::masquerade::masquerade;
-use crate::onward::{follow, settle_error};
+use crate::onward::{Settled, follow, settle_error};
 use crate::tc::{drop, pass};
 use crate::translate::translate;
 use crate::work::{Work, read, work};
@@ -34,19 +33,20 @@ fn leave(ctx: &TcContext) -> Result<(), DropReason> {
     if config.in_service_nets(&work.packet.destination) {
         return Err(DropReason::NoSuchService);
     }
-    let ports = fragment::ports(&mut work.packet);
-    if work.packet.is_icmp_error() && settle_error(ctx, work)? {
+    if work.packet.is_icmp_error() && matches!(settle_error(ctx, work)?, Settled::Here) {
         return Ok(());
     }
     // Of a fragment of which nothing is known, nothing is.
-    let followed = ports.is_ok()
+    let followed = work.ports_known
         && follow(work)
         && (work.pair.value.is_reverse() || work.pair.value.kind == FLOW_KIND_MASQUERADE);
     if !followed {
         if !leaves_cluster(config, work) {
             return Ok(());
         }
-        ports?;
+        if !work.ports_known {
+            return Err(DropReason::FragmentUnknown);
+        }
         masquerade(config, work)?;
     }
     translate(ctx, work)

@@ -2,23 +2,18 @@
 //! packets for Services to a backend; the rest is the stack's.
 
 use agent_ebpf::counter::DropReason;
-use agent_ebpf::refusal::Refusal;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
 use crate::maps;
 use crate::north_south::serve;
-use crate::refuse::refuse;
 use crate::route::{from_link, is_astray};
-use crate::tc::{drop, pass};
-use crate::work::{read, work};
+use crate::tc::pass;
+use crate::work::{conclude, read, work};
 
 #[classifier]
 pub(crate) fn uplink_ingress(ctx: TcContext) -> i32 {
-    match enter(&ctx) {
-        Ok(verdict) => verdict,
-        Err(reason) => drop(reason),
-    }
+    conclude(&ctx, enter(&ctx))
 }
 
 #[inline(always)]
@@ -32,15 +27,8 @@ fn enter(ctx: &TcContext) -> Result<i32, DropReason> {
     if is_astray(config, &work.packet) {
         return Err(DropReason::SpoofedAddress);
     }
-    match serve(ctx, config, work) {
-        Ok(None) => {}
-        Ok(Some(verdict)) => return Ok(verdict),
-        // On an address that is nobody's: no stack tells the sender.
-        Err(DropReason::NoEndpoints) => {
-            let why = Refusal::of(&work.packet);
-            return refuse(ctx, &work.packet, why, DropReason::NoEndpoints);
-        }
-        Err(reason) => return Err(reason),
+    if let Some(verdict) = serve(ctx, config, work)? {
+        return Ok(verdict);
     }
     let verdict = from_link(ctx, &work.packet, config)?;
     Ok(verdict.unwrap_or(pass()))

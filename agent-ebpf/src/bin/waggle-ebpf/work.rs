@@ -3,14 +3,21 @@
 use agent_ebpf::counter::DropReason;
 use agent_ebpf::flow::{Blame, Pair};
 use agent_ebpf::packet::{Embedded, Packet, parse};
+use agent_ebpf::refusal::Refusal;
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::TcContext;
 
-use crate::tc::Skb;
+use crate::fragment;
+use crate::refuse::refuse;
+use crate::tc::{Skb, drop};
 
 pub(crate) struct Work {
     pub packet: Packet,
+    /// Whether the packet's ports are known: not those of a fragment whose first one did not come by.
+    pub ports_known: bool,
+    /// With [`DropReason::TooBig`]: what its sender is told; 0: nothing.
+    pub mtu: u32,
     /// The entries of its flow.
     pub pair: Pair,
     /// Of an ICMP error: what it is about, and what it becomes.
@@ -35,6 +42,28 @@ pub(crate) fn work() -> Result<&'static mut Work, DropReason> {
 /// Parses the packet. A function of its own, as all that take working memory: each has its own stack frame then.
 #[inline(never)]
 pub(crate) fn read(ctx: &TcContext, work: &mut Work) -> Result<(), DropReason> {
+    work.mtu = 0;
     work.packet = parse(&Skb(ctx))?;
+    work.ports_known = fragment::ports(&mut work.packet).is_ok();
     Ok(())
+}
+
+/// What becomes of a packet at ingress: what can go nowhere is dropped, and its sender told where nobody else does it.
+#[inline(always)]
+pub(crate) fn conclude(ctx: &TcContext, end: Result<i32, DropReason>) -> i32 {
+    match end {
+        Ok(verdict) => verdict,
+        Err(reason) => tell(ctx, reason).unwrap_or_else(drop),
+    }
+}
+
+#[inline(always)]
+fn tell(ctx: &TcContext, reason: DropReason) -> Result<i32, DropReason> {
+    let work = work().map_err(|_| reason)?;
+    let why = match reason {
+        DropReason::NoEndpoints | DropReason::NoSuchService => Refusal::of(&work.packet),
+        DropReason::TooBig if work.mtu != 0 => Refusal::TooBig(work.mtu),
+        _ => return Err(reason),
+    };
+    refuse(ctx, &work.packet, why, reason)
 }

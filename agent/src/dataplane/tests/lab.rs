@@ -34,7 +34,7 @@ pub(super) const OUTSIDE: &str = "192.0.2.1";
 pub(super) struct Cgroup(pub(super) PathBuf);
 
 impl Cgroup {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
         let root = mounts
@@ -251,12 +251,7 @@ impl Lab {
         netns: &Path,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Background<T> {
-        let (netns, cgroup) = (netns.to_owned(), self.cgroup.clone());
-        Background(std::thread::spawn(move || {
-            Cgroup::enter(&cgroup);
-            setns(fs::File::open(&netns).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
-            work()
-        }))
+        inside(netns, &self.cgroup, work)
     }
 
     /// In a pod, on a thread of its own.
@@ -282,12 +277,7 @@ impl Lab {
         pod: &PodNetwork,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
-        let netns = pod.netns.clone();
-        Background(std::thread::spawn(move || {
-            setns(fs::File::open(&netns).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
-            work()
-        }))
-        .wait()
+        unhooked(&pod.netns, work).wait()
     }
 
     /// On the node itself, as a process of the node's.
@@ -311,6 +301,32 @@ impl Lab {
     ) -> Background<T> {
         self.inside(&self.outside, work)
     }
+}
+
+/// On a thread of its own, in a network namespace and a cgroup.
+pub(super) fn inside<T: Send + 'static>(
+    netns: &Path,
+    cgroup: &Path,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Background<T> {
+    let (netns, cgroup) = (netns.to_owned(), cgroup.to_owned());
+    Background(std::thread::spawn(move || {
+        Cgroup::enter(&cgroup);
+        setns(fs::File::open(&netns).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+        work()
+    }))
+}
+
+/// Work in a namespace, of a process that no socket hook sees.
+pub(super) fn unhooked<T: Send + 'static>(
+    netns: &Path,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Background<T> {
+    let netns = netns.to_owned();
+    Background(std::thread::spawn(move || {
+        setns(fs::File::open(&netns).unwrap(), CloneFlags::CLONE_NEWNET).unwrap();
+        work()
+    }))
 }
 
 /// Work on another thread.

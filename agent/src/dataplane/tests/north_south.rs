@@ -71,18 +71,12 @@ pub(super) fn expose(
     }
 }
 
-/// What the node knows of itself: its addresses, and where its node ports are.
-pub(super) fn know_thyself(plane: &DataPlane) {
+/// Where the node ports are: the planner says so when there are any.
+pub(super) fn open_node_ports(plane: &DataPlane) {
     let mut guard = plane.inner.state();
     let state = &mut *guard;
-    for address in [NODE, NODE_V6] {
-        let address = Address::from(address.parse::<IpAddr>().unwrap());
-        state.objects.locals.insert(address.bytes(), 0, 0).unwrap();
-    }
     state.settings.node_port_minimum = 30_000;
     state.settings.node_port_maximum = 32_767;
-    state.settings.node_v4 = Address::from(NODE.parse::<IpAddr>().unwrap());
-    state.settings.node_v6 = Address::from(NODE_V6.parse::<IpAddr>().unwrap());
     let settings = state.settings;
     state.objects.config.set(0, Wire(settings), 0).unwrap();
 }
@@ -96,18 +90,21 @@ fn route_outside(lab: &Lab) {
     });
 }
 
-fn at(address: &str, port: u16) -> SocketAddr {
+pub(super) fn at(address: &str, port: u16) -> SocketAddr {
     socket(address.parse().unwrap(), port)
 }
 
-fn udp(bind: SocketAddr) -> UdpSocket {
+pub(super) fn udp(bind: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind(bind).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }
 
 /// Answers one connection and one datagram; returns whom it saw.
-fn serve(listener: TcpListener, datagrams: UdpSocket) -> std::thread::JoinHandle<[IpAddr; 2]> {
+pub(super) fn serve(
+    listener: TcpListener,
+    datagrams: UdpSocket,
+) -> std::thread::JoinHandle<[IpAddr; 2]> {
     std::thread::spawn(move || {
         use std::io::Write as _;
         let (mut stream, first) = listener.accept().unwrap();
@@ -120,7 +117,7 @@ fn serve(listener: TcpListener, datagrams: UdpSocket) -> std::thread::JoinHandle
 }
 
 /// Asks by TCP and by UDP, and finds that who was asked answers.
-fn visit(from: SocketAddr, to: SocketAddr) {
+pub(super) fn visit(from: SocketAddr, to: SocketAddr) {
     assert_eq!(ask(to).unwrap().1.len(), 300_000, "{to}");
     let socket = udp(from);
     socket.connect(to).unwrap();
@@ -131,7 +128,7 @@ fn visit(from: SocketAddr, to: SocketAddr) {
 }
 
 /// A server of both protocols at `at`, in a pod or elsewhere.
-fn server(at: SocketAddr) -> (TcpListener, UdpSocket) {
+pub(super) fn server(at: SocketAddr) -> (TcpListener, UdpSocket) {
     (TcpListener::bind(at).unwrap(), udp(at))
 }
 
@@ -143,7 +140,7 @@ fn address(text: &str) -> Address {
 fn a_pod_here_is_reached_from_outside_and_sees_its_client() {
     lab(|lab| async move {
         let plane = lab.load().await;
-        know_thyself(&plane);
+        open_node_ports(&plane);
         route_outside(&lab);
         let pod = lab.pod(&plane, "server").await;
         let foreign = ServiceValue {
@@ -186,7 +183,7 @@ fn a_pod_here_is_reached_from_outside_and_sees_its_client() {
 fn a_backend_elsewhere_is_reached_with_the_nodes_address() {
     lab(|lab| async move {
         let plane = lab.load().await;
-        know_thyself(&plane);
+        open_node_ports(&plane);
         route_outside(&lab);
         let backends = [(ELSEWHERE.parse().unwrap(), 8080)];
         expose(
@@ -219,7 +216,7 @@ fn a_backend_elsewhere_is_reached_with_the_nodes_address() {
 fn a_backend_that_is_a_process_of_the_node_is_reached() {
     lab(|lab| async move {
         let plane = lab.load().await;
-        know_thyself(&plane);
+        open_node_ports(&plane);
         let pod = lab.pod(&plane, "client").await;
         for (key, port) in [
             ((Address::ANY_V4, 30_080, SCOPE_OUTSIDE), 8080),
@@ -251,7 +248,7 @@ fn a_backend_that_is_a_process_of_the_node_is_reached() {
 fn without_endpoints_a_node_port_is_refused_by_the_node() {
     lab(|lab| async move {
         let plane = lab.load().await;
-        know_thyself(&plane);
+        open_node_ports(&plane);
         expose(
             &plane,
             (Address::ANY_V4, 30_080, SCOPE_OUTSIDE),
@@ -268,7 +265,7 @@ fn without_endpoints_a_node_port_is_refused_by_the_node() {
 fn past_the_socket_hooks_pods_are_balanced_packet_by_packet() {
     lab(|lab| async move {
         let plane = lab.load().await;
-        know_thyself(&plane);
+        open_node_ports(&plane);
         route_outside(&lab);
         let (client, other) = (
             lab.pod(&plane, "client").await,
@@ -324,7 +321,7 @@ fn past_the_socket_hooks_pods_are_balanced_packet_by_packet() {
 fn two_services_with_one_backend_do_not_mix() {
     lab(|lab| async move {
         let plane = lab.load().await;
-        know_thyself(&plane);
+        open_node_ports(&plane);
         let (client, other) = (
             lab.pod(&plane, "client").await,
             lab.pod(&plane, "other").await,
@@ -369,7 +366,7 @@ fn two_services_with_one_backend_do_not_mix() {
 fn a_pod_that_goes_takes_its_flows_along() {
     lab(|lab| async move {
         let plane = lab.load().await;
-        know_thyself(&plane);
+        open_node_ports(&plane);
         let pod = lab.pod(&plane, "server").await;
         let own = pod.addresses[0];
         let key = (Address::ANY_V4, 30_080, SCOPE_OUTSIDE);

@@ -11,14 +11,14 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-fn udp(bind: &str) -> UdpSocket {
+pub(super) fn udp(bind: &str) -> UdpSocket {
     let socket = UdpSocket::bind(bind).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }
 
 /// Answers one datagram with where it came from.
-fn reflect(socket: &UdpSocket) -> SocketAddr {
+pub(super) fn reflect(socket: &UdpSocket) -> SocketAddr {
     let mut buffer = [0; 64];
     let (_, from) = socket.recv_from(&mut buffer).unwrap();
     socket.send_to(from.to_string().as_bytes(), from).unwrap();
@@ -26,7 +26,7 @@ fn reflect(socket: &UdpSocket) -> SocketAddr {
 }
 
 /// Sends one datagram; returns the answer and who it is from.
-fn query(socket: &UdpSocket, to: SocketAddr) -> (String, SocketAddr) {
+pub(super) fn query(socket: &UdpSocket, to: SocketAddr) -> (String, SocketAddr) {
     socket.send_to(b"?", to).unwrap();
     let mut buffer = [0; 64];
     let (length, from) = socket.recv_from(&mut buffer).unwrap();
@@ -37,7 +37,7 @@ fn query(socket: &UdpSocket, to: SocketAddr) -> (String, SocketAddr) {
 }
 
 /// Sends an ICMP echo request; returns who answers.
-fn ping(to: &str) -> String {
+pub(super) fn ping(to: &str) -> String {
     use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType};
     let raw = nix::sys::socket::socket(
         AddressFamily::Inet,
@@ -64,7 +64,7 @@ fn ping(to: &str) -> String {
     }
 }
 
-fn count(plane: &DataPlane, reason: &str) -> u64 {
+pub(super) fn count(plane: &DataPlane, reason: &str) -> u64 {
     plane
         .drops()
         .iter()
@@ -83,7 +83,7 @@ pub(super) fn assert_no_drops(plane: &DataPlane) {
     assert!(dropped.is_empty(), "{dropped:?}");
 }
 
-fn forwarded(plane: &DataPlane, to: &str) -> u64 {
+pub(super) fn forwarded(plane: &DataPlane, to: &str) -> u64 {
     plane
         .forwards()
         .iter()
