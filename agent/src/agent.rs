@@ -17,7 +17,7 @@ use proto::node::v1::Hello;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::dataplane::{Attachment, DataPlane, DataPlaneConfig};
+use crate::dataplane::{Attachment, DataPlane, DataPlaneConfig, NorthSouth, Routing, Xdp};
 use crate::dns::{DnsConfig, DnsServer};
 use crate::images::ImageStore;
 use crate::node::{self, Heartbeat, Host, NodeFacts};
@@ -77,6 +77,16 @@ pub struct AgentConfig {
     pub node_addresses: Vec<IpAddr>,
     /// Where `/metrics` and `/healthz` are served, besides the socket `<run_dir>/agent.sock`.
     pub metrics_listen: Option<SocketAddr>,
+    /// How packets get to pods of other nodes: the same on all nodes.
+    pub routing: Routing,
+    /// How traffic from outside gets to backends on other nodes: the same on all nodes.
+    pub north_south: NorthSouth,
+    /// Whether the uplink's driver looks at traffic from outside already.
+    pub xdp: Xdp,
+    /// UDP port of the overlay: the same on all nodes.
+    pub vxlan_port: u16,
+    /// Bytes of pods' largest IP packet; what the uplink carries, less the overlay's headers, when absent.
+    pub pod_mtu: Option<u32>,
     /// Registries (`host:port`) that are spoken to without TLS, besides those on loopback addresses.
     pub insecure_registries: Vec<String>,
 }
@@ -521,6 +531,12 @@ fn data_plane_config(config: &AgentConfig, uplink: Option<String>) -> DataPlaneC
         service_cidrs: config.service_cidrs.clone(),
         cluster_dns: config.cluster_dns,
         dns_listen: DNS_LISTEN,
+        routing: config.routing,
+        north_south: config.north_south,
+        xdp: config.xdp,
+        vxlan_port: config.vxlan_port,
+        node_addresses: config.node_addresses.clone(),
+        pod_mtu: config.pod_mtu,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The node's data plane: loads the eBPF programs, keeps their maps true to the cluster, counts drops.
 //!
 //! ```text
+//!   config            what it is loaded with
 //!   plan              pure: services and endpoints in, map operations out
 //!   tables flows      doing: carry out plans; forget idle masqueraded flows
 //!   objects attach    the eBPF object; where its programs are attached
@@ -12,6 +13,7 @@
 
 mod attach;
 mod bpffs;
+mod config;
 mod error;
 mod flows;
 mod metrics;
@@ -24,7 +26,6 @@ mod tables;
 mod wire;
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ use agent_ebpf::layout::{
 use ipnet::IpNet;
 
 use self::attach::{Attachments, Interface};
+pub use self::config::{DataPlaneConfig, NorthSouth, Routing, VXLAN_PORT, Xdp};
 pub use self::error::DataPlaneError;
 pub use self::node::default_uplink;
 use self::objects::Objects;
@@ -44,23 +46,6 @@ use self::plan::{Backend, Fixed};
 use self::tables::{Outcome, Tables};
 use self::wire::Wire;
 use crate::cluster::{AppliedSender, Batch, BatchReceiver};
-
-#[derive(Debug, Clone)]
-pub struct DataPlaneConfig {
-    pub node_name: String,
-    /// Where programs, links and maps are pinned (a bpf file system is mounted there when there is none).
-    pub pin_dir: PathBuf,
-    /// cgroup v2 directory that the socket hooks attach to.
-    pub cgroup: PathBuf,
-    /// Interface to the outside, if there is one.
-    pub uplink: Option<String>,
-    pub pod_cidrs: Vec<IpNet>,
-    pub service_cidrs: Vec<IpNet>,
-    /// Queries to these addresses, port 53, go to `dns_listen`.
-    pub cluster_dns: IpAddr,
-    /// Where the node's DNS server listens: a link-local address on `lo` that the data plane adds.
-    pub dns_listen: std::net::SocketAddr,
-}
 
 /// A pod's interface as the data plane must know it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::logging::{self, LogSettings};
-use crate::settings::{ClusterSettings, NodeSettings};
+use crate::settings::{ClusterSettings, NetworkSettings, NodeSettings};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct AgentArguments {
@@ -30,6 +30,8 @@ pub(crate) struct AgentArguments {
     cluster: ClusterSettings,
     #[command(flatten)]
     node: NodeSettings,
+    #[command(flatten)]
+    network: NetworkSettings,
 }
 
 pub(crate) fn run(arguments: &AgentArguments, log: &LogSettings) -> anyhow::Result<()> {
@@ -65,6 +67,11 @@ async fn serve(arguments: &AgentArguments) -> anyhow::Result<()> {
         node_labels: arguments.node.node_labels.iter().cloned().collect(),
         node_addresses: arguments.node.node_addresses.clone(),
         metrics_listen: arguments.metrics_listen,
+        routing: arguments.network.routing.into(),
+        north_south: arguments.network.north_south.into(),
+        xdp: arguments.network.xdp.into(),
+        vxlan_port: arguments.network.vxlan_port,
+        pod_mtu: arguments.network.pod_mtu,
         insecure_registries: arguments.node.insecure_registries.clone(),
     })
     .await?;

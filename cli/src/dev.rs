@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::logging::LogSettings;
-use crate::settings::{ClusterSettings, NodeSettings};
+use crate::settings::{ClusterSettings, NetworkSettings, NodeSettings};
 
 #[derive(Debug, Clone, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -66,6 +66,8 @@ struct StartArguments {
     cluster: ClusterSettings,
     #[command(flatten)]
     node: NodeSettings,
+    #[command(flatten)]
+    network: NetworkSettings,
     /// Set by --detach for the process that stays: where it says that it is up.
     #[arg(long, hide = true)]
     report_to: Option<PathBuf>,

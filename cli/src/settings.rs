@@ -80,6 +80,81 @@ impl NodeSettings {
     }
 }
 
+/// How this node moves packets.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct NetworkSettings {
+    /// How packets get to pods of other nodes; the same on every node.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) routing: Routing,
+    /// How traffic from outside gets to backends on other nodes; the same on every node.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) north_south: NorthSouth,
+    /// Whether the uplink's driver looks at traffic from outside already.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) xdp: Xdp,
+    /// UDP port of the overlay; the same on every node.
+    #[arg(long, default_value_t = agent::dataplane::VXLAN_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) vxlan_port: u16,
+    /// Bytes of pods' largest IP packet; the uplink's, less the overlay's headers, by default.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1280..=65_535))]
+    pub(crate) pod_mtu: Option<u32>,
+}
+
+/// `--routing`
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+pub(crate) enum Routing {
+    /// In VXLAN between the nodes
+    #[default]
+    Overlay,
+    /// Unwrapped: nodes share a link, or the network routes pods' ranges
+    Native,
+}
+
+impl From<Routing> for agent::dataplane::Routing {
+    fn from(routing: Routing) -> Self {
+        match routing {
+            Routing::Overlay => Self::Overlay,
+            Routing::Native => Self::Native,
+        }
+    }
+}
+
+/// `--north-south`
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+pub(crate) enum NorthSouth {
+    /// With the node's address as source
+    #[default]
+    Snat,
+    /// With the client's address; the backend's node answers
+    Dsr,
+}
+
+impl From<NorthSouth> for agent::dataplane::NorthSouth {
+    fn from(north_south: NorthSouth) -> Self {
+        match north_south {
+            NorthSouth::Snat => Self::Snat,
+            NorthSouth::Dsr => Self::Dsr,
+        }
+    }
+}
+
+/// `--xdp`
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+pub(crate) enum Xdp {
+    #[default]
+    Off,
+    On,
+}
+
+impl From<Xdp> for agent::dataplane::Xdp {
+    fn from(xdp: Xdp) -> Self {
+        match xdp {
+            Xdp::Off => Self::Off,
+            Xdp::On => Self::On,
+        }
+    }
+}
+
 fn parse_label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text
         .split_once('=')

@@ -139,6 +139,11 @@ impl Cluster {
             node_labels: arguments.node.node_labels.iter().cloned().collect(),
             node_addresses: arguments.node.node_addresses.clone(),
             metrics_listen: arguments.metrics_listen,
+            routing: arguments.network.routing.into(),
+            north_south: arguments.network.north_south.into(),
+            xdp: arguments.network.xdp.into(),
+            vxlan_port: arguments.network.vxlan_port,
+            pod_mtu: arguments.network.pod_mtu,
             insecure_registries: arguments.node.insecure_registries.clone(),
         })
         .await

@@ -218,6 +218,12 @@ impl Lab {
             ],
             cluster_dns: CLUSTER_DNS.parse().unwrap(),
             dns_listen: DNS_LISTEN.parse().unwrap(),
+            routing: Routing::Overlay,
+            north_south: NorthSouth::Snat,
+            xdp: Xdp::Off,
+            vxlan_port: VXLAN_PORT,
+            node_addresses: Vec::new(),
+            pod_mtu: None,
         }
     }
 

@@ -9,7 +9,7 @@ use nix::sched::{CloneFlags, unshare};
 use oci_spec::image::ConfigBuilder;
 
 use super::*;
-use crate::dataplane::{DataPlane, DataPlaneConfig};
+use crate::dataplane::{DataPlane, DataPlaneConfig, NorthSouth, Routing, VXLAN_PORT, Xdp};
 use crate::images::{ImageStore, build};
 use crate::network::Networks;
 use crate::pods::report::recorder::{container, is_ready, waits_for};
@@ -54,6 +54,12 @@ impl Node {
             service_cidrs: vec!["10.96.0.0/16".parse().unwrap()],
             cluster_dns: settings.cluster_dns,
             dns_listen: "169.254.20.10:53".parse().unwrap(),
+            routing: Routing::Overlay,
+            north_south: NorthSouth::Snat,
+            xdp: Xdp::Off,
+            vxlan_port: VXLAN_PORT,
+            node_addresses: Vec::new(),
+            pod_mtu: None,
         })
         .await
         .unwrap();
