@@ -6,7 +6,7 @@
 //!   tables flows      doing: carry out plans; forget idle masqueraded flows
 //!   objects attach    the eBPF object; where its programs are attached
 //!   probe node bpffs  what must be there; what is changed on the node
-//!   metrics           counters and occupancy for `/metrics`
+//!   metrics occupancy counters and how full the tables are, for `/metrics`
 //! ```
 //! Dropping a [`DataPlane`] leaves everything in force: programs, links and maps are pinned. The next
 //! [`DataPlane::load`] takes them over, and only [`DataPlane::unload`] removes them.
@@ -19,6 +19,7 @@ mod flows;
 mod metrics;
 mod node;
 mod objects;
+mod occupancy;
 pub mod plan;
 mod probe;
 mod syscall;
@@ -42,7 +43,9 @@ pub use self::config::{DataPlaneConfig, NorthSouth, Routing, VXLAN_PORT, Xdp};
 pub use self::error::DataPlaneError;
 pub use self::node::default_uplink;
 use self::objects::Objects;
-use self::plan::{Backend, Fixed};
+use self::occupancy::Occupancy;
+pub use self::plan::HostPort;
+use self::plan::{Backend, Fixed, Gone};
 use self::tables::{Outcome, Tables};
 use self::wire::Wire;
 use crate::cluster::{AppliedSender, Batch, BatchReceiver};
@@ -87,6 +90,7 @@ struct State {
     settings: Config,
     flows: usize,
     pods: usize,
+    occupancy: Occupancy,
     /// Set by `unload`: nothing is written any more.
     ended: bool,
 }
@@ -184,12 +188,13 @@ impl DataPlane {
         node::add_local_address(&netlink, config.dns_listen.ip()).await?;
         bpffs::ensure(&config.pin_dir)?;
         let mut objects = Objects::load(&config.pin_dir)?;
+        let dsr = config.north_south == NorthSouth::Dsr;
+        let mut tables = Tables::adopt(&config.node_name, dsr, &objects, &mut settings)?;
         objects
             .config
             .set(0, Wire(settings), 0)
             .map_err(DataPlaneError::map("CONFIG"))?;
-        let mut tables = Tables::adopt(&config.node_name, &objects)?;
-        tables.fix(&mut objects, dns_entries(&config));
+        tables.fix(&mut objects, &mut settings, dns_entries(&config));
         let mut attachments = Attachments::open(&config.pin_dir)?;
         attachments.adopt_pods(&objects)?;
         forget_vanished(&mut objects)?;
@@ -208,6 +213,7 @@ impl DataPlane {
                 settings,
                 flows: 0,
                 pods,
+                occupancy: Occupancy::default(),
                 ended: false,
             }),
         });
@@ -239,7 +245,8 @@ impl DataPlane {
                 if let Some(batch) = &batch {
                     revision = batch.revision;
                 }
-                let outcome = run(&inner, move |state| step(state, batch.as_deref())).await;
+                let (outcome, _gone) =
+                    run(&inner, move |state| step(state, batch.as_deref())).await;
                 incomplete = outcome == Outcome::Incomplete;
                 if !incomplete {
                     applied.send_replace(revision);
@@ -255,6 +262,19 @@ impl DataPlane {
     pub async fn add_pod(&self, interface: &PodInterface) -> Result<(), DataPlaneError> {
         let interface = interface.clone();
         run(&self.inner, move |state| add_pod(state, &interface)).await
+    }
+
+    /// The ports of the node that lead to a pod; none when it goes. Idempotent.
+    pub async fn set_host_ports(&self, pod_uid: &str, ports: Vec<HostPort>) {
+        let uid = pod_uid.to_owned();
+        let (_, _gone) = run(&self.inner, move |state| {
+            if state.ended {
+                return (Outcome::InForce, Vec::new());
+            }
+            let (tables, objects) = (&mut state.tables, &mut state.objects);
+            tables.host_ports(objects, &mut state.settings, &uid, &ports)
+        })
+        .await;
     }
 
     /// Idempotent.
@@ -352,14 +372,17 @@ async fn run<T: Send + 'static>(
     }
 }
 
-fn step(state: &mut State, batch: Option<&Batch>) -> Outcome {
+fn step(state: &mut State, batch: Option<&Batch>) -> (Outcome, Vec<Gone>) {
     if state.ended {
-        return Outcome::InForce;
+        return (Outcome::InForce, Vec::new());
     }
-    match batch {
-        Some(batch) => state.tables.apply(&mut state.objects, batch),
-        None => state.tables.retry(&mut state.objects),
-    }
+    let (tables, objects, settings) = (&mut state.tables, &mut state.objects, &mut state.settings);
+    let result = match batch {
+        Some(batch) => tables.apply(objects, settings, batch),
+        None => tables.retry(objects, settings),
+    };
+    occupancy::warn(state);
+    result
 }
 
 fn add_pod(state: &mut State, interface: &PodInterface) -> Result<(), DataPlaneError> {
@@ -490,6 +513,9 @@ async fn keep_house(inner: std::sync::Weak<Inner>) {
         run(&inner, |state| {
             if !state.ended {
                 state.flows = flows::sweep(&mut state.objects);
+                state.tables.tidy(&mut state.objects, &mut state.settings);
+                occupancy::count(state);
+                occupancy::warn(state);
             }
         })
         .await;

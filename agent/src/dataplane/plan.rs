@@ -48,7 +48,8 @@ use self::slab::Slab;
 use self::slices::{HintsPool, Slice};
 use self::spec::{Ask, Rank, Spec};
 pub use self::types::{
-    AddressKind, Backend, Fixed, Found, Gone, GoneState, HostPort, Limits, Nonsense, Operation, Plan, Problem, Range,
+    AddressKind, Backend, Fixed, Found, Gone, GoneState, HostPort, Limits, Nonsense, Operation,
+    Plan, Problem, Range,
 };
 use self::types::{OwnerId, usable};
 use crate::cluster::{Batch, EndpointSlice, Event, Node, ObjectName, Service};
@@ -142,7 +143,8 @@ impl Planner {
     /// taken: it will be written anew.
     pub fn adopt(&mut self, found: &Found) {
         self.kernel.adopt(found);
-        self.adopted.extend(found.services.iter().map(|(_, value)| value.service));
+        self.adopted
+            .extend(found.services.iter().map(|(_, value)| value.service));
     }
 
     /// Keys in the service table.
@@ -152,7 +154,11 @@ impl Planner {
 
     /// Backends of all keys.
     pub fn backends(&self) -> usize {
-        self.kernel.entries().values().map(|value| value.count as usize).sum()
+        self.kernel
+            .entries()
+            .values()
+            .map(|value| value.count as usize)
+            .sum()
     }
 
     pub fn slots_used(&self) -> u32 {
@@ -317,7 +323,10 @@ impl Planner {
         let wanted = place::host_ports(ports);
         let before = std::mem::replace(&mut state.fixtures, Vec::new());
         let (fixtures, left) = place::carry_over(before, wanted);
-        let news: HashSet<ServiceKey> = fixtures.iter().flat_map(|fixture| fixture.keys.iter().copied()).collect();
+        let news: HashSet<ServiceKey> = fixtures
+            .iter()
+            .flat_map(|fixture| fixture.keys.iter().copied())
+            .collect();
         let olds: HashSet<ServiceKey> = left.into_iter().collect();
         state.fixtures = fixtures;
         for key in olds.difference(&news) {
@@ -326,7 +335,9 @@ impl Planner {
         for key in news.difference(&olds) {
             // What an earlier run left for this pod is its own.
             match self.orphanage {
-                Some(orphanage) if self.orphans.contains(key) && self.evidence(key, owner).is_some() => {
+                Some(orphanage)
+                    if self.orphans.contains(key) && self.evidence(key, owner).is_some() =>
+                {
                     self.orphans.remove(key);
                     self.claims.transfer(key, orphanage, owner);
                 }
@@ -350,8 +361,12 @@ impl Planner {
             return;
         };
         let is_gone = |key: &ServiceKey| {
-            let backends = self.kernel.entry(key).map(|value| self.kernel.backends_of(value));
-            !backends.is_some_and(|backends| backends.iter().any(|backend| is_pod(&backend.address)))
+            let backends = self
+                .kernel
+                .entry(key)
+                .map(|value| self.kernel.backends_of(value));
+            !backends
+                .is_some_and(|backends| backends.iter().any(|backend| is_pod(&backend.address)))
         };
         let gone: Vec<ServiceKey> = self.orphans.iter().copied().filter(is_gone).collect();
         for key in gone {
@@ -398,7 +413,10 @@ impl Planner {
             return *id;
         }
         let name = Arc::new(name.clone());
-        let id = OwnerId(self.owners.insert(OwnerState::Service(ServiceState::new(Arc::clone(&name)))));
+        let id = OwnerId(
+            self.owners
+                .insert(OwnerState::Service(ServiceState::new(Arc::clone(&name)))),
+        );
         self.services.insert(name, id);
         id
     }
@@ -548,7 +566,11 @@ impl Planner {
         let slices: Vec<ObjectName> = self
             .slice_ids
             .iter()
-            .filter(|(_, id)| self.slices.get(**id).is_none_or(|known| known.seen != generation))
+            .filter(|(_, id)| {
+                self.slices
+                    .get(**id)
+                    .is_none_or(|known| known.seen != generation)
+            })
             .map(|(name, _)| name.clone())
             .collect();
         for name in slices {
@@ -558,7 +580,9 @@ impl Planner {
             .services
             .iter()
             .filter(|(_, id)| match self.owners.get(id.0) {
-                Some(OwnerState::Service(state)) => state.spec.is_some() && state.seen != generation,
+                Some(OwnerState::Service(state)) => {
+                    state.spec.is_some() && state.seen != generation
+                }
                 _ => false,
             })
             .map(|(name, _)| Arc::clone(name))
@@ -572,14 +596,21 @@ impl Planner {
         let zone = node.and_then(|node| node.zone.clone());
         if zone != self.place.zone {
             self.place.zone = zone;
-            let hinted: Vec<OwnerId> =
-                self.slices.iter().filter(|(_, known)| known.slice.has_hints()).map(|(_, known)| known.service).collect();
+            let hinted: Vec<OwnerId> = self
+                .slices
+                .iter()
+                .filter(|(_, known)| known.slice.has_hints())
+                .map(|(_, known)| known.service)
+                .collect();
             for id in hinted {
                 self.mark(id);
             }
         }
-        let own: Vec<Address> =
-            node.into_iter().flat_map(|node| &node.internal_ips).map(|ip| Address::from(ip.to_canonical())).collect();
+        let own: Vec<Address> = node
+            .into_iter()
+            .flat_map(|node| &node.internal_ips)
+            .map(|ip| Address::from(ip.to_canonical()))
+            .collect();
         if own != self.own {
             self.own = own;
             self.mark_all();
@@ -607,16 +638,25 @@ impl Planner {
                 continue;
             };
             if let (Some(refused), Some(holder)) = (self.name_of(owner), self.name_of(holder)) {
-                plan.problems.push(Problem::Conflict { key, refused, holder });
+                plan.problems.push(Problem::Conflict {
+                    key,
+                    refused,
+                    holder,
+                });
             }
         }
     }
 
     fn name_of(&self, owner: OwnerId) -> Option<String> {
         match self.owners.get(owner.0)? {
-            OwnerState::Service(state) => Some(format!("Service {}/{}", state.name.namespace, state.name.name)),
+            OwnerState::Service(state) => Some(format!(
+                "Service {}/{}",
+                state.name.namespace, state.name.name
+            )),
             OwnerState::Fixed(_) if self.fixed == Some(owner) => Some("cluster DNS".to_owned()),
-            OwnerState::Fixed(_) if self.orphanage == Some(owner) => Some("a pod of an earlier run".to_owned()),
+            OwnerState::Fixed(_) if self.orphanage == Some(owner) => {
+                Some("a pod of an earlier run".to_owned())
+            }
             OwnerState::Fixed(_) => {
                 let uid = self.pods.iter().find(|(_, other)| **other == owner)?.0;
                 Some(format!("pod {uid}"))
@@ -631,7 +671,10 @@ impl Planner {
         let is_pods = |owner| matches!(self.owners.get(owner), Some(OwnerState::Fixed(_)));
         for (key, value) in self.kernel.entries() {
             let holder = self.claims.holder(key);
-            if value.flags & SERVICE_HOST_PORT != 0 && value.set != 0 && !holder.is_some_and(|owner| is_pods(owner.0)) {
+            if value.flags & SERVICE_HOST_PORT != 0
+                && value.set != 0
+                && !holder.is_some_and(|owner| is_pods(owner.0))
+            {
                 self.orphans.insert(*key);
             } else if holder.is_none() {
                 self.released.push(*key);

@@ -63,7 +63,12 @@ impl Claims {
     }
 
     /// A claim is of another rank than before; it is as old as it was. All whom that may affect.
-    pub(crate) fn rerank(&mut self, key: ServiceKey, owner: OwnerId, rank: Rank) -> Option<OwnerId> {
+    pub(crate) fn rerank(
+        &mut self,
+        key: ServiceKey,
+        owner: OwnerId,
+        rank: Rank,
+    ) -> Option<OwnerId> {
         let Some(waiting) = self.waiting.get_mut(&key) else {
             if let Some(holder) = self.holders.get_mut(&key) {
                 holder.rank = rank;
@@ -77,13 +82,21 @@ impl Claims {
             claim.rank = rank;
         }
         *holder = take_best(waiting)?;
-        Some(if holder.owner == owner { before } else { holder.owner })
+        Some(if holder.owner == owner {
+            before
+        } else {
+            holder.owner
+        })
     }
 
     /// Who has the key now, if it changed hands.
     pub(crate) fn release(&mut self, key: &ServiceKey, owner: OwnerId) -> Option<OwnerId> {
         let waiting = self.waiting.get_mut(key);
-        if self.holders.get(key).is_some_and(|holder| holder.owner != owner) {
+        if self
+            .holders
+            .get(key)
+            .is_some_and(|holder| holder.owner != owner)
+        {
             if let Some(waiting) = waiting {
                 waiting.retain(|claim| claim.owner != owner);
                 if waiting.is_empty() {
@@ -113,8 +126,11 @@ impl Claims {
             .iter()
             .filter_map(|(key, waiting)| {
                 let holder = self.holders.get(key)?;
-                let mut peers: Vec<Claim> =
-                    waiting.iter().copied().filter(|claim| claim.rank == holder.rank).collect();
+                let mut peers: Vec<Claim> = waiting
+                    .iter()
+                    .copied()
+                    .filter(|claim| claim.rank == holder.rank)
+                    .collect();
                 peers.push(*holder);
                 peers.sort_unstable();
                 Some((*key, peers.into_iter().map(|claim| claim.owner).collect()))
@@ -136,7 +152,11 @@ impl Claims {
 
     /// A claim changes hands, as old as it is.
     pub(crate) fn transfer(&mut self, key: &ServiceKey, from: OwnerId, to: OwnerId) {
-        let claims = self.holders.get_mut(key).into_iter().chain(self.waiting.get_mut(key).into_iter().flatten());
+        let claims = self
+            .holders
+            .get_mut(key)
+            .into_iter()
+            .chain(self.waiting.get_mut(key).into_iter().flatten());
         for claim in claims.filter(|claim| claim.owner == from) {
             claim.owner = to;
         }
@@ -149,6 +169,10 @@ impl Claims {
 }
 
 fn take_best(waiting: &mut Vec<Claim>) -> Option<Claim> {
-    let best = waiting.iter().enumerate().min_by_key(|(_, claim)| **claim)?.0;
+    let best = waiting
+        .iter()
+        .enumerate()
+        .min_by_key(|(_, claim)| **claim)?
+        .0;
     Some(waiting.swap_remove(best))
 }

@@ -34,7 +34,9 @@ pub(crate) struct Candidates<'a, S> {
 impl<'a, S: Iterator<Item = &'a Slice> + Clone> Candidates<'a, S> {
     fn all(&self) -> impl Iterator<Item = (Backend, &'a Target)> {
         let (port, v4) = (self.port, self.v4);
-        self.slices.clone().flat_map(move |slice| slice.behind(&port.name, port.protocol, v4))
+        self.slices
+            .clone()
+            .flat_map(move |slice| slice.behind(&port.name, port.protocol, v4))
     }
 
     fn is_ready(&self, target: &Target) -> bool {
@@ -49,11 +51,17 @@ impl<'a, S: Iterator<Item = &'a Slice> + Clone> Candidates<'a, S> {
     /// In order, each once. Those that are ready: on this node (`local`), or in the whole cluster as far as hints send
     /// this node to them. If there is none, those in the same place that are terminating but still serve.
     pub(crate) fn backends(&self, local: bool, place: &Place) -> Vec<Backend> {
-        let topology = if local { Topology::Everywhere } else { self.topology(place) };
+        let topology = if local {
+            Topology::Everywhere
+        } else {
+            self.topology(place)
+        };
         let is_near = |target: &Target| !local || target.is_here();
         let ready = sorted(
             self.all()
-                .filter(|(_, target)| self.is_ready(target) && is_near(target) && topology.admits(target, place))
+                .filter(|(_, target)| {
+                    self.is_ready(target) && is_near(target) && topology.admits(target, place)
+                })
                 .map(|(backend, _)| backend),
         );
         if !ready.is_empty() {
@@ -98,7 +106,10 @@ impl Topology {
         match self {
             Self::Everywhere => true,
             Self::Node => hints.nodes.iter().any(|node| **node == *place.node),
-            Self::Zone => place.zone.as_deref().is_some_and(|own| hints.zones.iter().any(|zone| **zone == *own)),
+            Self::Zone => place
+                .zone
+                .as_deref()
+                .is_some_and(|own| hints.zones.iter().any(|zone| **zone == *own)),
         }
     }
 }

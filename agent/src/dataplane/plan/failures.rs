@@ -38,7 +38,8 @@ impl Failures {
             Operation::Set { key, value } => {
                 self.sets.contains(&value.set)
                     || (value.maglev != 0 && self.tables.contains(&value.maglev))
-                    || (value.flags & SERVICE_SOURCE_RANGES != 0 && self.services.contains(&value.service))
+                    || (value.flags & SERVICE_SOURCE_RANGES != 0
+                        && self.services.contains(&value.service))
                     || (self.node_ports && is_wildcard(key))
             }
             // The key that was to stop asking may still ask.

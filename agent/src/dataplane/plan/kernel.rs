@@ -52,7 +52,14 @@ pub(crate) struct Phases {
 impl Phases {
     fn into_operations(self, first: Option<Operation>) -> Vec<Operation> {
         let mut all: Vec<Operation> = first.into_iter().collect();
-        let phases = [self.remove, self.admit, self.slots, self.tables, self.set, self.sweep];
+        let phases = [
+            self.remove,
+            self.admit,
+            self.slots,
+            self.tables,
+            self.set,
+            self.sweep,
+        ];
         all.reserve_exact(phases.iter().map(Vec::len).sum());
         for mut phase in phases {
             all.append(&mut phase);
@@ -129,7 +136,10 @@ impl Kernel {
             .chain(found.tables.keys().copied())
             .chain(found.ranges.iter().map(|range| range.service))
             .max();
-        self.next = self.next.max(highest.map_or(1, |highest| highest.wrapping_add(1))).max(1);
+        self.next = self
+            .next
+            .max(highest.map_or(1, |highest| highest.wrapping_add(1)))
+            .max(1);
         for (key, value) in &found.services {
             let value = if self.adopt_set(value, found) {
                 *value
@@ -152,8 +162,17 @@ impl Kernel {
             }
         }
         self.node_ports = self.used_node_ports();
-        self.stray_tables =
-            found.tables.keys().copied().filter(|table| !self.sets.get(table).is_some_and(|set| set.table == Table::Whole)).collect();
+        self.stray_tables = found
+            .tables
+            .keys()
+            .copied()
+            .filter(|table| {
+                !self
+                    .sets
+                    .get(table)
+                    .is_some_and(|set| set.table == Table::Whole)
+            })
+            .collect();
         self.tables += self.stray_tables.len();
         for range in &found.ranges {
             self.ranges.entry(range.service).or_default().push(*range);
@@ -175,10 +194,15 @@ impl Kernel {
             return set.base == value.base && set.backends.len() == value.count as usize;
         }
         let (start, count) = (value.base as usize, value.count as usize);
-        let Some(slots) = start.checked_add(count).and_then(|end| found.slots.get(start..end)) else {
+        let Some(slots) = start
+            .checked_add(count)
+            .and_then(|end| found.slots.get(start..end))
+        else {
             return false;
         };
-        if slots.iter().any(|slot| slot.set != value.set) || !self.space.claim(value.base, value.count) {
+        if slots.iter().any(|slot| slot.set != value.set)
+            || !self.space.claim(value.base, value.count)
+        {
             return false;
         }
         let set = Set {
@@ -186,7 +210,11 @@ impl Kernel {
             backends: slots.iter().map(Backend::from).collect(),
             keys: 0,
             table_keys: 0,
-            table: if is_complete { Table::Whole } else { Table::None },
+            table: if is_complete {
+                Table::Whole
+            } else {
+                Table::None
+            },
             retired: 0,
         };
         self.tables += usize::from(is_complete);
@@ -213,7 +241,9 @@ impl Kernel {
     }
 
     pub(crate) fn backends_of(&self, value: &ServiceValue) -> Arc<[Backend]> {
-        self.sets.get(&value.set).map_or_else(|| Arc::from([]), |set| Arc::clone(&set.backends))
+        self.sets
+            .get(&value.set)
+            .map_or_else(|| Arc::from([]), |set| Arc::clone(&set.backends))
     }
 
     pub(crate) fn ranges(&self, service: u32) -> &[Range] {
@@ -315,10 +345,18 @@ impl Kernel {
         if known == wanted {
             return;
         }
-        let news = wanted.iter().filter(|range| known.binary_search(range).is_err());
-        self.phases.admit.extend(news.map(|range| Operation::Admit { range: *range }));
-        let gone = known.iter().filter(|range| wanted.binary_search(range).is_err());
-        self.phases.sweep.extend(gone.map(|range| Operation::Unadmit { range: *range }));
+        let news = wanted
+            .iter()
+            .filter(|range| known.binary_search(range).is_err());
+        self.phases
+            .admit
+            .extend(news.map(|range| Operation::Admit { range: *range }));
+        let gone = known
+            .iter()
+            .filter(|range| wanted.binary_search(range).is_err());
+        self.phases
+            .sweep
+            .extend(gone.map(|range| Operation::Unadmit { range: *range }));
         self.ranges_used = self.ranges_used - known.len() + wanted.len();
         if wanted.is_empty() {
             self.ranges.remove(&service);
@@ -328,7 +366,11 @@ impl Kernel {
     }
 
     /// The key's value before, if it changes.
-    pub(crate) fn put(&mut self, key: ServiceKey, value: ServiceValue) -> Option<Option<ServiceValue>> {
+    pub(crate) fn put(
+        &mut self,
+        key: ServiceKey,
+        value: ServiceValue,
+    ) -> Option<Option<ServiceValue>> {
         if self.entries.get(&key) == Some(&value) {
             return None;
         }
@@ -389,7 +431,10 @@ impl Kernel {
     }
 
     fn used_node_ports(&self) -> (u16, u16) {
-        match (self.wildcards.first_key_value(), self.wildcards.last_key_value()) {
+        match (
+            self.wildcards.first_key_value(),
+            self.wildcards.last_key_value(),
+        ) {
             (Some((first, _)), Some((last, _))) => (*first, *last),
             _ => NO_NODE_PORTS,
         }
@@ -460,18 +505,28 @@ impl Kernel {
             if set.table != Table::None && set.table_keys == 0 && set.retired == 0 {
                 set.table = Table::None;
                 self.tables -= 1;
-                self.phases.sweep.push(Operation::RemoveMaglev { table: *number });
+                self.phases
+                    .sweep
+                    .push(Operation::RemoveMaglev { table: *number });
             }
         }
-        self.phases.sweep.extend(tables.into_iter().map(|table| Operation::RemoveMaglev { table }));
+        self.phases.sweep.extend(
+            tables
+                .into_iter()
+                .map(|table| Operation::RemoveMaglev { table }),
+        );
         let asking: HashSet<u32> = self
             .entries
             .values()
             .filter(|value| value.flags & SERVICE_SOURCE_RANGES != 0)
             .map(|value| value.service)
             .collect();
-        let strays: Vec<u32> =
-            self.ranges.keys().copied().filter(|service| !asking.contains(service)).collect();
+        let strays: Vec<u32> = self
+            .ranges
+            .keys()
+            .copied()
+            .filter(|service| !asking.contains(service))
+            .collect();
         for service in strays {
             self.admit(service, Vec::new());
         }

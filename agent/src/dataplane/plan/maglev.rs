@@ -101,7 +101,10 @@ mod tests {
     fn table(backends: &BTreeSet<Backend>) -> Vec<Backend> {
         let backends: Vec<Backend> = backends.iter().copied().collect();
         let entries = entries(&backends);
-        entries.iter().map(|index| backends[usize::from(*index)]).collect()
+        entries
+            .iter()
+            .map(|index| backends[usize::from(*index)])
+            .collect()
     }
 
     fn counts(table: &[Backend]) -> BTreeMap<Backend, usize> {
@@ -114,7 +117,10 @@ mod tests {
 
     /// Entries that moved although their backend stayed.
     fn moved(with: &[Backend], without: &[Backend], changed: &Backend) -> usize {
-        with.iter().zip(without).filter(|(with, without)| with != without && *with != changed).count()
+        with.iter()
+            .zip(without)
+            .filter(|(with, without)| with != without && *with != changed)
+            .count()
     }
 
     /// Measured over 200,000 random sets (see the test below): at most this many of the 1021 entries move between
@@ -159,7 +165,10 @@ mod tests {
     #[test]
     fn all_nodes_and_versions_make_the_same_table() {
         let backends: Vec<Backend> = (1..=5u8)
-            .map(|last| Backend { address: Address::from_v4([10, 77, 0, last]), port: 8080 })
+            .map(|last| Backend {
+                address: Address::from_v4([10, 77, 0, last]),
+                port: 8080,
+            })
             .collect();
         let digest = entries(&backends)
             .iter()

@@ -7,14 +7,18 @@ use std::sync::Arc;
 
 use agent_ebpf::address::Address;
 use agent_ebpf::layout::{
-    SCOPE_INSIDE, SCOPE_LOCAL, SCOPE_OUTSIDE, SERVICE_HOST_PORT, SERVICE_SOURCE_RANGES, ServiceKey, ServiceValue,
+    SCOPE_INSIDE, SCOPE_LOCAL, SCOPE_OUTSIDE, SERVICE_HOST_PORT, SERVICE_SOURCE_RANGES, ServiceKey,
+    ServiceValue,
 };
 
 use super::endpoints::Candidates;
 use super::kernel::Kernel;
 use super::slices::Slice;
 use super::spec::{Ask, Group, Rank, Spec, number};
-use super::{Backend, Gone, GoneState, Hashing, HostPort, Limits, OwnerId, Plan, Planner, Problem, maglev, usable};
+use super::{
+    Backend, Gone, GoneState, Hashing, HostPort, Limits, OwnerId, Plan, Planner, Problem, maglev,
+    usable,
+};
 use crate::cluster::ObjectName;
 
 /// What a group of keys has in the kernel.
@@ -88,14 +92,19 @@ impl ServiceState {
             self.states.reserve_exact(spec.ports.len());
             for port in &spec.ports {
                 let same = before.ports.iter().position(|old| old.is_same(port));
-                let state = same.and_then(|index| left.get_mut(index)).map(std::mem::take);
+                let state = same
+                    .and_then(|index| left.get_mut(index))
+                    .map(std::mem::take);
                 self.states.push(state.unwrap_or_default());
             }
         } else if let Some(spec) = &spec {
             self.states = vec![PortState::default(); spec.ports.len()];
         }
         self.spec = spec;
-        left.iter().flat_map(|state| state.numbers).filter(|number| *number != 0).collect()
+        left.iter()
+            .flat_map(|state| state.numbers)
+            .filter(|number| *number != 0)
+            .collect()
     }
 }
 
@@ -131,9 +140,21 @@ pub(crate) struct FixedState {
 pub(crate) fn host_ports(ports: &[HostPort]) -> Vec<Fixture> {
     let mut taken = HashSet::new();
     let mut fixtures = Vec::new();
-    for port in ports.iter().filter(|port| port.port != 0 && port.container_port != 0) {
-        for ip in port.addresses.iter().filter(|ip| usable(**ip).is_ok()).map(|ip| ip.to_canonical()) {
-            let any = if ip.is_ipv4() { Address::ANY_V4 } else { Address::ANY_V6 };
+    for port in ports
+        .iter()
+        .filter(|port| port.port != 0 && port.container_port != 0)
+    {
+        for ip in port
+            .addresses
+            .iter()
+            .filter(|ip| usable(**ip).is_ok())
+            .map(|ip| ip.to_canonical())
+        {
+            let any = if ip.is_ipv4() {
+                Address::ANY_V4
+            } else {
+                Address::ANY_V6
+            };
             let (address, is_loopback) = match port.host_ip.map(|host| host.to_canonical()) {
                 None => (any, false),
                 Some(host) if host.is_ipv4() != ip.is_ipv4() => continue,
@@ -141,14 +162,22 @@ pub(crate) fn host_ports(ports: &[HostPort]) -> Vec<Fixture> {
                 Some(host) => (Address::from(host), host.is_loopback()),
             };
             // Nothing comes from outside to a loopback address.
-            let scopes = if is_loopback { &[SCOPE_INSIDE][..] } else { &[SCOPE_INSIDE, SCOPE_OUTSIDE] };
+            let scopes = if is_loopback {
+                &[SCOPE_INSIDE][..]
+            } else {
+                &[SCOPE_INSIDE, SCOPE_OUTSIDE]
+            };
             let key = |scope: &u8| ServiceKey {
                 address,
                 port: port.port.to_be(),
                 protocol: number(port.protocol),
                 scope: *scope,
             };
-            let keys: Vec<ServiceKey> = scopes.iter().map(key).filter(|key| taken.insert(*key)).collect();
+            let keys: Vec<ServiceKey> = scopes
+                .iter()
+                .map(key)
+                .filter(|key| taken.insert(*key))
+                .collect();
             if !keys.is_empty() {
                 let backend = Backend {
                     address: Address::from(ip),
@@ -162,13 +191,19 @@ pub(crate) fn host_ports(ports: &[HostPort]) -> Vec<Fixture> {
 }
 
 /// Fixtures that stay keep what they have in the kernel. Also the keys that there were.
-pub(crate) fn carry_over(before: Vec<Fixture>, mut wanted: Vec<Fixture>) -> (Vec<Fixture>, Vec<ServiceKey>) {
+pub(crate) fn carry_over(
+    before: Vec<Fixture>,
+    mut wanted: Vec<Fixture>,
+) -> (Vec<Fixture>, Vec<ServiceKey>) {
     for fixture in &mut wanted {
         if let Some(old) = before.iter().find(|old| old.keys == fixture.keys) {
             fixture.state = old.state;
         }
     }
-    let keys = before.into_iter().flat_map(|fixture| fixture.keys).collect();
+    let keys = before
+        .into_iter()
+        .flat_map(|fixture| fixture.keys)
+        .collect();
     (wanted, keys)
 }
 
@@ -210,18 +245,26 @@ impl Placer<'_> {
         let mut problem = None;
         for index in 0..parts.len() {
             let is_v4 = |part: &Part<'_>| part.asks[0].group.v4;
-            let earlier = parts[..index].iter().zip(&placed).find(|(part, _)| {
-                part.spec.is_some() && is_v4(part) == is_v4(&parts[index])
-            });
+            let earlier = parts[..index]
+                .iter()
+                .zip(&placed)
+                .find(|(part, _)| part.spec.is_some() && is_v4(part) == is_v4(&parts[index]));
             if let Some((_, one)) = earlier {
                 parts[index].state.number = one.number;
             }
             let part = &parts[index];
             match self.prepare(part) {
                 Ok(one) => {
-                    keys += part.asks.iter().filter(|ask| self.kernel.entry(&ask.key).is_none()).count();
+                    keys += part
+                        .asks
+                        .iter()
+                        .filter(|ask| self.kernel.entry(&ask.key).is_none())
+                        .count();
                     let wanted = ranges_of(part, one.number);
-                    match admitted.iter_mut().find(|(number, _)| *number == one.number) {
+                    match admitted
+                        .iter_mut()
+                        .find(|(number, _)| *number == one.number)
+                    {
                         Some((_, known)) if known.is_empty() => *known = wanted,
                         Some(_) => {}
                         None => admitted.push((one.number, wanted)),
@@ -235,7 +278,9 @@ impl Placer<'_> {
             }
         }
         for (number, wanted) in &admitted {
-            ranges += wanted.len().saturating_sub(self.kernel.ranges(*number).len());
+            ranges += wanted
+                .len()
+                .saturating_sub(self.kernel.ranges(*number).len());
         }
         let key = parts.first()?.asks.first()?.key;
         let (is_room_for_keys, is_room_for_ranges) = self.kernel.has_room(keys, ranges);
@@ -256,7 +301,13 @@ impl Placer<'_> {
         for (number, wanted) in admitted {
             self.kernel.admit(number, wanted);
         }
-        Some(parts.iter().zip(placed).map(|(part, one)| self.commit(part, one)).collect())
+        Some(
+            parts
+                .iter()
+                .zip(placed)
+                .map(|(part, one)| self.commit(part, one))
+                .collect(),
+        )
     }
 
     fn prepare(&mut self, part: &Part<'_>) -> Result<Placed, Problem> {
@@ -264,7 +315,10 @@ impl Placer<'_> {
         let mut number = part.state.number;
         let wanted = part.backends.len();
         let backends = &part.backends[..wanted.min(self.limits.backends)];
-        let mut is_same = self.kernel.set(set).is_some_and(|known| *known.backends == *backends);
+        let mut is_same = self
+            .kernel
+            .set(set)
+            .is_some_and(|known| *known.backends == *backends);
         if set == 0 {
             // Perhaps the kernel has it from an earlier run, or from who had the key before.
             for ask in part.asks {
@@ -274,18 +328,26 @@ impl Placer<'_> {
                 if number == 0 && self.adopted.remove(&value.service) {
                     number = value.service;
                 }
-                if !is_same && self.kernel.set(value.set).is_some_and(|known| *known.backends == *backends) {
+                if !is_same
+                    && self
+                        .kernel
+                        .set(value.set)
+                        .is_some_and(|known| *known.backends == *backends)
+                {
                     (set, is_same) = (value.set, true);
                 }
             }
         }
         if !is_same {
-            set = self.kernel.allocate(backends).ok_or_else(|| Problem::Slots {
-                key: part.asks[0].key,
-                wanted: backends.len(),
-                used: self.kernel.slots_used(),
-                size: self.limits.slots,
-            })?;
+            set = self
+                .kernel
+                .allocate(backends)
+                .ok_or_else(|| Problem::Slots {
+                    key: part.asks[0].key,
+                    wanted: backends.len(),
+                    used: self.kernel.slots_used(),
+                    size: self.limits.slots,
+                })?;
         }
         if number == 0 {
             number = self.kernel.number();
@@ -329,7 +391,11 @@ impl Placer<'_> {
                 service: number,
                 affinity: part.affinity,
                 flags: ask.flags,
-                maglev: if has_table && ask.key.scope != SCOPE_INSIDE { set } else { 0 },
+                maglev: if has_table && ask.key.scope != SCOPE_INSIDE {
+                    set
+                } else {
+                    0
+                },
                 padding: 0,
             };
             let before = match self.kernel.put(ask.key, value) {
@@ -355,10 +421,20 @@ impl Placer<'_> {
         known: &OnceCell<Vec<Backend>>,
     ) {
         let is_other_service = before.service != now.service;
-        let mut gone: Vec<Backend> = if is_other_service { Vec::new() } else { part.had.clone() };
-        let (old, new) = (self.kernel.backends_of(&before), self.kernel.backends_of(&now));
+        let mut gone: Vec<Backend> = if is_other_service {
+            Vec::new()
+        } else {
+            part.had.clone()
+        };
+        let (old, new) = (
+            self.kernel.backends_of(&before),
+            self.kernel.backends_of(&now),
+        );
         if before.set != now.set {
-            gone.extend(old.iter().filter(|backend| new.binary_search(backend).is_err()));
+            gone.extend(
+                old.iter()
+                    .filter(|backend| new.binary_search(backend).is_err()),
+            );
         }
         if gone.is_empty() {
             return;
@@ -378,7 +454,11 @@ impl Placer<'_> {
                 // One of many that are not picked.
                 continue;
             };
-            self.plan.gone.push(Gone { key, backend, state });
+            self.plan.gone.push(Gone {
+                key,
+                backend,
+                state,
+            });
         }
     }
 }
@@ -433,7 +513,10 @@ impl Planner {
         for (index, (port, port_state)) in spec.ports.iter().zip(&mut state.states).enumerate() {
             let candidates = |v4| Candidates {
                 port,
-                slices: state.slices.iter().filter_map(|id| Some(&slices.get(*id)?.slice)),
+                slices: state
+                    .slices
+                    .iter()
+                    .filter_map(|id| Some(&slices.get(*id)?.slice)),
                 v4,
                 publish_not_ready: spec.publish_not_ready,
             };
@@ -506,15 +589,22 @@ impl Planner {
             .fixtures
             .iter()
             .map(|fixture| {
-                let held = fixture.keys.iter().filter(|key| claims.holder(key) == Some(owner));
+                let held = fixture
+                    .keys
+                    .iter()
+                    .filter(|key| claims.holder(key) == Some(owner));
                 held.map(|key| ask_of(*key, fixture.flags)).collect()
             })
             .collect();
         // Somebody may have the key from an earlier run, and has not been told of yet.
         let is_anothers = |(fixture, asks): (&Fixture, &Vec<Ask>)| {
-            asks.iter().filter_map(|ask| kernel.entry(&ask.key)).any(|value| {
-                value.set != 0 && (value.flags != fixture.flags || *kernel.backends_of(value) != *fixture.backends)
-            })
+            asks.iter()
+                .filter_map(|ask| kernel.entry(&ask.key))
+                .any(|value| {
+                    value.set != 0
+                        && (value.flags != fixture.flags
+                            || *kernel.backends_of(value) != *fixture.backends)
+                })
         };
         let is_own = self.fixed == Some(owner);
         if !self.is_synced && !is_own && state.fixtures.iter().zip(&asks).any(is_anothers) {
@@ -564,7 +654,11 @@ impl Planner {
             return;
         }
         // A hostPort goes with its pod. A Service's pods may well live on.
-        let state = if old.flags & SERVICE_HOST_PORT != 0 { GoneState::Removed } else { GoneState::Unused };
+        let state = if old.flags & SERVICE_HOST_PORT != 0 {
+            GoneState::Removed
+        } else {
+            GoneState::Unused
+        };
         let backends = self.kernel.backends_of(&old);
         plan.gone.extend(backends.iter().map(|backend| Gone {
             key,
@@ -581,28 +675,48 @@ impl Planner {
         match self.owners.get(owner.0)? {
             OwnerState::Fixed(state) => {
                 let is_like = |fixture: &&Fixture| {
-                    fixture.keys.contains(key) && *fixture.backends == *backends && fixture.flags == value.flags
+                    fixture.keys.contains(key)
+                        && *fixture.backends == *backends
+                        && fixture.flags == value.flags
                 };
                 state.fixtures.iter().find(is_like).map(|_| 0)
             }
             OwnerState::Service(state) => {
                 let asks = self.asks(state.spec.as_ref());
-                let (spec, ask) = state.spec.as_ref().zip(asks.iter().find(|ask| ask.key == *key))?;
+                let (spec, ask) = state
+                    .spec
+                    .as_ref()
+                    .zip(asks.iter().find(|ask| ask.key == *key))?;
                 let wanted = Candidates {
                     port: &spec.ports[usize::from(ask.port)],
-                    slices: state.slices.iter().filter_map(|id| Some(&self.slices.get(*id)?.slice)),
+                    slices: state
+                        .slices
+                        .iter()
+                        .filter_map(|id| Some(&self.slices.get(*id)?.slice)),
                     v4: ask.group.v4,
                     publish_not_ready: spec.publish_not_ready,
                 }
                 .backends(ask.group.local, &self.place);
-                if *wanted != *backends || value.flags != ask.flags || value.affinity != spec.affinity {
+                if *wanted != *backends
+                    || value.flags != ask.flags
+                    || value.affinity != spec.affinity
+                {
                     return None;
                 }
                 let is_sibling = |other: &&Ask| {
                     other.key != *key && other.port == ask.port && other.group.v4 == ask.group.v4
                 };
-                let numbers = asks.iter().filter(is_sibling).filter_map(|other| self.kernel.entry(&other.key));
-                Some(numbers.fold(0, |sum, other| sum + if other.service == value.service { 1 } else { -1 }))
+                let numbers = asks
+                    .iter()
+                    .filter(is_sibling)
+                    .filter_map(|other| self.kernel.entry(&other.key));
+                Some(numbers.fold(0, |sum, other| {
+                    sum + if other.service == value.service {
+                        1
+                    } else {
+                        -1
+                    }
+                }))
             }
         }
     }
@@ -610,10 +724,15 @@ impl Planner {
 
 /// What clients a part admits, if it does not admit all.
 fn ranges_of(part: &Part<'_>, number: u32) -> Vec<super::Range> {
-    let is_asking = part.asks.iter().any(|ask| ask.flags & SERVICE_SOURCE_RANGES != 0);
+    let is_asking = part
+        .asks
+        .iter()
+        .any(|ask| ask.flags & SERVICE_SOURCE_RANGES != 0);
     let spec = part.spec.filter(|_| is_asking);
-    let mut ranges: Vec<super::Range> =
-        spec.into_iter().flat_map(|spec| spec.ranges(part.asks[0].group.v4, number)).collect();
+    let mut ranges: Vec<super::Range> = spec
+        .into_iter()
+        .flat_map(|spec| spec.ranges(part.asks[0].group.v4, number))
+        .collect();
     ranges.sort_unstable();
     ranges
 }

@@ -45,6 +45,8 @@ impl<T> Slab<T> {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
-        (0u32..).zip(&self.values).filter_map(|(id, value)| Some((id, value.as_ref()?)))
+        (0u32..)
+            .zip(&self.values)
+            .filter_map(|(id, value)| Some((id, value.as_ref()?)))
     }
 }

@@ -94,7 +94,10 @@ impl Slice {
             }
             let protocol = number(port.protocol);
             // A name stands for one port; the first one is taken.
-            if ports.iter().any(|other| *other.name == *port.name && other.protocol == protocol) {
+            if ports
+                .iter()
+                .any(|other| *other.name == *port.name && other.protocol == protocol)
+            {
                 left_out.add(Nonsense::PortTwice(port.name.clone()));
                 continue;
             }
@@ -124,7 +127,10 @@ impl Slice {
 
     /// The endpoints' port that goes by this name, host order.
     fn port(&self, name: &str, protocol: u8) -> Option<u16> {
-        self.ports.iter().find(|port| *port.name == *name && port.protocol == protocol).map(|port| port.port)
+        self.ports
+            .iter()
+            .find(|port| *port.name == *name && port.protocol == protocol)
+            .map(|port| port.port)
     }
 
     /// Endpoints of one family behind a port, whatever their state.
@@ -135,14 +141,21 @@ impl Slice {
         v4: bool,
     ) -> impl Iterator<Item = (Backend, &'a Target)> + use<'a> {
         let port = self.port(name, protocol);
-        let targets = if port.is_some() { &self.targets[..] } else { &[] };
-        targets.iter().filter(move |target| target.address.is_v4() == v4).map(move |target| {
-            let backend = Backend {
-                address: target.address,
-                port: port.unwrap_or_default(),
-            };
-            (backend, target)
-        })
+        let targets = if port.is_some() {
+            &self.targets[..]
+        } else {
+            &[]
+        };
+        targets
+            .iter()
+            .filter(move |target| target.address.is_v4() == v4)
+            .map(move |target| {
+                let backend = Backend {
+                    address: target.address,
+                    port: port.unwrap_or_default(),
+                };
+                (backend, target)
+            })
     }
 
     pub(crate) fn has_hints(&self) -> bool {

@@ -64,10 +64,22 @@ pub(crate) struct Group {
 
 impl Group {
     pub(crate) const ALL: [Self; 4] = [
-        Self { v4: true, local: false },
-        Self { v4: true, local: true },
-        Self { v4: false, local: false },
-        Self { v4: false, local: true },
+        Self {
+            v4: true,
+            local: false,
+        },
+        Self {
+            v4: true,
+            local: true,
+        },
+        Self {
+            v4: false,
+            local: false,
+        },
+        Self {
+            v4: false,
+            local: true,
+        },
     ];
 
     pub(crate) fn index(self) -> usize {
@@ -119,7 +131,11 @@ impl Spec {
         .filter(|(ip, _)| usable(**ip).is_ok() && if families(ip) { v4 } else { v6 })
         .map(|(ip, kind)| (Address::from(ip.to_canonical()), kind))
         .collect();
-        let mut ranges: Vec<IpNet> = service.load_balancer_source_ranges.iter().map(IpNet::trunc).collect();
+        let mut ranges: Vec<IpNet> = service
+            .load_balancer_source_ranges
+            .iter()
+            .map(IpNet::trunc)
+            .collect();
         ranges.sort_unstable();
         ranges.dedup();
         Self {
@@ -149,37 +165,68 @@ impl Spec {
     /// other: "these and no others" is what it says.
     pub(crate) fn ranges(&self, v4: bool, service: u32) -> impl Iterator<Item = Range> {
         let family = move |range: &&IpNet| matches!(range, IpNet::V4(_)) == v4;
-        self.ranges.iter().filter(family).map(move |range| Range::new(service, *range))
+        self.ranges
+            .iter()
+            .filter(family)
+            .map(move |range| Range::new(service, *range))
     }
 
     /// All keys, in order, each once. `dsr`: scope LOCAL as well; `is_own`: the node's own addresses.
     pub(crate) fn asks(&self, dsr: bool, is_own: impl Fn(&Address) -> bool, into: &mut Vec<Ask>) {
         into.clear();
         for (index, port) in self.ports.iter().enumerate() {
-            let ask = |address: Address, number: u16, scope: u8, rank: Rank, local: bool, flags: u32| Ask {
-                key: ServiceKey {
-                    address,
-                    port: number.to_be(),
-                    protocol: port.protocol,
-                    scope,
-                },
-                rank,
-                port: index as u16,
-                group: Group {
-                    v4: address.is_v4(),
-                    local,
-                },
-                flags,
-            };
+            let ask =
+                |address: Address, number: u16, scope: u8, rank: Rank, local: bool, flags: u32| {
+                    Ask {
+                        key: ServiceKey {
+                            address,
+                            port: number.to_be(),
+                            protocol: port.protocol,
+                            scope,
+                        },
+                        rank,
+                        port: index as u16,
+                        group: Group {
+                            v4: address.is_v4(),
+                            local,
+                        },
+                        flags,
+                    }
+                };
             let mut external = |address: Address, number: u16, flags: u32| {
-                let outside = if self.external_local { SERVICE_LOCAL } else { 0 };
+                let outside = if self.external_local {
+                    SERVICE_LOCAL
+                } else {
+                    0
+                };
                 // Clients inside the cluster are not what the external policy is about.
-                into.push(ask(address, number, SCOPE_INSIDE, Rank::External, false, flags));
-                into.push(ask(address, number, SCOPE_OUTSIDE, Rank::External, self.external_local, flags | outside));
+                into.push(ask(
+                    address,
+                    number,
+                    SCOPE_INSIDE,
+                    Rank::External,
+                    false,
+                    flags,
+                ));
+                into.push(ask(
+                    address,
+                    number,
+                    SCOPE_OUTSIDE,
+                    Rank::External,
+                    self.external_local,
+                    flags | outside,
+                ));
                 if dsr {
                     // Who is let in was decided by the node that the packet came to.
                     let flags = (flags | SERVICE_LOCAL) & !SERVICE_SOURCE_RANGES;
-                    into.push(ask(address, number, SCOPE_LOCAL, Rank::External, true, flags));
+                    into.push(ask(
+                        address,
+                        number,
+                        SCOPE_LOCAL,
+                        Rank::External,
+                        true,
+                        flags,
+                    ));
                 }
             };
             for (address, kind) in &self.addresses {
@@ -187,8 +234,12 @@ impl Spec {
                 match kind {
                     Kind::Cluster => {}
                     Kind::External => external(*address, port.port, foreign),
-                    Kind::LoadBalancer if self.ranges.is_empty() => external(*address, port.port, foreign),
-                    Kind::LoadBalancer => external(*address, port.port, foreign | SERVICE_SOURCE_RANGES),
+                    Kind::LoadBalancer if self.ranges.is_empty() => {
+                        external(*address, port.port, foreign)
+                    }
+                    Kind::LoadBalancer => {
+                        external(*address, port.port, foreign | SERVICE_SOURCE_RANGES)
+                    }
                 }
             }
             if let Some(number) = port.node_port {
@@ -199,8 +250,19 @@ impl Spec {
                     external(Address::ANY_V6, number, 0);
                 }
             }
-            for (address, _) in self.addresses.iter().filter(|(_, kind)| *kind == Kind::Cluster) {
-                into.push(ask(*address, port.port, SCOPE_INSIDE, Rank::Cluster, self.internal_local, 0));
+            for (address, _) in self
+                .addresses
+                .iter()
+                .filter(|(_, kind)| *kind == Kind::Cluster)
+            {
+                into.push(ask(
+                    *address,
+                    port.port,
+                    SCOPE_INSIDE,
+                    Rank::Cluster,
+                    self.internal_local,
+                    0,
+                ));
             }
         }
         // An address that is named twice has the better claim and the stricter flags.

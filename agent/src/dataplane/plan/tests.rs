@@ -155,7 +155,11 @@ impl Bench {
     }
 
     fn apply(&mut self, full: bool, events: Vec<Event>) {
-        let plan = self.planner.apply(&Batch { revision: 1, full, events });
+        let plan = self.planner.apply(&Batch {
+            revision: 1,
+            full,
+            events,
+        });
         self.run(plan);
     }
 
@@ -164,7 +168,10 @@ impl Bench {
     }
 
     fn endpoints(&mut self, endpoints: impl IntoIterator<Item = Endpoint>) {
-        self.apply(false, vec![Event::SliceSet(name("web-1"), slice(endpoints))]);
+        self.apply(
+            false,
+            vec![Event::SliceSet(name("web-1"), slice(endpoints))],
+        );
     }
 
     /// This node, in a zone.
@@ -192,13 +199,20 @@ impl Bench {
     }
 
     fn look(&self, key: ServiceKey) -> Look {
-        self.maps.look(&key).unwrap_or_else(|| panic!("{key:?} is not there"))
+        self.maps
+            .look(&key)
+            .unwrap_or_else(|| panic!("{key:?} is not there"))
     }
 
     /// Addresses that a key leads to; nothing if it is not there.
     fn at(&self, key: ServiceKey) -> Option<Vec<String>> {
         let look = self.maps.look(&key)?;
-        Some(look.backends.iter().map(|backend| IpAddr::from(backend.address).to_string()).collect())
+        Some(
+            look.backends
+                .iter()
+                .map(|backend| IpAddr::from(backend.address).to_string())
+                .collect(),
+        )
     }
 
     fn gone(&self) -> Vec<(ServiceKey, String, GoneState)> {
@@ -206,7 +220,13 @@ impl Bench {
             .plan
             .gone
             .iter()
-            .map(|gone| (gone.key, IpAddr::from(gone.backend.address).to_string(), gone.state))
+            .map(|gone| {
+                (
+                    gone.key,
+                    IpAddr::from(gone.backend.address).to_string(),
+                    gone.state,
+                )
+            })
             .collect();
         gone.sort();
         gone

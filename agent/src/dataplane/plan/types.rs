@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use agent_ebpf::address::Address;
 use agent_ebpf::layout::{
-    MAGLEV_BLOCKS, MAX_MAGLEV_BLOCKS, MAX_SERVICES, MAX_SLOTS, MAX_SOURCE_RANGES, ServiceKey, ServiceValue, Slot,
+    MAGLEV_BLOCKS, MAX_MAGLEV_BLOCKS, MAX_SERVICES, MAX_SLOTS, MAX_SOURCE_RANGES, ServiceKey,
+    ServiceValue, Slot,
 };
 use ipnet::IpNet;
 
@@ -47,7 +48,10 @@ impl Range {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
     /// Wildcard keys are looked up for these ports (host order), and no others.
-    NodePorts { minimum: u16, maximum: u16 },
+    NodePorts {
+        minimum: u16,
+        maximum: u16,
+    },
     /// Slots that nothing points to yet.
     Slots {
         base: u32,
@@ -55,15 +59,29 @@ pub enum Operation {
         backends: Arc<[Backend]>,
     },
     /// A table that nothing names yet.
-    Maglev { table: u32, backends: Arc<[Backend]> },
+    Maglev {
+        table: u32,
+        backends: Arc<[Backend]>,
+    },
     /// Nothing names it any more. Some of its blocks may not be there.
-    RemoveMaglev { table: u32 },
+    RemoveMaglev {
+        table: u32,
+    },
     /// Clients that a Service's flagged keys admit.
-    Admit { range: Range },
-    Unadmit { range: Range },
+    Admit {
+        range: Range,
+    },
+    Unadmit {
+        range: Range,
+    },
     /// From here on the key has these backends.
-    Set { key: ServiceKey, value: ServiceValue },
-    Remove { key: ServiceKey },
+    Set {
+        key: ServiceKey,
+        value: ServiceValue,
+    },
+    Remove {
+        key: ServiceKey,
+    },
 }
 
 /// A backend that new connections to a key are not sent to any more.

@@ -7,11 +7,15 @@ use proptest::prelude::*;
 use super::*;
 
 pub(super) fn any_batch() -> impl Strategy<Value = Batch> {
-    (proptest::bool::weighted(0.15), proptest::collection::vec(any_event(), 0..5)).prop_map(|(full, events)| Batch {
-        revision: 0,
-        full,
-        events,
-    })
+    (
+        proptest::bool::weighted(0.15),
+        proptest::collection::vec(any_event(), 0..5),
+    )
+        .prop_map(|(full, events)| Batch {
+            revision: 0,
+            full,
+            events,
+        })
 }
 
 fn object(index: u8) -> ObjectName {
@@ -31,11 +35,15 @@ fn any_event() -> impl Strategy<Value = Event> {
 }
 
 fn any_node() -> impl Strategy<Value = Node> {
-    (proptest::option::of(any_zone()), proptest::collection::vec(any_external(), 0..2)).prop_map(|(zone, addresses)| Node {
-        zone,
-        internal_ips: addresses,
-        ..Node::default()
-    })
+    (
+        proptest::option::of(any_zone()),
+        proptest::collection::vec(any_external(), 0..2),
+    )
+        .prop_map(|(zone, addresses)| Node {
+            zone,
+            internal_ips: addresses,
+            ..Node::default()
+        })
 }
 
 fn any_zone() -> impl Strategy<Value = String> {
@@ -44,14 +52,22 @@ fn any_zone() -> impl Strategy<Value = String> {
 
 fn any_external() -> impl Strategy<Value = IpAddr> {
     (1u8..4, proptest::bool::weighted(0.3)).prop_map(|(last, v6)| {
-        ip(&if v6 { format!("2001:db8::{last}") } else { format!("192.0.2.{last}") })
+        ip(&if v6 {
+            format!("2001:db8::{last}")
+        } else {
+            format!("192.0.2.{last}")
+        })
     })
 }
 
 fn any_cluster() -> impl Strategy<Value = IpAddr> {
     // Now and then what another has as its external address.
     let own = (1u8..4, proptest::bool::weighted(0.4)).prop_map(|(last, v6)| {
-        ip(&if v6 { format!("fd00:96::{last}") } else { format!("10.96.0.{last}") })
+        ip(&if v6 {
+            format!("fd00:96::{last}")
+        } else {
+            format!("10.96.0.{last}")
+        })
     });
     prop_oneof![8 => own, 1 => any_external()]
 }
@@ -67,7 +83,9 @@ fn any_ports() -> impl Strategy<Value = Vec<ServicePort>> {
         let (mut ports_seen, mut node_ports_seen) = (BTreeSet::new(), BTreeSet::new());
         let mut all = Vec::new();
         for (index, (port, udp, node_port)) in ports.into_iter().enumerate() {
-            if !ports_seen.insert((port, udp)) || node_port.is_some_and(|port| !node_ports_seen.insert((port, udp))) {
+            if !ports_seen.insert((port, udp))
+                || node_port.is_some_and(|port| !node_ports_seen.insert((port, udp)))
+            {
                 continue;
             }
             all.push(ServicePort {
@@ -103,19 +121,30 @@ fn any_service() -> impl Strategy<Value = Service> {
         proptest::bool::weighted(0.1),
         prop_oneof![Just(None), Just(Some(10u32))],
     )
-        .prop_map(|(cluster, external, balancer, ranges, ports, [internal, outside, publish], headless, affinity)| Service {
-            cluster_ips: cluster.into_iter().collect(),
-            external_ips: external.into_iter().collect(),
-            load_balancer_ips: balancer.into_iter().collect(),
-            load_balancer_source_ranges: ranges.into_iter().collect(),
-            headless,
-            ports,
-            internal_traffic_local: internal,
-            external_traffic_local: outside,
-            publish_not_ready_addresses: publish,
-            session_affinity: affinity,
-            ..Service::default()
-        })
+        .prop_map(
+            |(
+                cluster,
+                external,
+                balancer,
+                ranges,
+                ports,
+                [internal, outside, publish],
+                headless,
+                affinity,
+            )| Service {
+                cluster_ips: cluster.into_iter().collect(),
+                external_ips: external.into_iter().collect(),
+                load_balancer_ips: balancer.into_iter().collect(),
+                load_balancer_source_ranges: ranges.into_iter().collect(),
+                headless,
+                ports,
+                internal_traffic_local: internal,
+                external_traffic_local: outside,
+                publish_not_ready_addresses: publish,
+                session_affinity: affinity,
+                ..Service::default()
+            },
+        )
 }
 
 fn any_slice() -> impl Strategy<Value = EndpointSlice> {
@@ -144,7 +173,9 @@ fn any_slice() -> impl Strategy<Value = EndpointSlice> {
         .prop_map(|(service, ports, mut endpoints, v6)| {
             if v6 {
                 for endpoint in &mut endpoints {
-                    let last = endpoint.addresses[0].to_string().replace("10.77.0.", "fd00:77::");
+                    let last = endpoint.addresses[0]
+                        .to_string()
+                        .replace("10.77.0.", "fd00:77::");
                     endpoint.addresses = vec![ip(&last)];
                 }
             }

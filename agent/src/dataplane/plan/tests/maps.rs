@@ -33,8 +33,14 @@ pub(super) struct Look {
 impl Maps {
     pub(super) fn execute(&mut self, operation: &Operation) {
         match operation {
-            Operation::NodePorts { minimum, maximum } => self.node_ports = Some((*minimum, *maximum)),
-            Operation::Slots { base, set, backends } => {
+            Operation::NodePorts { minimum, maximum } => {
+                self.node_ports = Some((*minimum, *maximum))
+            }
+            Operation::Slots {
+                base,
+                set,
+                backends,
+            } => {
                 for (index, backend) in (*base..).zip(backends.iter()) {
                     let slot = Slot {
                         address: backend.address,
@@ -46,7 +52,8 @@ impl Maps {
                 }
             }
             Operation::Maglev { table, backends } => {
-                self.tables.insert(*table, (backends.to_vec(), MAGLEV_BLOCKS));
+                self.tables
+                    .insert(*table, (backends.to_vec(), MAGLEV_BLOCKS));
             }
             Operation::RemoveMaglev { table } => {
                 self.tables.remove(table);
@@ -55,13 +62,19 @@ impl Maps {
                 self.ranges.insert(*range);
             }
             Operation::Unadmit { range } => {
-                assert!(self.ranges.remove(range), "removes {range:?}, which is not there");
+                assert!(
+                    self.ranges.remove(range),
+                    "removes {range:?}, which is not there"
+                );
             }
             Operation::Set { key, value } => {
                 self.services.insert(*key, *value);
             }
             Operation::Remove { key } => {
-                assert!(self.services.remove(key).is_some(), "removes {key:?}, which is not there");
+                assert!(
+                    self.services.remove(key).is_some(),
+                    "removes {key:?}, which is not there"
+                );
             }
         }
     }
@@ -78,17 +91,31 @@ impl Maps {
             .collect();
         if value.maglev != 0 {
             let (made_from, blocks) = &self.tables[&value.maglev];
-            assert_eq!((made_from, *blocks), (&backends, MAGLEV_BLOCKS), "{key:?} has a foreign table");
+            assert_eq!(
+                (made_from, *blocks),
+                (&backends, MAGLEV_BLOCKS),
+                "{key:?} has a foreign table"
+            );
         }
-        let wants_table = key.scope != SCOPE_INSIDE && (2..=maglev::MAXIMUM_BACKENDS).contains(&backends.len());
-        assert!(wants_table || value.maglev == 0, "{key:?} has a table in vain");
+        let wants_table =
+            key.scope != SCOPE_INSIDE && (2..=maglev::MAXIMUM_BACKENDS).contains(&backends.len());
+        assert!(
+            wants_table || value.maglev == 0,
+            "{key:?} has a table in vain"
+        );
         if is_wildcard(key) {
             let (minimum, maximum) = self.node_ports.unwrap();
             let port = u16::from_be(key.port);
-            assert!(minimum <= port && port <= maximum, "{key:?} is not looked up");
+            assert!(
+                minimum <= port && port <= maximum,
+                "{key:?} is not looked up"
+            );
         }
         let is_asking = value.flags & SERVICE_SOURCE_RANGES != 0;
-        let ranges = self.ranges.iter().filter(|range| is_asking && range.service == value.service);
+        let ranges = self
+            .ranges
+            .iter()
+            .filter(|range| is_asking && range.service == value.service);
         Some(Look {
             backends: backends.into_iter().collect(),
             has_table: value.maglev != 0,
@@ -99,7 +126,10 @@ impl Maps {
     }
 
     pub(super) fn all(&self) -> BTreeMap<ServiceKey, Look> {
-        self.services.keys().map(|key| (*key, self.look(key).unwrap())).collect()
+        self.services
+            .keys()
+            .map(|key| (*key, self.look(key).unwrap()))
+            .collect()
     }
 
     /// Carries out a plan one operation at a time; after each, every key is as it was or as it will be.
@@ -131,15 +161,31 @@ impl Maps {
             }
         }
         for gone in &plan.gone {
-            let is_picked = after.get(&gone.key).is_some_and(|look| look.backends.contains(&gone.backend));
-            assert!(!is_picked && gone.key.scope != SCOPE_LOCAL, "{gone:?} is not gone");
-            let was_picked = before.get(&gone.key).is_some_and(|look| look.backends.contains(&gone.backend));
-            assert!(was_picked || gone.state == GoneState::Removed, "{gone:?} was not picked before");
+            let is_picked = after
+                .get(&gone.key)
+                .is_some_and(|look| look.backends.contains(&gone.backend));
+            assert!(
+                !is_picked && gone.key.scope != SCOPE_LOCAL,
+                "{gone:?} is not gone"
+            );
+            let was_picked = before
+                .get(&gone.key)
+                .is_some_and(|look| look.backends.contains(&gone.backend));
+            assert!(
+                was_picked || gone.state == GoneState::Removed,
+                "{gone:?} was not picked before"
+            );
         }
         for (key, look) in before.iter().filter(|(key, _)| key.scope != SCOPE_LOCAL) {
             for backend in &look.backends {
-                let is_kept = after.get(key).is_some_and(|now| now.backends.contains(backend));
-                let announced = plan.gone.iter().filter(|gone| gone.key == *key && gone.backend == *backend).count();
+                let is_kept = after
+                    .get(key)
+                    .is_some_and(|now| now.backends.contains(backend));
+                let announced = plan
+                    .gone
+                    .iter()
+                    .filter(|gone| gone.key == *key && gone.backend == *backend)
+                    .count();
                 assert_eq!(announced, usize::from(!is_kept), "{backend:?} of {key:?}");
             }
         }
@@ -150,9 +196,19 @@ impl Maps {
     pub(super) fn found(&self) -> Found {
         let slots = self.slots.keys().next_back().map_or(0, |last| last + 1);
         Found {
-            services: self.services.iter().map(|(key, value)| (*key, *value)).collect(),
-            slots: (0..slots).map(|index| self.slots.get(&index).copied().unwrap_or_default()).collect(),
-            tables: self.tables.iter().map(|(table, (_, blocks))| (*table, *blocks)).collect(),
+            services: self
+                .services
+                .iter()
+                .map(|(key, value)| (*key, *value))
+                .collect(),
+            slots: (0..slots)
+                .map(|index| self.slots.get(&index).copied().unwrap_or_default())
+                .collect(),
+            tables: self
+                .tables
+                .iter()
+                .map(|(table, (_, blocks))| (*table, *blocks))
+                .collect(),
             ranges: self.ranges.iter().copied().collect(),
         }
     }
@@ -162,15 +218,30 @@ impl Maps {
 fn assert_half(key: &ServiceKey, look: &Look, before: Option<&Look>, after: Option<&Look>) {
     let is_like = |known: &&Look| {
         let known = (*known).clone();
-        Look { ranges: look.ranges.clone(), ..known } == *look
+        Look {
+            ranges: look.ranges.clone(),
+            ..known
+        } == *look
     };
     let known: Vec<&Look> = before.into_iter().chain(after).filter(is_like).collect();
-    assert!(!known.is_empty(), "{key:?} is neither as before nor as after: {look:?}");
+    assert!(
+        !known.is_empty(),
+        "{key:?} is neither as before nor as after: {look:?}"
+    );
     let is_asking = |look: &Look| look.flags & SERVICE_SOURCE_RANGES != 0;
     let admits = |known: &Look, range| !is_asking(known) || known.ranges.contains(range);
-    let all = before.into_iter().chain(after).flat_map(|known| &known.ranges);
+    let all = before
+        .into_iter()
+        .chain(after)
+        .flat_map(|known| &known.ranges);
     for range in all {
-        let is_admitted = [before, after].into_iter().flatten().all(|known| admits(known, range));
-        assert!(!is_admitted || admits(look, range), "{key:?} refuses {range:?}: {look:?}");
+        let is_admitted = [before, after]
+            .into_iter()
+            .flatten()
+            .all(|known| admits(known, range));
+        assert!(
+            !is_admitted || admits(look, range),
+            "{key:?} refuses {range:?}: {look:?}"
+        );
     }
 }

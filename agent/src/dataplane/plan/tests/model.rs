@@ -93,14 +93,22 @@ impl Model {
 
     /// Losers' claims are as old as they are told again; winners stay. Claims that cannot be told apart may have
     /// changed places: who won is the planner's to say.
-    pub(super) fn restart(&mut self, order: &[Claimant], winner_of: impl Fn(&ServiceKey) -> Claimant) {
+    pub(super) fn restart(
+        &mut self,
+        order: &[Claimant],
+        winner_of: impl Fn(&ServiceKey) -> Claimant,
+    ) {
         let wishes = self.wishes();
         let place = |claimant: &Claimant| order.iter().position(|other| other == claimant).unwrap();
         for (key, before) in self.winners() {
             let now = winner_of(&key);
             let (was, is) = (&wishes[&(key, before)], &wishes[&(key, now.clone())]);
             assert_eq!((&was.look, was.is_cluster_ip), (&is.look, is.is_cluster_ip));
-            for claim in self.claims.iter_mut().filter(|((other, _), _)| *other == key) {
+            for claim in self
+                .claims
+                .iter_mut()
+                .filter(|((other, _), _)| *other == key)
+            {
                 *claim.1 = self.clock + 1 + place(&claim.0.1) as u64;
                 if claim.0.1 == now {
                     *claim.1 = 0;
@@ -122,17 +130,26 @@ impl Model {
             let winner = winners.entry(claim.0).or_insert_with(|| candidate.clone());
             *winner = winner.clone().min(candidate);
         }
-        winners.into_iter().map(|(key, (_, _, claimant))| (key, claimant)).collect()
+        winners
+            .into_iter()
+            .map(|(key, (_, _, claimant))| (key, claimant))
+            .collect()
     }
 
     /// Every key, who has it and what is behind it.
     pub(super) fn expected(&self) -> BTreeMap<ServiceKey, Look> {
         let wishes = self.wishes();
-        self.winners().into_iter().map(|(key, winner)| (key, wishes[&(key, winner)].look.clone())).collect()
+        self.winners()
+            .into_iter()
+            .map(|(key, winner)| (key, wishes[&(key, winner)].look.clone()))
+            .collect()
     }
 
     /// Whose port a key is, and the endpoints behind it, whatever their state.
-    pub(super) fn known(&self, key: &ServiceKey) -> Option<((Claimant, String), BTreeSet<Backend>)> {
+    pub(super) fn known(
+        &self,
+        key: &ServiceKey,
+    ) -> Option<((Claimant, String), BTreeSet<Backend>)> {
         let winner = self.winners().get(key)?.clone();
         let Claimant::Service(name) = &winner else {
             return Some(((winner, String::new()), BTreeSet::new()));
@@ -140,11 +157,18 @@ impl Model {
         let service = &self.services[name];
         let is_wildcard = key.address == Address::ANY_V4 || key.address == Address::ANY_V6;
         let port = service.ports.iter().find(|port| {
-            let number = if is_wildcard { port.node_port } else { Some(port.port) };
+            let number = if is_wildcard {
+                port.node_port
+            } else {
+                Some(port.port)
+            };
             number.map(u16::to_be) == Some(key.port) && number_of(port.protocol) == key.protocol
         })?;
         let all = self.endpoints(name, port, key.address.is_v4());
-        Some(((winner.clone(), port.name.clone()), all.into_iter().map(|(backend, _)| backend).collect()))
+        Some((
+            (winner.clone(), port.name.clone()),
+            all.into_iter().map(|(backend, _)| backend).collect(),
+        ))
     }
 
     fn wishes(&self) -> BTreeMap<(ServiceKey, Claimant), Wish> {
@@ -154,7 +178,9 @@ impl Model {
                 self.port_wishes(name, service, port, &mut |key, wish: Wish| {
                     let claim = (key, Claimant::Service(name.clone()));
                     let other: Option<&Wish> = wishes.get(&claim);
-                    if let Some(other) = other.filter(|other| other.is_cluster_ip || !wish.is_cluster_ip) {
+                    if let Some(other) =
+                        other.filter(|other| other.is_cluster_ip || !wish.is_cluster_ip)
+                    {
                         let mut merged = other.clone();
                         if !other.is_cluster_ip {
                             merged.look.flags |= wish.look.flags;
@@ -171,8 +197,14 @@ impl Model {
             for port in ports {
                 for address in &port.addresses {
                     for scope in [SCOPE_INSIDE, SCOPE_OUTSIDE] {
-                        let host = port.host_ip.unwrap_or(if address.is_ipv4() { ip("0.0.0.0") } else { ip("::") });
-                        if host.is_ipv4() != address.is_ipv4() || (host.is_loopback() && scope == SCOPE_OUTSIDE) {
+                        let host = port.host_ip.unwrap_or(if address.is_ipv4() {
+                            ip("0.0.0.0")
+                        } else {
+                            ip("::")
+                        });
+                        if host.is_ipv4() != address.is_ipv4()
+                            || (host.is_loopback() && scope == SCOPE_OUTSIDE)
+                        {
                             continue;
                         }
                         let key = ServiceKey {
@@ -192,8 +224,13 @@ impl Model {
                             flags: SERVICE_HOST_PORT,
                             ranges: BTreeSet::new(),
                         };
-                        let wish = Wish { is_cluster_ip: false, look };
-                        wishes.entry((key, Claimant::Pod(uid.clone()))).or_insert(wish);
+                        let wish = Wish {
+                            is_cluster_ip: false,
+                            look,
+                        };
+                        wishes
+                            .entry((key, Claimant::Pod(uid.clone())))
+                            .or_insert(wish);
                     }
                 }
             }
@@ -212,12 +249,21 @@ impl Model {
             return;
         }
         let has_family = |v4: bool| service.cluster_ips.iter().any(|ip| ip.is_ipv4() == v4);
-        let mut wish = |address: IpAddr, number: u16, scope: u8, is_cluster_ip: bool, is_local: bool, flags: u32| {
+        let mut wish = |address: IpAddr,
+                        number: u16,
+                        scope: u8,
+                        is_cluster_ip: bool,
+                        is_local: bool,
+                        flags: u32| {
             if !has_family(address.is_ipv4()) {
                 return;
             }
             let backends = self.picked(name, service, port, address.is_ipv4(), is_local);
-            let ranges = if flags & SERVICE_SOURCE_RANGES == 0 { &[][..] } else { &service.load_balancer_source_ranges };
+            let ranges = if flags & SERVICE_SOURCE_RANGES == 0 {
+                &[][..]
+            } else {
+                &service.load_balancer_source_ranges
+            };
             let look = Look {
                 has_table: scope != SCOPE_INSIDE && backends.len() > 1,
                 backends,
@@ -236,15 +282,39 @@ impl Model {
                 protocol: number_of(port.protocol),
                 scope,
             };
-            add(key, Wish { is_cluster_ip, look });
+            add(
+                key,
+                Wish {
+                    is_cluster_ip,
+                    look,
+                },
+            );
         };
         for address in &service.cluster_ips {
-            wish(*address, port.port, SCOPE_INSIDE, true, service.internal_traffic_local, 0);
+            wish(
+                *address,
+                port.port,
+                SCOPE_INSIDE,
+                true,
+                service.internal_traffic_local,
+                0,
+            );
         }
         let mut external = |address: IpAddr, number: u16, flags: u32| {
-            let outside = if service.external_traffic_local { SERVICE_LOCAL } else { 0 };
+            let outside = if service.external_traffic_local {
+                SERVICE_LOCAL
+            } else {
+                0
+            };
             wish(address, number, SCOPE_INSIDE, false, false, flags);
-            wish(address, number, SCOPE_OUTSIDE, false, service.external_traffic_local, flags | outside);
+            wish(
+                address,
+                number,
+                SCOPE_OUTSIDE,
+                false,
+                service.external_traffic_local,
+                flags | outside,
+            );
             if self.dsr {
                 let flags = flags & !SERVICE_SOURCE_RANGES | SERVICE_LOCAL;
                 wish(address, number, SCOPE_LOCAL, false, true, flags);
@@ -257,7 +327,11 @@ impl Model {
         for address in &service.external_ips {
             external(*address, port.port, foreign(address));
         }
-        let filter = if service.load_balancer_source_ranges.is_empty() { 0 } else { SERVICE_SOURCE_RANGES };
+        let filter = if service.load_balancer_source_ranges.is_empty() {
+            0
+        } else {
+            SERVICE_SOURCE_RANGES
+        };
         for address in &service.load_balancer_ips {
             external(*address, port.port, foreign(address) | filter);
         }
@@ -267,7 +341,12 @@ impl Model {
         }
     }
 
-    fn endpoints(&self, name: &ObjectName, port: &ServicePort, v4: bool) -> Vec<(Backend, Endpoint)> {
+    fn endpoints(
+        &self,
+        name: &ObjectName,
+        port: &ServicePort,
+        v4: bool,
+    ) -> Vec<(Backend, Endpoint)> {
         let mut all = Vec::new();
         for (slice_name, slice) in &self.slices {
             if slice_name.namespace != name.namespace || slice.service != name.name {
@@ -277,7 +356,11 @@ impl Model {
                 if target.name != port.name || target.protocol != port.protocol {
                     continue;
                 }
-                for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.addresses[0].is_ipv4() == v4) {
+                for endpoint in slice
+                    .endpoints
+                    .iter()
+                    .filter(|endpoint| endpoint.addresses[0].is_ipv4() == v4)
+                {
                     let backend = Backend {
                         address: endpoint.addresses[0].into(),
                         port: target.port,
@@ -310,12 +393,19 @@ impl Model {
             let here = HERE.to_owned();
             let zone = self.node.as_ref().and_then(|node| node.zone.clone());
             let by_node = |endpoint: &Endpoint| endpoint.hints_nodes.contains(&here);
-            let by_zone = |endpoint: &Endpoint| zone.as_ref().is_some_and(|zone| endpoint.hints_zones.contains(zone));
-            if ready.iter().all(|(_, endpoint)| !endpoint.hints_nodes.is_empty())
+            let by_zone = |endpoint: &Endpoint| {
+                zone.as_ref()
+                    .is_some_and(|zone| endpoint.hints_zones.contains(zone))
+            };
+            if ready
+                .iter()
+                .all(|(_, endpoint)| !endpoint.hints_nodes.is_empty())
                 && ready.iter().any(|(_, endpoint)| by_node(endpoint))
             {
                 ready.retain(|(_, endpoint)| by_node(endpoint));
-            } else if ready.iter().all(|(_, endpoint)| !endpoint.hints_zones.is_empty())
+            } else if ready
+                .iter()
+                .all(|(_, endpoint)| !endpoint.hints_zones.is_empty())
                 && ready.iter().any(|(_, endpoint)| by_zone(endpoint))
             {
                 ready.retain(|(_, endpoint)| by_zone(endpoint));
@@ -330,9 +420,18 @@ impl Model {
 
     /// Everything there is, as a full batch says it.
     pub(super) fn full(&self) -> Batch {
-        let services = self.services.iter().map(|(name, service)| Event::ServiceSet(name.clone(), service.clone()));
-        let slices = self.slices.iter().map(|(name, slice)| Event::SliceSet(name.clone(), slice.clone()));
-        let node = self.node.iter().map(|node| Event::NodeSet(HERE.to_owned(), node.clone()));
+        let services = self
+            .services
+            .iter()
+            .map(|(name, service)| Event::ServiceSet(name.clone(), service.clone()));
+        let slices = self
+            .slices
+            .iter()
+            .map(|(name, slice)| Event::SliceSet(name.clone(), slice.clone()));
+        let node = self
+            .node
+            .iter()
+            .map(|node| Event::NodeSet(HERE.to_owned(), node.clone()));
         Batch {
             revision: 0,
             full: true,

@@ -24,7 +24,9 @@ enum Step {
     Failing(Batch, Vec<bool>),
     HostPorts(u8, Vec<HostPort>),
     /// A new process. Whether pods tell of their hostPorts before the cluster's state is there.
-    Restart { pods_first: bool },
+    Restart {
+        pods_first: bool,
+    },
     /// What is told again is what is there already.
     Resync,
 }
@@ -55,7 +57,10 @@ struct Trial {
 impl Trial {
     fn new(dsr: bool, limits: Limits) -> Self {
         let mut planner = Planner::new(HERE, dsr, limits);
-        planner.apply(&Batch { full: true, ..Batch::default() });
+        planner.apply(&Batch {
+            full: true,
+            ..Batch::default()
+        });
         Self {
             planner,
             maps: Maps::default(),
@@ -116,8 +121,18 @@ impl Trial {
         self.planner.adopt(&self.maps.found());
         self.maps.node_ports = Some(self.planner.node_ports());
         let pods: Vec<Claimant> = self.model.pods.keys().cloned().map(Claimant::Pod).collect();
-        let services: Vec<Claimant> = self.model.services.keys().cloned().map(Claimant::Service).collect();
-        let order = if pods_first { [pods, services].concat() } else { [services, pods].concat() };
+        let services: Vec<Claimant> = self
+            .model
+            .services
+            .keys()
+            .cloned()
+            .map(Claimant::Service)
+            .collect();
+        let order = if pods_first {
+            [pods, services].concat()
+        } else {
+            [services, pods].concat()
+        };
         if pods_first {
             self.tell_pods();
         }
@@ -129,8 +144,16 @@ impl Trial {
         self.planner.forget_orphans(|_| false);
         let plan = self.planner.retry();
         self.maps.run(&plan);
-        for (key, value) in before.services.iter().filter(|(key, _)| !self.model.is_contested(key)) {
-            assert_eq!(self.maps.services.get(key), Some(value), "a restart changes {key:?}");
+        for (key, value) in before
+            .services
+            .iter()
+            .filter(|(key, _)| !self.model.is_contested(key))
+        {
+            assert_eq!(
+                self.maps.services.get(key),
+                Some(value),
+                "a restart changes {key:?}"
+            );
         }
         self.model.restart(&order, |key| {
             let owner = self.planner.claims.holder(key).unwrap();
@@ -143,8 +166,17 @@ impl Trial {
             }
         });
         self.rest();
-        let named: BTreeSet<u32> = self.maps.services.values().map(|value| value.maglev).filter(|table| *table != 0).collect();
-        assert_eq!(self.maps.tables.keys().copied().collect::<BTreeSet<u32>>(), named);
+        let named: BTreeSet<u32> = self
+            .maps
+            .services
+            .values()
+            .map(|value| value.maglev)
+            .filter(|table| *table != 0)
+            .collect();
+        assert_eq!(
+            self.maps.tables.keys().copied().collect::<BTreeSet<u32>>(),
+            named
+        );
     }
 
     fn tell_pods(&mut self) {
@@ -157,29 +189,48 @@ impl Trial {
 
     /// A backend that is in no slice of the Service any more is removed; others are unused.
     fn check_gone(&self, before: &Model, plan: &Plan) {
-        let keys: BTreeSet<ServiceKey> =
-            before.expected().into_keys().chain(self.model.expected().into_keys()).filter(|key| key.scope < 2).collect();
+        let keys: BTreeSet<ServiceKey> = before
+            .expected()
+            .into_keys()
+            .chain(self.model.expected().into_keys())
+            .filter(|key| key.scope < 2)
+            .collect();
         for key in keys {
             let Some((owner, had)) = before.known(&key) else {
                 continue;
             };
             let now = self.model.known(&key);
             let of_key = |backend: &Backend| {
-                let found = plan.gone.iter().find(|gone| gone.key == key && gone.backend == *backend);
+                let found = plan
+                    .gone
+                    .iter()
+                    .find(|gone| gone.key == key && gone.backend == *backend);
                 found.map(|gone| gone.state)
             };
             match now {
                 Some((now_owner, known)) if now_owner == owner => {
                     for backend in had.difference(&known) {
-                        assert_eq!(of_key(backend), Some(GoneState::Removed), "{backend:?} of {key:?}");
+                        assert_eq!(
+                            of_key(backend),
+                            Some(GoneState::Removed),
+                            "{backend:?} of {key:?}"
+                        );
                     }
                     for backend in &known {
-                        assert_ne!(of_key(backend), Some(GoneState::Removed), "{backend:?} of {key:?}");
+                        assert_ne!(
+                            of_key(backend),
+                            Some(GoneState::Removed),
+                            "{backend:?} of {key:?}"
+                        );
                     }
                 }
                 _ => {
                     for backend in &had {
-                        assert_ne!(of_key(backend), Some(GoneState::Removed), "{backend:?} of {key:?}");
+                        assert_ne!(
+                            of_key(backend),
+                            Some(GoneState::Removed),
+                            "{backend:?} of {key:?}"
+                        );
                     }
                 }
             }
@@ -204,7 +255,13 @@ impl Trial {
             .filter(|value| value.flags & agent_ebpf::layout::SERVICE_SOURCE_RANGES != 0)
             .map(|value| value.service)
             .collect();
-        assert!(self.maps.ranges.iter().all(|range| asking.contains(&range.service)), "ranges that nobody asks for");
+        assert!(
+            self.maps
+                .ranges
+                .iter()
+                .all(|range| asking.contains(&range.service)),
+            "ranges that nobody asks for"
+        );
     }
 }
 
