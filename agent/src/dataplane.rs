@@ -13,7 +13,7 @@
 //!   reach             doing: follows nodes, links and addresses
 //!   overlay routes links   the VXLAN device; routes to other nodes' pods; the node's interfaces
 //!   probe node bpffs  what must be there; what is changed on the node
-//!   metrics           counters and occupancy for `/metrics`
+//!   metrics occupancy counters and how full the tables are, for `/metrics`
 //! ```
 //! Dropping a [`DataPlane`] leaves everything in force: programs, links and maps are pinned. The next
 //! [`DataPlane::load`] takes them over, and only [`DataPlane::unload`] removes them.
@@ -32,6 +32,7 @@ mod namespaces;
 mod node;
 mod nodes;
 mod objects;
+mod occupancy;
 mod overlay;
 pub mod plan;
 mod probe;
@@ -60,10 +61,10 @@ use self::attach::{Attachments, Interface};
 use self::closing::Closing;
 pub use self::config::{DataPlaneConfig, NorthSouth, Routing, VXLAN_PORT, Xdp};
 pub use self::error::DataPlaneError;
-use self::flows::Occupancy;
 use self::namespaces::Namespace;
 pub use self::node::default_uplink;
 use self::objects::Objects;
+use self::occupancy::Occupancy;
 pub use self::plan::HostPort;
 use self::plan::{Backend, Fixed, Gone};
 use self::reach::{Reach, Reached};
@@ -122,8 +123,8 @@ struct State {
     configured: bool,
     reached: Reached,
     flows: usize,
-    affinities: usize,
     pods: usize,
+    occupancy: Occupancy,
     /// Set by `unload`: nothing is written any more.
     ended: bool,
 }
@@ -217,7 +218,8 @@ impl DataPlane {
         let objects = Objects::load(&config.pin_dir)?;
         settings.opted_out = objects.opted_out.keys().flatten().count() as u32;
         let reached = reach.adopt(&config, &netlink, &objects).await?;
-        let tables = Tables::adopt(&config.node_name, &objects)?;
+        let dsr = config.north_south == NorthSouth::Dsr;
+        let tables = Tables::adopt(&config.node_name, dsr, &objects, &mut settings)?;
         let mut state = State {
             attachments: Attachments::open(&config.pin_dir)?,
             objects,
@@ -226,12 +228,15 @@ impl DataPlane {
             configured: false,
             reached,
             flows: 0,
-            affinities: 0,
             pods: 0,
+            occupancy: Occupancy::default(),
             ended: false,
         };
         reach.put(&config, &mut state)?;
-        state.tables.fix(&mut state.objects, dns_entries(&config));
+        let fixed = dns_entries(&config);
+        state
+            .tables
+            .fix(&mut state.objects, &mut state.settings, fixed);
         state.attachments.adopt_pods(&state.objects)?;
         forget_vanished(&mut state.objects)?;
         count_opted_out(&mut state)?;
@@ -325,7 +330,8 @@ impl DataPlane {
             if state.ended {
                 return (Outcome::InForce, Vec::new());
             }
-            state.tables.host_ports(&mut state.objects, &uid, &ports)
+            let (tables, objects) = (&mut state.tables, &mut state.objects);
+            tables.host_ports(objects, &mut state.settings, &uid, &ports)
         })
         .await;
         closing::close(&self.inner, gone).await;
@@ -455,10 +461,13 @@ fn step(state: &mut State, batch: Option<&Batch>) -> (Outcome, Vec<Gone>) {
     if state.ended {
         return (Outcome::InForce, Vec::new());
     }
-    match batch {
-        Some(batch) => state.tables.apply(&mut state.objects, batch),
-        None => state.tables.retry(&mut state.objects),
-    }
+    let (tables, objects, settings) = (&mut state.tables, &mut state.objects, &mut state.settings);
+    let result = match batch {
+        Some(batch) => tables.apply(objects, settings, batch),
+        None => tables.retry(objects, settings),
+    };
+    occupancy::warn(state);
+    result
 }
 
 fn add_pod(state: &mut State, interface: &PodInterface, cookie: u64) -> Result<(), DataPlaneError> {
@@ -608,7 +617,7 @@ fn remove_key(
 
 /// Ends with the data plane's last handle.
 async fn keep_house(inner: std::sync::Weak<Inner>) {
-    let mut occupancy = Occupancy::default();
+    let mut occupancy = flows::Occupancy::default();
     loop {
         tokio::time::sleep(occupancy.next_look()).await;
         let Some(inner) = inner.upgrade() else {
@@ -619,6 +628,18 @@ async fn keep_house(inner: std::sync::Weak<Inner>) {
         }
         occupancy = sweep(&inner, occupancy).await;
         sweep_affinities(&inner).await;
+        let plane = Arc::clone(&inner);
+        let tidied = tokio::task::spawn_blocking(move || {
+            let mut state = plane.state();
+            let state = &mut *state;
+            if !state.ended {
+                state.tables.tidy(&mut state.objects, &mut state.settings);
+                occupancy::count(state);
+                occupancy::warn(state);
+            }
+        });
+        // Not to finish is to be shutting down.
+        let _ = tidied.await;
     }
 }
 
@@ -627,15 +648,14 @@ async fn sweep_affinities(inner: &Arc<Inner>) {
     let swept = tokio::task::spawn_blocking(move || {
         let affinities = Arc::clone(&plane.state().objects.affinities);
         let timeouts = || plane.state().tables.planner().affinities();
-        let left = affinities.sweep(flows::now(), timeouts);
-        plane.state().affinities = left;
+        affinities.sweep(flows::now(), timeouts);
     });
     // Not to finish is to be shutting down.
     let _ = swept.await;
 }
 
 /// Looks through the table of flows, away from the async threads and without the lock.
-async fn sweep(inner: &Inner, before: Occupancy) -> Occupancy {
+async fn sweep(inner: &Inner, before: flows::Occupancy) -> flows::Occupancy {
     let flows = Arc::clone(&inner.state().objects.flows);
     let swept =
         tokio::task::spawn_blocking(move || flows.sweep(flows::now(), before.is_pressed())).await;

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 
-use agent_ebpf::layout::{AffinityKey, AffinityValue, MAX_AFFINITIES};
+use agent_ebpf::layout::{AffinityKey, AffinityValue};
 
 use super::error::DataPlaneError;
 use super::syscall::{Walk, map_delete, map_lookup, object_get};
@@ -23,9 +23,9 @@ impl AffinityTable {
         Ok(Self { fd })
     }
 
-    /// Removes what is over at `now` (seconds since boot); returns how many entries are left. `timeouts` are those of
+    /// Removes what is over at `now` (seconds since boot). `timeouts` are those of
     /// Services with affinity, by number, in seconds; it is asked only if there are entries.
-    pub(crate) fn sweep(&self, now: u32, timeouts: impl FnOnce() -> HashMap<u32, u32>) -> usize {
+    pub(crate) fn sweep(&self, now: u32, timeouts: impl FnOnce() -> HashMap<u32, u32>) {
         let mut entries = Vec::new();
         let mut walk = Walk::<AffinityKey, AffinityValue>::new(self.fd.as_fd());
         loop {
@@ -37,12 +37,12 @@ impl AffinityTable {
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot look through the table of affinities");
-                    return entries.len();
+                    return;
                 }
             }
         }
         if entries.is_empty() {
-            return 0;
+            return;
         }
         let timeouts = timeouts();
         let is_over = |key: &AffinityKey, seen: u32| {
@@ -50,26 +50,17 @@ impl AffinityTable {
             let timeout = timeouts.get(&key.service);
             timeout.is_none_or(|timeout| now.saturating_sub(seen) > *timeout)
         };
-        let total = entries.len();
-        let removed = entries
-            .into_iter()
-            .filter(|(key, seen)| is_over(key, *seen))
+        for (key, seen) in entries {
+            if !is_over(&key, seen) {
+                continue;
+            }
             // A connection since then has made it fresh again.
-            .filter(|(key, _)| {
-                let value: Option<AffinityValue> = map_lookup(self.fd.as_fd(), key).ok().flatten();
-                value.is_some_and(|value| is_over(key, value.seen))
-            })
-            .filter(|(key, _)| map_delete(self.fd.as_fd(), key).is_ok())
-            .count();
-        let left = total - removed;
-        if left >= MAX_AFFINITIES / 4 * 3 {
-            tracing::warn!(
-                entries = left,
-                size = MAX_AFFINITIES,
-                "the table of affinities is filling"
-            );
+            let value: Option<AffinityValue> = map_lookup(self.fd.as_fd(), &key).ok().flatten();
+            if value.is_some_and(|value| is_over(&key, value.seen)) {
+                // Not found means that it is gone: as wanted.
+                let _ = map_delete(self.fd.as_fd(), &key);
+            }
         }
-        left
     }
 
     #[cfg(test)]

@@ -15,11 +15,8 @@ mod packets;
 mod pods;
 mod refusals;
 mod services;
-<<<<<<< HEAD
-mod sockets;
-=======
 mod services_between;
->>>>>>> flows
+mod sockets;
 
 use self::lab::lab;
 use super::*;

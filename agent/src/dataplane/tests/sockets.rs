@@ -28,11 +28,6 @@ async fn node_port(plane: &DataPlane, pod: &PodNetwork, host_ip: Option<&str>) {
         container_port: 8080,
     });
     plane.set_host_ports("pod", ports.to_vec()).await;
-    let mut state = plane.inner.state();
-    state.settings.node_port_minimum = 30_080;
-    state.settings.node_port_maximum = 30_080;
-    let settings = Wire(state.settings);
-    state.objects.config.set(0, settings, 0).unwrap();
 }
 
 /// Answers so many connections and datagrams at a pod's 8080.
@@ -259,10 +254,11 @@ fn affinity_expires_is_refreshed_and_swept() {
         }
         assert!(others.len() > 1, "{others:?}");
         sweep_affinities(&plane.inner).await;
-        assert_eq!(plane.inner.state().affinities, 1, "it is kept");
+        let left = || plane.inner.state().objects.affinities.entries().len();
+        assert_eq!(left(), 1, "it is kept");
         age(&plane, 11);
         sweep_affinities(&plane.inner).await;
-        assert_eq!(plane.inner.state().affinities, 0);
+        assert_eq!(left(), 0);
         // Without the Service there is nobody to be kept on.
         picked(&lab, &pod);
         feed.apply(true, Vec::new()).await;
