@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use super::lab::{Feed, service, socket};
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves one connection: says who it is.
 pub(super) fn serve_once(listener: &TcpListener, text: &str) {
@@ -90,14 +90,18 @@ fn a_service_without_endpoints_refuses_at_once() {
     });
 }
 
-fn udp(bind: &str) -> UdpSocket {
+pub(super) fn udp(bind: &str) -> UdpSocket {
     let socket = UdpSocket::bind(bind).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }
 
 /// Answers `count` datagrams with `text`.
-fn answer(socket: UdpSocket, text: &'static str, count: usize) -> std::thread::JoinHandle<()> {
+pub(super) fn answer(
+    socket: UdpSocket,
+    text: &'static str,
+    count: usize,
+) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
         for _ in 0..count {
             let (_, from) = socket.recv_from(&mut [0; 16]).unwrap();
@@ -106,12 +110,12 @@ fn answer(socket: UdpSocket, text: &'static str, count: usize) -> std::thread::J
     })
 }
 
-fn exchange(socket: &UdpSocket, to: SocketAddr) -> (String, SocketAddr) {
+pub(super) fn exchange(socket: &UdpSocket, to: SocketAddr) -> (String, SocketAddr) {
     socket.send_to(b"?", to).unwrap();
     receive(socket)
 }
 
-fn receive(socket: &UdpSocket) -> (String, SocketAddr) {
+pub(super) fn receive(socket: &UdpSocket) -> (String, SocketAddr) {
     let mut buffer = [0; 16];
     let (length, from) = socket.recv_from(&mut buffer).unwrap();
     (
@@ -385,7 +389,7 @@ fn changes_are_atomic_for_connections() {
 }
 
 /// The port that a socket is connected to in the kernel, past what getpeername says.
-fn backend_port(socket: &UdpSocket) -> u16 {
+pub(super) fn backend_port(socket: &UdpSocket) -> u16 {
     let local = socket.local_addr().unwrap().port();
     let table = std::fs::read_to_string("/proc/thread-self/net/udp").unwrap();
     let wanted = format!(":{local:04X}");
