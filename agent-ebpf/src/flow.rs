@@ -189,9 +189,15 @@ pub struct Ports {
 /// `pair.value` is what the flow has in the end, which may be what another CPU entered meanwhile.
 ///
 /// # Errors
-/// [`DropReason::FlowTableFull`], [`DropReason::FlowPorts`]; then nothing of it is in the table.
+/// [`DropReason::FlowTableFull`], [`DropReason::FlowPorts`], [`DropReason::SctpPort`]; then nothing of it is in the table.
 #[inline(always)]
 pub fn open<T: Flows>(table: &T, pair: &mut Pair, ports: &Ports) -> Result<(), DropReason> {
+    // SCTP's checksum is no sum: a port cannot be changed in place.
+    if pair.key.protocol == PROTOCOL_SCTP
+        && pair.value.to.destination_port != pair.key.destination_port
+    {
+        return Err(DropReason::SctpPort);
+    }
     let now = table.now();
     pair.value.seen = now;
     let service = pair.value.service;
@@ -263,7 +269,6 @@ fn reserve<T: Flows>(table: &T, pair: &mut Pair, ports: &Ports) -> Result<(), Dr
         }
         match table.insert(&pair.back, &pair.back_value) {
             Insertion::Done => return Ok(()),
-            // SCTP's checksum is no sum: the port cannot be changed in place.
             Insertion::Exists if protocol == PROTOCOL_SCTP => return Err(DropReason::FlowPorts),
             Insertion::Exists => {}
             Insertion::Full => return Err(DropReason::FlowTableFull),

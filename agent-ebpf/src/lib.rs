@@ -16,4 +16,5 @@ pub mod nat;
 pub mod overlay;
 pub mod packet;
 pub mod refusal;
+pub mod rewrite;
 pub mod select;

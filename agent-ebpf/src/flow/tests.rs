@@ -397,6 +397,12 @@ fn sctp_keeps_its_port_or_is_refused() {
     let (mut first, ports) = prepare(&one);
     first.key.source_port = 9u16.to_be();
     first.value.to.source_port = 9u16.to_be();
+    let mut other_port = first;
+    first.value.to.destination_port = first.key.destination_port;
+    assert_eq!(
+        open(&table, &mut other_port, &ports),
+        Err(DropReason::SctpPort)
+    );
     let mut second = first;
     second.key.source = address(2);
     open(&table, &mut first, &ports).unwrap();

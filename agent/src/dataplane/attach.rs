@@ -13,8 +13,9 @@ use aya::programs::tc::{
 };
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 
+use super::config::Xdp;
 use super::error::DataPlaneError;
-use super::objects::{OVERLAY_HOOKS, Objects, POD_HOOKS, SOCKET_HOOKS, UPLINK_HOOKS};
+use super::objects::{OVERLAY_HOOKS, Objects, POD_HOOKS, SOCKET_HOOKS, UPLINK_HOOKS, XDP_HOOK};
 use super::syscall::{AttachType, link_create, link_update, object_get, object_pin};
 use super::{Attachment, probe};
 
@@ -104,6 +105,37 @@ impl Attachments {
         interface: &Interface,
     ) -> Result<(), DataPlaneError> {
         self.only(objects, interface, UPLINK_HOOKS)
+    }
+
+    /// XDP at the uplink, or none. Where the driver has no place for it, tc goes on alone.
+    pub(crate) fn xdp(
+        &mut self,
+        objects: &Objects,
+        interface: &Interface,
+        wanted: Xdp,
+    ) -> Result<(), DataPlaneError> {
+        let (program, attach_type) = XDP_HOOK;
+        let pin = format!("{program}_{}", interface.index);
+        let keep = if wanted == Xdp::On { pin.as_str() } else { "" };
+        self.remove_others(program, keep);
+        self.list.retain(|(_, entry)| entry.program != program);
+        if wanted == Xdp::Off {
+            return Ok(());
+        }
+        let attached = objects.with_program(program, |fd| {
+            self.put(&pin, fd, interface.index, attach_type)
+        })?;
+        match attached {
+            Ok(()) => {
+                allow_lookups();
+                self.record(pin, program, format!("xdp {}", interface.name));
+            }
+            Err(error) => tracing::warn!(
+                interface = interface.name, %error,
+                "the driver takes no XDP program: Services are balanced at tc only"
+            ),
+        }
+        Ok(())
     }
 
     pub(crate) fn overlay(
@@ -275,6 +307,17 @@ impl Attachments {
             }
         }
         self.list.clear();
+    }
+}
+
+/// Routes are looked up for the XDP program as for packets from `lo`, which never forwards any: only there has
+/// forwarding to be on.
+fn allow_lookups() {
+    for path in ["ipv4/conf/lo/forwarding", "ipv6/conf/lo/forwarding"] {
+        let path = Path::new("/proc/sys/net").join(path);
+        if let Err(error) = std::fs::write(&path, "1") {
+            tracing::warn!(path = %path.display(), %error, "XDP finds no routes: Services are balanced at tc only");
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use agent_ebpf::layout::{
 };
 use aya::maps::lpm_trie;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapInfo, MapType, PerCpuArray};
-use aya::programs::{CgroupSock, CgroupSockAddr, Program, SchedClassifier};
+use aya::programs::{CgroupSock, CgroupSockAddr, Program, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use super::affinities::AffinityTable;
@@ -49,6 +49,8 @@ pub(crate) const UPLINK_HOOKS: [(&str, AttachType); 2] = [
     ("uplink_ingress", AttachType::TcxIngress),
     ("uplink_egress", AttachType::TcxEgress),
 ];
+
+pub(crate) const XDP_HOOK: (&str, AttachType) = ("xdp_uplink", AttachType::Xdp);
 
 pub(crate) const OVERLAY_HOOKS: [(&str, AttachType); 2] = [
     ("overlay_ingress", AttachType::TcxIngress),
@@ -201,7 +203,7 @@ impl Objects {
             .load(OBJECT)
             .map_err(|error| DataPlaneError::Object(Box::new(error)))?;
         let hooks = SOCKET_HOOKS.iter().chain(&POD_HOOKS).chain(&UPLINK_HOOKS);
-        for (name, _) in hooks.chain(&OVERLAY_HOOKS) {
+        for (name, _) in hooks.chain(&OVERLAY_HOOKS).chain([&XDP_HOOK]) {
             let program = programs
                 .program_mut(name)
                 .ok_or(DataPlaneError::Missing(name))?;
@@ -209,6 +211,7 @@ impl Objects {
                 Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
                 Program::CgroupSock(program) => CgroupSock::load(program),
                 Program::SchedClassifier(program) => SchedClassifier::load(program),
+                Program::Xdp(program) => Xdp::load(program),
                 _ => return Err(DataPlaneError::Missing(name)),
             };
             loaded.map_err(|source| DataPlaneError::Program {
@@ -286,6 +289,14 @@ impl Objects {
         match self.programs.program_mut(name) {
             Some(Program::SchedClassifier(program)) => Ok(program),
             _ => Err(DataPlaneError::Missing(name)),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn xdp(&mut self) -> &mut Xdp {
+        match self.programs.program_mut(XDP_HOOK.0) {
+            Some(Program::Xdp(program)) => program,
+            _ => panic!("no XDP program"),
         }
     }
 

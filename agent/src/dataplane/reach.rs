@@ -250,6 +250,7 @@ impl Goal {
             && state.reached.uplink.as_ref() != Some(uplink)
         {
             state.attachments.uplink(&mut state.objects, uplink)?;
+            state.attachments.xdp(&state.objects, uplink, config.xdp)?;
         }
         state.reached.uplink.clone_from(&self.here.uplink);
         self.put_locals(state)?;

@@ -19,6 +19,9 @@ const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
+/// In the driver, or not at all: behind a socket buffer tc does the same for less.
+const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
+
 /// `union bpf_attr` is larger on every kernel that we run on; the kernel wants zeroes behind what it knows.
 const ATTRIBUTES: usize = 128;
 
@@ -35,6 +38,7 @@ pub(crate) enum AttachType {
     GetPeerName4 = 29,
     GetPeerName6 = 30,
     SockRelease = 34,
+    Xdp = 37,
     TcxIngress = 46,
     TcxEgress = 47,
 }
@@ -101,10 +105,15 @@ pub(crate) fn link_create(
     target: u32,
     attach_type: AttachType,
 ) -> io::Result<OwnedFd> {
+    let flags = match attach_type {
+        AttachType::Xdp => XDP_FLAGS_DRV_MODE,
+        _ => 0,
+    };
     Attributes::new()
         .u32(0, raw(program))
         .u32(4, target)
         .u32(8, attach_type as u32)
+        .u32(12, flags)
         .open(BPF_LINK_CREATE)
 }
 

@@ -5,6 +5,7 @@
 //!   release                               cgroup hook: a socket is closed
 //!   pod_ingress pod_egress                tc at the host side of a pod's veth: from the pod, to the pod
 //!   uplink_ingress uplink_egress          tc at the interface to the outside: masquerade, Services from outside
+//!   xdp_uplink                            XDP at the same: Services whose backend is elsewhere, native routing
 //!   overlay_ingress overlay_egress        tc at the VXLAN device: from other nodes, to other nodes
 //!   north_south direct                    what comes in for Services; what the backend's node answers
 //!   pod_service masquerade                new flows at a pod's veth, and to the outside
@@ -79,6 +80,8 @@ mod uplink_egress;
 mod uplink_ingress;
 #[cfg(target_arch = "bpf")]
 mod work;
+#[cfg(target_arch = "bpf")]
+mod xdp_uplink;
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

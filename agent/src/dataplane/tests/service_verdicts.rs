@@ -212,10 +212,10 @@ fn every_verdict_about_services() {
             (
                 "balancer",
                 uplink,
-                from_client(BALANCER, &L4::Tcp(5000, 80, 2)),
+                from_client(BALANCER, &L4::Tcp(5001, 80, 2)),
                 REDIRECT,
                 &["to service_local"],
-                Some((CLIENT, OTHER, 5000, 8080, 63)),
+                Some((CLIENT, OTHER, 5001, 8080, 63)),
             ),
             (
                 "balancer without endpoints",
@@ -337,23 +337,29 @@ fn sctp_goes_through_where_its_ports_stay() {
                 state.objects.services.insert(Wire(key), value, 0).unwrap();
             }
         }
-        let sctp = |to: u16| {
+        let sctp = |from: u16, to: u16| {
             let mut frame = packet(CLIENT, BALANCER, &L4::Other(PROTOCOL_SCTP));
-            frame[34..36].copy_from_slice(&5000u16.to_be_bytes());
+            frame[34..36].copy_from_slice(&from.to_be_bytes());
             frame[36..38].copy_from_slice(&to.to_be_bytes());
             frame
         };
-        let (verdict, out) = bench.run("uplink_ingress", &sctp(9000));
+        let (verdict, out) = bench.run("uplink_ingress", &sctp(5000, 9000));
         assert_eq!(verdict, REDIRECT);
         let parsed = agent_ebpf::packet::parse(out.as_slice()).unwrap();
         assert_eq!(IpAddr::from(parsed.destination), ip(OTHER));
         assert_eq!(
             out[34..],
-            sctp(9000)[34..],
+            sctp(5000, 9000)[34..],
             "nothing behind the IP header changes"
         );
-        assert_eq!(bench.run("uplink_ingress", &sctp(9001)).0, SHOT);
+        assert_eq!(bench.run("uplink_ingress", &sctp(5001, 9001)).0, SHOT);
         assert_eq!(bench.counters()["sctp_port"], 1);
+        let flows = Arc::clone(&bench.plane.inner.state().objects.flows);
+        assert_eq!(
+            flows.entries().len(),
+            2,
+            "what is refused leaves nothing behind"
+        );
         bench.plane.unload().await.unwrap();
     });
 }
