@@ -8,6 +8,7 @@ mod lifecycle;
 mod packets;
 mod pods;
 mod services;
+mod tables;
 
 use self::lab::lab;
 use super::*;
