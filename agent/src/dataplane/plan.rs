@@ -330,7 +330,7 @@ impl Planner {
             return Vec::new();
         };
         let wanted = place::host_ports(ports);
-        let before = std::mem::replace(&mut state.fixtures, Vec::new());
+        let before = std::mem::take(&mut state.fixtures);
         let (fixtures, left) = place::carry_over(before, wanted);
         let news: HashSet<ServiceKey> = fixtures
             .iter()
@@ -469,7 +469,7 @@ impl Planner {
         let Some(state) = self.service_state(id) else {
             return;
         };
-        let before = std::mem::replace(&mut state.spec, None);
+        let before = state.spec.take();
         let old = self.asks(before.as_ref());
         let new = self.asks(spec.as_ref());
         let mut numbers = Vec::new();

@@ -77,6 +77,8 @@ mod tests {
     use agent_ebpf::address::Address;
     use agent_ebpf::layout::{MAGLEV_BLOCK, MAGLEV_BLOCKS};
     use proptest::prelude::*;
+    use proptest::strategy::ValueTree as _;
+    use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
     use super::*;
 
@@ -123,10 +125,6 @@ mod tests {
             .count()
     }
 
-    /// Measured over 200,000 random sets (see the test below): at most this many of the 1021 entries move between
-    /// backends that stay, when one of two or more goes or comes. The average is 1.5 % of them.
-    const MOVED: usize = 102;
-
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(500))]
 
@@ -136,17 +134,6 @@ mod tests {
             let (min, max) = (counts.values().min().unwrap(), counts.values().max().unwrap());
             prop_assert_eq!(counts.len(), backends.len());
             prop_assert!(max - min <= 1, "{}..{}", min, max);
-        }
-
-        /// A backend that goes takes its own entries, and a bounded number of others; a backend that comes likewise.
-        #[test]
-        fn a_backend_that_goes_or_comes_moves_few_others(backends in any_backends(), which: prop::sample::Index) {
-            let changed = *backends.iter().nth(which.index(backends.len())).unwrap();
-            let mut fewer = backends.clone();
-            fewer.remove(&changed);
-            prop_assume!(!fewer.is_empty());
-            let moved = moved(&table(&backends), &table(&fewer), &changed);
-            prop_assert!(moved <= MOVED, "{moved} of {}", SIZE);
         }
 
         /// The planner's order and nothing else decides.
@@ -159,6 +146,41 @@ mod tests {
                 prop_assert_eq!(blocks[entry / MAGLEV_BLOCK].slots[entry % MAGLEV_BLOCK], *index);
             }
         }
+    }
+
+    /// A backend that goes takes its own entries, and moves few of the others; one that comes likewise.
+    ///
+    /// Measured over 200,000 random sets of 2 to 255 backends, half of them of at most 15: of the 1021 entries, 25 move
+    /// on average between backends that stay (2.5 %), 88 or fewer in 99.9 % of the sets (8.6 %), 278 at most (of 3
+    /// backends, two of which happen to prefer much the same). Here the sets are the same ones in every run.
+    #[test]
+    fn a_backend_that_goes_or_comes_moves_few_others() {
+        let mut runner = TestRunner::new_with_rng(
+            ProptestConfig::default(),
+            TestRng::deterministic_rng(RngAlgorithm::ChaCha),
+        );
+        let few = proptest::collection::btree_set(any_backend(), 2..16);
+        let strategy = (
+            prop_oneof![few, any_backends()],
+            any::<prop::sample::Index>(),
+        );
+        let mut all = Vec::new();
+        for _ in 0..1000 {
+            let (backends, which) = strategy.new_tree(&mut runner).unwrap().current();
+            let changed = *backends.iter().nth(which.index(backends.len())).unwrap();
+            let mut fewer = backends.clone();
+            fewer.remove(&changed);
+            all.push(moved(&table(&backends), &table(&fewer), &changed));
+        }
+        all.sort_unstable();
+        let mean = all.iter().sum::<usize>() as f64 / all.len() as f64;
+        assert!(mean < 0.03 * f64::from(SIZE), "{mean}");
+        assert!(
+            all[990] <= 100 && all[999] <= 278,
+            "{} {}",
+            all[990],
+            all[999]
+        );
     }
 
     /// A node of another version must agree: this table may only change with the layout's version.
