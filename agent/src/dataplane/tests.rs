@@ -17,12 +17,9 @@ mod pods;
 mod refusals;
 mod service_verdicts;
 mod services;
-<<<<<<< HEAD
 mod services_between;
 mod sockets;
-=======
 mod tables;
->>>>>>> planner
 
 use self::lab::lab;
 use super::*;
