@@ -1,20 +1,15 @@
 //! Forgets translated flows that have been idle for too long, or whose end is gone. Nothing else removes them: a full
 //! table refuses new flows, under a named reason, rather than break live ones.
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use agent_ebpf::address::Address;
-use agent_ebpf::layout::{
-    FLOW_KIND_DSR_LOCAL, FLOW_KIND_MASQUERADE, FLOW_KIND_POD_SERVICE, FlowKey, FlowValue,
-    MAX_FLOWS, PROTOCOL_UDP, SCOPE_INSIDE, SCOPE_LOCAL, SCOPE_OUTSIDE, ServiceKey,
-};
+use agent_ebpf::layout::{FlowKey, FlowValue, MAX_FLOWS};
 use agent_ebpf::nat::{SHORTEST_LIMIT, idle_limit};
 
 use super::error::DataPlaneError;
-use super::plan::{Gone, GoneState};
 use super::syscall::{Walk, map_delete, map_lookup, object_get};
 
 /// The table of flows, apart from the other maps: looking through it takes no lock.
@@ -184,11 +179,8 @@ impl FlowTable {
 
 #[cfg(test)]
 mod tests {
-    use agent_ebpf::layout::{
-        FLOW_CLOSED, FLOW_KIND_REMOTE, FLOW_REPLIED, FLOW_REVERSE, PROTOCOL_TCP,
-    };
+    use agent_ebpf::layout::{FLOW_CLOSED, FLOW_REPLIED, FLOW_REVERSE, PROTOCOL_TCP, PROTOCOL_UDP};
 
-    use super::super::plan::Backend;
     use super::*;
 
     fn value(seen: u32, flags: u16) -> FlowValue {
