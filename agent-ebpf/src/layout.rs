@@ -335,8 +335,8 @@ pub struct OriginPlace {
 pub struct UdpFlows {
     /// Where the next new flow goes, modulo the number of flows.
     pub next: u32,
-    /// The programs' own.
-    pub scratch: u32,
+    /// The flow that was sent on last.
+    pub latest: u32,
     pub flows: [SocketOrigin; UDP_FLOWS],
 }
 

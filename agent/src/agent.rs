@@ -222,6 +222,13 @@ impl Agent {
         )
         .await?;
 
+        let (health_batches, batches) = mpsc::channel(BATCHES);
+        let health = tokio::spawn(crate::health::follow(
+            config.node_name.clone(),
+            batches,
+            data_plane_applied.clone(),
+        ));
+
         let images = ImageStore::open(&config.data_dir.join("images"))
             .await?
             .with_insecure_registries(config.insecure_registries.clone());
@@ -288,7 +295,7 @@ impl Agent {
             Arc::clone(&pods),
             objects,
             Arc::clone(&outbox),
-            vec![data_plane_batches, dns_batches],
+            vec![data_plane_batches, dns_batches, health_batches],
             pod_cidrs,
         );
         let hello = {
@@ -319,6 +326,7 @@ impl Agent {
             applied: [data_plane_applied, dns_applied],
         });
         let mut tasks = vec![
+            health,
             tokio::spawn(client.run(stopped.clone())),
             tokio::spawn(Arc::clone(&heartbeat).run(stopped.clone())),
             tokio::spawn(report_applied(

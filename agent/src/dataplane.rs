@@ -4,6 +4,7 @@
 //!   config            what it is loaded with
 //!   plan              pure: services and endpoints in, map operations out
 //!   tables flows      doing: carry out plans; forget idle flows
+//!   affinities        doing: forget clients whose affinity is over
 //!   closing           doing: end sockets of backends that are gone
 //!   namespaces sockdiag   network namespaces of node and pods, and their sockets
 //!   migrate           from the maps of an older layout to this one's
@@ -12,11 +13,12 @@
 //!   reach             doing: follows nodes, links and addresses
 //!   overlay routes links   the VXLAN device; routes to other nodes' pods; the node's interfaces
 //!   probe node bpffs  what must be there; what is changed on the node
-//!   metrics           counters and occupancy for `/metrics`
+//!   metrics occupancy counters and how full the tables are, for `/metrics`
 //! ```
 //! Dropping a [`DataPlane`] leaves everything in force: programs, links and maps are pinned. The next
 //! [`DataPlane::load`] takes them over, and only [`DataPlane::unload`] removes them.
 
+mod affinities;
 mod attach;
 mod bpffs;
 mod closing;
@@ -30,6 +32,7 @@ mod namespaces;
 mod node;
 mod nodes;
 mod objects;
+mod occupancy;
 mod overlay;
 pub mod plan;
 mod probe;
@@ -58,11 +61,11 @@ use self::attach::{Attachments, Interface};
 use self::closing::Closing;
 pub use self::config::{DataPlaneConfig, NorthSouth, Routing, VXLAN_PORT, Xdp};
 pub use self::error::DataPlaneError;
-use self::flows::Occupancy;
 pub use self::metrics::{ProgramRuns, RunTimeStatistics};
 use self::namespaces::Namespace;
 pub use self::node::default_uplink;
 use self::objects::Objects;
+use self::occupancy::Occupancy;
 pub use self::plan::HostPort;
 use self::plan::{Backend, Fixed, Gone};
 use self::reach::{Reach, Reached};
@@ -122,6 +125,7 @@ struct State {
     reached: Reached,
     flows: usize,
     pods: usize,
+    occupancy: Occupancy,
     /// Set by `unload`: nothing is written any more.
     ended: bool,
 }
@@ -215,7 +219,8 @@ impl DataPlane {
         let objects = Objects::load(&config.pin_dir)?;
         settings.opted_out = objects.opted_out.keys().flatten().count() as u32;
         let reached = reach.adopt(&config, &netlink, &objects).await?;
-        let tables = Tables::adopt(&config.node_name, &objects)?;
+        let dsr = config.north_south == NorthSouth::Dsr;
+        let tables = Tables::adopt(&config.node_name, dsr, &objects, &mut settings)?;
         let mut state = State {
             attachments: Attachments::open(&config.pin_dir)?,
             objects,
@@ -225,10 +230,14 @@ impl DataPlane {
             reached,
             flows: 0,
             pods: 0,
+            occupancy: Occupancy::default(),
             ended: false,
         };
         reach.put(&config, &mut state)?;
-        state.tables.fix(&mut state.objects, dns_entries(&config));
+        let fixed = dns_entries(&config);
+        state
+            .tables
+            .fix(&mut state.objects, &mut state.settings, fixed);
         state.attachments.adopt_pods(&state.objects)?;
         forget_vanished(&mut state.objects)?;
         count_opted_out(&mut state)?;
@@ -322,7 +331,8 @@ impl DataPlane {
             if state.ended {
                 return (Outcome::InForce, Vec::new());
             }
-            state.tables.host_ports(&mut state.objects, &uid, &ports)
+            let (tables, objects) = (&mut state.tables, &mut state.objects);
+            tables.host_ports(objects, &mut state.settings, &uid, &ports)
         })
         .await;
         closing::close(&self.inner, gone).await;
@@ -452,10 +462,13 @@ fn step(state: &mut State, batch: Option<&Batch>) -> (Outcome, Vec<Gone>) {
     if state.ended {
         return (Outcome::InForce, Vec::new());
     }
-    match batch {
-        Some(batch) => state.tables.apply(&mut state.objects, batch),
-        None => state.tables.retry(&mut state.objects),
-    }
+    let (tables, objects, settings) = (&mut state.tables, &mut state.objects, &mut state.settings);
+    let result = match batch {
+        Some(batch) => tables.apply(objects, settings, batch),
+        None => tables.retry(objects, settings),
+    };
+    occupancy::warn(state);
+    result
 }
 
 fn add_pod(state: &mut State, interface: &PodInterface, cookie: u64) -> Result<(), DataPlaneError> {
@@ -605,7 +618,7 @@ fn remove_key(
 
 /// Ends with the data plane's last handle.
 async fn keep_house(inner: std::sync::Weak<Inner>) {
-    let mut occupancy = Occupancy::default();
+    let mut occupancy = flows::Occupancy::default();
     loop {
         tokio::time::sleep(occupancy.next_look()).await;
         let Some(inner) = inner.upgrade() else {
@@ -615,11 +628,35 @@ async fn keep_house(inner: std::sync::Weak<Inner>) {
             return;
         }
         occupancy = sweep(&inner, occupancy).await;
+        sweep_affinities(&inner).await;
+        let plane = Arc::clone(&inner);
+        let tidied = tokio::task::spawn_blocking(move || {
+            let mut state = plane.state();
+            let state = &mut *state;
+            if !state.ended {
+                state.tables.tidy(&mut state.objects, &mut state.settings);
+                occupancy::count(state);
+                occupancy::warn(state);
+            }
+        });
+        // Not to finish is to be shutting down.
+        let _ = tidied.await;
     }
 }
 
+async fn sweep_affinities(inner: &Arc<Inner>) {
+    let plane = Arc::clone(inner);
+    let swept = tokio::task::spawn_blocking(move || {
+        let affinities = Arc::clone(&plane.state().objects.affinities);
+        let timeouts = || plane.state().tables.planner().affinities();
+        affinities.sweep(flows::now(), timeouts);
+    });
+    // Not to finish is to be shutting down.
+    let _ = swept.await;
+}
+
 /// Looks through the table of flows, away from the async threads and without the lock.
-async fn sweep(inner: &Inner, before: Occupancy) -> Occupancy {
+async fn sweep(inner: &Inner, before: flows::Occupancy) -> flows::Occupancy {
     let flows = Arc::clone(&inner.state().objects.flows);
     let swept =
         tokio::task::spawn_blocking(move || flows.sweep(flows::now(), before.is_pressed())).await;

@@ -9,7 +9,7 @@
 //!   images runtime              OCI images; runc behind a supervisor per pod
 //!   supervisor                  that process: parent of a pod's containers, outlives the agent
 //!   network                     network namespaces, veths, addresses
-//!   dataplane dns               eBPF programs and maps; names
+//!   dataplane dns health        eBPF programs and maps; names; health checks of load balancers
 //!   cluster                     neutral events: services, endpoints, nodes (no gRPC, no Kubernetes client)
 //! ```
 //! Each line may use those below it, never those above (tidy holds this). `dataplane` and `dns` know
@@ -21,6 +21,7 @@ pub mod dataplane;
 pub mod dns;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod health;
 pub mod images;
 pub mod network;
 mod node;

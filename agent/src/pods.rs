@@ -6,6 +6,7 @@
 //!   record               what survives the agent    status   what is reported (pure)
 //!   machine              the seam to images, network, runtime and mounts
 //!   environment fields files mounts container       references resolved into final values
+//!   ports                what a pod asks of the network: hostPorts, opting out
 //!   probe prober         verdicts (pure) and asking
 //! ```
 //! Not here: the control plane (`sync` brings pods and objects, and takes reports through [`Reporter`]).
@@ -31,6 +32,7 @@ mod metrics;
 mod mounts;
 mod objects;
 mod plan;
+mod ports;
 mod probe;
 mod prober;
 mod qos;

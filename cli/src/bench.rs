@@ -111,6 +111,8 @@ const CHANGES: usize = 200;
 /// Seconds after which one that is slow makes no more in later rounds.
 const CHANGES_BUDGET: f64 = 10.0;
 const LOADS: u32 = 3;
+/// Bytes; an estimate below says nothing.
+const ESTIMABLE: u64 = 2 << 20;
 
 pub(crate) fn run(arguments: &BenchArguments) -> anyhow::Result<()> {
     anyhow::ensure!(
@@ -315,10 +317,11 @@ impl Run<'_> {
                     memory.resident,
                     "kube-proxy, which would hold the table in user space, does not run here",
                 );
+                let told = |bytes: &u64| !memory.estimated || *bytes >= ESTIMABLE;
                 add(
                     figures::MEMORY_KERNEL,
-                    memory.kernel,
-                    "the kernel does not say",
+                    memory.kernel.filter(told),
+                    "it takes too little kernel memory to be told from the machine's own ups and downs",
                 );
             }
         }

@@ -14,7 +14,9 @@ use std::time::Duration;
 
 use agent_ebpf::address::Address;
 use agent_ebpf::layout::{
-    OriginPlace, PROTOCOL_TCP, PROTOCOL_UDP, SCOPE_INSIDE, ServiceKey, SocketOrigin,
+    FLOW_KIND_DSR_LOCAL, FLOW_KIND_MASQUERADE, FLOW_KIND_POD_SERVICE, FlowKey, FlowValue,
+    OriginPlace, PROTOCOL_TCP, PROTOCOL_UDP, SCOPE_INSIDE, SCOPE_LOCAL, SCOPE_OUTSIDE, ServiceKey,
+    SocketOrigin,
 };
 
 use super::Inner;
@@ -176,8 +178,7 @@ impl Wanted {
         peers.copied().collect()
     }
 
-    /// Whether a socket that is connected to `peer` got there through a Service that has it no more. A key of the
-    /// node's every address stands for those that are no Service's own (`is_own` says so).
+    /// Whether a socket that is connected to `peer` got there through a Service that has it no more.
     fn concerns(
         &self,
         peer: (Address, u16),
@@ -194,24 +195,84 @@ impl Wanted {
             protocol,
             scope: SCOPE_INSIDE,
         };
-        let any = if origin.service.is_v4() {
-            Address::ANY_V4
-        } else {
-            Address::ANY_V6
-        };
-        let every = ServiceKey {
-            address: any,
-            ..asked_for
-        };
-        let keys = self.0.get(&peer).into_iter().flatten();
-        keys.into_iter()
-            .any(|key| *key == asked_for || (*key == every && !is_own(&asked_for)))
+        is_among(self.0.get(&peer), &asked_for, is_own)
     }
 }
 
-fn pass(inner: &Inner, gone: &[Gone]) {
+/// The scope of the key by which a translated flow's packets found their Service.
+fn scope(flow: &FlowValue) -> u8 {
+    match flow.kind {
+        FLOW_KIND_POD_SERVICE => SCOPE_INSIDE,
+        FLOW_KIND_DSR_LOCAL => SCOPE_LOCAL,
+        _ => SCOPE_OUTSIDE,
+    }
+}
+
+/// Whether a translated flow, by its forward entry, leads through a Service's key to a backend that it has no more.
+fn is_gone(
+    gone: &HashMap<(Address, u16), Vec<ServiceKey>>,
+    from: &FlowKey,
+    flow: &FlowValue,
+    is_own: impl Fn(&ServiceKey) -> bool,
+) -> bool {
+    if flow.is_reverse() || flow.kind == FLOW_KIND_MASQUERADE {
+        return false;
+    }
+    let asked_for = ServiceKey {
+        address: from.destination,
+        port: from.destination_port,
+        protocol: from.protocol,
+        scope: scope(flow),
+    };
+    let to = (flow.to.destination, flow.to.destination_port);
+    is_among(gone.get(&to), &asked_for, is_own)
+}
+
+/// Whether a key is among these; one of the node's every address stands for those that are no Service's own
+/// (`is_own` says so).
+fn is_among(
+    keys: Option<&Vec<ServiceKey>>,
+    asked_for: &ServiceKey,
+    is_own: impl Fn(&ServiceKey) -> bool,
+) -> bool {
+    let any = if asked_for.address.is_v4() {
+        Address::ANY_V4
+    } else {
+        Address::ANY_V6
+    };
+    let every = ServiceKey {
+        address: any,
+        ..*asked_for
+    };
+    keys.into_iter()
+        .flatten()
+        .any(|key| key == asked_for || (*key == every && !is_own(asked_for)))
+}
+
+/// Forgets flows that are translated to gone backends: a UDP flow's next packet picks another; a TCP connection to a
+/// backend that exists no more is reset by the next one.
+fn forget_flows(inner: &Inner, gone: &[Gone]) {
+    let mut backends: HashMap<(Address, u16), Vec<ServiceKey>> = HashMap::new();
+    for gone in gone {
+        // A connection lives on as long as the backend does; UDP has no connection that could.
+        if gone.key.protocol == PROTOCOL_UDP || gone.state == GoneState::Removed {
+            let at = (gone.backend.address, gone.backend.port.to_be());
+            backends.entry(at).or_default().push(gone.key);
+        }
+    }
+    if backends.is_empty() {
+        return;
+    }
     let flows = Arc::clone(&inner.state().objects.flows);
-    flows.forget_gone(gone);
+    flows.forget_if(|key, value| {
+        is_gone(&backends, key, value, |own| {
+            inner.state().objects.services.get(&Wire(*own), 0).is_ok()
+        })
+    });
+}
+
+fn pass(inner: &Inner, gone: &[Gone]) {
+    forget_flows(inner, gone);
     let protocols = [(PROTOCOL_UDP, CONNECTED), (PROTOCOL_TCP, LIVE)]
         .map(|(protocol, states)| (protocol, states, Wanted::of(protocol, gone)));
     if protocols.iter().all(|(.., wanted)| wanted.0.is_empty()) {

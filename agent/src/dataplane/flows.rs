@@ -1,20 +1,15 @@
 //! Forgets translated flows that have been idle for too long, or whose end is gone. Nothing else removes them: a full
 //! table refuses new flows, under a named reason, rather than break live ones.
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use agent_ebpf::address::Address;
-use agent_ebpf::layout::{
-    FLOW_KIND_DSR_LOCAL, FLOW_KIND_MASQUERADE, FLOW_KIND_POD_SERVICE, FlowKey, FlowValue,
-    MAX_FLOWS, PROTOCOL_UDP, SCOPE_INSIDE, SCOPE_LOCAL, SCOPE_OUTSIDE, ServiceKey,
-};
+use agent_ebpf::layout::{FlowKey, FlowValue, MAX_FLOWS};
 use agent_ebpf::nat::{SHORTEST_LIMIT, idle_limit};
 
 use super::error::DataPlaneError;
-use super::plan::{Gone, GoneState};
 use super::syscall::{Walk, map_delete, map_lookup, object_get};
 
 /// The table of flows, apart from the other maps: looking through it takes no lock.
@@ -87,51 +82,6 @@ fn in_order(key: FlowKey, value: &FlowValue) -> [FlowKey; 2] {
     }
 }
 
-/// Backends that are gone, by protocol, address and port (network order), each with the Services that had it.
-struct Backends(HashMap<(u8, Address, u16), Vec<ServiceKey>>);
-
-impl Backends {
-    fn of(gone: &[Gone]) -> Self {
-        let mut backends: HashMap<_, Vec<_>> = HashMap::new();
-        for gone in gone {
-            // A connection lives on as long as the backend does; UDP has no connection that could.
-            if gone.key.protocol == PROTOCOL_UDP || gone.state == GoneState::Removed {
-                let backend = (
-                    gone.key.protocol,
-                    gone.backend.address,
-                    gone.backend.port.to_be(),
-                );
-                backends.entry(backend).or_default().push(gone.key);
-            }
-        }
-        Self(backends)
-    }
-
-    /// Whether a flow's forward entry leads to one of them, through a Service that has it no more.
-    fn had(&self, key: &FlowKey, value: &FlowValue) -> bool {
-        let scope = match value.kind {
-            FLOW_KIND_MASQUERADE => return false,
-            FLOW_KIND_POD_SERVICE => SCOPE_INSIDE,
-            FLOW_KIND_DSR_LOCAL => SCOPE_LOCAL,
-            _ => SCOPE_OUTSIDE,
-        };
-        let backend = (
-            key.protocol,
-            value.to.destination,
-            value.to.destination_port,
-        );
-        let any = [Address::ANY_V4, Address::ANY_V6];
-        !value.is_reverse()
-            && self.0.get(&backend).is_some_and(|keys| {
-                keys.iter().any(|gone| {
-                    gone.scope == scope
-                        && gone.port == key.destination_port
-                        && (gone.address == key.destination || any.contains(&gone.address))
-                })
-            })
-    }
-}
-
 impl FlowTable {
     pub(crate) fn open(at: &Path) -> Result<Self, DataPlaneError> {
         let fd = object_get(at).map_err(DataPlaneError::file("open", at))?;
@@ -195,16 +145,7 @@ impl FlowTable {
         });
     }
 
-    /// Forgets what leads to backends that are gone: UDP flows at once, TCP connections where the backend exists no more
-    /// (their next packet is another backend's, which resets them).
-    pub(crate) fn forget_gone(&self, gone: &[Gone]) {
-        let gone = Backends::of(gone);
-        if !gone.0.is_empty() {
-            self.forget_if(|key, value| gone.had(key, value));
-        }
-    }
-
-    fn forget_if(&self, mut gone: impl FnMut(&FlowKey, &FlowValue) -> bool) {
+    pub(crate) fn forget_if(&self, mut gone: impl FnMut(&FlowKey, &FlowValue) -> bool) {
         let mut found = Vec::new();
         self.each(|key, value| {
             if gone(&key, value) {
@@ -238,11 +179,8 @@ impl FlowTable {
 
 #[cfg(test)]
 mod tests {
-    use agent_ebpf::layout::{
-        FLOW_CLOSED, FLOW_KIND_REMOTE, FLOW_REPLIED, FLOW_REVERSE, PROTOCOL_TCP,
-    };
+    use agent_ebpf::layout::{FLOW_CLOSED, FLOW_REPLIED, FLOW_REVERSE, PROTOCOL_TCP, PROTOCOL_UDP};
 
-    use super::super::plan::Backend;
     use super::*;
 
     fn value(seen: u32, flags: u16) -> FlowValue {
@@ -286,76 +224,6 @@ mod tests {
             false
         ));
     }
-
-    #[test]
-    fn flows_to_backends_that_are_gone_are_found_by_their_service() {
-        let address = |last| Address::from_v4([10, 0, 0, last]);
-        let gone = |protocol, service, state| Gone {
-            key: ServiceKey {
-                address: service,
-                port: 80u16.to_be(),
-                protocol,
-                scope: SCOPE_OUTSIDE,
-            },
-            backend: Backend {
-                address: address(9),
-                port: 8080,
-            },
-            state,
-        };
-        let flow = |protocol, service: Address, kind, backend| {
-            let key = FlowKey {
-                source: address(1),
-                destination: service,
-                source_port: 5,
-                destination_port: 80u16.to_be(),
-                protocol,
-                padding: [0; 3],
-            };
-            let mut to = key;
-            (to.destination, to.destination_port) = (backend, 8080u16.to_be());
-            let value = FlowValue {
-                to,
-                kind,
-                ..FlowValue::default()
-            };
-            (key, value)
-        };
-        let had = |gone: &[Gone], (key, value): (FlowKey, FlowValue)| {
-            Backends::of(gone).had(&key, &value)
-        };
-        let (remote, inside) = (FLOW_KIND_REMOTE, FLOW_KIND_POD_SERVICE);
-        let (udp, tcp, nine) = (PROTOCOL_UDP, PROTOCOL_TCP, address(9));
-        let unused = [gone(udp, address(50), GoneState::Unused)];
-        assert!(had(&unused, flow(udp, address(50), remote, nine)));
-        assert!(
-            !had(&unused, flow(udp, address(51), remote, nine)),
-            "another Service's"
-        );
-        assert!(
-            !had(&unused, flow(udp, address(50), remote, address(8))),
-            "another backend"
-        );
-        assert!(
-            !had(&unused, flow(udp, address(50), inside, nine)),
-            "from inside"
-        );
-        let wildcard = [gone(udp, Address::ANY_V4, GoneState::Unused)];
-        assert!(
-            had(&wildcard, flow(udp, address(51), remote, nine)),
-            "a node port"
-        );
-        let connection = flow(tcp, address(50), remote, nine);
-        assert!(!had(
-            &[gone(tcp, address(50), GoneState::Unused)],
-            connection
-        ));
-        assert!(had(
-            &[gone(tcp, address(50), GoneState::Removed)],
-            connection
-        ));
-    }
-
     #[test]
     fn the_fuller_the_sooner() {
         let at = |entries| Occupancy {

@@ -2,14 +2,13 @@
 
 use std::sync::{Arc, Weak};
 
-use agent_ebpf::layout::{MAX_FLOWS, MAX_LOCALS, MAX_PODS, MAX_REMOTES, MAX_SERVICES, MAX_SLOTS};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use super::{DataPlane, DataPlaneError, Inner};
+use super::{DataPlane, DataPlaneError, Inner, occupancy};
 
 #[derive(Debug)]
 struct Metrics(Weak<Inner>);
@@ -95,6 +94,15 @@ impl Collector for Metrics {
             ),
             plane.events().into_iter(),
         )?;
+        counters(
+            &mut encoder,
+            (
+                "waggle_dataplane_closing",
+                "Sockets to backends that are gone, by what became of them; and what stood in the way",
+                "what",
+            ),
+            plane.inner.closing.counts.list().into_iter(),
+        )?;
         tables(&mut encoder, &plane)?;
         let problems: Vec<_> = plane.inner.state().reached.problems().collect();
         gauges(
@@ -111,29 +119,15 @@ impl Collector for Metrics {
 }
 
 fn tables(encoder: &mut DescriptorEncoder<'_>, plane: &DataPlane) -> std::fmt::Result {
-    let (services, backends, slots, pods, flows, problems, revision, remotes, locals) = {
+    let (fills, backends, problems, revision) = {
         let state = plane.inner.state();
-        let planner = state.tables.planner();
         (
-            planner.services(),
-            planner.backends(),
-            planner.slots_used() as usize,
-            state.pods,
-            state.flows,
+            occupancy::fills(&state),
+            state.tables.planner().backends(),
             state.tables.problems,
             state.tables.revision,
-            state.reached.remotes.len(),
-            state.reached.locals.len(),
         )
     };
-    let entries = [
-        ("services", services, MAX_SERVICES),
-        ("slots", slots, MAX_SLOTS),
-        ("pods", pods, MAX_PODS),
-        ("flows", flows, MAX_FLOWS),
-        ("remotes", remotes, MAX_REMOTES),
-        ("locals", locals, MAX_LOCALS),
-    ];
     gauges(
         encoder,
         (
@@ -141,7 +135,7 @@ fn tables(encoder: &mut DescriptorEncoder<'_>, plane: &DataPlane) -> std::fmt::R
             "Entries in use, by table",
             "map",
         ),
-        entries.iter().map(|(name, used, _)| (*name, *used as i64)),
+        fills.iter().map(|fill| (fill.table, fill.used as i64)),
     )?;
     gauges(
         encoder,
@@ -150,7 +144,7 @@ fn tables(encoder: &mut DescriptorEncoder<'_>, plane: &DataPlane) -> std::fmt::R
             "Entries that the table can hold",
             "map",
         ),
-        entries.iter().map(|(name, _, size)| (*name, *size as i64)),
+        fills.iter().map(|fill| (fill.table, fill.size as i64)),
     )?;
     for (name, help, value) in [
         (

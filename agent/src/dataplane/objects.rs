@@ -18,6 +18,7 @@ use aya::maps::{Array, HashMap, LpmTrie, MapData, MapInfo, MapType, PerCpuArray}
 use aya::programs::{CgroupSock, CgroupSockAddr, Program, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
+use super::affinities::AffinityTable;
 use super::error::DataPlaneError;
 use super::flows::FlowTable;
 use super::migrate::Migration;
@@ -112,6 +113,24 @@ type Prefix<K> = lpm_trie::Key<Wire<K>>;
 pub(crate) type Trie<K, V> = LpmTrie<MapData, Wire<K>, V>;
 pub(crate) type Table<K, V> = HashMap<MapData, Wire<K>, Wire<V>>;
 
+/// A table whose entries only the kernel can count.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    /// As in `/metrics`.
+    pub(crate) table: &'static str,
+    pub(crate) map: OwnedFd,
+    /// Bytes.
+    pub(crate) key: usize,
+    pub(crate) value: usize,
+    pub(crate) entries: usize,
+}
+
+const COUNTED: [(&str, &str); 3] = [
+    ("AFFINITIES", "affinities"),
+    ("REMOTES", "remotes"),
+    ("FRAGMENTS", "fragments"),
+];
+
 pub(crate) struct Objects {
     programs: Ebpf,
     /// To be finished once the programs are attached.
@@ -126,8 +145,9 @@ pub(crate) struct Objects {
     pub(crate) remotes: Trie<Address, Wire<Remote>>,
     pub(crate) locals: HashMap<MapData, [u8; 16], u32>,
     pub(crate) maglev: Table<MaglevKey, MaglevBlock>,
+    pub(crate) maglev_fd: OwnedFd,
     pub(crate) source_ranges: Trie<SourceRange, u32>,
-    pub(crate) affinities: Table<AffinityKey, AffinityValue>,
+    pub(crate) affinities: Arc<AffinityTable>,
     pub(crate) opted_out: HashMap<MapData, u64, u32>,
     pub(crate) namespaces: HashMap<MapData, u64, Wire<PodSource>>,
     pub(crate) origin_places: Array<MapData, Wire<OriginPlace>>,
@@ -136,6 +156,7 @@ pub(crate) struct Objects {
     pub(crate) drops: PerCpuArray<MapData, u64>,
     pub(crate) forwards: PerCpuArray<MapData, Wire<Traffic>>,
     pub(crate) events: PerCpuArray<MapData, u64>,
+    pub(crate) counted: Vec<Counted>,
 }
 
 impl std::fmt::Debug for Objects {
@@ -203,8 +224,21 @@ impl Objects {
             let path = directory.join(name);
             object_get(&path).map_err(DataPlaneError::file("open", path))
         };
+        let mut counted = Vec::new();
+        for shape in &SHAPES {
+            if let Some((name, table)) = COUNTED.iter().find(|(name, _)| *name == shape.name) {
+                counted.push(Counted {
+                    table,
+                    map: fd(name)?,
+                    key: shape.key,
+                    value: shape.value,
+                    entries: shape.entries,
+                });
+            }
+        }
         Ok(Self {
             migration,
+            counted,
             config: take(&mut programs, "CONFIG")?,
             services: take(&mut programs, "SERVICES")?,
             services_fd: fd("SERVICES")?,
@@ -215,8 +249,9 @@ impl Objects {
             remotes: take(&mut programs, "REMOTES")?,
             locals: take(&mut programs, "LOCALS")?,
             maglev: take(&mut programs, "MAGLEV")?,
+            maglev_fd: fd("MAGLEV")?,
             source_ranges: take(&mut programs, "SOURCE_RANGES")?,
-            affinities: take(&mut programs, "AFFINITIES")?,
+            affinities: Arc::new(AffinityTable::open(&directory.join("AFFINITIES"))?),
             opted_out: take(&mut programs, "OPTED_OUT")?,
             namespaces: take(&mut programs, "NAMESPACES")?,
             origin_places: take(&mut programs, "ORIGIN_PLACES")?,

@@ -1,547 +1,725 @@
-//! Services and EndpointSlices in, ordered map operations out. Pure: no map, no clock.
+//! Services, EndpointSlices, this node and its pods' hostPorts in, ordered map operations out. Pure: no map, no clock.
 //!
-//! The order of operations is what makes a change atomic: the slots of every new set are written to ranges
-//! that nothing points to, then each service is flipped to its new range by one update. A range that was
-//! flipped away from is retired, and reused only after a grace period ([`Planner::reclaim`]).
+//! ```text
+//!   place          one owner's keys: which backends, which set, what has gone
+//!   endpoints      which endpoints of a port take traffic (policies, topology, terminating)
+//!   claims         who may have a key
+//!   spec slices    what is kept of a Service, of an EndpointSlice
+//!   kernel         what the tables hold; undo; retired sets
+//!   slots maglev   ranges of the slot table; Maglev tables
+//! ```
+//! The order of operations is what makes a change atomic: the slots and Maglev tables of every new set are written
+//! where nothing points to, then each key is flipped to its new set by one update. What was flipped away from is
+//! retired, and reused only after a grace period ([`Planner::reclaim`]). Either all keys of a Service port change or
+//! none does: what finds no room keeps what it had, under a [`Problem`].
+//!
+//! Where Kubernetes leaves it open, or where this differs from kube-proxy:
+//! - Several claims on one key (external IP, node port, hostPort): a ClusterIP wins over others, then the first claim
+//!   stays for as long as it is made; over a restart, the one that the kernel has.
+//! - `loadBalancerSourceRanges` of one family alone admit nobody of the other family.
+//! - A port with more backends than [`Limits::backends`] gets the first ones, in order of their addresses.
+//! - A Service that goes leaves its backends [`GoneState::Unused`]: that its slices go too says nothing about the pods.
 
+mod claims;
 mod endpoints;
+mod failures;
+mod kernel;
+mod maglev;
+mod place;
+mod slab;
+mod slices;
 mod slots;
+mod spec;
+mod types;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use agent_ebpf::address::Address;
-use agent_ebpf::layout::{SCOPE_INSIDE, SERVICE_HOST_PORT, ServiceKey, ServiceValue, Slot};
+use agent_ebpf::layout::{SERVICE_HOST_PORT, ServiceKey};
 
-pub use self::endpoints::Backend;
-use self::endpoints::{Rank, backends, keys, port_of};
-use self::slots::SlotSpace;
-use crate::cluster::{Batch, EndpointSlice, Event, ObjectName, Protocol, Service};
+use self::claims::{Claimed, Claims};
+use self::endpoints::Place;
+pub(crate) use self::failures::Failures;
+use self::kernel::Kernel;
+pub(crate) use self::maglev::blocks as maglev_blocks;
+use self::place::{Fixture, OwnerState, ServiceState};
+use self::slab::Slab;
+use self::slices::{HintsPool, Slice};
+use self::spec::{Ask, Rank, Spec};
+pub use self::types::{
+    AddressKind, Backend, Fixed, Found, Gone, GoneState, HostPort, Limits, Nonsense, Operation,
+    Plan, Problem, Range,
+};
+use self::types::{OwnerId, usable};
+use crate::cluster::{Batch, EndpointSlice, Event, Node, ObjectName, Service};
 
-/// One change of a map.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Operation {
-    /// Slots that nothing points to yet.
-    Slots {
-        base: u32,
-        slots: Vec<Slot>,
-    },
-    /// From here on the service has these backends.
-    Set {
-        key: ServiceKey,
-        value: ServiceValue,
-    },
-    Remove {
-        key: ServiceKey,
-    },
-}
+/// Keys are integers that operators choose; a fast hash with a seed of the process will do.
+type Hashing = foldhash::fast::RandomState;
 
-/// Something that could not be planned; the rest goes on, and what was before stays.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
-    #[error("no room for {wanted} backends of {key:?} in the slot table ({used} of {size} in use)")]
-    Slots {
-        key: ServiceKey,
-        wanted: usize,
-        used: u32,
-        size: u32,
-    },
-    #[error("no room for {key:?} in the service table ({size} in use)")]
-    Services { key: ServiceKey, size: usize },
-}
-
-/// A backend that new connections to a key are not sent to any more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Gone {
-    pub key: ServiceKey,
-    pub backend: Backend,
-    pub state: GoneState,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum GoneState {
-    /// Not picked any more, but there: UDP state is to go, TCP connections live on.
-    Unused,
-    /// In no slice of the Service any more: TCP connections are to be closed as well.
-    Removed,
-}
-
-/// A port of the node that leads to one of its pods.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostPort {
-    /// None, or unspecified: every address of the node.
-    pub host_ip: Option<IpAddr>,
-    /// Host order, as `container_port`.
-    pub port: u16,
-    pub protocol: Protocol,
-    /// The pod's.
-    pub addresses: Vec<IpAddr>,
-    pub container_port: u16,
-}
-
-/// What to do for a batch, in this order.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Plan {
-    pub operations: Vec<Operation>,
-    /// Backends that a service had and has no more: their sockets are to be closed.
-    pub gone: Vec<Gone>,
-    pub problems: Vec<Problem>,
-}
-
-/// A service as the kernel has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Entry {
-    value: ServiceValue,
-    backends: Box<[Backend]>,
-}
-
-/// An entry that is there regardless of the cluster's Services.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fixed {
-    pub key: ServiceKey,
-    pub backends: Vec<Backend>,
-    pub flags: u32,
+/// A slice and whose it is.
+#[derive(Debug)]
+struct Known {
+    service: OwnerId,
+    slice: Slice,
+    /// The full batch that last named it.
+    seen: u32,
 }
 
 #[derive(Debug)]
 pub struct Planner {
-    node: String,
-    services: HashMap<ObjectName, Service>,
-    slices: HashMap<ObjectName, EndpointSlice>,
-    slices_of: HashMap<ObjectName, BTreeSet<ObjectName>>,
-    claims: HashMap<ServiceKey, BTreeSet<(Rank, ObjectName)>>,
-    fixed: BTreeMap<ServiceKey, Fixed>,
-    pods: HashMap<String, Vec<ServiceKey>>,
-    entries: HashMap<ServiceKey, Entry>,
-    /// Keys to look at again: their change could not be planned or not be executed.
-    pending: BTreeSet<ServiceKey>,
-    space: SlotSpace,
-    max_services: usize,
-    epoch: u64,
-    next_set: u32,
-    next_service: u32,
+    dsr: bool,
+    place: Place,
+    /// This node's own addresses.
+    own: Vec<Address>,
+    limits: Limits,
+    owners: Slab<OwnerState>,
+    services: HashMap<Arc<ObjectName>, OwnerId>,
+    slices: Slab<Known>,
+    slice_ids: HashMap<ObjectName, u32>,
+    hints: HintsPool,
+    /// Our own entries.
+    fixed: Option<OwnerId>,
+    /// Pods with hostPorts, by UID.
+    pods: HashMap<String, OwnerId>,
+    claims: Claims,
+    kernel: Kernel,
+    /// To be looked at in the next plan; each has its flag set.
+    dirty: Vec<OwnerId>,
+    /// Keys that somebody does not claim any more.
+    released: Vec<ServiceKey>,
+    /// Service numbers that nobody bears any more.
+    numbers: Vec<u32>,
+    /// Claims that were refused in this batch.
+    refused: Vec<(ServiceKey, OwnerId)>,
+    /// hostPorts that an earlier run left and no pod has claimed yet; this owner holds them meanwhile.
+    orphans: HashSet<ServiceKey, Hashing>,
+    orphanage: Option<OwnerId>,
+    /// Service numbers that an earlier run gave, until the first full batch is applied.
+    adopted: HashSet<u32, Hashing>,
+    /// A full batch has been applied.
+    is_synced: bool,
+    /// There may be something in the tables that nothing refers to.
+    sweep: bool,
+    generation: u32,
+    asks: Vec<Ask>,
 }
 
 impl Planner {
-    pub fn new(node: impl Into<String>, max_services: usize, max_slots: u32) -> Self {
+    /// `dsr`: other nodes send us packets for Services with client and Service address unchanged.
+    pub fn new(node: impl Into<String>, dsr: bool, limits: Limits) -> Self {
         Self {
-            node: node.into(),
+            dsr,
+            place: Place {
+                node: node.into(),
+                zone: None,
+            },
+            own: Vec::new(),
+            limits,
+            owners: Slab::default(),
             services: HashMap::new(),
-            slices: HashMap::new(),
-            slices_of: HashMap::new(),
-            claims: HashMap::new(),
-            fixed: BTreeMap::new(),
+            slices: Slab::default(),
+            slice_ids: HashMap::new(),
+            hints: HintsPool::default(),
+            fixed: None,
             pods: HashMap::new(),
-            entries: HashMap::new(),
-            pending: BTreeSet::new(),
-            space: SlotSpace::new(max_slots),
-            max_services,
-            epoch: 0,
-            next_set: 1,
-            next_service: 1,
+            claims: Claims::default(),
+            kernel: Kernel::new(limits),
+            dirty: Vec::new(),
+            released: Vec::new(),
+            numbers: Vec::new(),
+            refused: Vec::new(),
+            orphans: HashSet::default(),
+            orphanage: None,
+            adopted: HashSet::default(),
+            is_synced: false,
+            sweep: false,
+            generation: 0,
+            asks: Vec::new(),
         }
     }
 
     /// Takes over what the kernel has from an earlier run. A value that contradicts itself or another is not
-    /// taken: its key is reported as missing, so that it will be written anew.
-    pub fn adopt(&mut self, found: impl Iterator<Item = (ServiceKey, ServiceValue, Vec<Slot>)>) {
-        for (key, value, slots) in found {
-            self.next_set = self.next_set.max(value.set.wrapping_add(1)).max(1);
-            self.next_service = self.next_service.max(value.service.wrapping_add(1)).max(1);
-            let sound = slots.len() == value.count as usize
-                && slots.iter().all(|slot| slot.set == value.set)
-                && self.space.claim(value.base, value.count);
-            let backends = slots
-                .iter()
-                .map(|slot| Backend {
-                    address: slot.address,
-                    port: u16::from_be(slot.port),
-                })
-                .collect();
-            let value = if sound {
-                value
-            } else {
-                self.pending.insert(key);
-                // Owns no slots, and equals no wanted set.
-                ServiceValue {
-                    base: 0,
-                    count: 0,
-                    set: 0,
-                    ..value
-                }
-            };
-            self.entries.insert(key, Entry { value, backends });
-        }
+    /// taken: it will be written anew.
+    pub fn adopt(&mut self, found: &Found) {
+        self.kernel.adopt(found);
+        self.adopted
+            .extend(found.services.iter().map(|(_, value)| value.service));
     }
 
-    /// An entry of our own, which Services cannot claim.
-    pub fn fix(&mut self, fixed: Fixed) {
-        self.pending.insert(fixed.key);
-        self.fixed.insert(fixed.key, fixed);
-    }
-
-    /// The ports of the node that lead to a pod, instead of those that did.
-    pub fn host_ports(&mut self, uid: &str, ports: &[HostPort]) {
-        for key in self.pods.remove(uid).unwrap_or_default() {
-            self.fixed.remove(&key);
-            self.pending.insert(key);
-        }
-        let mut keys = Vec::new();
-        for port in ports {
-            for address in port.addresses.iter().copied().map(Address::from) {
-                let any = if address.is_v4() {
-                    Address::ANY_V4
-                } else {
-                    Address::ANY_V6
-                };
-                let host = port
-                    .host_ip
-                    .map(Address::from)
-                    .filter(|ip| !ip.is_unspecified());
-                let key = ServiceKey {
-                    address: host.unwrap_or(any),
-                    port: port.port.to_be(),
-                    protocol: endpoints::number(port.protocol),
-                    scope: SCOPE_INSIDE,
-                };
-                if key.address.is_v4() != address.is_v4() || self.fixed.contains_key(&key) {
-                    continue;
-                }
-                keys.push(key);
-                let backends = vec![Backend {
-                    address,
-                    port: port.container_port,
-                }];
-                self.fix(Fixed {
-                    key,
-                    backends,
-                    flags: SERVICE_HOST_PORT,
-                });
-            }
-        }
-        if !keys.is_empty() {
-            self.pods.insert(uid.to_owned(), keys);
-        }
-    }
-
+    /// Keys in the service table.
     pub fn services(&self) -> usize {
-        self.entries.len()
+        self.kernel.entries().len()
+    }
+
+    /// Backends of all keys.
+    /// Seconds of ClientIP affinity, by [`ServiceValue::service`].
+    pub fn affinities(&self) -> HashMap<u32, u32> {
+        let values = self.kernel.entries().values();
+        values
+            .filter(|value| value.affinity != 0)
+            .map(|value| (value.service, value.affinity))
+            .collect()
     }
 
     pub fn backends(&self) -> usize {
-        self.entries
+        self.kernel
+            .entries()
             .values()
-            .map(|entry| entry.backends.len())
+            .map(|value| value.count as usize)
             .sum()
     }
 
     pub fn slots_used(&self) -> u32 {
-        self.space.used()
+        self.kernel.slots_used()
+    }
+
+    pub fn maglev_tables_used(&self) -> usize {
+        self.kernel.tables_used()
+    }
+
+    pub fn source_ranges_used(&self) -> usize {
+        self.kernel.ranges_used()
+    }
+
+    /// Lowest and highest port of a key that stands for all addresses of the node; none: the lowest is higher.
+    pub fn node_ports(&self) -> (u16, u16) {
+        self.kernel.node_ports()
     }
 
     /// Grows by one with every plan.
     pub fn epoch(&self) -> u64 {
-        self.epoch
+        self.kernel.epoch
     }
 
-    /// Ranges retired by plans up to `epoch` are out of every program's sight.
-    pub fn reclaim(&mut self, epoch: u64) {
-        self.space.reclaim(epoch);
+    /// What plans up to `epoch` retired is out of every program's sight: the operations that give back what is not
+    /// given back by forgetting.
+    #[must_use]
+    pub fn reclaim(&mut self, epoch: u64) -> Vec<Operation> {
+        self.kernel.reclaim(epoch)
     }
 
     /// Whether there are changes that [`Self::retry`] should try again.
     pub fn is_pending(&self) -> bool {
-        !self.pending.is_empty()
+        !self.dirty.is_empty() || !self.released.is_empty()
     }
 
-    /// The kernel did not take these keys' last operation: nothing is known about them any more.
-    pub fn failed(&mut self, keys: impl IntoIterator<Item = ServiceKey>) {
-        for key in keys {
-            if let Some(entry) = self.entries.get_mut(&key) {
-                self.space
-                    .retire(self.epoch, entry.value.base, entry.value.count);
-                entry.value.count = 0;
-                entry.value.set = 0;
+    /// These operations of the last plan were not done; `Set`s that need one of them were not done either and are
+    /// named too. What their keys had before stays, and is tried to change again.
+    pub fn failed(&mut self, operations: &[Operation]) {
+        let mut keys: HashSet<ServiceKey, Hashing> = HashSet::default();
+        let mut all = false;
+        for operation in operations {
+            match operation {
+                Operation::Set { key, .. } | Operation::Remove { key } => drop(keys.insert(*key)),
+                Operation::Maglev { table, .. } => self.kernel.table_failed(*table),
+                Operation::Admit { range } => {
+                    self.kernel.range_failed(range, false);
+                    all = true;
+                }
+                Operation::Unadmit { range } => {
+                    self.kernel.range_failed(range, true);
+                    all = true;
+                    self.sweep = true;
+                }
+                Operation::RemoveMaglev { table } => {
+                    self.kernel.table_left(*table);
+                    self.sweep = true;
+                }
+                Operation::NodePorts { .. } => self.kernel.node_ports_failed(),
+                // Nothing points there.
+                Operation::Slots { .. } => {}
             }
-            self.pending.insert(key);
+        }
+        self.kernel.undo(&keys);
+        if all {
+            // Rare, and simpler than knowing whose the range is.
+            self.mark_all();
+        }
+        for key in keys {
+            match self.claims.holder(&key) {
+                Some(owner) => self.mark(owner),
+                None => self.released.push(key),
+            }
         }
     }
 
+    /// Plans again what could not be planned, or not be done.
     pub fn retry(&mut self) -> Plan {
-        let dirty = std::mem::take(&mut self.pending);
-        self.plan(dirty)
+        self.plan(Plan::default())
     }
 
-    /// Plans the batch's changes; the planner then takes them as done.
+    /// Plans the batch's changes; the planner then takes them as done (see [`Self::failed`]).
     pub fn apply(&mut self, batch: &Batch) -> Plan {
-        let mut dirty = std::mem::take(&mut self.pending);
+        let mut plan = Plan::default();
         if batch.full {
-            dirty.extend(self.entries.keys().copied());
-            self.services.clear();
-            self.slices.clear();
-            self.slices_of.clear();
-            self.claims.clear();
+            self.generation += 1;
         }
+        let mut is_here = false;
         for event in &batch.events {
             match event {
-                Event::ServiceSet(name, service) => self.set_service(name, service, &mut dirty),
-                Event::ServiceRemoved(name) => self.remove_service(name, &mut dirty),
-                Event::SliceSet(name, slice) => self.set_slice(name, slice, &mut dirty),
-                Event::SliceRemoved(name) => self.remove_slice(name, &mut dirty),
+                Event::ServiceSet(name, service) => self.set_service(name, service),
+                Event::ServiceRemoved(name) => self.remove_service(name),
+                Event::SliceSet(name, slice) => self.set_slice(name, slice, &mut plan),
+                Event::SliceRemoved(name) => self.remove_slice(name),
+                Event::NodeSet(name, node) if *name == self.place.node => {
+                    is_here = true;
+                    self.set_node(Some(node));
+                }
+                Event::NodeRemoved(name) if *name == self.place.node => self.set_node(None),
                 Event::NodeSet(..) | Event::NodeRemoved(..) => {}
             }
         }
-        self.plan(dirty)
-    }
-
-    fn set_service(
-        &mut self,
-        name: &ObjectName,
-        service: &Service,
-        dirty: &mut BTreeSet<ServiceKey>,
-    ) {
-        self.remove_service(name, dirty);
-        for (key, rank) in keys(service) {
-            self.claims
-                .entry(key)
-                .or_default()
-                .insert((rank, name.clone()));
-            dirty.insert(key);
-        }
-        self.services.insert(name.clone(), service.clone());
-    }
-
-    fn remove_service(&mut self, name: &ObjectName, dirty: &mut BTreeSet<ServiceKey>) {
-        let Some(service) = self.services.remove(name) else {
-            return;
-        };
-        for (key, rank) in keys(&service) {
-            if let Some(claims) = self.claims.get_mut(&key) {
-                claims.remove(&(rank, name.clone()));
-                if claims.is_empty() {
-                    self.claims.remove(&key);
-                }
+        if batch.full {
+            if !is_here {
+                self.set_node(None);
             }
-            dirty.insert(key);
+            self.remove_unseen();
+            self.services.shrink_to_fit();
+            self.slice_ids.shrink_to_fit();
+            self.claims.shrink();
         }
-    }
-
-    fn set_slice(
-        &mut self,
-        name: &ObjectName,
-        slice: &EndpointSlice,
-        dirty: &mut BTreeSet<ServiceKey>,
-    ) {
-        self.remove_slice(name, dirty);
-        let service = ObjectName {
-            namespace: name.namespace.clone(),
-            name: slice.service.clone(),
-        };
-        self.dirty_service(&service, dirty);
-        self.slices_of
-            .entry(service)
-            .or_default()
-            .insert(name.clone());
-        self.slices.insert(name.clone(), slice.clone());
-    }
-
-    fn remove_slice(&mut self, name: &ObjectName, dirty: &mut BTreeSet<ServiceKey>) {
-        let Some(slice) = self.slices.remove(name) else {
-            return;
-        };
-        let service = ObjectName {
-            namespace: name.namespace.clone(),
-            name: slice.service,
-        };
-        if let Some(names) = self.slices_of.get_mut(&service) {
-            names.remove(name);
-            if names.is_empty() {
-                self.slices_of.remove(&service);
-            }
+        let is_first = batch.full && !self.is_synced;
+        if is_first {
+            self.is_synced = true;
+            self.sweep = true;
+            self.mark_all();
+            self.settle();
+            self.release_unclaimed();
         }
-        self.dirty_service(&service, dirty);
-    }
-
-    fn dirty_service(&self, name: &ObjectName, dirty: &mut BTreeSet<ServiceKey>) {
-        if let Some(service) = self.services.get(name) {
-            dirty.extend(keys(service).into_iter().map(|(key, _)| key));
+        self.name_conflicts(&mut plan);
+        let plan = self.plan(plan);
+        if is_first {
+            let value_of = |key| self.kernel.entry(key).map(|value| value.service);
+            self.adopted = self.orphans.iter().filter_map(value_of).collect();
         }
-    }
-
-    /// Backends, affinity and flags that a key should have; nothing if it should not be there.
-    fn wanted(&self, key: &ServiceKey) -> Option<(Vec<Backend>, u32, u32)> {
-        if let Some(fixed) = self.fixed.get(key) {
-            return Some((fixed.backends.clone(), 0, fixed.flags));
-        }
-        let (rank, name) = self.claims.get(key)?.first()?;
-        let service = self.services.get(name)?;
-        let port = port_of(service, key)?;
-        let slices = self
-            .slices_of
-            .get(name)
-            .into_iter()
-            .flatten()
-            .filter_map(|slice| self.slices.get(slice));
-        let local = (*rank == Rank::Cluster && service.internal_traffic_local)
-            .then_some(self.node.as_str());
-        let backends = backends(service, port, slices, key.address.is_v4(), local);
-        Some((backends, service.session_affinity.unwrap_or(0), 0))
-    }
-
-    fn plan(&mut self, dirty: BTreeSet<ServiceKey>) -> Plan {
-        self.epoch += 1;
-        let mut plan = Plan::default();
-        let mut sets = Vec::new();
-        let mut wanted_keys = Vec::new();
-        // Removals first: they make room.
-        for key in dirty {
-            match self.wanted(&key) {
-                Some(wanted) => wanted_keys.push((key, wanted)),
-                None => self.remove(key, &mut plan),
-            }
-        }
-        for (key, wanted) in wanted_keys {
-            self.set(key, wanted, &mut plan, &mut sets);
-        }
-        // Slots of all sets lie before the first flip; removals touch no slot.
-        plan.operations.extend(sets);
         plan
     }
 
-    fn remove(&mut self, key: ServiceKey, plan: &mut Plan) {
-        if let Some(entry) = self.entries.remove(&key) {
-            self.space
-                .retire(self.epoch, entry.value.base, entry.value.count);
-            let state = GoneState::Unused;
-            plan.gone.extend(entry.backends.iter().map(|backend| Gone {
-                key,
-                backend: *backend,
-                state,
-            }));
-            plan.operations.push(Operation::Remove { key });
+    /// An entry of our own, which nobody else can claim.
+    pub fn fix(&mut self, fixed: Fixed) {
+        let owner = match self.fixed {
+            Some(owner) => owner,
+            None => {
+                let owner = OwnerId(self.owners.insert(OwnerState::fixed()));
+                self.fixed = Some(owner);
+                owner
+            }
+        };
+        let fixture = Fixture::new(vec![fixed.key], fixed.backends, fixed.flags);
+        if let Some(OwnerState::Fixed(state)) = self.owners.get_mut(owner.0) {
+            state.fixtures.push(fixture);
+        }
+        self.claims.claim(fixed.key, owner, Rank::Own);
+        self.mark(owner);
+    }
+
+    /// The hostPorts that a pod of this node has from now on; none of them when it goes. To be followed by
+    /// [`Self::retry`].
+    pub fn host_ports(&mut self, uid: &str, ports: &[HostPort]) -> Vec<Problem> {
+        let owner = match self.pods.get(uid) {
+            Some(owner) => *owner,
+            None if ports.is_empty() => return Vec::new(),
+            None => {
+                let owner = OwnerId(self.owners.insert(OwnerState::fixed()));
+                self.pods.insert(uid.to_owned(), owner);
+                owner
+            }
+        };
+        let Some(OwnerState::Fixed(state)) = self.owners.get_mut(owner.0) else {
+            return Vec::new();
+        };
+        let wanted = place::host_ports(ports);
+        let before = std::mem::take(&mut state.fixtures);
+        let (fixtures, left) = place::carry_over(before, wanted);
+        let news: HashSet<ServiceKey> = fixtures
+            .iter()
+            .flat_map(|fixture| fixture.keys.iter().copied())
+            .collect();
+        let olds: HashSet<ServiceKey> = left.into_iter().collect();
+        state.fixtures = fixtures;
+        for key in olds.difference(&news) {
+            self.release(*key, owner);
+        }
+        for key in news.difference(&olds) {
+            // What an earlier run left for this pod is its own.
+            match self.orphanage {
+                Some(orphanage)
+                    if self.orphans.contains(key) && self.evidence(key, owner).is_some() =>
+                {
+                    self.orphans.remove(key);
+                    self.claims.transfer(key, orphanage, owner);
+                }
+                _ => self.claim(*key, owner, Rank::External),
+            }
+        }
+        let mut plan = Plan::default();
+        self.name_conflicts(&mut plan);
+        if ports.is_empty() {
+            self.pods.remove(uid);
+            self.owners.remove(owner.0);
+        } else {
+            self.mark(owner);
+        }
+        plan.problems
+    }
+
+    /// Lets hostPorts go that an earlier run left for a pod that is there no more. To be followed by [`Self::retry`].
+    pub fn forget_orphans(&mut self, is_pod: impl Fn(&Address) -> bool) {
+        let Some(orphanage) = self.orphanage else {
+            return;
+        };
+        let is_gone = |key: &ServiceKey| {
+            let backends = self
+                .kernel
+                .entry(key)
+                .map(|value| self.kernel.backends_of(value));
+            !backends
+                .is_some_and(|backends| backends.iter().any(|backend| is_pod(&backend.address)))
+        };
+        let gone: Vec<ServiceKey> = self.orphans.iter().copied().filter(is_gone).collect();
+        for key in gone {
+            self.orphans.remove(&key);
+            self.release(key, orphanage);
         }
     }
 
-    fn set(
-        &mut self,
-        key: ServiceKey,
-        (backends, affinity, flags): (Vec<Backend>, u32, u32),
-        plan: &mut Plan,
-        sets: &mut Vec<Operation>,
-    ) {
-        let old = self.entries.get(&key);
-        let count = backends.len() as u32;
-        if let Some(old) = old
-            && old.value.set != 0
-            && *old.backends == *backends
+    fn mark(&mut self, owner: OwnerId) {
+        if let Some(state) = self.owners.get_mut(owner.0)
+            && !std::mem::replace(state.is_dirty(), true)
         {
-            let value = ServiceValue {
-                affinity,
-                flags,
-                maglev: 0,
-                padding: 0,
-                ..old.value
-            };
-            if value != old.value {
-                sets.push(Operation::Set { key, value });
-                self.entries.insert(
-                    key,
-                    Entry {
-                        value,
-                        backends: backends.into(),
-                    },
-                );
+            self.dirty.push(owner);
+        }
+    }
+
+    fn mark_all(&mut self) {
+        for id in self.owners.ids() {
+            self.mark(OwnerId(id));
+        }
+    }
+
+    fn claim(&mut self, key: ServiceKey, owner: OwnerId, rank: Rank) {
+        match self.claims.claim(key, owner, rank) {
+            Claimed::Held => {}
+            Claimed::Refused => self.refused.push((key, owner)),
+            Claimed::Displaced(other) => {
+                self.refused.push((key, other));
+                self.mark(other);
             }
-            return;
         }
-        if old.is_none() && self.entries.len() >= self.max_services {
-            self.pending.insert(key);
-            plan.problems.push(Problem::Services {
-                key,
-                size: self.max_services,
-            });
-            return;
+    }
+
+    fn release(&mut self, key: ServiceKey, owner: OwnerId) {
+        match self.claims.release(&key, owner) {
+            Some(next) => self.mark(next),
+            None if self.claims.holder(&key).is_none() => self.released.push(key),
+            None => {}
         }
-        let Some(base) = self.space.allocate(count) else {
-            self.pending.insert(key);
-            plan.problems.push(Problem::Slots {
-                key,
-                wanted: backends.len(),
-                used: self.space.used(),
-                size: self.space.size(),
-            });
+    }
+
+    fn service(&mut self, name: &ObjectName) -> OwnerId {
+        if let Some(id) = self.services.get(name) {
+            return *id;
+        }
+        let name = Arc::new(name.clone());
+        let id = OwnerId(
+            self.owners
+                .insert(OwnerState::Service(ServiceState::new(Arc::clone(&name)))),
+        );
+        self.services.insert(name, id);
+        id
+    }
+
+    fn service_state(&mut self, id: OwnerId) -> Option<&mut ServiceState> {
+        match self.owners.get_mut(id.0) {
+            Some(OwnerState::Service(state)) => Some(state),
+            _ => None,
+        }
+    }
+
+    fn asks(&self, spec: Option<&Spec>) -> Vec<Ask> {
+        let mut asks = Vec::new();
+        if let Some(spec) = spec {
+            spec.asks(self.dsr, |address| self.own.contains(address), &mut asks);
+        }
+        asks
+    }
+
+    fn set_service(&mut self, name: &ObjectName, service: &Service) {
+        let id = self.service(name);
+        let generation = self.generation;
+        let spec = Spec::new(service);
+        let Some(state) = self.service_state(id) else {
             return;
         };
-        let set = self.next_set;
-        self.next_set = self.next_set.checked_add(1).unwrap_or(1);
-        let service = old.map_or(self.next_service, |old| old.value.service);
-        if old.is_none() {
-            self.next_service = self.next_service.checked_add(1).unwrap_or(1);
+        state.seen = generation;
+        if state.spec.as_ref() != Some(&spec) {
+            self.respecify(id, Some(spec));
         }
-        let value = ServiceValue {
-            base,
-            count,
-            set,
+    }
+
+    fn remove_service(&mut self, name: &ObjectName) {
+        if let Some(id) = self.services.get(name).copied() {
+            self.respecify(id, None);
+            self.forget_if_empty(id);
+        }
+    }
+
+    fn respecify(&mut self, id: OwnerId, spec: Option<Spec>) {
+        let Some(state) = self.service_state(id) else {
+            return;
+        };
+        let before = state.spec.take();
+        let old = self.asks(before.as_ref());
+        let new = self.asks(spec.as_ref());
+        let mut numbers = Vec::new();
+        if let Some(state) = self.service_state(id) {
+            numbers = state.respecify(before, spec);
+        }
+        self.numbers.append(&mut numbers);
+        // Both are in the order of their keys.
+        let (mut old, mut new) = (old.into_iter().peekable(), new.into_iter().peekable());
+        loop {
+            match (old.peek().copied(), new.peek().copied()) {
+                (None, None) => break,
+                (Some(gone), other) if other.is_none_or(|other| gone.key < other.key) => {
+                    old.next();
+                    self.release(gone.key, id);
+                }
+                (Some(kept), Some(other)) if kept.key == other.key => {
+                    old.next();
+                    new.next();
+                    if kept.rank != other.rank
+                        && let Some(affected) = self.claims.rerank(kept.key, id, other.rank)
+                    {
+                        self.mark(affected);
+                    }
+                }
+                (_, Some(ask)) => {
+                    new.next();
+                    self.claim(ask.key, id, ask.rank);
+                }
+                (Some(_), None) => break,
+            }
+        }
+        self.mark(id);
+    }
+
+    fn set_slice(&mut self, name: &ObjectName, slice: &EndpointSlice, plan: &mut Plan) {
+        let service = self.service(&ObjectName {
+            namespace: name.namespace.clone(),
+            name: slice.service.clone(),
+        });
+        let (compact, left_out) = Slice::new(slice, &self.place.node, &mut self.hints);
+        let generation = self.generation;
+        if let Some(id) = self.slice_ids.get(name).copied()
+            && let Some(known) = self.slices.get_mut(id)
+        {
+            known.seen = generation;
+            if known.service == service {
+                if known.slice != compact {
+                    let before = std::mem::replace(&mut known.slice, compact);
+                    if let Some(state) = self.service_state(service) {
+                        state.was.push(before);
+                    }
+                    self.mark(service);
+                    plan.left_out(name, left_out);
+                }
+                return;
+            }
+            self.remove_slice(name);
+        }
+        plan.left_out(name, left_out);
+        let id = self.slices.insert(Known {
             service,
-            affinity,
-            flags,
-            maglev: 0,
-            padding: 0,
+            slice: compact,
+            seen: generation,
+        });
+        self.slice_ids.insert(name.clone(), id);
+        if let Some(state) = self.service_state(service) {
+            state.slices.push(id);
+        }
+        self.mark(service);
+    }
+
+    fn remove_slice(&mut self, name: &ObjectName) {
+        let Some(id) = self.slice_ids.remove(name) else {
+            return;
         };
-        if count > 0 {
-            let slots = backends
+        let Some(known) = self.slices.remove(id) else {
+            return;
+        };
+        if let Some(state) = self.service_state(known.service) {
+            state.slices.retain(|other| *other != id);
+            state.was.push(known.slice);
+        }
+        self.mark(known.service);
+        self.forget_if_empty(known.service);
+    }
+
+    /// Without a Service object and without slices there is nothing to remember a name for.
+    fn forget_if_empty(&mut self, id: OwnerId) {
+        if let Some(state) = self.service_state(id)
+            && state.spec.is_none()
+            && state.slices.is_empty()
+        {
+            let name = Arc::clone(&state.name);
+            self.services.remove(&*name);
+            self.owners.remove(id.0);
+        }
+    }
+
+    /// A full batch did not name these.
+    fn remove_unseen(&mut self) {
+        let generation = self.generation;
+        let slices: Vec<ObjectName> = self
+            .slice_ids
+            .iter()
+            .filter(|(_, id)| {
+                self.slices
+                    .get(**id)
+                    .is_none_or(|known| known.seen != generation)
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in slices {
+            self.remove_slice(&name);
+        }
+        let services: Vec<Arc<ObjectName>> = self
+            .services
+            .iter()
+            .filter(|(_, id)| match self.owners.get(id.0) {
+                Some(OwnerState::Service(state)) => {
+                    state.spec.is_some() && state.seen != generation
+                }
+                _ => false,
+            })
+            .map(|(name, _)| Arc::clone(name))
+            .collect();
+        for name in services {
+            self.remove_service(&name);
+        }
+    }
+
+    fn set_node(&mut self, node: Option<&Node>) {
+        let zone = node.and_then(|node| node.zone.clone());
+        if zone != self.place.zone {
+            self.place.zone = zone;
+            let hinted: Vec<OwnerId> = self
+                .slices
                 .iter()
-                .map(|backend| Slot {
-                    address: backend.address,
-                    port: backend.port.to_be(),
-                    flags: 0,
-                    set,
-                })
+                .filter(|(_, known)| known.slice.has_hints())
+                .map(|(_, known)| known.service)
                 .collect();
-            plan.operations.push(Operation::Slots { base, slots });
+            for id in hinted {
+                self.mark(id);
+            }
         }
-        sets.push(Operation::Set { key, value });
-        let entry = Entry {
-            value,
-            backends: backends.into(),
-        };
-        if let Some(old) = self.entries.insert(key, entry) {
-            self.space
-                .retire(self.epoch, old.value.base, old.value.count);
-            let now = &self.entries[&key].backends;
-            let name = self
-                .claims
-                .get(&key)
-                .and_then(|claims| claims.first())
-                .map(|(_, name)| name);
-            let slices = name
-                .and_then(|name| self.slices_of.get(name))
-                .into_iter()
-                .flatten();
-            let there: BTreeSet<IpAddr> = slices
-                .filter_map(|slice| self.slices.get(slice))
-                .flat_map(|slice| {
-                    slice
-                        .endpoints
-                        .iter()
-                        .flat_map(|endpoint| endpoint.addresses.iter().copied())
-                })
-                .collect();
-            plan.gone.extend(
-                old.backends
-                    .iter()
-                    .filter(|backend| !now.contains(backend))
-                    .map(|backend| Gone {
-                        key,
-                        backend: *backend,
-                        state: if there.contains(&IpAddr::from(backend.address)) {
-                            GoneState::Unused
-                        } else {
-                            GoneState::Removed
-                        },
-                    }),
-            );
+        let own: Vec<Address> = node
+            .into_iter()
+            .flat_map(|node| &node.internal_ips)
+            .map(|ip| Address::from(ip.to_canonical()))
+            .collect();
+        if own != self.own {
+            self.own = own;
+            self.mark_all();
         }
+    }
+
+    /// The kernel knows which of several claims was first in the run before.
+    fn settle(&mut self) {
+        for (key, owners) in self.claims.contested() {
+            let strongest = owners
+                .iter()
+                .filter_map(|owner| Some((self.evidence(&key, *owner)?, *owner)))
+                .reduce(|best, other| if other.0 > best.0 { other } else { best });
+            if let Some((_, owner)) = strongest
+                && let Some(other) = self.claims.prefer(&key, owner)
+            {
+                self.refused.push((key, other));
+            }
+        }
+    }
+
+    fn name_conflicts(&mut self, plan: &mut Plan) {
+        for (key, owner) in std::mem::take(&mut self.refused) {
+            let Some(holder) = self.claims.holder(&key).filter(|holder| *holder != owner) else {
+                continue;
+            };
+            if let (Some(refused), Some(holder)) = (self.name_of(owner), self.name_of(holder)) {
+                plan.problems.push(Problem::Conflict {
+                    key,
+                    refused,
+                    holder,
+                });
+            }
+        }
+    }
+
+    fn name_of(&self, owner: OwnerId) -> Option<String> {
+        match self.owners.get(owner.0)? {
+            OwnerState::Service(state) => Some(format!(
+                "Service {}/{}",
+                state.name.namespace, state.name.name
+            )),
+            OwnerState::Fixed(_) if self.fixed == Some(owner) => Some("cluster DNS".to_owned()),
+            OwnerState::Fixed(_) if self.orphanage == Some(owner) => {
+                Some("a pod of an earlier run".to_owned())
+            }
+            OwnerState::Fixed(_) => {
+                let uid = self.pods.iter().find(|(_, other)| **other == owner)?.0;
+                Some(format!("pod {uid}"))
+            }
+        }
+    }
+
+    /// Everything that there is has been claimed, but that pods tell of their hostPorts in their own time.
+    fn release_unclaimed(&mut self) {
+        let orphanage = OwnerId(self.owners.insert(OwnerState::fixed()));
+        self.orphanage = Some(orphanage);
+        let is_pods = |owner| matches!(self.owners.get(owner), Some(OwnerState::Fixed(_)));
+        for (key, value) in self.kernel.entries() {
+            let holder = self.claims.holder(key);
+            if value.flags & SERVICE_HOST_PORT != 0
+                && value.set != 0
+                && !holder.is_some_and(|owner| is_pods(owner.0))
+            {
+                self.orphans.insert(*key);
+            } else if holder.is_none() {
+                self.released.push(*key);
+            }
+        }
+        for key in &self.orphans {
+            if let Claimed::Displaced(other) = self.claims.claim(*key, orphanage, Rank::External) {
+                self.refused.push((*key, other));
+            }
+            if let Some(other) = self.claims.prefer(key, orphanage) {
+                self.refused.push((*key, other));
+            }
+        }
+        self.released.sort_unstable();
+        self.released.dedup();
+    }
+
+    fn plan(&mut self, mut plan: Plan) -> Plan {
+        self.kernel.begin();
+        // Removals first: they make room.
+        for key in std::mem::take(&mut self.released) {
+            if self.claims.holder(&key).is_none() {
+                self.remove_key(key, &mut plan);
+            }
+        }
+        for owner in std::mem::take(&mut self.dirty) {
+            self.place_owner(owner, &mut plan);
+        }
+        for number in std::mem::take(&mut self.numbers) {
+            self.kernel.admit(number, Vec::new());
+        }
+        if std::mem::take(&mut self.sweep) {
+            self.kernel.sweep();
+        }
+        plan.operations = self.kernel.take_operations();
+        plan
     }
 }
 

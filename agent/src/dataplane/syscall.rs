@@ -182,6 +182,111 @@ pub(crate) fn array_update_batch<V: Plain>(
     )
 }
 
+/// Elements that are read in one call.
+const SCANNED: usize = 4096;
+
+/// Reads a whole map, many elements a call (Linux 5.6; 5.13 for longest-prefix match tables). Elements that come or go
+/// meanwhile may be missed.
+#[derive(Debug)]
+pub(crate) struct Scan<'a> {
+    map: BorrowedFd<'a>,
+    key_size: usize,
+    value_size: usize,
+}
+
+impl<'a> Scan<'a> {
+    pub(crate) fn new(map: BorrowedFd<'a>, key_size: usize, value_size: usize) -> Self {
+        Self {
+            map,
+            key_size,
+            value_size,
+        }
+    }
+
+    /// How many elements there are.
+    pub(crate) fn count(&self) -> io::Result<usize> {
+        let mut total = 0;
+        self.pages(|keys, _| total += keys.len() / self.key_size)?;
+        Ok(total)
+    }
+
+    /// Calls `with` with each element. Key and value have the sizes that the scan was made with.
+    pub(crate) fn for_each<K: Plain, V: Plain>(
+        &self,
+        mut with: impl FnMut(K, V),
+    ) -> io::Result<()> {
+        assert_eq!(
+            (self.key_size, self.value_size),
+            (size_of::<K>(), size_of::<V>())
+        );
+        self.pages(|keys, values| {
+            let keys = keys.chunks_exact(size_of::<K>());
+            for (key, value) in keys.zip(values.chunks_exact(size_of::<V>())) {
+                // SAFETY: both have the size of their type, of which any bit pattern is a value (`Plain`).
+                with(
+                    unsafe { key.as_ptr().cast::<K>().read_unaligned() },
+                    unsafe { value.as_ptr().cast::<V>().read_unaligned() },
+                );
+            }
+        })
+    }
+
+    /// Calls `with` with the values of an array, in their order.
+    pub(crate) fn for_each_value<V: Plain>(&self, mut with: impl FnMut(V)) -> io::Result<()> {
+        assert_eq!(self.value_size, size_of::<V>());
+        self.pages(|_, values| {
+            for value in values.chunks_exact(size_of::<V>()) {
+                // SAFETY: it has the size of its type, of which any bit pattern is a value (`Plain`).
+                with(unsafe { value.as_ptr().cast::<V>().read_unaligned() });
+            }
+        })
+    }
+
+    fn pages(&self, mut with: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
+        let mut room = SCANNED;
+        let mut keys = vec![0u8; room * self.key_size];
+        let mut values = vec![0u8; room * self.value_size];
+        // Where the kernel goes on: a bucket's number, or a key.
+        let (mut from, mut to) = (
+            vec![0u8; self.key_size.max(8)],
+            vec![0u8; self.key_size.max(8)],
+        );
+        let mut is_first = true;
+        loop {
+            let mut attributes = Attributes::new()
+                .u64(0, if is_first { 0 } else { from.as_ptr() as u64 })
+                .u64(8, to.as_mut_ptr() as u64)
+                .u64(16, keys.as_mut_ptr() as u64)
+                .u64(24, values.as_mut_ptr() as u64)
+                .u32(32, room as u32)
+                .u32(36, raw(self.map));
+            let result = attributes.call_again(BPF_MAP_LOOKUP_BATCH);
+            let error = result.as_ref().err().and_then(io::Error::raw_os_error);
+            if error == Some(libc::ENOSPC) {
+                // A bucket of the hash table has more elements than there was room for.
+                room *= 2;
+                keys.resize(room * self.key_size, 0);
+                values.resize(room * self.value_size, 0);
+                continue;
+            }
+            let is_last = error == Some(libc::ENOENT);
+            if !is_last {
+                result?;
+            }
+            let count = (attributes.read_u32(32) as usize).min(room);
+            with(
+                &keys[..count * self.key_size],
+                &values[..count * self.value_size],
+            );
+            if is_last || count == 0 {
+                return Ok(());
+            }
+            std::mem::swap(&mut from, &mut to);
+            is_first = false;
+        }
+    }
+}
+
 fn update_batch(map: BorrowedFd<'_>, keys: u64, values: u64, count: usize) -> io::Result<()> {
     if count == 0 {
         return Ok(());

@@ -1,20 +1,26 @@
-//! Carries out plans on the maps, and remembers when, so that retired slots rest before they are reused.
+//! Carries out plans on the maps, and remembers when, so that what was retired rests before it is reused.
 
-use std::collections::VecDeque;
-use std::io;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use agent_ebpf::layout::{MAX_SERVICES, MAX_SLOTS, ServiceKey, Slot};
+use agent_ebpf::address::Address;
+use agent_ebpf::layout::{
+    Config, MAX_SLOTS, MaglevBlock, MaglevKey, ServiceKey, ServiceValue, Slot,
+};
 
 use super::error::DataPlaneError;
 use super::objects::Objects;
-use super::plan::{Fixed, Gone, HostPort, Operation, Plan, Planner};
-use super::syscall::{array_update_batch, map_update_batch};
-use super::wire::{Wire, is_missing};
+use super::plan::{Fixed, Found, Gone, HostPort, Limits, Plan, Planner, Problem, Range};
+use super::syscall::Scan;
+use super::wire::Wire;
+
+mod writer;
+
+use self::writer::Writer;
 use crate::cluster::Batch;
 
-/// A program runs for microseconds; slots that it may be reading rest much longer.
+/// A program runs for microseconds; what it may be reading rests much longer.
 const GRACE: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
@@ -34,23 +40,17 @@ pub(crate) enum Outcome {
 }
 
 impl Tables {
-    /// Starts from what the maps hold.
-    pub(crate) fn adopt(node: &str, objects: &Objects) -> Result<Self, DataPlaneError> {
-        let mut planner = Planner::new(node, MAX_SERVICES, MAX_SLOTS as u32);
-        let mut found = Vec::new();
-        for item in objects.services.iter() {
-            let (Wire(key), Wire(value)) = item.map_err(DataPlaneError::map("SERVICES"))?;
-            let mut slots = Vec::new();
-            for index in value.base..value.base.saturating_add(value.count).min(MAX_SLOTS as u32) {
-                let Wire(slot) = objects
-                    .slots
-                    .get(&index, 0)
-                    .map_err(DataPlaneError::map("SLOTS"))?;
-                slots.push(slot);
-            }
-            found.push((key, value, slots));
-        }
-        planner.adopt(found.into_iter());
+    /// Starts from what the maps hold. The ports that are in force are put into `settings`, which are to be written
+    /// after this.
+    pub(crate) fn adopt(
+        node: &str,
+        dsr: bool,
+        objects: &Objects,
+        settings: &mut Config,
+    ) -> Result<Self, DataPlaneError> {
+        let mut planner = Planner::new(node, dsr, Limits::default());
+        planner.adopt(&found(objects)?);
+        (settings.node_port_minimum, settings.node_port_maximum) = planner.node_ports();
         Ok(Self {
             planner,
             retired: VecDeque::new(),
@@ -63,120 +63,176 @@ impl Tables {
         &self.planner
     }
 
-    pub(crate) fn fix(&mut self, objects: &mut Objects, fixed: Vec<Fixed>) -> Outcome {
+    pub(crate) fn fix(
+        &mut self,
+        objects: &mut Objects,
+        settings: &mut Config,
+        fixed: Vec<Fixed>,
+    ) -> Outcome {
         for entry in fixed {
             self.planner.fix(entry);
         }
-        self.retry(objects).0
+        self.retry(objects, settings).0
     }
 
     /// The ports of the node that lead to a pod.
     pub(crate) fn host_ports(
         &mut self,
         objects: &mut Objects,
+        settings: &mut Config,
         uid: &str,
         ports: &[HostPort],
     ) -> (Outcome, Vec<Gone>) {
-        self.planner.host_ports(uid, ports);
-        self.retry(objects)
+        let problems = self.planner.host_ports(uid, ports);
+        self.report(&problems);
+        self.retry(objects, settings)
     }
 
     /// Also returns the backends that services have no more from now on.
-    pub(crate) fn apply(&mut self, objects: &mut Objects, batch: &Batch) -> (Outcome, Vec<Gone>) {
-        self.reclaim();
-        let mut plan = self.planner.apply(batch);
-        let gone = std::mem::take(&mut plan.gone);
-        let outcome = self.execute(objects, plan);
-        if outcome == Outcome::InForce {
+    pub(crate) fn apply(
+        &mut self,
+        objects: &mut Objects,
+        settings: &mut Config,
+        batch: &Batch,
+    ) -> (Outcome, Vec<Gone>) {
+        self.tidy(objects, settings);
+        let plan = self.planner.apply(batch);
+        let result = self.execute(objects, settings, plan);
+        if result.0 == Outcome::InForce {
             self.revision = batch.revision;
         }
-        (outcome, gone)
+        if batch.full {
+            give_back_memory();
+        }
+        result
     }
 
-    pub(crate) fn retry(&mut self, objects: &mut Objects) -> (Outcome, Vec<Gone>) {
+    pub(crate) fn retry(
+        &mut self,
+        objects: &mut Objects,
+        settings: &mut Config,
+    ) -> (Outcome, Vec<Gone>) {
+        self.tidy(objects, settings);
         if !self.planner.is_pending() {
             return (Outcome::InForce, Vec::new());
         }
-        self.reclaim();
-        let mut plan = self.planner.retry();
-        let gone = std::mem::take(&mut plan.gone);
-        (self.execute(objects, plan), gone)
+        let plan = self.planner.retry();
+        self.execute(objects, settings, plan)
     }
 
-    fn reclaim(&mut self) {
+    /// Gives back what has rested. To be called now and then.
+    pub(crate) fn tidy(&mut self, objects: &mut Objects, settings: &mut Config) {
+        let mut rested = None;
         while let Some((epoch, at)) = self.retired.front().copied() {
             if at.elapsed() < GRACE {
                 break;
             }
             self.retired.pop_front();
-            self.planner.reclaim(epoch);
+            rested = Some(epoch);
         }
+        if let Some(epoch) = rested {
+            let operations = self.planner.reclaim(epoch);
+            let mut writer = Writer::new(objects, settings);
+            writer.write(&operations);
+            self.finish(writer);
+        }
+        let is_pod = |address: &Address| objects.pods.get(&address.bytes(), 0).is_ok();
+        self.planner.forget_orphans(is_pod);
     }
 
-    fn execute(&mut self, objects: &mut Objects, plan: Plan) -> Outcome {
-        for problem in &plan.problems {
-            tracing::error!(%problem, "service not programmed");
-            self.problems += 1;
-        }
-        let mut failed = Vec::new();
-        if let Err(error) = write(objects, &plan.operations, &mut failed) {
-            tracing::error!(%error, services = failed.len(), "service maps not written");
-            self.problems += failed.len() as u64;
-        }
-        self.planner.failed(failed);
+    fn execute(
+        &mut self,
+        objects: &mut Objects,
+        settings: &mut Config,
+        plan: Plan,
+    ) -> (Outcome, Vec<Gone>) {
+        self.report(&plan.problems);
+        let mut writer = Writer::new(objects, settings);
+        writer.write(&plan.operations);
+        self.finish(writer);
         self.retired
             .push_back((self.planner.epoch(), Instant::now()));
-        if self.planner.is_pending() {
+        let outcome = if self.planner.is_pending() {
             Outcome::Incomplete
         } else {
             Outcome::InForce
+        };
+        (outcome, plan.gone)
+    }
+
+    fn finish(&mut self, writer: Writer<'_>) {
+        let (failures, error) = writer.finish();
+        if let Some(error) = error {
+            let count = failures.operations().len();
+            tracing::error!(%error, operations = count, "service maps not written");
+            self.problems += count as u64;
+        }
+        self.planner.failed(failures.operations());
+    }
+
+    fn report(&mut self, problems: &[Problem]) {
+        for problem in problems {
+            match problem {
+                Problem::Slots { .. } | Problem::Services { .. } | Problem::SourceRanges { .. } => {
+                    tracing::error!(%problem, "service not programmed");
+                }
+                _ => tracing::warn!(%problem, "service not programmed as it was asked for"),
+            }
+            self.problems += 1;
         }
     }
 }
 
-/// Does the operations in their order, in few calls; what could not be done is in `failed`.
-fn write(
-    objects: &mut Objects,
-    operations: &[Operation],
-    failed: &mut Vec<ServiceKey>,
-) -> io::Result<()> {
-    let mut indices = Vec::new();
-    let mut values: Vec<Slot> = Vec::new();
-    let mut keys = Vec::new();
+/// Reads the tables, many entries a call.
+fn found(objects: &Objects) -> Result<Found, DataPlaneError> {
+    let failed = |action| move |source| DataPlaneError::System { action, source };
     let mut services = Vec::new();
-    let mut result = Ok(());
-    for operation in operations {
-        match operation {
-            Operation::Slots { base, slots } => {
-                indices.extend((*base..).take(slots.len()));
-                values.extend(slots);
-            }
-            Operation::Set { key, value } => {
-                keys.push(*key);
-                services.push(*value);
-            }
-            Operation::Remove { key } => match objects.services.remove(&Wire(*key)) {
-                Err(error) if !is_missing(&error) => {
-                    failed.push(*key);
-                    result = Err(io::Error::other(error));
-                }
-                _ => {}
-            },
-        }
+    Scan::new(
+        objects.services_fd.as_fd(),
+        size_of::<ServiceKey>(),
+        size_of::<ServiceValue>(),
+    )
+    .for_each(|key, value| services.push((key, value)))
+    .map_err(failed("read map SERVICES"))?;
+    let mut slots = Vec::with_capacity(MAX_SLOTS);
+    Scan::new(
+        objects.slots_fd.as_fd(),
+        size_of::<u32>(),
+        size_of::<Slot>(),
+    )
+    .for_each_value::<Slot>(|slot| slots.push(slot))
+    .map_err(failed("read map SLOTS"))?;
+    let mut tables: HashMap<u32, u32> = HashMap::new();
+    Scan::new(
+        objects.maglev_fd.as_fd(),
+        size_of::<MaglevKey>(),
+        size_of::<MaglevBlock>(),
+    )
+    .for_each(|key: MaglevKey, _: MaglevBlock| *tables.entry(key.table).or_default() += 1)
+    .map_err(failed("read map MAGLEV"))?;
+    let mut ranges = Vec::new();
+    for item in objects.source_ranges.iter() {
+        let (key, _) = item.map_err(DataPlaneError::map("SOURCE_RANGES"))?;
+        let Wire(data) = key.data();
+        ranges.push(Range {
+            service: data.service,
+            address: data.address,
+            prefix: key.prefix_len().saturating_sub(u32::BITS),
+        });
     }
-    if let Err(error) = array_update_batch(objects.slots_fd.as_fd(), &indices, &values) {
-        // Nothing points to the slots yet, and nothing shall.
-        failed.extend(keys);
-        return Err(error);
+    Ok(Found {
+        services,
+        slots,
+        tables,
+        ranges,
+    })
+}
+
+/// A full batch passes through memory many times the size of what is kept of it.
+fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes no pointers, and locks what it touches.
+    unsafe {
+        libc::malloc_trim(0);
     }
-    if map_update_batch(objects.services_fd.as_fd(), &keys, &services).is_err() {
-        // One by one, to learn which.
-        for (key, value) in keys.iter().zip(&services) {
-            if let Err(error) = objects.services.insert(Wire(*key), Wire(*value), 0) {
-                failed.push(*key);
-                result = Err(io::Error::other(error));
-            }
-        }
-    }
-    result
 }

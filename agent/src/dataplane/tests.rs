@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod between;
+mod closing;
 mod cluster;
 mod fixtures;
 mod fragments;
@@ -17,6 +18,8 @@ mod refusals;
 mod service_verdicts;
 mod services;
 mod services_between;
+mod sockets;
+mod tables;
 
 use self::lab::lab;
 use super::*;

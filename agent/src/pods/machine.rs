@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::cluster::Protocol;
 use crate::images::{Credentials, Image, PullPolicy};
 use crate::runtime::{ContainerSpec, ContainerState, ExecOutcome, SandboxSpec};
 
@@ -34,6 +35,24 @@ pub(crate) struct Attached {
     pub(crate) addresses: Vec<IpAddr>,
 }
 
+/// What a pod asks of its network.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct NetworkWishes {
+    /// Its sockets are left alone: packets to Services are balanced one by one instead.
+    pub(crate) opted_out: bool,
+    pub(crate) host_ports: Vec<WantedPort>,
+}
+
+/// A port of the node that is to lead to the pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WantedPort {
+    /// Every address of the node if none, or unspecified.
+    pub(crate) host_ip: Option<IpAddr>,
+    pub(crate) port: u16,
+    pub(crate) protocol: Protocol,
+    pub(crate) container_port: u16,
+}
+
 /// Everything a worker does to the node. Errors are messages for events and statuses.
 pub(crate) trait Machine: Send + Sync + 'static {
     type Sandbox: PodSandbox;
@@ -52,7 +71,11 @@ pub(crate) trait Machine: Send + Sync + 'static {
     ) -> impl Future<Output = Result<PathBuf, String>> + Send;
     fn unmount_image(&self, dir: &Path) -> impl Future<Output = Result<(), String>> + Send;
     /// Idempotent: a pod that has a network gets that one.
-    fn attach_network(&self, uid: &str) -> impl Future<Output = Result<Attached, String>> + Send;
+    fn attach_network(
+        &self,
+        uid: &str,
+        wishes: &NetworkWishes,
+    ) -> impl Future<Output = Result<Attached, String>> + Send;
     /// Idempotent.
     fn detach_network(&self, uid: &str) -> impl Future<Output = Result<(), String>> + Send;
     /// Uids that have a network.

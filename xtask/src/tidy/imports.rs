@@ -53,7 +53,7 @@ const LAYERS: &[Layers] = &[
             &["images", "runtime"],
             &["supervisor"],
             &["network"],
-            &["dataplane", "dns"],
+            &["dataplane", "dns", "health"],
             &["cluster"],
         ],
     },

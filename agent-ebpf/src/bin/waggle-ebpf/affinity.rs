@@ -59,7 +59,9 @@ extern "C" fn kept_index(key: *const AffinityKey, value: *const ServiceValue) ->
         return NOWHERE;
     }
     // SAFETY: not null; the one caller passes references.
-    let (key, value) = unsafe { (&*key, &*value) };
+    let (own, value) = unsafe { (*key, &*value) };
+    // On the stack: Linux 6.1 takes no other argument of a global function for a key.
+    let key = &own;
     let now = now();
     let entry = AFFINITIES.get_ptr_mut(key);
     if let Some(entry) = entry {

@@ -29,10 +29,14 @@ fn sent_to(ctx: &SockAddrContext, from: &Peer) -> Option<Peer> {
     // SAFETY: the context's socket is valid while the hook runs.
     let state = unsafe { UDP_STATE.get_ptr_mut(ctx) };
     if !state.is_null() {
+        // The latest first: two Services may have the same backend, and who asks one after the other is right so.
+        // SAFETY: not null.
+        let latest = unsafe { (*state).latest } as usize % UDP_FLOWS;
         let mut index = 0;
-        while index < UDP_FLOWS {
+        while index <= UDP_FLOWS {
+            let place = if index == 0 { latest } else { index - 1 };
             // SAFETY: not null, and the index is in range.
-            let flow = unsafe { &(*state).flows[index] };
+            let flow = unsafe { &(*state).flows[place] };
             if flow.service_port != 0
                 && flow.backend_port == from.port
                 && flow.backend == from.address

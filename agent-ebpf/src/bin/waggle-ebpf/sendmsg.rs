@@ -103,11 +103,11 @@ fn find(state: &mut UdpFlows, service: &Peer) -> Option<usize> {
         }
         index += 1;
     }
-    let scratch = &raw mut state.scratch;
+    let latest = &raw mut state.latest;
     // SAFETY: a field of the element.
     let found = unsafe {
-        scratch.write_volatile(index as u32);
-        scratch.read_volatile()
+        latest.write_volatile(index as u32);
+        latest.read_volatile()
     };
     // Masked rather than compared: Linux 6.1's verifier loses sight of a comparison. What was not found
     // becomes 0, which is not the one either.
@@ -160,6 +160,7 @@ fn remember(state: &mut UdpFlows, place: Option<usize>, service: &Peer, backend:
             next
         }
     };
+    state.latest = place as u32;
     state.flows[place % UDP_FLOWS] = SocketOrigin {
         service: service.address,
         backend: backend.address,

@@ -191,7 +191,9 @@ extern "C" fn find_service(key: *const ServiceKey, value: *mut Found, cookie: u6
         return NOT_CONFIGURED;
     }
     // SAFETY: not null; the one caller passes its own variables.
-    let (key, Found(value)) = unsafe { (&*key, &mut *value) };
+    let (own, Found(value)) = unsafe { (*key, &mut *value) };
+    // On the stack: Linux 6.1 takes no other argument of a global function for a key.
+    let key = &own;
     let Ok(config) = maps::config() else {
         return NOT_CONFIGURED;
     };

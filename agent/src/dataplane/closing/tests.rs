@@ -136,3 +136,51 @@ fn what_came_from_outside_has_no_socket_here() {
         &through(("10.96.0.1", 80), POD)
     ));
 }
+
+#[test]
+fn translated_udp_flows_go_with_the_backend_of_their_service() {
+    let flow = |service: (&str, u16), kind: u16, flags: u16| {
+        let from = FlowKey {
+            source: address("10.0.0.7"),
+            destination: address(service.0),
+            source_port: 5,
+            destination_port: service.1.to_be(),
+            protocol: PROTOCOL_UDP,
+            padding: [0; 3],
+        };
+        let to = FlowKey {
+            destination: address(POD.0),
+            destination_port: POD.1.to_be(),
+            ..from
+        };
+        let value = FlowValue {
+            to,
+            kind,
+            flags,
+            ..FlowValue::default()
+        };
+        (from, value)
+    };
+    let inside = key("10.96.0.1", 53, PROTOCOL_UDP);
+    let gone = HashMap::from([((address(POD.0), POD.1.to_be()), vec![inside])]);
+    let goes = |(key, value): (FlowKey, FlowValue)| is_gone(&gone, &key, &value, |_| false);
+    let service = ("10.96.0.1", 53);
+    assert!(goes(flow(service, FLOW_KIND_POD_SERVICE, 0)));
+    assert!(
+        !goes(flow(("10.96.0.2", 53), FLOW_KIND_POD_SERVICE, 0)),
+        "another Service"
+    );
+    assert!(
+        !goes(flow(service, agent_ebpf::layout::FLOW_KIND_LOCAL, 0)),
+        "from outside"
+    );
+    assert!(!goes(flow(service, FLOW_KIND_MASQUERADE, 0)));
+    assert!(!goes(flow(
+        service,
+        FLOW_KIND_POD_SERVICE,
+        agent_ebpf::layout::FLOW_REVERSE
+    )));
+    let (key, mut value) = flow(service, FLOW_KIND_POD_SERVICE, 0);
+    value.to.destination_port = 9;
+    assert!(!goes((key, value)), "another backend");
+}

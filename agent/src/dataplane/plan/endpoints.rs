@@ -1,130 +1,122 @@
-//! What a Service's port stands for: keys and backends, as Kubernetes defines them. No state.
+//! Which endpoints of a port take traffic, as Kubernetes says it. No state.
+//!
+//! Sources: the reference pages "Service" (traffic policies), "Topology Aware Routing", "Traffic distribution" and
+//! "EndpointSlices" of the Kubernetes documentation; KEP-1669 (terminating endpoints), KEP-2433 (topology hints),
+//! KEP-3015 (PreferSameZone, PreferSameNode).
 
-use std::net::IpAddr;
+use super::Backend;
+use super::slices::{Slice, Target};
+use super::spec::Port;
 
-use agent_ebpf::address::Address;
-use agent_ebpf::layout::{PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, SCOPE_INSIDE, ServiceKey};
-
-use crate::cluster::{Endpoint, EndpointSlice, Protocol, Service, ServicePort, ServiceType};
-
-/// One address and port that traffic can be sent to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Backend {
-    pub address: Address,
-    /// Host order.
-    pub port: u16,
+/// Where this node is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Place {
+    pub(crate) node: String,
+    pub(crate) zone: Option<String>,
 }
 
-/// Which claim on a key is honoured when several Services make one: a ClusterIP before an external address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Rank {
-    Cluster,
-    External,
+/// Whose hints are obeyed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Topology {
+    Everywhere,
+    Node,
+    Zone,
 }
 
-pub(crate) fn number(protocol: Protocol) -> u8 {
-    match protocol {
-        Protocol::Tcp => PROTOCOL_TCP,
-        Protocol::Udp => PROTOCOL_UDP,
-        Protocol::Sctp => PROTOCOL_SCTP,
+/// The endpoints of one port and family.
+pub(crate) struct Candidates<'a, S> {
+    pub(crate) port: &'a Port,
+    pub(crate) slices: S,
+    pub(crate) v4: bool,
+    pub(crate) publish_not_ready: bool,
+}
+
+impl<'a, S: Iterator<Item = &'a Slice> + Clone> Candidates<'a, S> {
+    fn all(&self) -> impl Iterator<Item = (Backend, &'a Target)> {
+        let (port, v4) = (self.port, self.v4);
+        self.slices
+            .clone()
+            .flat_map(move |slice| slice.behind(&port.name, port.protocol, v4))
     }
-}
 
-/// An address that a Service or an endpoint may have. Hand-made objects can say anything.
-fn usable(address: IpAddr) -> bool {
-    let address = address.to_canonical();
-    !address.is_unspecified()
-        && !address.is_loopback()
-        && !address.is_multicast()
-        && address != IpAddr::V4(std::net::Ipv4Addr::BROADCAST)
-}
-
-/// Every key that a Service asks for.
-pub(crate) fn keys(service: &Service) -> Vec<(ServiceKey, Rank)> {
-    if service.headless || service.service_type == ServiceType::ExternalName {
-        return Vec::new();
+    fn is_ready(&self, target: &Target) -> bool {
+        target.is_ready() || self.publish_not_ready
     }
-    let cluster = service.cluster_ips.iter().map(|ip| (*ip, Rank::Cluster));
-    let external = service
-        .external_ips
-        .iter()
-        .chain(&service.load_balancer_ips)
-        .map(|ip| (*ip, Rank::External));
-    let mut keys = Vec::new();
-    for (ip, rank) in cluster.chain(external).filter(|(ip, _)| usable(*ip)) {
-        for port in service.ports.iter().filter(|port| port.port != 0) {
-            keys.push((
-                ServiceKey {
-                    address: Address::from(ip),
-                    port: port.port.to_be(),
-                    protocol: number(port.protocol),
-                    scope: SCOPE_INSIDE,
-                },
-                rank,
-            ));
+
+    /// In order, each once: whatever state they are in.
+    pub(crate) fn known(&self) -> Vec<Backend> {
+        sorted(self.all().map(|(backend, _)| backend))
+    }
+
+    /// In order, each once. Those that are ready: on this node (`local`), or in the whole cluster as far as hints send
+    /// this node to them. If there is none, those in the same place that are terminating but still serve.
+    pub(crate) fn backends(&self, local: bool, place: &Place) -> Vec<Backend> {
+        let topology = if local {
+            Topology::Everywhere
+        } else {
+            self.topology(place)
+        };
+        let is_near = |target: &Target| !local || target.is_here();
+        let ready = sorted(
+            self.all()
+                .filter(|(_, target)| {
+                    self.is_ready(target) && is_near(target) && topology.admits(target, place)
+                })
+                .map(|(backend, _)| backend),
+        );
+        if !ready.is_empty() {
+            return ready;
+        }
+        sorted(
+            self.all()
+                .filter(|(_, target)| target.is_draining() && is_near(target))
+                .map(|(backend, _)| backend),
+        )
+    }
+
+    /// Hints are obeyed when every ready endpoint has them and one at least is meant for this node, or else this zone:
+    /// otherwise they are out of date, or nothing is near.
+    fn topology(&self, place: &Place) -> Topology {
+        let mut all_have = (true, true);
+        let mut meant = (false, false);
+        for (_, target) in self.all().filter(|(_, target)| self.is_ready(target)) {
+            let Some(hints) = &target.hints else {
+                return Topology::Everywhere;
+            };
+            all_have.0 &= !hints.nodes.is_empty();
+            all_have.1 &= !hints.zones.is_empty();
+            meant.0 |= Topology::Node.admits(target, place);
+            meant.1 |= Topology::Zone.admits(target, place);
+        }
+        if all_have.0 && meant.0 {
+            Topology::Node
+        } else if all_have.1 && meant.1 {
+            Topology::Zone
+        } else {
+            Topology::Everywhere
         }
     }
-    keys.sort_unstable();
-    keys.dedup_by_key(|(key, _)| *key);
-    keys
 }
 
-/// The port of a Service that a key is for.
-pub(crate) fn port_of<'a>(service: &'a Service, key: &ServiceKey) -> Option<&'a ServicePort> {
-    service
-        .ports
-        .iter()
-        .find(|port| port.port.to_be() == key.port && number(port.protocol) == key.protocol)
-}
-
-fn is_ready(service: &Service, endpoint: &Endpoint) -> bool {
-    endpoint.ready || service.publish_not_ready_addresses
-}
-
-/// Backends of one port in one family, in order and without duplicates: the ready ones; if there is none,
-/// those that are terminating but still serve.
-pub(crate) fn backends<'a>(
-    service: &Service,
-    port: &ServicePort,
-    slices: impl Iterator<Item = &'a EndpointSlice> + Clone,
-    v4: bool,
-    local_to: Option<&str>,
-) -> Vec<Backend> {
-    let candidates = slices.flat_map(move |slice| {
-        let target = slice
-            .ports
-            .iter()
-            .find(|other| other.name == port.name && other.protocol == port.protocol)
-            .map(|other| other.port)
-            .filter(|number| *number != 0);
-        let endpoints = target.map(|_| slice.endpoints.iter()).into_iter().flatten();
-        endpoints.map(move |endpoint| (endpoint, target.unwrap_or_default()))
-    });
-    let pick = |wanted: &dyn Fn(&Endpoint) -> bool| {
-        let mut found: Vec<Backend> = candidates
-            .clone()
-            .filter(|(endpoint, _)| {
-                local_to.is_none_or(|node| endpoint.node.as_deref() == Some(node))
-                    && wanted(endpoint)
-            })
-            .filter_map(|(endpoint, port)| {
-                let address = endpoint
-                    .addresses
-                    .iter()
-                    .find(|ip| usable(**ip) && ip.to_canonical().is_ipv4() == v4)?;
-                Some(Backend {
-                    address: Address::from(*address),
-                    port,
-                })
-            })
-            .collect();
-        found.sort_unstable();
-        found.dedup();
-        found
-    };
-    let ready = pick(&|endpoint| is_ready(service, endpoint));
-    if !ready.is_empty() {
-        return ready;
+impl Topology {
+    fn admits(self, target: &Target, place: &Place) -> bool {
+        let Some(hints) = &target.hints else {
+            return self == Self::Everywhere;
+        };
+        match self {
+            Self::Everywhere => true,
+            Self::Node => hints.nodes.iter().any(|node| **node == *place.node),
+            Self::Zone => place
+                .zone
+                .as_deref()
+                .is_some_and(|own| hints.zones.iter().any(|zone| **zone == *own)),
+        }
     }
-    pick(&|endpoint| endpoint.serving && endpoint.terminating)
+}
+
+fn sorted(backends: impl Iterator<Item = Backend>) -> Vec<Backend> {
+    let mut backends: Vec<Backend> = backends.collect();
+    backends.sort_unstable();
+    backends.dedup();
+    backends
 }

@@ -1,7 +1,7 @@
-//! Which ranges of the slot table are free: best fit, coalescing, with a quarantine for ranges that a
-//! program in flight may still be reading.
+//! Which ranges of the slot table are free: best fit, coalescing. A range is given back only when no program can
+//! still be reading it: [`super::kernel`] knows when that is.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A contiguous range of slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,21 +12,16 @@ struct Range {
 
 #[derive(Debug)]
 pub(crate) struct SlotSpace {
-    size: u32,
     by_base: BTreeMap<u32, u32>,
     by_length: BTreeSet<(u32, u32)>,
-    /// Freed, but not before everything freed in that epoch is known to be out of sight.
-    quarantine: VecDeque<(u64, Range)>,
     used: u32,
 }
 
 impl SlotSpace {
     pub(crate) fn new(size: u32) -> Self {
         let mut space = Self {
-            size,
             by_base: BTreeMap::new(),
             by_length: BTreeSet::new(),
-            quarantine: VecDeque::new(),
             used: 0,
         };
         if size > 0 {
@@ -38,11 +33,7 @@ impl SlotSpace {
         space
     }
 
-    pub(crate) fn size(&self) -> u32 {
-        self.size
-    }
-
-    /// Slots that belong to a service or are in quarantine.
+    /// Slots that were handed out and not given back.
     pub(crate) fn used(&self) -> u32 {
         self.used
     }
@@ -106,26 +97,13 @@ impl SlotSpace {
         true
     }
 
-    /// Gives a range back; it is not handed out again before [`Self::reclaim`] says so.
-    pub(crate) fn retire(&mut self, epoch: u64, base: u32, length: u32) {
-        if length > 0 {
-            self.quarantine.push_back((epoch, Range { base, length }));
+    /// Gives a range back.
+    pub(crate) fn free(&mut self, base: u32, length: u32) {
+        if length == 0 {
+            return;
         }
-    }
-
-    /// Frees what was retired in epochs up to `epoch`.
-    pub(crate) fn reclaim(&mut self, epoch: u64) {
-        while let Some((retired, range)) = self.quarantine.front().copied() {
-            if retired > epoch {
-                break;
-            }
-            self.quarantine.pop_front();
-            self.free(range);
-        }
-    }
-
-    fn free(&mut self, mut range: Range) {
-        self.used -= range.length;
+        self.used -= length;
+        let mut range = Range { base, length };
         if let Some((&base, &length)) = self.by_base.range(..range.base).next_back()
             && base + length == range.base
         {
@@ -153,60 +131,48 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Step {
         Allocate(u32),
-        Retire(prop::sample::Index),
-        Reclaim,
+        Free(prop::sample::Index),
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         proptest::collection::vec(
             prop_oneof![
                 3 => (1u32..20).prop_map(Step::Allocate),
-                2 => any::<prop::sample::Index>().prop_map(Step::Retire),
-                1 => Just(Step::Reclaim),
+                2 => any::<prop::sample::Index>().prop_map(Step::Free),
             ],
             0..200,
         )
     }
 
     proptest! {
-        /// Ranges in use or in quarantine never overlap, and nothing is lost.
+        /// Ranges in use never overlap, and nothing is lost.
         #[test]
         fn ranges_never_overlap(steps in steps()) {
             const SIZE: u32 = 128;
             let mut space = SlotSpace::new(SIZE);
             let mut live: Vec<(u32, u32)> = Vec::new();
-            let mut retired: Vec<(u64, u32, u32)> = Vec::new();
-            for (epoch, step) in steps.into_iter().enumerate() {
-                let epoch = epoch as u64;
+            for step in steps {
                 match step {
                     Step::Allocate(length) => {
-                        let owned = live.iter().copied().chain(retired.iter().map(|r| (r.1, r.2)));
                         if let Some(base) = space.allocate(length) {
-                            for (other, other_length) in owned {
-                                prop_assert!(base + length <= other || other + other_length <= base);
+                            for (other, other_length) in &live {
+                                prop_assert!(base + length <= *other || other + other_length <= base);
                             }
                             prop_assert!(base + length <= SIZE);
                             live.push((base, length));
                         }
                     }
-                    Step::Retire(index) if !live.is_empty() => {
+                    Step::Free(index) if !live.is_empty() => {
                         let (base, length) = live.swap_remove(index.index(live.len()));
-                        space.retire(epoch, base, length);
-                        retired.push((epoch, base, length));
+                        space.free(base, length);
                     }
-                    Step::Retire(_) => {}
-                    Step::Reclaim => {
-                        space.reclaim(epoch / 2);
-                        retired.retain(|r| r.0 > epoch / 2);
-                    }
+                    Step::Free(_) => {}
                 }
-                let total: u32 = live.iter().map(|r| r.1).chain(retired.iter().map(|r| r.2)).sum();
-                prop_assert_eq!(space.used(), total);
+                prop_assert_eq!(space.used(), live.iter().map(|range| range.1).sum::<u32>());
             }
             for (base, length) in live {
-                space.retire(u64::MAX, base, length);
+                space.free(base, length);
             }
-            space.reclaim(u64::MAX);
             prop_assert_eq!(space.allocate(SIZE), Some(0));
         }
     }

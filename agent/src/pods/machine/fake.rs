@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
-use super::{Attached, ImageFailure, Machine, PodSandbox};
+use super::{Attached, ImageFailure, Machine, NetworkWishes, PodSandbox};
 use crate::images::{Credentials, Image, PullPolicy};
 use crate::runtime::{ContainerSpec, ContainerState, ExecOutcome, SandboxSpec};
 
@@ -30,6 +30,8 @@ pub(crate) struct State {
     pub(crate) missing_images: BTreeSet<String>,
     pub(crate) network_error: Option<String>,
     pub(crate) networks: BTreeSet<String>,
+    /// Of every network that was attached.
+    pub(crate) wishes: BTreeMap<String, NetworkWishes>,
     pub(crate) mounts: BTreeSet<PathBuf>,
     sandboxes: BTreeMap<PathBuf, FakeSandbox>,
     pub(crate) created: Vec<String>,
@@ -187,12 +189,13 @@ impl Machine for FakeMachine {
         Ok(())
     }
 
-    async fn attach_network(&self, uid: &str) -> Result<Attached, String> {
+    async fn attach_network(&self, uid: &str, wishes: &NetworkWishes) -> Result<Attached, String> {
         let mut state = self.lock();
         if let Some(error) = &state.network_error {
             return Err(error.clone());
         }
         state.networks.insert(uid.to_owned());
+        state.wishes.insert(uid.to_owned(), wishes.clone());
         Ok(Attached {
             netns: PathBuf::from("/netns").join(uid),
             addresses: vec![std::net::IpAddr::from([10, 0, 0, 1])],

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Attached, ImageFailure, Machine, PodSandbox};
-use crate::dataplane::{DataPlane, PodInterface};
+use super::{Attached, ImageFailure, Machine, NetworkWishes, PodSandbox};
+use crate::dataplane::{DataPlane, HostPort, PodInterface};
 use crate::images::{Credentials, Image, ImageStore, PullPolicy};
 use crate::network::Networks;
 use crate::runtime::{ContainerSpec, ContainerState, ExecOutcome, Sandbox, SandboxSpec};
@@ -88,7 +88,7 @@ impl Machine for NodeMachine {
         self.images.unmount(dir).await.map_err(text)
     }
 
-    async fn attach_network(&self, uid: &str) -> Result<Attached, String> {
+    async fn attach_network(&self, uid: &str, wishes: &NetworkWishes) -> Result<Attached, String> {
         let network = self.networks()?.attach(uid).await.map_err(text)?;
         self.interfaces
             .lock()
@@ -98,6 +98,18 @@ impl Machine for NodeMachine {
             .add_pod(&network.interface)
             .await
             .map_err(text)?;
+        self.data_plane
+            .opt_out(&network.interface, wishes.opted_out)
+            .await
+            .map_err(text)?;
+        let ports = wishes.host_ports.iter().map(|port| HostPort {
+            host_ip: port.host_ip,
+            port: port.port,
+            protocol: port.protocol,
+            addresses: network.addresses.clone(),
+            container_port: port.container_port,
+        });
+        self.data_plane.set_host_ports(uid, ports.collect()).await;
         Ok(Attached {
             netns: network.netns,
             addresses: network.addresses,
@@ -131,6 +143,7 @@ impl Machine for NodeMachine {
             }
             None => None,
         };
+        self.data_plane.set_host_ports(uid, Vec::new()).await;
         if let Some(interface) = interface {
             self.data_plane.remove_pod(&interface).await.map_err(text)?;
         }

@@ -10,6 +10,7 @@ use super::Worker;
 use crate::pods::files;
 use crate::pods::machine::{Machine, PodSandbox};
 use crate::pods::mounts::{self, VolumeContent};
+use crate::pods::ports;
 use crate::pods::qos;
 use crate::runtime::SandboxSpec;
 use crate::volumes::{atomic, host_path};
@@ -65,7 +66,7 @@ impl<M: Machine> Worker<M> {
             let attached = self
                 .context
                 .machine
-                .attach_network(&self.key.uid)
+                .attach_network(&self.key.uid, &ports::wishes(&self.pod))
                 .await
                 .map_err(|error| format!("Failed to create pod sandbox: network: {error}"))
                 .map_err(fail("FailedCreatePodSandBox"))?;
