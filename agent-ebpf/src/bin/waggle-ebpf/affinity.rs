@@ -90,7 +90,7 @@ extern "C" fn kept_index(key: *const AffinityKey, value: *const ServiceValue) ->
     } else {
         BPF_NOEXIST
     };
-    match AFFINITIES.insert(key, &new, u64::from(how)) {
+    match AFFINITIES.insert(key, new, u64::from(how)) {
         Ok(()) => {}
         // Another connection of the client was first: it is followed.
         Err(EEXIST) => {

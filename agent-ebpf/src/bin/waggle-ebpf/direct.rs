@@ -19,10 +19,15 @@ use crate::translate::translate;
 use crate::tunnel;
 use crate::work::Work;
 
-/// Whether the backend's node answers the client itself.
+/// Whether the backend's node answers the client itself. Not a client within the cluster: its node takes no packet with
+/// the address of one node through the tunnel of another.
 #[inline(always)]
-pub(crate) fn is_direct(config: &Config, backend: &Address) -> bool {
-    config.flags & CONFIG_DSR != 0 && config.overlay != 0 && maps::remote(backend).is_some()
+pub(crate) fn is_direct(config: &Config, client: &Address, backend: &Address) -> bool {
+    config.flags & CONFIG_DSR != 0
+        && config.overlay != 0
+        && maps::remote(backend).is_some()
+        && !config.in_pod_nets(client)
+        && maps::remote(client).is_none()
 }
 
 /// To the node of the backend, `work.pair.value.to.destination`, as it is.

@@ -115,7 +115,7 @@ fn prepare(
             FLOW_KIND_LOCAL
         };
         Ok(own_ports(config))
-    } else if is_direct(config, &slot.address) {
+    } else if is_direct(config, &packet.source, &slot.address) {
         pair.value.kind = FLOW_KIND_DSR_REMOTE;
         pair.value.flags = FLOW_ONE_WAY;
         Ok(own_ports(config))
