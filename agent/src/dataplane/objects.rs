@@ -306,14 +306,6 @@ impl Objects {
         }
     }
 
-    #[cfg(test)]
-    pub(crate) fn xdp(&mut self) -> &mut Xdp {
-        match self.programs.program_mut(XDP_HOOK.0) {
-            Some(Program::Xdp(program)) => program,
-            _ => panic!("no XDP program"),
-        }
-    }
-
     pub(crate) fn program_infos(
         &self,
     ) -> impl Iterator<Item = (&str, aya::programs::ProgramInfo)> + '_ {

@@ -709,8 +709,12 @@ impl Planner {
                 self.remove_key(key, &mut plan);
             }
         }
+        let mut placed: HashSet<u32, Hashing> = HashSet::default();
         for owner in std::mem::take(&mut self.dirty) {
-            self.place_owner(owner, &mut plan);
+            // Twice in the list when an owner went and another got its number.
+            if placed.insert(owner.0) {
+                self.place_owner(owner, &mut plan);
+            }
         }
         for number in std::mem::take(&mut self.numbers) {
             self.kernel.admit(number, Vec::new());
