@@ -124,6 +124,8 @@ counters! {
         PacketPicked = "packet_picked",
         /// A sender was not told: this second's share of answers is used up.
         RefusalLimited = "refusal_limited",
+        /// The place where a socket's origin would be is another socket's: it got a storage of its own.
+        OriginStored = "origin_stored",
     }
 }
 

@@ -242,6 +242,9 @@ impl DataPlane {
         forget_vanished(&mut state.objects)?;
         count_opted_out(&mut state)?;
         state.attachments.sockets(&state.objects, &config.cgroup)?;
+        if state.objects.migration.is_under_way() {
+            state.objects.note_stored_origins();
+        }
         state.objects.migration.finish();
         state.pods = state.objects.pods.keys().flatten().count();
         reach.routes(&config, &netlink).await?;
@@ -267,6 +270,8 @@ impl DataPlane {
         applied: AppliedSender,
     ) -> tokio::task::JoinHandle<()> {
         let inner = Arc::clone(&self.inner);
+        let (done, reports) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(closing::report(Arc::clone(&inner), reports, applied));
         tokio::spawn(async move {
             let mut incomplete = false;
             let mut unreached = false;
@@ -291,10 +296,10 @@ impl DataPlane {
                     unreached = !reach::apply(&inner, batch.as_deref()).await;
                 }
                 let (outcome, gone) = run(&inner, move |state| step(state, batch.as_deref())).await;
-                closing::close(&inner, gone).await;
                 incomplete = outcome == Outcome::Incomplete || unreached;
-                if !incomplete {
-                    applied.send_replace(revision);
+                let in_force = (!incomplete).then_some(revision);
+                if done.send((gone, in_force)).is_err() {
+                    return;
                 }
             }
         })

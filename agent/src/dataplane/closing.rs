@@ -5,7 +5,7 @@
 //! This comes before a revision is reported as applied, but does not hold it up for long. A second look, a moment
 //! later, finds sockets that had picked the backend just before and were not connected yet.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,18 +13,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use agent_ebpf::address::Address;
+use agent_ebpf::counter::EventKind;
 use agent_ebpf::layout::{
     FLOW_KIND_DSR_LOCAL, FLOW_KIND_MASQUERADE, FLOW_KIND_POD_SERVICE, FlowKey, FlowValue,
     OriginPlace, PROTOCOL_TCP, PROTOCOL_UDP, SCOPE_INSIDE, SCOPE_LOCAL, SCOPE_OUTSIDE, ServiceKey,
-    SocketOrigin,
+    ServiceValue, SocketOrigin,
 };
+
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::Inner;
 use super::namespaces::Namespace;
 use super::objects::Objects;
 use super::plan::{Gone, GoneState};
 use super::sockdiag::{CONNECTED, LIVE, SockDiag, Socket};
+use super::syscall::{Scan, map_lookup};
 use super::wire::Wire;
+use crate::cluster::AppliedSender;
 
 /// How long a revision waits for its sockets to be closed; the rest is done all the same.
 const LIMIT: Duration = Duration::from_millis(500);
@@ -100,6 +105,28 @@ impl Closing {
     /// The cookie of a pod's namespace.
     pub(crate) fn cookie(&self, ifindex: u32) -> Option<u64> {
         Some(lock(&self.namespaces).get(&ifindex)?.cookie)
+    }
+}
+
+/// What became of a batch: the backends that are gone with it, and the revision, if all of it is in force.
+pub(crate) type Done = (Vec<Gone>, Option<u64>);
+
+/// Reports revisions in their order, each when the sockets of what is gone with it are closed. The next batches do not
+/// wait for that; what is gone with them meanwhile is closed together.
+pub(crate) async fn report(
+    inner: Arc<Inner>,
+    mut done: UnboundedReceiver<Done>,
+    applied: AppliedSender,
+) {
+    while let Some((mut gone, mut revision)) = done.recv().await {
+        while let Ok((more, later)) = done.try_recv() {
+            gone.extend(more);
+            revision = later.or(revision);
+        }
+        close(&inner, gone).await;
+        if let Some(revision) = revision {
+            applied.send_replace(revision);
+        }
     }
 }
 
@@ -280,6 +307,12 @@ fn pass(inner: &Inner, gone: &[Gone]) {
     }
     let closing = &inner.closing;
     let _turn = lock(&closing.turn);
+    let mut known = candidates(
+        inner,
+        &protocols
+            .each_ref()
+            .map(|(protocol, _, wanted)| (*protocol, wanted)),
+    );
     let namespaces: Vec<_> = lock(&closing.namespaces).values().cloned().collect();
     let storage = match inner.state().objects.origins_fd.try_clone() {
         Ok(storage) => storage,
@@ -290,6 +323,10 @@ fn pass(inner: &Inner, gone: &[Gone]) {
         }
     };
     for namespace in namespaces {
+        if known.as_ref().is_some_and(HashSet::is_empty) {
+            // Most often at once: listing the sockets of a namespace takes a millisecond.
+            return;
+        }
         let Some(sockets) = &namespace.sockets else {
             count(&closing.counts.unsupported);
             continue;
@@ -305,6 +342,7 @@ fn pass(inner: &Inner, gone: &[Gone]) {
                     (family as u8, *protocol, *states),
                     wanted,
                     &storage,
+                    &mut known,
                 );
                 if let Err(error) = done {
                     count(&closing.counts.failed);
@@ -315,12 +353,47 @@ fn pass(inner: &Inner, gone: &[Gone]) {
     }
 }
 
+/// Cookies of the sockets that are concerned, wherever they are; nothing if that cannot be known because some sockets
+/// have storages, which only listing them shows.
+fn candidates(inner: &Inner, wanted: &[(u8, &Wanted)]) -> Option<HashSet<u64>> {
+    let (places, services) = {
+        let state = inner.state();
+        let stored = state
+            .objects
+            .events
+            .get(&(EventKind::OriginStored as u32), 0);
+        if !stored.is_ok_and(|counts| counts.iter().all(|count| *count == 0)) {
+            return None;
+        }
+        (
+            state.objects.places_fd.try_clone().ok()?,
+            state.objects.services_fd.try_clone().ok()?,
+        )
+    };
+    let is_own = |key: &ServiceKey| {
+        map_lookup::<_, ServiceValue>(services.as_fd(), key).is_ok_and(|found| found.is_some())
+    };
+    let mut cookies = HashSet::new();
+    let scan = Scan::new(places.as_fd(), size_of::<u32>(), size_of::<OriginPlace>());
+    let scanned = scan.for_each_value::<OriginPlace>(|place| {
+        let peer = (place.origin.backend, place.origin.backend_port);
+        let concerns = |(protocol, wanted): &(u8, &Wanted)| {
+            wanted.concerns(peer, &place.origin, *protocol, is_own)
+        };
+        if place.owners != 0 && wanted.iter().any(concerns) {
+            cookies.insert(place.cookie);
+        }
+    });
+    scanned.is_ok().then_some(cookies)
+}
+
 fn in_family(
     inner: &Inner,
     diag: &SockDiag,
     (family, protocol, states): (u8, u8, u32),
     wanted: &Wanted,
     storage: &OwnedFd,
+    known: &mut Option<HashSet<u64>>,
 ) -> io::Result<()> {
     let peers = wanted.peers(i32::from(family) == libc::AF_INET6);
     if peers.is_empty() {
@@ -335,6 +408,9 @@ fn in_family(
                 })
             })
         };
+        if let Some(known) = known {
+            known.remove(&socket.cookie);
+        }
         if concerned {
             end(inner, diag, protocol, &socket);
         }

@@ -48,6 +48,10 @@ pub(crate) struct Migration {
 }
 
 impl Migration {
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.from.is_some()
+    }
+
     /// Before the maps are made.
     pub(crate) fn prepare(pin_dir: &Path) -> Result<Self, DataPlaneError> {
         let older = |older: &&Older| directory(pin_dir, older.number).is_dir();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agent_ebpf::address::Address;
-use agent_ebpf::counter::Traffic;
+use agent_ebpf::counter::{EventKind, Traffic};
 use agent_ebpf::layout::{
     AffinityKey, AffinityValue, Config, DROP_REASONS, EVENT_KINDS, FORWARD_KINDS, FlowKey,
     FlowValue, FragmentKey, FragmentValue, LAYOUT, MAX_AFFINITIES, MAX_FLOWS, MAX_FRAGMENTS,
@@ -14,7 +14,7 @@ use agent_ebpf::layout::{
     ServiceKey, ServiceValue, Slot, SocketOrigin, SourceRange, UdpFlows,
 };
 use aya::maps::lpm_trie;
-use aya::maps::{Array, HashMap, LpmTrie, MapData, MapInfo, MapType, PerCpuArray};
+use aya::maps::{Array, HashMap, LpmTrie, MapData, MapInfo, MapType, PerCpuArray, PerCpuValues};
 use aya::programs::{CgroupSock, CgroupSockAddr, Program, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
@@ -151,6 +151,7 @@ pub(crate) struct Objects {
     pub(crate) opted_out: HashMap<MapData, u64, u32>,
     pub(crate) namespaces: HashMap<MapData, u64, Wire<PodSource>>,
     pub(crate) origin_places: Array<MapData, Wire<OriginPlace>>,
+    pub(crate) places_fd: OwnedFd,
     pub(crate) origins_fd: OwnedFd,
     pub(crate) flows: Arc<FlowTable>,
     pub(crate) drops: PerCpuArray<MapData, u64>,
@@ -255,6 +256,7 @@ impl Objects {
             opted_out: take(&mut programs, "OPTED_OUT")?,
             namespaces: take(&mut programs, "NAMESPACES")?,
             origin_places: take(&mut programs, "ORIGIN_PLACES")?,
+            places_fd: fd("ORIGIN_PLACES")?,
             origins_fd: fd("ORIGINS")?,
             flows: Arc::new(FlowTable::open(&directory.join("FLOWS"))?),
             drops: take(&mut programs, "DROPS")?,
@@ -262,6 +264,18 @@ impl Objects {
             events: take(&mut programs, "EVENTS")?,
             programs,
         })
+    }
+
+    /// Sockets of an older layout have their origins in storages; so it is noted as for today's that get one.
+    pub(crate) fn note_stored_origins(&mut self) {
+        let kind = EventKind::OriginStored as u32;
+        let noted = self.events.get(&kind, 0).and_then(|counts| {
+            let counts = counts.iter().map(|count| count + 1).collect::<Vec<u64>>();
+            self.events.set(kind, PerCpuValues::try_from(counts)?, 0)
+        });
+        if let Err(error) = noted {
+            tracing::warn!(%error, "sockets of before the update may outlive their backends");
+        }
     }
 
     /// Calls `with` with the program's descriptor.

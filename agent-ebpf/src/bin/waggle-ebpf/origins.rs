@@ -82,6 +82,7 @@ pub(crate) fn remember(ctx: &SockAddrContext, origin: &SocketOrigin) {
     }
     // SAFETY: not null; the element lives as long as the socket, whose lock connect holds.
     unsafe { *storage = *origin };
+    maps::count_event(EventKind::OriginStored);
 }
 
 /// Where the socket's origin is. A place that it has takes precedence: it was given after the storage.

@@ -271,7 +271,12 @@ fn a_socket_whose_place_is_taken_is_remembered_and_closed_all_the_same() {
         let socket = connected_udp(&lab, &client, web);
         assert_eq!(taken(&plane), 2);
         drop((connection, socket));
-        assert_eq!(taken(&plane), 0);
+        // Another test may be starting a program, which has all descriptors until it is that program.
+        let begun = std::time::Instant::now();
+        while taken(&plane) != 0 {
+            assert!(begun.elapsed() < PATIENCE, "given back");
+            std::thread::yield_now();
+        }
         plane.unload().await.unwrap();
     });
 }
