@@ -10,6 +10,10 @@ pub(crate) struct TestArguments {
     /// Only this crate.
     #[arg(short, long)]
     package: Option<String>,
+    /// Instead of the tests: the table of what must be seen of pods' networks and Services, on three nodes in each
+    /// mode of the data plane. Takes some minutes, on a machine that does nothing else.
+    #[arg(long)]
+    table: bool,
 }
 
 pub(crate) fn run(arguments: &TestArguments) -> anyhow::Result<()> {
@@ -20,6 +24,7 @@ pub(crate) fn run(arguments: &TestArguments) -> anyhow::Result<()> {
     let mut command = cargo();
     command.arg("test");
     match &arguments.package {
+        _ if arguments.table => command.args(["--package", "tests", "--test", "table"]),
         Some(package) => command.args(["--package", package]),
         None => command.arg("--workspace"),
     };
@@ -28,8 +33,11 @@ pub(crate) fn run(arguments: &TestArguments) -> anyhow::Result<()> {
         run::workspace_root().join("target/debug/waggle"),
     );
     command.env("WAGGLE_OLD_KUBECTL", setup::old_kubectl());
-    if let Some(filter) = &arguments.filter {
-        command.arg("--").arg(filter);
+    command.arg("--");
+    if arguments.table {
+        // One lab at a time.
+        command.arg("--test-threads=1");
     }
+    command.args(&arguments.filter);
     checked(&mut command)
 }

@@ -192,9 +192,16 @@ fn datagram(target: SocketAddr, how: &How) -> io::Result<(String, SocketAddr)> {
     connect(&socket, target, how.timeout)?;
     // SAFETY: the descriptor is owned and given away.
     let socket = unsafe { UdpSocket::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(socket)) };
-    socket.send(request(how).as_bytes())?;
     let mut buffer = vec![0; 2048];
-    let length = socket.recv(&mut buffer)?;
+    let mut ask = || {
+        socket.send(request(how).as_bytes())?;
+        socket.recv(&mut buffer)
+    };
+    let length = match ask() {
+        // A datagram that did not fit the path tells its socket so (RFC 8201); the next one is sent in fragments.
+        Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => ask()?,
+        other => other?,
+    };
     let answer = String::from_utf8_lossy(&buffer[..length]).into_owned();
     Ok((answer, socket.peer_addr()?))
 }

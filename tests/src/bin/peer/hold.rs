@@ -124,13 +124,14 @@ pub(crate) fn flow(mut arguments: Arguments) -> anyhow::Result<()> {
         "[::]:0"
     };
     let socket = UdpSocket::bind(any)?;
-    socket.connect(target)?;
     socket.set_read_timeout(Some(Duration::from_millis(200)))?;
     let ended = ended();
     let mut last = String::new();
     let mut buffer = [0; 2048];
     while !ended.load(Ordering::Relaxed) {
-        let outcome = socket.send(b"hello").and_then(|_| socket.recv(&mut buffer));
+        // Not connected: a connected socket would be closed with its backend.
+        let sent = socket.send_to(b"hello", target);
+        let outcome = sent.and_then(|_| socket.recv_from(&mut buffer).map(|(length, _)| length));
         let now = match outcome {
             Ok(length) => {
                 let answer = String::from_utf8_lossy(&buffer[..length]).into_owned();
