@@ -7,7 +7,7 @@ use agent_ebpf::flow::{Ports, open};
 use agent_ebpf::layout::{
     Config, FLOW_KIND_DSR_REMOTE, FLOW_KIND_HOST_PORT, FLOW_KIND_LOCAL, FLOW_KIND_MASQUERADE,
     FLOW_KIND_POD_SERVICE, FLOW_KIND_REMOTE, FLOW_ONE_WAY, FlowValue, SCOPE_OUTSIDE,
-    SERVICE_HOST_PORT, Slot,
+    SERVICE_HOST_PORT, SERVICE_LOCAL, Slot,
 };
 use agent_ebpf::packet::TCP_RST;
 use aya_ebpf::programs::TcContext;
@@ -91,6 +91,10 @@ fn admit(config: &Config, work: &mut Work) -> Result<bool, DropReason> {
 
 /// To a backend on this node with the client's address, to one elsewhere with the node's own, so that the answers come
 /// back here; or, where its node is to answer the client directly, as it is.
+///
+/// A client within the cluster may have the same ports in use towards the same pod without us (its Services are chosen at
+/// the socket): its packets get the node's address, and ports that no socket is given, unless it is promised that its
+/// own is kept.
 #[inline(always)]
 fn prepare(
     config: &Config,
@@ -100,7 +104,14 @@ fn prepare(
     flags: u32,
 ) -> Result<Ports, DropReason> {
     let (packet, pair) = (&work.packet, &mut work.pair);
-    let near = PODS.get_ptr(slot.address).is_some() || maps::is_local(&slot.address);
+    let has_pod = PODS.get_ptr(slot.address).is_some();
+    let is_inside = config.in_pod_nets(&packet.source) || maps::remote(&packet.source).is_some();
+    let keeps = flags & (SERVICE_HOST_PORT | SERVICE_LOCAL) != 0;
+    let near = if has_pod {
+        keeps || !is_inside
+    } else {
+        maps::is_local(&slot.address)
+    };
     pair.value = FlowValue {
         to: pair.key,
         service,

@@ -217,7 +217,10 @@ fn from_a_pod_to_another_node(setting: Setting) {
                     .wait();
                 let served = serve(listener, datagrams);
                 past_hooks(&one, move || visit(at(any, 0), to)).wait();
-                assert_eq!(served.join().unwrap(), [client; 2], "{to}");
+                // The node that was asked hides a client of the cluster: the same ports may be in use between the same two
+                // pods without it.
+                let seen = if node == 1 { client } else { asked };
+                assert_eq!(served.join().unwrap(), [seen; 2], "{to}");
             }
         }
         cluster.assert_no_drops();
