@@ -207,6 +207,8 @@ async fn commands_end_with_their_client_and_their_container() {
     let (outcome, ()) = tokio::join!(command, kill);
     let outcome = outcome.unwrap();
     assert_eq!((outcome.exit_code, outcome.timed_out), (137, false));
+    // The kernel ends what else is in a process namespace before its first process.
+    sandbox.ended(&spec.id).await;
     let late = sandbox.exec(&spec.id, &args, hour, 100).await;
     assert!(matches!(late, Err(RuntimeError::Conflict { .. })));
     sandbox.stop().await.unwrap();
