@@ -43,27 +43,73 @@ pub(crate) const BY_SERVICE: &str = "service";
 /// that a pod finds its Services by its labels.
 pub(crate) const BY_LABEL: &str = "label";
 
-/// All informers. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct Cache {
-    pub(crate) pods: Informer<Pod>,
-    pub(crate) nodes: Informer<Node>,
-    pub(crate) services: Informer<Service>,
-    pub(crate) endpoints: Informer<Endpoints>,
-    pub(crate) endpoint_slices: Informer<EndpointSlice>,
-    pub(crate) config_maps: Informer<ConfigMap>,
-    pub(crate) secrets: Informer<Secret>,
-    pub(crate) service_accounts: Informer<ServiceAccount>,
-    pub(crate) namespaces: Informer<Namespace>,
-    pub(crate) leases: Informer<Lease>,
-    pub(crate) deployments: Informer<Deployment>,
-    pub(crate) replica_sets: Informer<ReplicaSet>,
-    pub(crate) cluster_roles: Informer<ClusterRole>,
-    pub(crate) cluster_role_bindings: Informer<ClusterRoleBinding>,
-    pub(crate) roles: Informer<Role>,
-    pub(crate) role_bindings: Informer<RoleBinding>,
-    advanced: Arc<watch::Sender<u64>>,
+/// The informers, one line each: name, kind, indices. In the order in which they are listed and told: what
+/// others refer to comes first. `$then!` gets its own arguments in brackets, then this table.
+macro_rules! informers {
+    ($then:ident $($args:tt)*) => {
+        $then! {
+            [$($args)*]
+            namespaces: Namespace = vec![],
+            nodes: Node = vec![],
+            leases: Lease = vec![],
+            config_maps: ConfigMap = vec![],
+            secrets: Secret = vec![],
+            service_accounts: ServiceAccount = vec![],
+            pods: Pod = vec![
+                (BY_NODE, node_of),
+                (BY_LABEL, labels_of),
+                (BY_CONTROLLER, controller_uid),
+            ],
+            replica_sets: ReplicaSet = vec![(BY_CONTROLLER, controller_uid)],
+            deployments: Deployment = vec![],
+            services: Service = vec![(BY_LABEL, first_of_selector)],
+            endpoints: Endpoints = vec![],
+            endpoint_slices: EndpointSlice = vec![(BY_SERVICE, service_of)],
+            cluster_roles: ClusterRole = vec![],
+            cluster_role_bindings: ClusterRoleBinding = vec![],
+            roles: Role = vec![],
+            role_bindings: RoleBinding = vec![],
+        }
+    };
 }
+
+macro_rules! define {
+    ([] $($name:ident: $kind:ty = $indices:expr,)*) => {
+        /// All informers. Cheap to clone.
+        #[derive(Clone)]
+        pub(crate) struct Cache {
+            $(pub(crate) $name: Informer<$kind>,)*
+            advanced: Arc<watch::Sender<u64>>,
+        }
+
+        impl Cache {
+            /// An empty cache that nothing feeds: for tests, and the first half of [`Cache::start`].
+            pub(crate) fn empty() -> Self {
+                Self {
+                    $($name: Informer::new($indices),)*
+                    advanced: Arc::new(watch::Sender::new(0)),
+                }
+            }
+
+            /// Waits until every kind was listed once.
+            pub(crate) async fn synced(&self) {
+                $(self.$name.synced().await;)*
+            }
+        }
+    };
+}
+informers!(define);
+
+/// Calls a generic function for the informer of every kind.
+macro_rules! each {
+    ([$cache:expr, $informer:ident => $body:expr] $($name:ident: $kind:ty = $indices:expr,)*) => {{
+        $({
+            let $informer = &$cache.$name;
+            $body
+        })*
+    }};
+}
+pub(crate) use {each, informers};
 
 impl std::fmt::Debug for Cache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -72,59 +118,6 @@ impl std::fmt::Debug for Cache {
 }
 
 impl Cache {
-    /// An empty cache that nothing feeds: for tests, and the first half of [`Cache::start`].
-    pub(crate) fn empty() -> Self {
-        Self {
-            pods: Informer::new(vec![
-                (BY_NODE, |pod: &Pod| {
-                    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-                    node.into_iter().collect()
-                }),
-                (BY_LABEL, |pod: &Pod| {
-                    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-                    let labels = pod.metadata.labels.iter().flatten();
-                    labels
-                        .map(|(key, value)| label_value(namespace, key, value))
-                        .collect()
-                }),
-                (BY_CONTROLLER, controller_uid),
-            ]),
-            nodes: Informer::new(vec![]),
-            services: Informer::new(vec![(BY_LABEL, |service: &Service| {
-                let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
-                let selector = service.spec.iter().flat_map(|spec| spec.selector.iter());
-                selector
-                    .flatten()
-                    .next()
-                    .map(|(key, value)| label_value(namespace, key, value))
-                    .into_iter()
-                    .collect()
-            })]),
-            endpoints: Informer::new(vec![]),
-            endpoint_slices: Informer::new(vec![(BY_SERVICE, |slice: &EndpointSlice| {
-                let labels = slice.metadata.labels.as_ref();
-                let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
-                labels
-                    .and_then(|labels| labels.get("kubernetes.io/service-name"))
-                    .map(|service| format!("{namespace}/{service}"))
-                    .into_iter()
-                    .collect()
-            })]),
-            config_maps: Informer::new(vec![]),
-            secrets: Informer::new(vec![]),
-            service_accounts: Informer::new(vec![]),
-            namespaces: Informer::new(vec![]),
-            leases: Informer::new(vec![]),
-            deployments: Informer::new(vec![]),
-            replica_sets: Informer::new(vec![(BY_CONTROLLER, controller_uid)]),
-            cluster_roles: Informer::new(vec![]),
-            cluster_role_bindings: Informer::new(vec![]),
-            roles: Informer::new(vec![]),
-            role_bindings: Informer::new(vec![]),
-            advanced: Arc::new(watch::Sender::new(0)),
-        }
-    }
-
     /// Starts the task that feeds the cache; it ends with `shutdown`.
     pub(crate) fn start(client: &Client, shutdown: &CancellationToken) -> Self {
         let cache = Self::empty();
@@ -146,26 +139,6 @@ impl Cache {
     /// The feed (or a test) has told every handler up to here.
     pub(crate) fn announce(&self) {
         self.advanced.send_replace(feed::progress(self));
-    }
-
-    /// Waits until every kind was listed once.
-    pub(crate) async fn synced(&self) {
-        self.pods.synced().await;
-        self.nodes.synced().await;
-        self.services.synced().await;
-        self.endpoints.synced().await;
-        self.endpoint_slices.synced().await;
-        self.config_maps.synced().await;
-        self.secrets.synced().await;
-        self.service_accounts.synced().await;
-        self.namespaces.synced().await;
-        self.leases.synced().await;
-        self.deployments.synced().await;
-        self.replica_sets.synced().await;
-        self.cluster_roles.synced().await;
-        self.cluster_role_bindings.synced().await;
-        self.roles.synced().await;
-        self.role_bindings.synced().await;
     }
 }
 
@@ -195,6 +168,40 @@ pub(crate) fn label_value(namespace: &str, key: &str, value: &str) -> String {
 /// The value in [`BY_CONTROLLER`] for objects without a controller.
 pub(crate) fn orphans_of(namespace: &str) -> String {
     format!("orphans of {namespace}")
+}
+
+fn node_of(pod: &Pod) -> Vec<String> {
+    let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+    node.into_iter().collect()
+}
+
+fn labels_of(pod: &Pod) -> Vec<String> {
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+    let labels = pod.metadata.labels.iter().flatten();
+    labels
+        .map(|(key, value)| label_value(namespace, key, value))
+        .collect()
+}
+
+fn first_of_selector(service: &Service) -> Vec<String> {
+    let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
+    let selector = service.spec.iter().flat_map(|spec| spec.selector.iter());
+    selector
+        .flatten()
+        .next()
+        .map(|(key, value)| label_value(namespace, key, value))
+        .into_iter()
+        .collect()
+}
+
+fn service_of(slice: &EndpointSlice) -> Vec<String> {
+    let labels = slice.metadata.labels.as_ref();
+    let namespace = slice.metadata.namespace.as_deref().unwrap_or_default();
+    labels
+        .and_then(|labels| labels.get("kubernetes.io/service-name"))
+        .map(|service| format!("{namespace}/{service}"))
+        .into_iter()
+        .collect()
 }
 
 fn controller_uid<K: Object>(object: &K) -> Vec<String> {

@@ -10,7 +10,7 @@ use crate::kinds;
 use crate::registry::{ApiError, Client, Object, key};
 use crate::store::{KeyValue, WatchEnd, WatchEvent};
 
-use super::Cache;
+use super::{Cache, each, informers};
 use super::informer::Informer;
 use super::key::ObjectKey;
 
@@ -19,76 +19,6 @@ const OBJECTS: &str = "/objects/";
 const RESYNC: Duration = Duration::from_secs(600);
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(5);
-
-/// Calls a generic function for the informer of every kind.
-macro_rules! each {
-    ($cache:expr, $informer:ident => $body:expr) => {{
-        {
-            let $informer = &$cache.namespaces;
-            $body
-        }
-        {
-            let $informer = &$cache.nodes;
-            $body
-        }
-        {
-            let $informer = &$cache.leases;
-            $body
-        }
-        {
-            let $informer = &$cache.config_maps;
-            $body
-        }
-        {
-            let $informer = &$cache.secrets;
-            $body
-        }
-        {
-            let $informer = &$cache.service_accounts;
-            $body
-        }
-        {
-            let $informer = &$cache.pods;
-            $body
-        }
-        {
-            let $informer = &$cache.replica_sets;
-            $body
-        }
-        {
-            let $informer = &$cache.deployments;
-            $body
-        }
-        {
-            let $informer = &$cache.services;
-            $body
-        }
-        {
-            let $informer = &$cache.endpoints;
-            $body
-        }
-        {
-            let $informer = &$cache.endpoint_slices;
-            $body
-        }
-        {
-            let $informer = &$cache.cluster_roles;
-            $body
-        }
-        {
-            let $informer = &$cache.cluster_role_bindings;
-            $body
-        }
-        {
-            let $informer = &$cache.roles;
-            $body
-        }
-        {
-            let $informer = &$cache.role_bindings;
-            $body
-        }
-    }};
-}
 
 /// Lists and watches for ever.
 pub(super) async fn run(cache: &Cache, client: &Client) {
@@ -108,7 +38,7 @@ pub(super) async fn run(cache: &Cache, client: &Client) {
 /// The smallest progress of any kind.
 pub(super) fn progress(cache: &Cache) -> u64 {
     let mut least = u64::MAX;
-    each!(cache, informer => least = least.min(informer.progress()));
+    informers!(each cache, informer => least = least.min(informer.progress()));
     least
 }
 
@@ -116,10 +46,10 @@ pub(super) fn progress(cache: &Cache) -> u64 {
 async fn list_and_watch(cache: &Cache, client: &Client) -> Result<(), ApiError> {
     let store = client.registry().store();
     let mut watch = store.watch(OBJECTS, store.revision())?;
-    each!(cache, informer => list(informer, client).await?);
+    informers!(each cache, informer => list(informer, client).await?);
     // Nothing that is older waits in the watch, so what was listed is complete up to here.
     let listed = watch.progress();
-    each!(cache, informer => informer.advance(listed));
+    informers!(each cache, informer => informer.advance(listed));
     cache.announce();
     let resync = tokio::time::sleep(RESYNC.mul_f64(rand::random_range(0.9..1.1)));
     tokio::pin!(resync);
@@ -134,7 +64,7 @@ async fn list_and_watch(cache: &Cache, client: &Client) -> Result<(), ApiError> 
         for event in &events {
             take(cache, event)?;
         }
-        each!(cache, informer => informer.advance(revision));
+        informers!(each cache, informer => informer.advance(revision));
         cache.announce();
     }
 }
@@ -151,7 +81,7 @@ fn take(cache: &Cache, event: &WatchEvent) -> Result<(), ApiError> {
         WatchEvent::Put { kv, .. } => (kv, kv.mod_revision, false),
         WatchEvent::Delete { revision, previous } => (previous, *revision, true),
     };
-    each!(cache, informer => {
+    informers!(each cache, informer => {
         if offer(informer, kv, revision, deleted)? {
             return Ok(());
         }

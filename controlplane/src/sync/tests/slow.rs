@@ -8,7 +8,7 @@ use proto::node::v1::ServiceChange;
 
 use super::super::batch::{Own, Parcel, Shared};
 use super::*;
-use crate::cache::Cache;
+use crate::cache::{Cache, each, informers};
 use crate::registry::Change;
 
 fn service(number: u64) -> Change<Service> {
@@ -34,21 +34,7 @@ async fn next(stream: &mut hub::Batches) -> Batch {
 /// One change in every informer's view, as the feed would make it.
 fn advance(cache: &Cache, changes: Vec<Change<Service>>, revision: u64) {
     cache.services.apply(changes, revision);
-    cache.endpoint_slices.apply(vec![], revision);
-    cache.nodes.apply(vec![], revision);
-    cache.pods.apply(vec![], revision);
-    cache.config_maps.apply(vec![], revision);
-    cache.secrets.apply(vec![], revision);
-    cache.service_accounts.apply(vec![], revision);
-    cache.endpoints.apply(vec![], revision);
-    cache.namespaces.apply(vec![], revision);
-    cache.leases.apply(vec![], revision);
-    cache.deployments.apply(vec![], revision);
-    cache.replica_sets.apply(vec![], revision);
-    cache.cluster_roles.apply(vec![], revision);
-    cache.cluster_role_bindings.apply(vec![], revision);
-    cache.roles.apply(vec![], revision);
-    cache.role_bindings.apply(vec![], revision);
+    informers!(each cache, informer => informer.apply(vec![], revision));
     cache.announce();
 }
 
