@@ -13,6 +13,7 @@ use crate::registry::{ApiError, Client};
 
 mod aggregation;
 mod collector;
+mod definitions;
 mod deployment;
 mod endpointslice;
 mod expectations;
@@ -111,10 +112,23 @@ async fn run_all(
         ),
         async {
             let queue = Queue::default();
-            let (controller, _subscriptions) = collector::Controller::new(&client, &cache, &queue);
+            let (controller, feed) = collector::Controller::new(&client, &queue);
             let metrics = metrics.clone();
             let reconcile = |key| controller.reconcile(key);
-            worker::work(collector::NAME, queue, 8, metrics, reconcile).await;
+            tokio::join!(
+                worker::work(collector::NAME, queue, 8, metrics, reconcile),
+                feed
+            );
+        },
+        async {
+            let queue = Queue::default();
+            let controller = definitions::Controller::new(&client, &queue);
+            let metrics = metrics.clone();
+            let reconcile = |key| controller.reconcile(key);
+            tokio::join!(
+                worker::work(definitions::NAME, queue.clone(), 4, metrics, reconcile),
+                definitions::follow(&client, &queue)
+            );
         },
         podgc::run(client.clone(), cache.clone()),
         repair(&client),

@@ -127,8 +127,8 @@ pub(super) fn object_of(
 ) -> Result<(Value, Vec<String>), ApiError> {
     let mut body = parse(bytes, encoding)?;
     check_type(kind, &body)?;
-    object::strip_nulls(&mut body);
-    let mut problems = check_and_prune(kind.definition, &mut body);
+    object::strip_absent(kind, &mut body);
+    let mut problems = check_and_prune(kind, &mut body);
     if encoding == Encoding::Json && validation != FieldValidation::Ignore {
         problems.extend(duplicate_fields(bytes));
     }

@@ -7,13 +7,16 @@ use serde_json::Value;
 use super::Api;
 use crate::auth::rbac::{Rbac, Rule};
 use crate::auth::{Attributes, Chain, User};
-use crate::kinds::Kind;
 use crate::kinds::rbac::GROUP;
+use crate::kinds::{Kind, KindRef};
 use crate::registry::{ApiError, Guard};
 
 impl Api {
     /// What a write of `kind` by `user` must pass besides the rules of the kind.
-    pub(super) fn guard(&self, user: &User, kind: &'static Kind, namespace: &str) -> Option<Guard> {
+    pub(super) fn guard(&self, user: &User, kind: &KindRef, namespace: &str) -> Option<Guard> {
+        let KindRef::BuiltIn(kind) = *kind else {
+            return None;
+        };
         if kind.group != GROUP {
             return None;
         }
@@ -33,7 +36,7 @@ struct Check {
     authorizer: Chain,
     rbac: Rbac,
     user: User,
-    kind: &'static Kind,
+    kind: &'static Kind<'static>,
     namespace: String,
 }
 

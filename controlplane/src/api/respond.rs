@@ -111,9 +111,9 @@ fn list_head(kind: &Kind, revision: u64, page: &ListPage) -> String {
         }
     }
     format!(
-        "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-        kind.kind,
-        crate::registry::create::api_version(kind)
+        "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+        kind.list_kind(),
+        kind.api_version()
     )
 }
 

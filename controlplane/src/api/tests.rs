@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod cluster_status;
+mod definitions;
 mod kube_client;
 mod lists;
 mod members;

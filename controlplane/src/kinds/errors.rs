@@ -16,6 +16,11 @@ impl Errors {
         self.0
     }
 
+    /// One that was found elsewhere.
+    pub(crate) fn add(&mut self, error: FieldError) {
+        self.0.push(error);
+    }
+
     fn push(&mut self, field: impl Into<String>, cause: Cause, head: String, detail: &str) {
         let message = if detail.is_empty() {
             head

@@ -24,7 +24,7 @@ pub(crate) struct Client {
     manager: &'static str,
 }
 
-fn kind_of<K: Object>() -> Result<&'static Kind, ApiError> {
+fn kind_of<K: Object>() -> Result<&'static Kind<'static>, ApiError> {
     kinds::by_kind(K::GROUP, K::VERSION, K::KIND)
         .ok_or_else(|| ApiError::internal(format!("kind {} is not served", K::KIND)))
 }

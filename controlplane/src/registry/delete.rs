@@ -35,7 +35,7 @@ enum Plan {
 impl Registry {
     pub(crate) async fn delete(
         &self,
-        kind: &'static Kind,
+        kind: &Kind<'_>,
         namespace: &str,
         name: &str,
         options: &DeleteOptions,
@@ -60,7 +60,7 @@ impl Registry {
     /// `None`: another write came in between.
     async fn carry_out(
         &self,
-        kind: &'static Kind,
+        kind: &Kind<'_>,
         kv: &Arc<KeyValue>,
         live: Value,
         plan: Plan,
@@ -99,7 +99,7 @@ impl Registry {
     /// Deletes what the options select; returns the objects as they were.
     pub(crate) async fn delete_collection(
         &self,
-        kind: &'static Kind,
+        kind: &Kind<'_>,
         namespace: &str,
         list: &ListOptions,
         options: &DeleteOptions,
@@ -244,6 +244,7 @@ fn plan(kind: &Kind, live: &Value, options: &DeleteOptions, now: jiff::Timestamp
     } else {
         mark(&mut new, grace, now);
         bump_generation(&mut new);
+        kind.strategy.prepare_delete(&mut new);
         if new["kind"] == "Namespace" {
             new["status"]["phase"] = "Terminating".into();
         }

@@ -213,6 +213,14 @@ impl ApiError {
         error
     }
 
+    pub(crate) fn definition_terminating() -> Self {
+        Self::new(
+            405,
+            "MethodNotAllowed",
+            "create not allowed while custom resource definition is terminating",
+        )
+    }
+
     pub(crate) fn not_acceptable(accepted: &str) -> Self {
         Self::new(
             406,

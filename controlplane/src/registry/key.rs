@@ -5,6 +5,8 @@ use crate::kinds::{Kind, Scope};
 
 /// Everything of the kind, in all namespaces when `namespace` is empty.
 pub(crate) fn prefix(kind: &Kind, namespace: &str) -> String {
+    // Another served version, perhaps of another group, of what is stored once.
+    let kind = kind.strategy.stored().unwrap_or(kind);
     let group = if kind.group.is_empty() {
         "core"
     } else {

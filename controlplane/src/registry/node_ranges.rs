@@ -42,7 +42,7 @@ impl Registry {
     /// Refuses what overlaps, and makes the transaction fail when another node gets ranges meanwhile.
     pub(super) async fn guard_ranges(
         &self,
-        kind: &'static Kind,
+        kind: &Kind<'_>,
         node: &Value,
         txn: &mut Txn,
     ) -> Result<(), ApiError> {

@@ -74,7 +74,7 @@ impl Selector {
         let fields = parse_fields(fields).map_err(ApiError::bad_request)?;
         let offered = kind
             .strategy
-            .selectable(&Value::Object(serde_json::Map::new()));
+            .selectable_fields(&Value::Object(serde_json::Map::new()));
         for requirement in &fields {
             let name = requirement.field.as_str();
             let generic = matches!(name, "metadata.name" | "metadata.namespace");
@@ -142,7 +142,7 @@ impl Selector {
             return true;
         }
         let object: Value = serde_json::from_slice(&kv.value).unwrap_or_default();
-        let values = kind.strategy.selectable(&object);
+        let values = kind.strategy.selectable_fields(&object);
         self.fields.iter().filter(special).all(|requirement| {
             let actual = values
                 .iter()

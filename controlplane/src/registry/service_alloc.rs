@@ -75,7 +75,7 @@ impl Registry {
     /// Fills in addresses and ports; the plan goes into the same transaction as the Service.
     pub(super) async fn allocate(
         &self,
-        kind: &Kind,
+        kind: &Kind<'_>,
         service: &mut Value,
         old: Option<&Value>,
     ) -> Result<Plan, ApiError> {
