@@ -109,6 +109,7 @@ struct Inner {
     reach: tokio::sync::Mutex<Reach>,
     addresses: watch::Sender<Vec<IpAddr>>,
     pod_mtu: watch::Sender<u32>,
+    in_kernel: watch::Sender<u64>,
     /// Dropped with the last handle.
     _alive: watch::Sender<()>,
 }
@@ -252,6 +253,7 @@ impl DataPlane {
         let inner = Arc::new(Inner {
             addresses: watch::channel(reach.node_addresses()).0,
             pod_mtu: watch::channel(reach.pod_mtu()).0,
+            in_kernel: watch::channel(0).0,
             config,
             state: Mutex::new(state),
             reach: tokio::sync::Mutex::new(reach),
@@ -298,6 +300,9 @@ impl DataPlane {
                 let (outcome, gone) = run(&inner, move |state| step(state, batch.as_deref())).await;
                 incomplete = outcome == Outcome::Incomplete || unreached;
                 let in_force = (!incomplete).then_some(revision);
+                if let Some(revision) = in_force {
+                    inner.in_kernel.send_replace(revision);
+                }
                 if done.send((gone, in_force)).is_err() {
                     return;
                 }
@@ -371,6 +376,12 @@ impl DataPlane {
     /// Bytes of pods' largest IP packet, as the uplink changes.
     pub fn pod_mtu(&self) -> watch::Receiver<u32> {
         self.inner.pod_mtu.subscribe()
+    }
+
+    /// The revision that the kernel's maps hold: new connections and packets go by it. What is sent to `follow`'s
+    /// sender comes later, when the sockets and flows of backends that are gone with it have ended too.
+    pub fn in_kernel(&self) -> watch::Receiver<u64> {
+        self.inner.in_kernel.subscribe()
     }
 
     pub fn attachments(&self) -> Vec<Attachment> {

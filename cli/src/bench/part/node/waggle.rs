@@ -13,6 +13,7 @@ use agent::dataplane::{
 };
 use anyhow::Context as _;
 
+use super::Changed;
 use crate::bench::part::topology::{Topology, UPLINK};
 use crate::bench::services::{
     Change, Family, NODE, POD_RANGES, PORT, Protocol, SERVICE_RANGES, Service, Table,
@@ -71,8 +72,8 @@ impl Waggle {
         })
     }
 
-    /// From the batch in hand to the data plane's word that it is in force.
-    async fn apply(&mut self, full: bool, events: Vec<Event>) -> anyhow::Result<Duration> {
+    /// From the batch in hand to the data plane's words that it is in the kernel, and that it is in force.
+    async fn apply(&mut self, full: bool, events: Vec<Event>) -> anyhow::Result<Changed> {
         self.revision += 1;
         let batch = Arc::new(Batch {
             revision: self.revision,
@@ -85,12 +86,22 @@ impl Waggle {
             .await
             .context("the data plane follows no more")?;
         let revision = self.revision;
-        let in_force = self.applied.wait_for(|applied| *applied >= revision);
-        tokio::time::timeout(Duration::from_secs(60), in_force)
+        let mut in_kernel = self.plane.in_kernel();
+        let both = async {
+            in_kernel.wait_for(|held| *held >= revision).await?;
+            let in_kernel = begun.elapsed();
+            self.applied
+                .wait_for(|applied| *applied >= revision)
+                .await?;
+            anyhow::Ok(Changed {
+                in_kernel: in_kernel.as_secs_f64(),
+                ended: Some(begun.elapsed().as_secs_f64()),
+            })
+        };
+        tokio::time::timeout(Duration::from_secs(60), both)
             .await
             .context("the table is not in force within a minute")?
-            .context("the data plane follows no more")?;
-        Ok(begun.elapsed())
+            .context("the data plane follows no more")
     }
 
     pub(super) async fn load(&mut self, table: &Table) -> anyhow::Result<Duration> {
@@ -98,14 +109,15 @@ impl Waggle {
             .services()
             .flat_map(|service| events(&service))
             .collect();
-        self.apply(true, events).await
+        let loaded = self.apply(true, events).await?;
+        Ok(Duration::from_secs_f64(loaded.all()))
     }
 
     pub(super) async fn clear(&mut self) -> anyhow::Result<()> {
         self.apply(true, Vec::new()).await.map(|_| ())
     }
 
-    pub(super) async fn change(&mut self, change: &Change) -> anyhow::Result<Duration> {
+    pub(super) async fn change(&mut self, change: &Change) -> anyhow::Result<Changed> {
         let slices = slices(&change.after);
         self.apply(false, slices).await
     }
