@@ -8,6 +8,7 @@ mod endpoint_slice;
 mod endpoints;
 mod errors;
 pub(crate) mod event;
+pub(crate) mod horizontal_pod_autoscaler;
 pub(crate) mod int_or_percent;
 mod lease;
 pub(crate) mod meta;
@@ -15,13 +16,17 @@ mod names;
 mod namespace;
 mod node;
 pub(crate) mod pod;
+mod pod_disruption_budget;
+pub(crate) mod priority_class;
 pub(crate) mod quantity;
 pub(crate) mod rbac;
 mod replica_set;
+mod runtime_class;
 mod secret;
 pub(crate) mod selector;
 mod service;
 mod service_account;
+pub(crate) mod storage;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -172,6 +177,8 @@ static ALL: &[&Kind] = &[
     &event::KIND,
     &namespace::KIND,
     &node::KIND,
+    &storage::persistent_volume_claim::KIND,
+    &storage::persistent_volume::KIND,
     &pod::KIND,
     &secret::KIND,
     &service_account::KIND,
@@ -179,12 +186,23 @@ static ALL: &[&Kind] = &[
     &event::EVENTS_KIND,
     &deployment::KIND,
     &replica_set::KIND,
+    &horizontal_pod_autoscaler::KIND,
+    &horizontal_pod_autoscaler::V1_KIND,
     &lease::KIND,
     &endpoint_slice::KIND,
+    &runtime_class::KIND,
+    &pod_disruption_budget::KIND,
     &rbac::cluster_role::KIND,
     &rbac::cluster_role_binding::KIND,
     &rbac::role::KIND,
     &rbac::role_binding::KIND,
+    &priority_class::KIND,
+    &storage::csi_driver::KIND,
+    &storage::csi_node::KIND,
+    &storage::csi_storage_capacity::KIND,
+    &storage::storage_class::KIND,
+    &storage::volume_attachment::KIND,
+    &storage::volume_attributes_class::KIND,
 ];
 
 /// Every kind, in the order of discovery.
@@ -199,9 +217,15 @@ pub(crate) fn groups() -> &'static [(&'static str, &'static str)] {
         ("", "v1"),
         ("events.k8s.io", "v1"),
         ("apps", "v1"),
+        ("autoscaling", "v2"),
+        ("autoscaling", "v1"),
         ("coordination.k8s.io", "v1"),
         ("discovery.k8s.io", "v1"),
+        ("node.k8s.io", "v1"),
+        ("policy", "v1"),
         (rbac::GROUP, "v1"),
+        ("scheduling.k8s.io", "v1"),
+        ("storage.k8s.io", "v1"),
     ]
 }
 
