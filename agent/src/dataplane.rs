@@ -103,6 +103,8 @@ pub struct DataPlane {
 #[derive(Debug)]
 struct Inner {
     config: DataPlaneConfig,
+    /// There was nothing to adopt.
+    is_fresh: bool,
     state: Mutex<State>,
     closing: Closing,
     /// Held over a whole pass, which asks the kernel over and over; always before `state`.
@@ -221,6 +223,7 @@ impl DataPlane {
         let reached = reach.adopt(&config, &netlink, &objects).await?;
         let dsr = config.north_south == NorthSouth::Dsr;
         let tables = Tables::adopt(&config.node_name, dsr, &objects, &mut settings)?;
+        let is_fresh = tables.planner().services() == 0 && reached.remotes.is_empty();
         let mut state = State {
             attachments: Attachments::open(&config.pin_dir)?,
             objects,
@@ -253,6 +256,7 @@ impl DataPlane {
             addresses: watch::channel(reach.node_addresses()).0,
             pod_mtu: watch::channel(reach.pod_mtu()).0,
             config,
+            is_fresh,
             state: Mutex::new(state),
             reach: tokio::sync::Mutex::new(reach),
             _alive: alive,
@@ -361,6 +365,11 @@ impl DataPlane {
             remove_pod(state, &interface, cookie)
         })
         .await
+    }
+
+    /// Whether nothing of the cluster was in force when it was loaded: no Service, no other node.
+    pub fn is_fresh(&self) -> bool {
+        self.inner.is_fresh
     }
 
     /// Addresses by which other nodes know this one, as they change; empty while it never had one.

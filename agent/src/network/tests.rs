@@ -4,33 +4,17 @@
 use std::future::Future;
 use std::path::Path;
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
-
 use super::*;
 
-/// Runs a test in network and mount namespaces of its own.
+/// Runs a test in namespaces of its own.
 fn isolated<F: Future<Output = ()>>(test: impl FnOnce(PathBuf) -> F + Send + 'static) {
-    let result = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
-        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
-        let directory = tempfile::tempdir().unwrap();
+    crate::tests::isolated(move |directory| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
-        runtime.block_on(test(directory.path().to_owned()));
-        if let Ok(entries) = std::fs::read_dir(directory.path().join("netns")) {
-            for entry in entries.flatten() {
-                let _ = umount2(&entry.path(), MntFlags::MNT_DETACH);
-            }
-        }
-    })
-    .join();
-    if let Err(panic) = result {
-        std::panic::resume_unwind(panic);
-    }
+        runtime.block_on(test(directory.to_owned()));
+    });
 }
 
 async fn open(directory: &Path, ranges: &[&str]) -> Networks {
