@@ -35,13 +35,17 @@ type Key = u64;
 
 fn key(event: &Event) -> Key {
     let (kind, namespace, name) = match event {
-        Event::ServiceSet(name, _) | Event::ServiceRemoved(name) => ('s', &name.namespace, &name.name),
+        Event::ServiceSet(name, _) | Event::ServiceRemoved(name) => {
+            ('s', &name.namespace, &name.name)
+        }
         Event::SliceSet(name, _) | Event::SliceRemoved(name) => ('e', &name.namespace, &name.name),
         Event::NodeSet(name, _) | Event::NodeRemoved(name) => ('n', name, name),
     };
     // A name has no slash.
     let digest = Sha256::digest(format!("{kind}/{namespace}/{name}"));
-    digest[..8].iter().fold(0, |sum, byte| sum << 8 | Key::from(*byte))
+    digest[..8]
+        .iter()
+        .fold(0, |sum, byte| sum << 8 | Key::from(*byte))
 }
 
 const fn is_removal(event: &Event) -> bool {
@@ -54,7 +58,12 @@ const fn is_removal(event: &Event) -> bool {
 fn write_line<E: Serialize>(to: &mut impl Write, key: Key, line: &Line<E>) -> io::Result<()> {
     let mut text = format!("{key:016x} ").into_bytes();
     serde_json::to_writer(&mut text, line)?;
-    writeln!(to, "{:08x} {}", crc32fast::hash(&text), String::from_utf8_lossy(&text))
+    writeln!(
+        to,
+        "{:08x} {}",
+        crc32fast::hash(&text),
+        String::from_utf8_lossy(&text)
+    )
 }
 
 fn write_batch(to: &mut impl Write, batch: &Batch) -> io::Result<()> {
@@ -77,7 +86,10 @@ fn sound(line: &[u8]) -> Option<(Key, &[u8])> {
 }
 
 /// Calls `with` with the place and length, key and content of every line up to the last whole batch's end.
-fn each_line(file: &mut File, mut with: impl FnMut((u64, u64), Key, Line<Event>)) -> io::Result<()> {
+fn each_line(
+    file: &mut File,
+    mut with: impl FnMut((u64, u64), Key, Line<Event>),
+) -> io::Result<()> {
     let end = sound_end(file)?;
     file.seek(SeekFrom::Start(0))?;
     let mut reader = BufReader::new(file.take(end));
@@ -102,7 +114,9 @@ fn sound_end(file: &mut File) -> io::Result<u64> {
     let (mut at, mut end) = (0, 0);
     loop {
         line.clear();
-        let length = (&mut reader).take(LONGEST_LINE).read_until(b'\n', &mut line)? as u64;
+        let length = (&mut reader)
+            .take(LONGEST_LINE)
+            .read_until(b'\n', &mut line)? as u64;
         let Some((_, text)) = sound(&line) else {
             return Ok(end);
         };
@@ -164,7 +178,9 @@ fn replace(
     let mut writer = BufWriter::new(file);
     write_line(&mut writer, 0, &Line::Format::<Event>(FORMAT))?;
     write(&mut writer)?;
-    let mut file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
+    let mut file = writer
+        .into_inner()
+        .map_err(io::IntoInnerError::into_error)?;
     file.sync_data()?;
     std::fs::rename(&new, path)?;
     let length = file.stream_position()?;

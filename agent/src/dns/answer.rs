@@ -128,7 +128,9 @@ impl Answerer {
                         return Step::Forward(Box::new(Question::Early(request, wait)));
                     }
                     // Nobody knows whether what the zone says is so.
-                    Some(_) if known == Known::Nothing => reply = Reply::error(ResponseCode::ServFail),
+                    Some(_) if known == Known::Nothing => {
+                        reply = Reply::error(ResponseCode::ServFail)
+                    }
                     _ => {}
                 }
                 let kind = kind(&request);

@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures::TryStreamExt as _;
 use netlink_packet_route::address::AddressFlags;
-use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, State as LinkState,
-};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, State as LinkState};
 use netlink_packet_route::neighbour::NeighbourState;
 use netlink_packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};

@@ -69,24 +69,40 @@ fn what_was_told_last_is_remembered() {
     let path = dir.path().join("cluster");
     assert!(read(&path).unwrap().is_none());
     let node = Event::NodeSet("node1".to_owned(), Node::default());
-    let first = batch(5, true, vec![service("a", 1), service("b", 2), slice("a"), node.clone()]);
+    let first = batch(
+        5,
+        true,
+        vec![service("a", 1), service("b", 2), slice("a"), node.clone()],
+    );
     let memory = note(None, &path, &first).unwrap();
     assert_eq!(sorted(&path), expected(&first.events));
-    let change = batch(6, false, vec![Event::ServiceRemoved(name("b")), service("a", 9)]);
+    let change = batch(
+        6,
+        false,
+        vec![Event::ServiceRemoved(name("b")), service("a", 9)],
+    );
     let memory = note(memory, &path, &change).unwrap();
     let now = [service("a", 9), slice("a"), node];
     assert_eq!(sorted(&path), expected(&now));
     // A new full state forgets the rest.
     note(memory, &path, &batch(7, true, vec![service("c", 3)])).unwrap();
     assert_eq!(sorted(&path), expected(&[service("c", 3)]));
-    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing beside it");
+    assert_eq!(
+        std::fs::read_dir(dir.path()).unwrap().count(),
+        1,
+        "nothing beside it"
+    );
 }
 
 #[test]
 fn changes_before_a_full_state_are_nothing_to_remember() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("cluster");
-    assert!(note(None, &path, &batch(6, false, vec![service("a", 1)])).unwrap().is_none());
+    assert!(
+        note(None, &path, &batch(6, false, vec![service("a", 1)]))
+            .unwrap()
+            .is_none()
+    );
     assert!(read(&path).unwrap().is_none());
 }
 
@@ -94,7 +110,12 @@ fn changes_before_a_full_state_are_nothing_to_remember() {
 fn the_file_does_not_grow_without_end() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("cluster");
-    let mut memory = note(None, &path, &batch(1, true, vec![service("a", 1), slice("b")])).unwrap();
+    let mut memory = note(
+        None,
+        &path,
+        &batch(1, true, vec![service("a", 1), slice("b")]),
+    )
+    .unwrap();
     for revision in 2..10_000 {
         let event = if revision % 5 == 0 {
             Event::ServiceRemoved(name("a"))
@@ -104,7 +125,10 @@ fn the_file_does_not_grow_without_end() {
         memory = note(memory, &path, &batch(revision, false, vec![event])).unwrap();
     }
     assert!(std::fs::metadata(&path).unwrap().len() < 2 * SLACK);
-    assert_eq!(sorted(&path), expected(&[service("a", (9999 % 200) as u8), slice("b")]));
+    assert_eq!(
+        sorted(&path),
+        expected(&[service("a", (9999 % 200) as u8), slice("b")])
+    );
 }
 
 #[test]

@@ -11,8 +11,8 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::super::*;
 use super::lab::{
-    Background, CLUSTER_DNS, Cgroup, DNS_LISTEN, Feed, SERVICE_RANGE, SERVICE_RANGE_V6, chain,
-    carries, inside, run_program,
+    Background, CLUSTER_DNS, Cgroup, DNS_LISTEN, Feed, SERVICE_RANGE, SERVICE_RANGE_V6, carries,
+    chain, inside, run_program,
 };
 use crate::cluster::{Event, Node};
 use crate::network::{Networks, PodNetwork};

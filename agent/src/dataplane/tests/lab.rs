@@ -135,7 +135,10 @@ pub(super) fn carries(interface: &str) {
         if String::from_utf8_lossy(&output.stdout).contains("state UP") {
             return;
         }
-        assert!(std::time::Instant::now() < deadline, "{interface} is not up");
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{interface} is not up"
+        );
         std::thread::sleep(Duration::from_millis(2));
     }
 }
