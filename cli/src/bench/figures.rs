@@ -189,10 +189,9 @@ figures! {
     NORTH_SOUTH_P99: NorthSouth, "nodePortP99", "NodePort: connect, p99", "us", Lower;
     NORTH_SOUTH_RATE: NorthSouth, "nodePortRate", "NodePort: connect-request-close", "/s", Higher;
     NORTH_SOUTH_CPU: NorthSouth, "nodePortCpu", "NodePort: CPU each", "us", Lower;
-    CHANGE_P50: Change, "changeP50", "one endpoint's change in the kernel, p50", "ms", Lower;
-    CHANGE_P99: Change, "changeP99", "one endpoint's change in the kernel, p99", "ms", Lower;
-    ENDED_P50: Change, "changeEndedP50", "what used the old endpoint ended, p50", "ms", Lower;
-    ENDED_P99: Change, "changeEndedP99", "what used the old endpoint ended, p99", "ms", Lower;
+    CHANGE_P50: Change, "changeP50", "one endpoint's change, p50", "ms", Lower;
+    CHANGE_P99: Change, "changeP99", "one endpoint's change, p99", "ms", Lower;
+    ENDED_P99: Change, "changeEndedP99", "..., old sockets ended too, p99", "ms", Lower;
     LOAD: Load, "load", "whole table from nothing", "ms", Lower;
     MEMORY_USER: Memory, "memoryUser", "memory, user space", "MiB", Lower;
     MEMORY_KERNEL: Memory, "memoryKernel", "memory, kernel", "MiB", Lower;

@@ -126,30 +126,6 @@ struct Running {
     kernel_after: u64,
 }
 
-/// What one endpoint's change took, in seconds from the change in hand.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct Changed {
-    /// Until new connections go by it.
-    pub(crate) in_kernel: f64,
-    /// Until sockets and flows to the endpoint that went had ended; nothing for those that leave them alone.
-    pub(crate) ended: Option<f64>,
-}
-
-impl Changed {
-    pub(crate) fn all(&self) -> f64 {
-        self.ended.unwrap_or(self.in_kernel)
-    }
-}
-
-impl From<Duration> for Changed {
-    fn from(took: Duration) -> Self {
-        Self {
-            in_kernel: took.as_secs_f64(),
-            ended: None,
-        }
-    }
-}
-
 /// Loads that take longer than this together are not repeated.
 const QUICK: Duration = Duration::from_secs(3);
 
@@ -263,7 +239,8 @@ impl Running {
         }
     }
 
-    async fn change(&mut self, seconds: f64, at_most: usize) -> anyhow::Result<Vec<Changed>> {
+    /// Seconds of each change: until it is in force, and until old sockets are ended, where somebody ends them.
+    async fn change(&mut self, seconds: f64, at_most: usize) -> anyhow::Result<Vec<[f64; 2]>> {
         let begun = Instant::now();
         let mut taken = Vec::new();
         while taken.len() < at_most && begun.elapsed().as_secs_f64() < seconds {
@@ -272,13 +249,13 @@ impl Running {
             let took = match &mut self.plane {
                 Plane::Plain => break,
                 Plane::Waggle(waggle) => waggle.change(&change).await?,
-                Plane::Iptables(iptables) => iptables.change(&self.table, &change)?.into(),
-                Plane::Nftables(nftables) => nftables
-                    .change(&self.table, &change, previous.as_ref())?
-                    .into(),
+                Plane::Iptables(iptables) => [iptables.change(&self.table, &change)?; 2],
+                Plane::Nftables(nftables) => {
+                    [nftables.change(&self.table, &change, previous.as_ref())?; 2]
+                }
             };
             self.step += 1;
-            taken.push(took);
+            taken.push(took.map(|took| took.as_secs_f64()));
         }
         Ok(taken)
     }

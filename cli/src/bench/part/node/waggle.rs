@@ -13,7 +13,6 @@ use agent::dataplane::{
 };
 use anyhow::Context as _;
 
-use super::Changed;
 use crate::bench::part::topology::{Topology, UPLINK};
 use crate::bench::services::{
     Change, Family, NODE, POD_RANGES, PORT, Protocol, SERVICE_RANGES, Service, Table,
@@ -22,6 +21,7 @@ use crate::bench::services::{
 pub(super) struct Waggle {
     plane: DataPlane,
     batches: tokio::sync::mpsc::Sender<Arc<Batch>>,
+    in_force: tokio::sync::watch::Receiver<u64>,
     applied: tokio::sync::watch::Receiver<u64>,
     revision: u64,
     statistics: Option<RunTimeStatistics>,
@@ -64,6 +64,7 @@ impl Waggle {
         let (sender, applied) = tokio::sync::watch::channel(0);
         plane.follow(receiver, sender);
         Ok(Self {
+            in_force: plane.in_force(),
             plane,
             batches,
             applied,
@@ -72,8 +73,8 @@ impl Waggle {
         })
     }
 
-    /// From the batch in hand to the data plane's words that it is in the kernel, and that it is in force.
-    async fn apply(&mut self, full: bool, events: Vec<Event>) -> anyhow::Result<Changed> {
+    /// From the batch in hand until new connections go by it, and until what talked to gone backends is ended too.
+    async fn apply(&mut self, full: bool, events: Vec<Event>) -> anyhow::Result<[Duration; 2]> {
         self.revision += 1;
         let batch = Arc::new(Batch {
             revision: self.revision,
@@ -85,23 +86,10 @@ impl Waggle {
             .send(batch)
             .await
             .context("the data plane follows no more")?;
-        let revision = self.revision;
-        let mut in_kernel = self.plane.in_kernel();
-        let both = async {
-            in_kernel.wait_for(|held| *held >= revision).await?;
-            let in_kernel = begun.elapsed();
-            self.applied
-                .wait_for(|applied| *applied >= revision)
-                .await?;
-            anyhow::Ok(Changed {
-                in_kernel: in_kernel.as_secs_f64(),
-                ended: Some(begun.elapsed().as_secs_f64()),
-            })
-        };
-        tokio::time::timeout(Duration::from_secs(60), both)
-            .await
-            .context("the table is not in force within a minute")?
-            .context("the data plane follows no more")
+        reached(&mut self.in_force, self.revision).await?;
+        let in_force = begun.elapsed();
+        reached(&mut self.applied, self.revision).await?;
+        Ok([in_force, begun.elapsed()])
     }
 
     pub(super) async fn load(&mut self, table: &Table) -> anyhow::Result<Duration> {
@@ -109,15 +97,14 @@ impl Waggle {
             .services()
             .flat_map(|service| events(&service))
             .collect();
-        let loaded = self.apply(true, events).await?;
-        Ok(Duration::from_secs_f64(loaded.all()))
+        self.apply(true, events).await.map(|[in_force, _]| in_force)
     }
 
     pub(super) async fn clear(&mut self) -> anyhow::Result<()> {
         self.apply(true, Vec::new()).await.map(|_| ())
     }
 
-    pub(super) async fn change(&mut self, change: &Change) -> anyhow::Result<Changed> {
+    pub(super) async fn change(&mut self, change: &Change) -> anyhow::Result<[Duration; 2]> {
         let slices = slices(&change.after);
         self.apply(false, slices).await
     }
@@ -147,6 +134,18 @@ impl Waggle {
     pub(super) async fn end(self) -> anyhow::Result<()> {
         Ok(self.plane.unload().await?)
     }
+}
+
+async fn reached(
+    told: &mut tokio::sync::watch::Receiver<u64>,
+    revision: u64,
+) -> anyhow::Result<()> {
+    let reached = told.wait_for(|told| *told >= revision);
+    tokio::time::timeout(Duration::from_secs(60), reached)
+        .await
+        .context("the table is not in force within a minute")?
+        .context("the data plane follows no more")?;
+    Ok(())
 }
 
 fn object(name: String) -> ObjectName {
