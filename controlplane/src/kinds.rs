@@ -2,6 +2,7 @@
 //! fields, printer columns, status split. Pure: no I/O, no clock.
 
 pub(crate) mod access;
+pub(crate) mod certificate_signing_request;
 mod config_map;
 mod deployment;
 mod endpoint_slice;
@@ -179,6 +180,7 @@ static ALL: &[&Kind] = &[
     &event::EVENTS_KIND,
     &deployment::KIND,
     &replica_set::KIND,
+    &certificate_signing_request::KIND,
     &lease::KIND,
     &endpoint_slice::KIND,
     &rbac::cluster_role::KIND,
@@ -199,6 +201,7 @@ pub(crate) fn groups() -> &'static [(&'static str, &'static str)] {
         ("", "v1"),
         ("events.k8s.io", "v1"),
         ("apps", "v1"),
+        (certificate_signing_request::GROUP, "v1"),
         ("coordination.k8s.io", "v1"),
         ("discovery.k8s.io", "v1"),
         (rbac::GROUP, "v1"),

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::generated_name::generate_name;
 use super::{
-    ApiError, MAX_ATTEMPTS, Registry, WriteOptions, Written, key, node_ranges, object,
+    ApiError, MAX_ATTEMPTS, Registry, WriteOptions, Written, key, node_ranges, object, pod_account,
     service_alloc,
 };
 use crate::kinds::{self, Kind, Scope, meta};
@@ -90,6 +90,9 @@ impl Registry {
         if kind.scope == Scope::Namespaced {
             txn.compares
                 .push(self.hold_namespace(kind, namespace, &name).await?);
+        }
+        if pod_account::concerns(kind) && self.requires_accounts() {
+            self.admit_account(namespace, &mut object).await?;
         }
         let mut errors = meta::validate(kind, &object, None);
         errors.extend(kind.strategy.validate(&object, None, ""));
