@@ -40,6 +40,7 @@ mod quantity;
 mod record;
 mod report;
 mod status;
+mod tokens;
 mod wanted;
 mod worker;
 
@@ -52,6 +53,7 @@ pub(crate) use objects::{Kind, Objects, ServiceFacts};
 #[cfg(test)]
 pub(crate) use record::PodDirs;
 pub(crate) use report::{EventType, PodEvent, PodKey, Reporter};
+pub(crate) use tokens::TokenWish;
 pub(crate) use worker::{ContainerSnapshot, Snapshot};
 
 use plan::Leaving;
@@ -319,6 +321,7 @@ impl<M: Machine> Pods<M> {
 fn is_safe(key: &PodKey, pod: &Pod) -> bool {
     let spec = pod.spec.iter();
     let inner = spec.flat_map(|spec| {
+        let ephemeral = spec.ephemeral_containers.iter().flatten();
         let containers = spec
             .containers
             .iter()
@@ -326,6 +329,7 @@ fn is_safe(key: &PodKey, pod: &Pod) -> bool {
         let volumes = spec.volumes.iter().flatten();
         containers
             .map(|container| &container.name)
+            .chain(ephemeral.map(|container| &container.name))
             .chain(volumes.map(|volume| &volume.name))
     });
     [&key.namespace, &key.name, &key.uid]

@@ -4,6 +4,7 @@
 pub(crate) mod access;
 pub(crate) mod admission;
 mod api_service;
+pub(crate) mod certificate_signing_request;
 mod config_map;
 pub(crate) mod custom;
 pub(crate) mod custom_resource_definition;
@@ -12,6 +13,7 @@ mod endpoint_slice;
 mod endpoints;
 mod errors;
 pub(crate) mod event;
+pub(crate) mod horizontal_pod_autoscaler;
 pub(crate) mod int_or_percent;
 mod lease;
 pub(crate) mod limit_range;
@@ -21,15 +23,19 @@ mod namespace;
 pub(crate) mod networking;
 mod node;
 pub(crate) mod pod;
+mod pod_disruption_budget;
+pub(crate) mod priority_class;
 pub(crate) mod quantity;
 pub(crate) mod rbac;
 mod replica_set;
 pub(crate) mod resource_quota;
+mod runtime_class;
 mod secret;
 pub(crate) mod selector;
 mod served_version;
 mod service;
 mod service_account;
+pub(crate) mod storage;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -293,6 +299,8 @@ static ALL: &[&Kind<'static>] = &[
     &limit_range::KIND,
     &namespace::KIND,
     &node::KIND,
+    &storage::persistent_volume_claim::KIND,
+    &storage::persistent_volume::KIND,
     &pod::KIND,
     &resource_quota::KIND,
     &secret::KIND,
@@ -301,6 +309,9 @@ static ALL: &[&Kind<'static>] = &[
     &event::EVENTS_KIND,
     &deployment::KIND,
     &replica_set::KIND,
+    &horizontal_pod_autoscaler::KIND,
+    &horizontal_pod_autoscaler::V1_KIND,
+    &certificate_signing_request::KIND,
     &lease::KIND,
     &endpoint_slice::KIND,
     &endpoint_slice::BETA,
@@ -309,6 +320,8 @@ static ALL: &[&Kind<'static>] = &[
     &networking::ip_address::KIND,
     &networking::network_policy::KIND,
     &networking::service_cidr::KIND,
+    &runtime_class::KIND,
+    &pod_disruption_budget::KIND,
     &rbac::cluster_role::KIND,
     &rbac::cluster_role_binding::KIND,
     &rbac::role::KIND,
@@ -321,6 +334,13 @@ static ALL: &[&Kind<'static>] = &[
     &admission::webhooks::VALIDATING,
     &custom_resource_definition::KIND,
     &api_service::KIND,
+    &priority_class::KIND,
+    &storage::csi_driver::KIND,
+    &storage::csi_node::KIND,
+    &storage::csi_storage_capacity::KIND,
+    &storage::storage_class::KIND,
+    &storage::volume_attachment::KIND,
+    &storage::volume_attributes_class::KIND,
 ];
 
 /// Every kind, in the order of discovery.
@@ -335,14 +355,21 @@ pub(crate) fn groups() -> &'static [(&'static str, &'static str)] {
         ("", "v1"),
         ("events.k8s.io", "v1"),
         ("apps", "v1"),
+        ("autoscaling", "v2"),
+        ("autoscaling", "v1"),
+        (certificate_signing_request::GROUP, "v1"),
         ("coordination.k8s.io", "v1"),
         ("discovery.k8s.io", "v1"),
         ("discovery.k8s.io", "v1beta1"),
         (networking::GROUP, "v1"),
-        (rbac::GROUP, "v1"),
         (admission::GROUP, "v1"),
         ("apiextensions.k8s.io", "v1"),
         ("apiregistration.k8s.io", "v1"),
+        ("node.k8s.io", "v1"),
+        ("policy", "v1"),
+        (rbac::GROUP, "v1"),
+        ("scheduling.k8s.io", "v1"),
+        ("storage.k8s.io", "v1"),
     ]
 }
 

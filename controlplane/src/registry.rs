@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::kinds::Kind;
 use crate::store::{Freshness, KeyValue, Store, Txn, TxnOutcome};
 
+mod admission;
 pub(crate) mod bind;
 pub(crate) mod bootstrap;
 mod client;
@@ -30,6 +31,7 @@ pub(crate) mod list;
 pub(crate) mod node_ranges;
 pub(crate) mod object;
 pub(crate) mod patch;
+mod pod_account;
 pub(crate) mod scale;
 pub(crate) mod selector;
 mod service_alloc;
@@ -140,6 +142,8 @@ struct Inner {
     /// which lock says the hash of its key. Held across one read and one transaction, never nested.
     turns: Vec<tokio::sync::Mutex<()>>,
     hasher: std::hash::RandomState,
+    /// Whether pods need the account that they run as; set once there are controllers that make accounts.
+    accounts: std::sync::atomic::AtomicBool,
 }
 
 /// What Services get addresses and ports from.
@@ -221,6 +225,7 @@ impl Registry {
                 converter: OnceLock::new(),
                 turns: (0..TURNS).map(|_| tokio::sync::Mutex::default()).collect(),
                 hasher: std::hash::RandomState::new(),
+                accounts: std::sync::atomic::AtomicBool::new(false),
             }),
         };
         registry.follow_definitions();
@@ -234,6 +239,18 @@ impl Registry {
 
     pub(crate) fn client(&self, manager: &'static str) -> Client {
         Client::new(self.clone(), manager)
+    }
+
+    /// From now on a pod is created only if its account exists, and gets what the account gives.
+    pub(crate) fn require_accounts(&self) {
+        let order = std::sync::atomic::Ordering::Relaxed;
+        self.inner.accounts.store(true, order);
+    }
+
+    fn requires_accounts(&self) -> bool {
+        self.inner
+            .accounts
+            .load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Waits for this object's turn. Other members may still write it: the transaction decides.

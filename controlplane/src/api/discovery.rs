@@ -21,7 +21,7 @@ const MAJOR: &str = "1";
 const MINOR: &str = "36";
 
 /// What can be done with objects of a kind.
-fn verbs(kind: &Kind) -> Vec<&'static str> {
+fn verbs(kind: &Kind<'_>) -> Vec<&'static str> {
     let mut verbs = vec!["create", "delete"];
     if kind.deletes_collections() {
         verbs.push("deletecollection");
@@ -45,6 +45,13 @@ const ANSWERED: &[Answered] = &[
         kind: "SelfSubjectReview",
         plural: "selfsubjectreviews",
         singular: "selfsubjectreview",
+        scope: Scope::Cluster,
+    },
+    Answered {
+        group: "authentication.k8s.io",
+        kind: "TokenReview",
+        plural: "tokenreviews",
+        singular: "tokenreview",
         scope: Scope::Cluster,
     },
     Answered {
@@ -223,11 +230,13 @@ fn paths(defined: &Defined) -> Vec<String> {
         );
     }
     let others = [
+        "/.well-known/openid-configuration",
         "/healthz",
         "/livez",
         "/metrics",
         "/openapi/v2",
         "/openapi/v3",
+        "/openid/v1/jwks",
         "/readyz",
         "/version",
     ];

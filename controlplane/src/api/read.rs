@@ -63,7 +63,7 @@ pub(super) fn version_match(query: &Query) -> Result<VersionMatch, ApiError> {
     }
 }
 
-pub(super) fn list_options(kind: &Kind, query: &Query) -> Result<ListOptions, ApiError> {
+pub(super) fn list_options(kind: &Kind<'_>, query: &Query) -> Result<ListOptions, ApiError> {
     let limit: i64 = query.number("limit")?.unwrap_or(0);
     Ok(ListOptions {
         selector: Selector::parse(kind, query.get("labelSelector"), query.get("fieldSelector"))?,

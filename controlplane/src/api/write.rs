@@ -13,6 +13,7 @@ use super::negotiate::{self, PatchMedia};
 use super::read::{Subject, Wish, list_options};
 use super::request::{self, Query};
 use super::{Api, respond};
+use crate::auth::User;
 use crate::kinds::{self, Cause, Kind};
 use crate::registry::delete::Deleted;
 use crate::registry::error::field_error;
@@ -37,6 +38,8 @@ pub(super) struct Write<'a> {
     /// Name of the options that the query is judged as: `CreateOptions`.
     pub(super) options: &'static str,
     pub(super) guard: Option<Guard>,
+    /// Who writes.
+    pub(super) user: &'a User,
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> &'a str {
@@ -91,7 +94,7 @@ impl Write<'_> {
         FieldValidation::parse(self.query.get("fieldValidation"), self.options)
     }
 
-    fn parsed(&self) -> Result<Value, ApiError> {
+    pub(super) fn parsed(&self) -> Result<Value, ApiError> {
         let encoding = negotiate::content(header(self.headers, &CONTENT_TYPE))?;
         body::parse(&self.body, encoding)
     }
@@ -124,7 +127,8 @@ impl Api {
         if !name.is_empty() {
             return Err(ApiError::method_not_allowed());
         }
-        let (object, warnings) = write.object_of(kind)?;
+        let (mut object, warnings) = write.object_of(kind)?;
+        super::certificates::sign_with_name(kind, write.user, &mut object);
         let written = self
             .registry
             .create(kind, namespace, object, &write.options()?)
@@ -352,7 +356,7 @@ fn created_status() -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
 }
 
-fn success(kind: &Kind, last: &Value) -> Value {
+fn success(kind: &Kind<'_>, last: &Value) -> Value {
     let mut details = json!({
         "name": object::name(last),
         "kind": kind.plural,
@@ -419,7 +423,7 @@ fn parse_patch(write: &Write<'_>) -> Result<(PatchType, Value), ApiError> {
 }
 
 /// An applied configuration must say what it is, and must be about the object of the URL.
-fn check_applied(kind: &Kind, subject: Subject<'_>, applied: &Value) -> Result<(), ApiError> {
+fn check_applied(kind: &Kind<'_>, subject: Subject<'_>, applied: &Value) -> Result<(), ApiError> {
     let version = crate::registry::create::api_version(kind);
     if applied["kind"] != kind.kind || applied["apiVersion"] != version.as_str() {
         return Err(ApiError::bad_request(format!(

@@ -37,6 +37,7 @@ pub(super) static BETA: Kind = Kind {
     strategy: &ServedVersion {
         of: &KIND,
         api_version: "discovery.k8s.io/v1beta1",
+        deprecated: true,
         to_stored: |slice| {
             for endpoint in list_mut(slice, &["endpoints"]) {
                 let endpoint = object_mut(endpoint, &[]);

@@ -10,6 +10,7 @@ pub(crate) struct ServedVersion {
     /// The version that is stored, and whose rules hold.
     pub(crate) of: &'static Kind<'static>,
     pub(crate) api_version: &'static str,
+    pub(crate) deprecated: bool,
     /// What differs besides `apiVersion`.
     pub(crate) to_stored: fn(&mut Value),
     pub(crate) to_served: fn(&mut Value),
@@ -30,6 +31,9 @@ impl Strategy for ServedVersion {
     }
 
     fn warnings(&self, _object: &Value) -> Vec<String> {
+        if !self.deprecated {
+            return Vec::new();
+        }
         let (version, kind, now) = (self.api_version, self.of.kind, self.of.api_version());
         vec![format!("{version} {kind} is deprecated; use {now} {kind}")]
     }

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::generated_name::generate_name;
 use super::{
-    ApiError, MAX_ATTEMPTS, Registry, WriteOptions, Written, key, node_ranges, object,
+    ApiError, MAX_ATTEMPTS, Registry, WriteOptions, Written, key, node_ranges, object, pod_account,
     service_alloc,
 };
 use crate::kinds::{self, Kind, Scope, meta};
@@ -102,6 +102,10 @@ impl Registry {
             txn.compares
                 .push(self.hold_namespace(kind, namespace, &name).await?);
         }
+        self.admit_create(kind, &mut object).await?;
+        if pod_account::concerns(kind) && self.requires_accounts() {
+            self.admit_account(namespace, &mut object).await?;
+        }
         let mut errors = meta::validate(kind, &object, None);
         errors.extend(kind.strategy.validate(&object, None, ""));
         if !errors.is_empty() {
@@ -184,7 +188,7 @@ enum Retry {
 }
 
 /// `apps/v1`, or `v1` for the core group.
-pub(crate) fn api_version(kind: &Kind) -> String {
+pub(crate) fn api_version(kind: &Kind<'_>) -> String {
     if kind.group.is_empty() {
         kind.version.to_owned()
     } else {
@@ -194,7 +198,7 @@ pub(crate) fn api_version(kind: &Kind) -> String {
 
 /// The namespace of the URL wins; one in the body must be the same.
 pub(crate) fn set_namespace(
-    kind: &Kind,
+    kind: &Kind<'_>,
     namespace: &str,
     object: &mut Value,
 ) -> Result<(), ApiError> {
@@ -212,7 +216,7 @@ pub(crate) fn set_namespace(
     Ok(())
 }
 
-fn track_create(kind: &Kind, object: &mut Value, manager: &str) {
+fn track_create(kind: &Kind<'_>, object: &mut Value, manager: &str) {
     let applied = object["metadata"]["managedFields"]
         .as_array()
         .is_some_and(|entries| !entries.is_empty());

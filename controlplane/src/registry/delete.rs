@@ -121,7 +121,7 @@ impl Registry {
     }
 }
 
-fn check(kind: &Kind, name: &str, options: &DeleteOptions) -> Result<(), ApiError> {
+fn check(kind: &Kind<'_>, name: &str, options: &DeleteOptions) -> Result<(), ApiError> {
     if kind.group.is_empty() && kind.plural == "namespaces" && PROTECTED_NAMESPACES.contains(&name)
     {
         return Err(ApiError::forbidden(
@@ -149,7 +149,7 @@ fn check(kind: &Kind, name: &str, options: &DeleteOptions) -> Result<(), ApiErro
 }
 
 fn check_preconditions(
-    kind: &Kind,
+    kind: &Kind<'_>,
     name: &str,
     live: &Value,
     options: &DeleteOptions,
@@ -201,7 +201,7 @@ fn finalizers_after(live: &Value, propagation: Option<&str>) -> Vec<String> {
 }
 
 /// Seconds that the object still has to end by itself.
-fn grace(kind: &Kind, live: &Value, options: &DeleteOptions) -> i64 {
+fn grace(kind: &Kind<'_>, live: &Value, options: &DeleteOptions) -> i64 {
     let Some(default) = kind.strategy.default_grace_period(live) else {
         return 0;
     };
@@ -220,7 +220,7 @@ fn grace(kind: &Kind, live: &Value, options: &DeleteOptions) -> i64 {
     }
 }
 
-fn plan(kind: &Kind, live: &Value, options: &DeleteOptions, now: jiff::Timestamp) -> Plan {
+fn plan(kind: &Kind<'_>, live: &Value, options: &DeleteOptions, now: jiff::Timestamp) -> Plan {
     let mut new = live.clone();
     object::remove_meta(&mut new, "resourceVersion");
     let before = new.clone();

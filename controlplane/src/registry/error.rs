@@ -15,7 +15,7 @@ const EXPIRED_CONTINUE: &str = "The provided continue parameter is too old to di
      result. You can start a new list without the continue parameter.";
 
 /// `deployments.apps`, or `pods` for the core group.
-pub(crate) fn qualified_resource(kind: &Kind) -> String {
+pub(crate) fn qualified_resource(kind: &Kind<'_>) -> String {
     qualify(kind.plural, kind.group)
 }
 
@@ -94,7 +94,7 @@ impl ApiError {
         self.reason() == "AlreadyExists"
     }
 
-    pub(crate) fn not_found(kind: &Kind, name: &str) -> Self {
+    pub(crate) fn not_found(kind: &Kind<'_>, name: &str) -> Self {
         let resource = qualified_resource(kind);
         Self::new(404, "NotFound", format!("{resource} \"{name}\" not found")).about(
             kind.group,
@@ -121,7 +121,7 @@ impl ApiError {
         error
     }
 
-    pub(crate) fn already_exists(kind: &Kind, name: &str) -> Self {
+    pub(crate) fn already_exists(kind: &Kind<'_>, name: &str) -> Self {
         let resource = qualified_resource(kind);
         Self::new(
             409,
@@ -131,7 +131,7 @@ impl ApiError {
         .about(kind.group, kind.plural, name)
     }
 
-    pub(crate) fn conflict(kind: &Kind, name: &str, why: &str) -> Self {
+    pub(crate) fn conflict(kind: &Kind<'_>, name: &str, why: &str) -> Self {
         let resource = qualified_resource(kind);
         Self::new(
             409,
@@ -142,7 +142,7 @@ impl ApiError {
     }
 
     /// The object is at another version than the client thinks.
-    pub(crate) fn modified(kind: &Kind, name: &str) -> Self {
+    pub(crate) fn modified(kind: &Kind<'_>, name: &str) -> Self {
         Self::conflict(
             kind,
             name,
@@ -150,7 +150,7 @@ impl ApiError {
         )
     }
 
-    pub(crate) fn uid_mismatch(kind: &Kind, name: &str, wanted: &str, found: &str) -> Self {
+    pub(crate) fn uid_mismatch(kind: &Kind<'_>, name: &str, wanted: &str, found: &str) -> Self {
         Self::conflict(
             kind,
             name,
@@ -165,7 +165,7 @@ impl ApiError {
     }
 
     /// A body that is no object of the kind.
-    pub(crate) fn cannot_be_handled(kind: &Kind, why: &str) -> Self {
+    pub(crate) fn cannot_be_handled(kind: &Kind<'_>, why: &str) -> Self {
         Self::bad_request(format!(
             "{0} in version \"{1}\" cannot be handled as a {0}: {why}",
             kind.kind, kind.version
@@ -187,7 +187,7 @@ impl ApiError {
         Self::new(403, "Forbidden", message).about(group, resource, name)
     }
 
-    pub(crate) fn namespace_terminating(kind: &Kind, name: &str, namespace: &str) -> Self {
+    pub(crate) fn namespace_terminating(kind: &Kind<'_>, name: &str, namespace: &str) -> Self {
         Self::forbidden(
             kind.group,
             kind.plural,
@@ -284,7 +284,7 @@ impl ApiError {
         }])
     }
 
-    pub(crate) fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Self {
+    pub(crate) fn invalid(kind: &Kind<'_>, name: &str, errors: &[FieldError]) -> Self {
         Self::invalid_named(kind.group, kind.kind, name, errors)
     }
 
@@ -322,7 +322,7 @@ impl ApiError {
     }
 
     pub(crate) fn invalid_field(
-        kind: &Kind,
+        kind: &Kind<'_>,
         name: &str,
         field: &str,
         cause: Cause,

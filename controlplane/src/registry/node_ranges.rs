@@ -12,7 +12,7 @@ use crate::kinds::{Cause, Kind};
 use crate::store::{Compare, Freshness, Op, RangeRequest, Txn};
 
 /// Whether the write gives a node ranges that it did not have.
-pub(super) fn concerns(kind: &Kind, new: &Value, old: Option<&Value>) -> bool {
+pub(super) fn concerns(kind: &Kind<'_>, new: &Value, old: Option<&Value>) -> bool {
     kind.group.is_empty()
         && kind.plural == "nodes"
         && !ranges(new).is_empty()

@@ -29,7 +29,7 @@ use wants::{
 /// Random probes before the whole range is read.
 const PROBES: usize = 24;
 
-pub(super) fn concerns(kind: &Kind) -> bool {
+pub(super) fn concerns(kind: &Kind<'_>) -> bool {
     kind.group.is_empty() && kind.plural == "services"
 }
 

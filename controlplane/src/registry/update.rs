@@ -155,6 +155,7 @@ impl Registry {
         if service_alloc::concerns(kind) && subresource.is_empty() {
             service_alloc::carry_over(&mut new, &old);
         }
+        self.admit_update(kind, &new, &old, subresource).await?;
         let mut errors = meta::validate(kind, &new, Some(&old));
         errors.extend(kind.strategy.validate(&new, Some(&old), subresource));
         if !errors.is_empty() {
@@ -217,7 +218,7 @@ impl Registry {
 }
 
 /// The writes that remove an object and what it holds.
-pub(super) fn removal(kind: &Kind, object_key: &str, last: &Value) -> Vec<Op> {
+pub(super) fn removal(kind: &Kind<'_>, object_key: &str, last: &Value) -> Vec<Op> {
     let mut ops = vec![Op::Delete {
         key: object_key.to_owned(),
     }];

@@ -120,7 +120,7 @@ impl ObjectWatch {
 }
 
 /// An object that starts to match is added, one that stops to match is deleted.
-fn frame(kind: &Kind, selector: &Selector, event: WatchEvent) -> Option<Frame> {
+fn frame(kind: &Kind<'_>, selector: &Selector, event: WatchEvent) -> Option<Frame> {
     match event {
         WatchEvent::Put { kv, previous } => {
             let is = selector.matches(kind, &kv);

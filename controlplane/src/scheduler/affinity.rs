@@ -1,7 +1,7 @@
 //! Node selectors and tolerations. Pure.
 
 use k8s_openapi::api::core::v1::{
-    Node, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration,
+    Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration,
 };
 
 fn requirement(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
@@ -39,6 +39,14 @@ pub(super) fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
     }) && fields.iter().all(|field| {
         field.key == "metadata.name" && requirement(field, node.metadata.name.as_deref())
     })
+}
+
+/// Whether one of the terms matches.
+pub(crate) fn selects(selector: &NodeSelector, node: &Node) -> bool {
+    selector
+        .node_selector_terms
+        .iter()
+        .any(|term| term_matches(term, node))
 }
 
 pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
