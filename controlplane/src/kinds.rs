@@ -3,25 +3,33 @@
 
 pub(crate) mod access;
 mod config_map;
+mod controller_revision;
+mod cron_job;
+mod daemon_set;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
 mod errors;
 pub(crate) mod event;
 pub(crate) mod int_or_percent;
+mod job;
 mod lease;
 pub(crate) mod meta;
 mod names;
 mod namespace;
 mod node;
 pub(crate) mod pod;
+mod pod_template;
 pub(crate) mod quantity;
 pub(crate) mod rbac;
 mod replica_set;
+mod replication_controller;
+pub(crate) mod schedule;
 mod secret;
 pub(crate) mod selector;
 mod service;
 mod service_account;
+mod stateful_set;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -160,6 +168,11 @@ pub(crate) trait Strategy: std::fmt::Debug + Sync {
         Vec::new()
     }
 
+    /// What becomes of dependents when a deletion does not say: `Background` or `Orphan`.
+    fn default_propagation(&self) -> &'static str {
+        "Background"
+    }
+
     /// Grace period that a deletion without one gets; `None` deletes at once (all kinds but Pod).
     fn default_grace_period(&self, _object: &Value) -> Option<i64> {
         None
@@ -173,12 +186,19 @@ static ALL: &[&Kind] = &[
     &namespace::KIND,
     &node::KIND,
     &pod::KIND,
+    &pod_template::KIND,
+    &replication_controller::KIND,
     &secret::KIND,
     &service_account::KIND,
     &service::KIND,
     &event::EVENTS_KIND,
+    &controller_revision::KIND,
+    &daemon_set::KIND,
     &deployment::KIND,
     &replica_set::KIND,
+    &stateful_set::KIND,
+    &cron_job::KIND,
+    &job::KIND,
     &lease::KIND,
     &endpoint_slice::KIND,
     &rbac::cluster_role::KIND,
@@ -199,6 +219,7 @@ pub(crate) fn groups() -> &'static [(&'static str, &'static str)] {
         ("", "v1"),
         ("events.k8s.io", "v1"),
         ("apps", "v1"),
+        ("batch", "v1"),
         ("coordination.k8s.io", "v1"),
         ("discovery.k8s.io", "v1"),
         (rbac::GROUP, "v1"),

@@ -30,7 +30,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use affinity::tolerates;
+pub(crate) use affinity::{is_asked_for, tolerates};
 pub(crate) use metrics::SchedulerMetrics;
 pub(crate) use resources::milli;
 

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::{Value, json};
 
-use crate::cache::{Cache, Informer, ObjectKey, Queue, Subscription};
+use crate::cache::{Cache, Informer, ObjectKey, Queue, Subscription, each, informers};
 use crate::kinds::{self, Kind, Scope};
 use crate::registry::patch::{PatchRequest, PatchType};
 use crate::registry::{ApiError, Client, DeleteOptions, Object, WriteOptions, object};
@@ -74,20 +74,8 @@ impl Controller {
         queue: &Queue<ObjectKey>,
     ) -> (Self, Vec<Subscription>) {
         let graph = Arc::default();
-        let subscriptions = [
-            follow(&cache.namespaces, &graph, queue),
-            follow(&cache.nodes, &graph, queue),
-            follow(&cache.leases, &graph, queue),
-            follow(&cache.config_maps, &graph, queue),
-            follow(&cache.secrets, &graph, queue),
-            follow(&cache.service_accounts, &graph, queue),
-            follow(&cache.deployments, &graph, queue),
-            follow(&cache.replica_sets, &graph, queue),
-            follow(&cache.pods, &graph, queue),
-            follow(&cache.services, &graph, queue),
-            follow(&cache.endpoints, &graph, queue),
-            follow(&cache.endpoint_slices, &graph, queue),
-        ];
+        let mut subscriptions = Vec::new();
+        informers!(each cache, informer => subscriptions.push(follow(informer, &graph, queue)));
         let controller = Self {
             client: client.with_manager(NAME),
             graph,

@@ -84,6 +84,10 @@ pub(super) const FIELDS: &[Fact] = &[
     ("io.k8s.api.apps.v1.DeploymentStatus", "conditions", ListType::Map(&["type"]), merge("type")),
     ("io.k8s.api.apps.v1.DaemonSetStatus", "conditions", ListType::Map(&["type"]), merge("type")),
     ("io.k8s.api.apps.v1.ReplicaSetStatus", "conditions", ListType::Map(&["type"]), merge("type")),
+    ("io.k8s.api.batch.v1.JobStatus", "conditions", ATOMIC, merge("type")),
+    ("io.k8s.api.batch.v1.UncountedTerminatedPods", "failed", SET, NONE),
+    ("io.k8s.api.batch.v1.UncountedTerminatedPods", "succeeded", SET, NONE),
+    ("io.k8s.api.batch.v1.PodFailurePolicyOnExitCodesRequirement", "values", SET, NONE),
     ("io.k8s.api.discovery.v1.Endpoint", "addresses", SET, NONE),
     ("io.k8s.api.policy.v1.PodDisruptionBudgetStatus", "conditions", ListType::Map(&["type"]), merge("type")),
 ];
