@@ -17,6 +17,7 @@ use proto::node::v1::{DataPlaneMode, Hello};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::cluster::{Batch, memory};
 use crate::dataplane::{Attachment, DataPlane, DataPlaneConfig, NorthSouth, Routing, Xdp};
 use crate::dns::keeper::Keeper;
 use crate::dns::{DnsConfig, DnsServer};
@@ -38,6 +39,8 @@ pub use error::AgentError;
 /// Where the node's DNS server listens: a link-local address that the data plane puts on `lo`.
 const DNS_LISTEN: SocketAddr =
     SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 20, 10)), 53);
+/// What is remembered of the cluster, below the data directory.
+const MEMORY: &str = "cluster";
 /// Batches that a consumer has not taken yet.
 const BATCHES: usize = 16;
 /// How long a pod may take to end when the agent leaves nothing behind, and how long all are waited for.
@@ -202,11 +205,17 @@ impl Agent {
         (host, addresses, runc_version): (Host, Vec<IpAddr>, String),
         lock: Flock<std::fs::File>,
     ) -> Result<Self, AgentError> {
+        // A data plane that was adopted is at least as new as what is remembered.
+        let remembered = remembered(&config.data_dir);
         let (data_plane_batches, batches) = mpsc::channel(BATCHES);
         let (applied, data_plane_applied) = watch::channel(0);
         let follow = data_plane.follow(batches, applied);
+        if data_plane.is_fresh() {
+            hand(&data_plane_batches, remembered.as_ref());
+        }
 
         let (dns_batches, batches) = mpsc::channel(BATCHES);
+        hand(&dns_batches, remembered.as_ref());
         let (applied, dns_applied) = watch::channel(0);
         let host_resolver = preflight::host_resolver();
         let (sockets, dns_keeper) = names::sockets(&config).await?;
@@ -223,11 +232,16 @@ impl Agent {
         .await?;
 
         let (health_batches, batches) = mpsc::channel(BATCHES);
+        hand(&health_batches, remembered.as_ref());
+        drop(remembered);
         let health = tokio::spawn(crate::health::follow(
             config.node_name.clone(),
             batches,
             data_plane_applied.clone(),
         ));
+
+        let (memory_batches, batches) = mpsc::channel(BATCHES);
+        let memory = tokio::spawn(memory::keep(config.data_dir.join(MEMORY), batches));
 
         let images = ImageStore::open(&config.data_dir.join("images"))
             .await?
@@ -295,7 +309,12 @@ impl Agent {
             Arc::clone(&pods),
             objects,
             Arc::clone(&outbox),
-            vec![data_plane_batches, dns_batches, health_batches],
+            vec![
+                data_plane_batches,
+                dns_batches,
+                health_batches,
+                memory_batches,
+            ],
             pod_cidrs,
         );
         let hello = {
@@ -327,6 +346,7 @@ impl Agent {
         });
         let mut tasks = vec![
             health,
+            memory,
             tokio::spawn(client.run(stopped.clone())),
             tokio::spawn(Arc::clone(&heartbeat).run(stopped.clone())),
             tokio::spawn(report_applied(
@@ -512,6 +532,26 @@ impl Shared {
         ));
         text.push_str(end);
         text
+    }
+}
+
+/// What the agent before knew of the cluster.
+fn remembered(data_dir: &std::path::Path) -> Option<Arc<Batch>> {
+    let path = data_dir.join(MEMORY);
+    match memory::read(&path) {
+        Ok(batch) => batch.map(Arc::new),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "what the agent before knew cannot be read");
+            None
+        }
+    }
+}
+
+/// As the first that a consumer gets.
+fn hand(consumer: &mpsc::Sender<Arc<Batch>>, remembered: Option<&Arc<Batch>>) {
+    if let Some(batch) = remembered {
+        // A new channel has room.
+        let _ = consumer.try_send(Arc::clone(batch));
     }
 }
 

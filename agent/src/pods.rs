@@ -319,6 +319,7 @@ impl<M: Machine> Pods<M> {
 fn is_safe(key: &PodKey, pod: &Pod) -> bool {
     let spec = pod.spec.iter();
     let inner = spec.flat_map(|spec| {
+        let ephemeral = spec.ephemeral_containers.iter().flatten();
         let containers = spec
             .containers
             .iter()
@@ -326,6 +327,7 @@ fn is_safe(key: &PodKey, pod: &Pod) -> bool {
         let volumes = spec.volumes.iter().flatten();
         containers
             .map(|container| &container.name)
+            .chain(ephemeral.map(|container| &container.name))
             .chain(volumes.map(|volume| &volume.name))
     });
     [&key.namespace, &key.name, &key.uid]

@@ -11,14 +11,17 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::{
     ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
 };
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, Pod, PodTemplate, ReplicationController, Secret,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, PodTemplate, ReplicationController, Secret,
     Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::api::storage::v1::StorageClass;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +62,9 @@ macro_rules! informers {
             config_maps: ConfigMap = vec![],
             secrets: Secret = vec![],
             service_accounts: ServiceAccount = vec![],
+            storage_classes: StorageClass = vec![],
+            volumes: PersistentVolume = vec![],
+            claims: PersistentVolumeClaim = vec![],
             pods: Pod = vec![
                 (BY_NODE, node_of),
                 (BY_LABEL, labels_of),
@@ -80,6 +86,8 @@ macro_rules! informers {
             cluster_role_bindings: ClusterRoleBinding = vec![],
             roles: Role = vec![],
             role_bindings: RoleBinding = vec![],
+            disruption_budgets: PodDisruptionBudget = vec![],
+            autoscalers: HorizontalPodAutoscaler = vec![],
         }
     };
 }

@@ -11,6 +11,7 @@ mod endpoint_slice;
 mod endpoints;
 mod errors;
 pub(crate) mod event;
+pub(crate) mod horizontal_pod_autoscaler;
 pub(crate) mod int_or_percent;
 mod job;
 mod lease;
@@ -19,17 +20,21 @@ mod names;
 mod namespace;
 mod node;
 pub(crate) mod pod;
+mod pod_disruption_budget;
 mod pod_template;
+pub(crate) mod priority_class;
 pub(crate) mod quantity;
 pub(crate) mod rbac;
 mod replica_set;
 mod replication_controller;
+mod runtime_class;
 pub(crate) mod schedule;
 mod secret;
 pub(crate) mod selector;
 mod service;
 mod service_account;
 mod stateful_set;
+pub(crate) mod storage;
 mod table;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -185,6 +190,8 @@ static ALL: &[&Kind] = &[
     &event::KIND,
     &namespace::KIND,
     &node::KIND,
+    &storage::persistent_volume_claim::KIND,
+    &storage::persistent_volume::KIND,
     &pod::KIND,
     &pod_template::KIND,
     &replication_controller::KIND,
@@ -197,14 +204,25 @@ static ALL: &[&Kind] = &[
     &deployment::KIND,
     &replica_set::KIND,
     &stateful_set::KIND,
+    &horizontal_pod_autoscaler::KIND,
+    &horizontal_pod_autoscaler::V1_KIND,
     &cron_job::KIND,
     &job::KIND,
     &lease::KIND,
     &endpoint_slice::KIND,
+    &runtime_class::KIND,
+    &pod_disruption_budget::KIND,
     &rbac::cluster_role::KIND,
     &rbac::cluster_role_binding::KIND,
     &rbac::role::KIND,
     &rbac::role_binding::KIND,
+    &priority_class::KIND,
+    &storage::csi_driver::KIND,
+    &storage::csi_node::KIND,
+    &storage::csi_storage_capacity::KIND,
+    &storage::storage_class::KIND,
+    &storage::volume_attachment::KIND,
+    &storage::volume_attributes_class::KIND,
 ];
 
 /// Every kind, in the order of discovery.
@@ -219,10 +237,16 @@ pub(crate) fn groups() -> &'static [(&'static str, &'static str)] {
         ("", "v1"),
         ("events.k8s.io", "v1"),
         ("apps", "v1"),
+        ("autoscaling", "v2"),
+        ("autoscaling", "v1"),
         ("batch", "v1"),
         ("coordination.k8s.io", "v1"),
         ("discovery.k8s.io", "v1"),
+        ("node.k8s.io", "v1"),
+        ("policy", "v1"),
         (rbac::GROUP, "v1"),
+        ("scheduling.k8s.io", "v1"),
+        ("storage.k8s.io", "v1"),
     ]
 }
 

@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::kinds::Kind;
 use crate::store::{Freshness, KeyValue, Store, Txn, TxnOutcome};
 
+mod admission;
 pub(crate) mod bind;
 pub(crate) mod bootstrap;
 mod client;

@@ -16,13 +16,14 @@ use agent_ebpf::address::Address;
 use agent_ebpf::counter::EventKind;
 use agent_ebpf::layout::{
     FLOW_KIND_DSR_LOCAL, FLOW_KIND_MASQUERADE, FLOW_KIND_POD_SERVICE, FlowKey, FlowValue,
-    OriginPlace, PROTOCOL_TCP, PROTOCOL_UDP, SCOPE_INSIDE, SCOPE_LOCAL, SCOPE_OUTSIDE, ServiceKey,
-    ServiceValue, SocketOrigin,
+    ORIGIN_PLACES, OriginPlace, PROTOCOL_TCP, PROTOCOL_UDP, SCOPE_INSIDE, SCOPE_LOCAL,
+    SCOPE_OUTSIDE, ServiceKey, ServiceValue, SocketOrigin,
 };
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::Inner;
+use super::mapped::Mapped;
 use super::namespaces::Namespace;
 use super::objects::Objects;
 use super::plan::{Gone, GoneState};
@@ -374,8 +375,7 @@ fn candidates(inner: &Inner, wanted: &[(u8, &Wanted)]) -> Option<HashSet<u64>> {
         map_lookup::<_, ServiceValue>(services.as_fd(), key).is_ok_and(|found| found.is_some())
     };
     let mut cookies = HashSet::new();
-    let scan = Scan::new(places.as_fd(), size_of::<u32>(), size_of::<OriginPlace>());
-    let scanned = scan.for_each_value::<OriginPlace>(|place| {
+    let mut look = |place: OriginPlace| {
         let peer = (place.origin.backend, place.origin.backend_port);
         let concerns = |(protocol, wanted): &(u8, &Wanted)| {
             wanted.concerns(peer, &place.origin, *protocol, is_own)
@@ -383,8 +383,15 @@ fn candidates(inner: &Inner, wanted: &[(u8, &Wanted)]) -> Option<HashSet<u64>> {
         if place.owners != 0 && wanted.iter().any(concerns) {
             cookies.insert(place.cookie);
         }
-    });
-    scanned.is_ok().then_some(cookies)
+    };
+    match Mapped::<OriginPlace>::new(places.as_fd(), ORIGIN_PLACES) {
+        Ok(mapped) => mapped.values().for_each(look),
+        // An older binary's array, which the programs go on using.
+        Err(_) => Scan::array::<OriginPlace>(places.as_fd())
+            .for_each_value(&mut look)
+            .ok()?,
+    }
+    Some(cookies)
 }
 
 fn in_family(

@@ -742,7 +742,7 @@ fn tests_answerer() -> Answerer {
         zone: ArcSwap::from(
             Feed::new(Zone::new(domain, Ipv4Addr::LOCALHOST.into())).apply(&example()),
         ),
-        known: watch::Sender::new(true),
+        known: watch::Sender::new(super::answer::Known::All),
         forward: Forward::new(&[], listen, metrics.clone()),
         metrics,
     }

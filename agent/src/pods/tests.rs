@@ -1,7 +1,8 @@
 //! Pods from their manifests to their ends: with a machine that is not there and a clock that does not wait
-//! (`life`, `faults`), and with real containers (`real`).
+//! (`life`, `hooks`), and with real containers (`real`).
 #![allow(clippy::unwrap_used)]
 
+mod hooks;
 mod life;
 mod real;
 

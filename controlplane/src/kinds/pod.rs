@@ -6,6 +6,7 @@ mod columns;
 mod containers;
 mod defaults;
 mod environment;
+mod label_keys;
 mod probes;
 mod qos;
 mod update;
@@ -47,11 +48,17 @@ impl Strategy for Pod {
     }
 
     fn prepare_create(&self, object: &mut Value) {
-        let class = qos::class(object);
-        object_mut(object, &[]).insert(
-            "status".into(),
-            json!({"phase": "Pending", "qosClass": class}),
-        );
+        let mut status = json!({"phase": "Pending", "qosClass": qos::class(object)});
+        if !list(object, &["spec", "schedulingGates"]).is_empty() {
+            status["conditions"] = json!([{
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "SchedulingGated",
+                "message": "Scheduling is blocked due to non-empty scheduling gates",
+            }]);
+        }
+        object_mut(object, &[]).insert("status".into(), status);
+        label_keys::merge(object);
         meta::set_generation(object, None);
     }
 
@@ -149,6 +156,15 @@ pub(super) fn default_template_at(object: &mut Value, path: &[&str]) {
     if at(object, path).is_some() {
         defaults::pod_spec(object, &[path, &["spec"]].concat());
     }
+}
+
+/// Checks the node selector of a volume.
+pub(super) fn validate_node_selector(selector: &Value, field: &str, errors: &mut Errors) {
+    affinity::node_selector(selector, field, errors);
+}
+
+pub(super) fn validate_toleration(toleration: &Value, field: &str, errors: &mut Errors) {
+    affinity::tolerate(toleration, field, errors);
 }
 
 /// Checks a pod template, `field` being its path.

@@ -91,6 +91,7 @@ impl Registry {
             txn.compares
                 .push(self.hold_namespace(kind, namespace, &name).await?);
         }
+        self.admit_create(kind, &mut object).await?;
         let mut errors = meta::validate(kind, &object, None);
         errors.extend(kind.strategy.validate(&object, None, ""));
         if !errors.is_empty() {

@@ -1,7 +1,7 @@
 //! Node selectors and tolerations. Pure.
 
 use k8s_openapi::api::core::v1::{
-    Node, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
+    Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
 };
 
 fn requirement(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
@@ -58,13 +58,15 @@ pub(crate) fn is_asked_for(pod: &PodSpec, node: &Node) -> bool {
                 .required_during_scheduling_ignored_during_execution
                 .as_ref()
         });
-    selected
-        && required.is_none_or(|required| {
-            required
-                .node_selector_terms
-                .iter()
-                .any(|term| term_matches(term, node))
-        })
+    selected && required.is_none_or(|required| selects(required, node))
+}
+
+/// Whether one of the terms matches.
+pub(crate) fn selects(selector: &NodeSelector, node: &Node) -> bool {
+    selector
+        .node_selector_terms
+        .iter()
+        .any(|term| term_matches(term, node))
 }
 
 pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {

@@ -84,6 +84,9 @@ pub(super) const FIELDS: &[Fact] = &[
     ("io.k8s.api.apps.v1.DeploymentStatus", "conditions", ListType::Map(&["type"]), merge("type")),
     ("io.k8s.api.apps.v1.DaemonSetStatus", "conditions", ListType::Map(&["type"]), merge("type")),
     ("io.k8s.api.apps.v1.ReplicaSetStatus", "conditions", ListType::Map(&["type"]), merge("type")),
+    ("io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerSpec", "metrics", ATOMIC, NONE),
+    ("io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerStatus", "conditions", ListType::Map(&["type"]), merge("type")),
+    ("io.k8s.api.storage.v1.CSINodeSpec", "drivers", ListType::Map(&["name"]), merge("name")),
     ("io.k8s.api.batch.v1.JobStatus", "conditions", ATOMIC, merge("type")),
     ("io.k8s.api.batch.v1.UncountedTerminatedPods", "failed", SET, NONE),
     ("io.k8s.api.batch.v1.UncountedTerminatedPods", "succeeded", SET, NONE),
@@ -95,6 +98,7 @@ pub(super) const FIELDS: &[Fact] = &[
 /// Maps of a field that server-side apply takes as a whole.
 pub(super) const ATOMIC_MAPS: &[(&str, &str)] = &[
     ("io.k8s.api.core.v1.PodSpec", "nodeSelector"),
+    ("io.k8s.api.node.v1.Scheduling", "nodeSelector"),
     ("io.k8s.api.core.v1.ReplicationControllerSpec", "selector"),
     ("io.k8s.api.core.v1.ServiceSpec", "selector"),
 ];
@@ -116,6 +120,7 @@ pub(super) const ATOMIC_TYPES: &[&str] = &[
     "io.k8s.api.core.v1.SecretReference",
     "io.k8s.api.core.v1.TopologySelectorTerm",
     "io.k8s.api.core.v1.TypedLocalObjectReference",
+    "io.k8s.api.autoscaling.v1.CrossVersionObjectReference",
     "io.k8s.api.discovery.v1.EndpointPort",
     "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector",
 ];

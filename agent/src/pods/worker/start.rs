@@ -14,7 +14,7 @@ use crate::pods::expand::expand;
 use crate::pods::machine::{Machine, PodSandbox};
 use crate::pods::mounts;
 use crate::pods::plan::{ImageState, Trouble};
-use crate::pods::record::{Attempt, AttemptState, Ended};
+use crate::pods::record::{Attempt, AttemptState, Ended, PostStart};
 use crate::pods::report::EventType;
 use crate::runtime::{ContainerSpec, Mount};
 use crate::volumes::sub_path;
@@ -112,6 +112,7 @@ impl<M: Machine> Worker<M> {
             state: AttemptState::Creating,
             kill: None,
             stop_signal: stop_signal(container, image),
+            post_start: PostStart::Due,
         });
         self.save();
         let made = self
@@ -339,6 +340,7 @@ impl<M: Machine> Worker<M> {
                     state: AttemptState::Ended(last),
                     kill: None,
                     stop_signal: None,
+                    post_start: PostStart::Due,
                 });
             }
         }
