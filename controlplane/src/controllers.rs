@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use tokio_util::sync::CancellationToken;
 
@@ -15,20 +17,26 @@ mod aggregation;
 mod collector;
 pub(crate) mod credentials;
 mod definitions;
+mod cronjob;
+mod daemonset;
 mod deployment;
 mod endpointslice;
 mod expectations;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod job;
 mod metrics;
 mod namespace;
 mod node;
 mod owner;
+mod podcontrol;
 mod podgc;
 mod podstate;
 mod replicaset;
+mod revisions;
 mod selector;
 mod serviceaccount;
+mod statefulset;
 #[cfg(test)]
 pub(crate) mod tests;
 mod worker;
@@ -83,13 +91,28 @@ async fn run_all(
         };
     }
     tokio::join!(
+        controller!(cronjob, 4, cronjob::Controller::new(&client, &cache)),
+        controller!(daemonset, 4, daemonset::Controller::new(&client, &cache)),
         controller!(deployment, 8, deployment::Controller::new(&client, &cache)),
-        controller!(replicaset, 8, replicaset::Controller::new(&client, &cache)),
+        controller!(
+            statefulset,
+            8,
+            statefulset::Controller::new(&client, &cache)
+        ),
+        replicated::<ReplicaSet>(&client, &cache, &metrics),
+        replicated::<ReplicationController>(&client, &cache, &metrics),
         controller!(
             endpointslice,
             8,
             endpointslice::Controller::new(&client, &cache)
         ),
+        controller!(job, 8, job::Controller::new(&client, &cache)),
+        controller!(
+            job::orphans,
+            4,
+            job::orphans::Controller::new(&client, &cache)
+        ),
+        controller!(job::ttl, 2, job::ttl::Controller::new(&client, &cache)),
         controller!(namespace, 2, namespace::Controller::new(&client, &cache)),
         controller!(
             serviceaccount,
@@ -134,6 +157,18 @@ async fn run_all(
         podgc::run(client.clone(), cache.clone()),
         repair(&client),
     );
+}
+
+async fn replicated<K: replicaset::Replicated>(
+    client: &Client,
+    cache: &Cache,
+    metrics: &ControllerMetrics,
+) {
+    let queue = Queue::default();
+    let _subscriptions = replicaset::subscribe::<K>(cache, &queue);
+    let controller = replicaset::Controller::<K>::new(client, cache);
+    let reconcile = |key| controller.reconcile(key);
+    worker::work(K::name(), queue, 8, metrics.clone(), reconcile).await;
 }
 
 /// Allocations of Services that belong to nobody are looked for now and then.

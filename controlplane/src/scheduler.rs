@@ -35,7 +35,7 @@ mod volumes;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use affinity::{selects, tolerates};
+pub(crate) use affinity::{is_asked_for, selects, tolerates};
 pub(crate) use metrics::SchedulerMetrics;
 pub(crate) use resources::milli;
 pub(crate) use selector::Selector;

@@ -148,8 +148,13 @@ impl Strategy for Pod {
 
 /// Fills in the defaults of the pod template at `spec.template`.
 pub(super) fn default_template(object: &mut Value) {
-    if at(object, &["spec", "template"]).is_some() {
-        defaults::pod_spec(object, &["spec", "template", "spec"]);
+    default_template_at(object, &["spec", "template"]);
+}
+
+/// The same for a template at `path`.
+pub(super) fn default_template_at(object: &mut Value, path: &[&str]) {
+    if at(object, path).is_some() {
+        defaults::pod_spec(object, &[path, &["spec"]].concat());
     }
 }
 

@@ -299,6 +299,13 @@ fn keep_identity(place: Place<'_>, new: &mut Value, old: &Value) -> Result<(), A
             None => object::remove_meta(new, field),
         }
     }
+    // What a patch leaves of a list when the last entry goes.
+    if new["metadata"]["finalizers"]
+        .as_array()
+        .is_some_and(Vec::is_empty)
+    {
+        object::remove_meta(new, "finalizers");
+    }
     let unmanaged = new["metadata"]["managedFields"]
         .as_array()
         .is_none_or(Vec::is_empty);

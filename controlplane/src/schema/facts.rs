@@ -105,6 +105,10 @@ pub(super) const FIELDS: &[Fact] = &[
     ("io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerSpec", "metrics", ATOMIC, NONE),
     ("io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerStatus", "conditions", ListType::Map(&["type"]), merge("type")),
     ("io.k8s.api.storage.v1.CSINodeSpec", "drivers", ListType::Map(&["name"]), merge("name")),
+    ("io.k8s.api.batch.v1.JobStatus", "conditions", ATOMIC, merge("type")),
+    ("io.k8s.api.batch.v1.UncountedTerminatedPods", "failed", SET, NONE),
+    ("io.k8s.api.batch.v1.UncountedTerminatedPods", "succeeded", SET, NONE),
+    ("io.k8s.api.batch.v1.PodFailurePolicyOnExitCodesRequirement", "values", SET, NONE),
     ("io.k8s.api.discovery.v1.Endpoint", "addresses", SET, NONE),
     ("io.k8s.api.policy.v1.PodDisruptionBudgetStatus", "conditions", ListType::Map(&["type"]), merge("type")),
 ];
