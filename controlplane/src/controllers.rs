@@ -14,6 +14,7 @@ use crate::registry::{ApiError, Client};
 mod aggregation;
 mod collector;
 mod deployment;
+mod disruption;
 mod endpointslice;
 mod expectations;
 #[cfg(test)]
@@ -29,6 +30,7 @@ mod selector;
 mod serviceaccount;
 #[cfg(test)]
 pub(crate) mod tests;
+mod volumes;
 mod worker;
 
 /// How often the allocations of Services are compared with the Services.
@@ -88,7 +90,9 @@ async fn run_all(
             8,
             endpointslice::Controller::new(&client, &cache)
         ),
+        controller!(disruption, 2, disruption::Controller::new(&client, &cache)),
         controller!(namespace, 2, namespace::Controller::new(&client, &cache)),
+        controller!(volumes, 4, volumes::Controller::new(&client, &cache)),
         controller!(
             serviceaccount,
             2,

@@ -24,6 +24,7 @@ pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod error;
 pub(crate) mod events;
+mod evict;
 mod generated_name;
 pub(crate) mod key;
 pub(crate) mod list;
@@ -36,6 +37,7 @@ mod service_alloc;
 pub(crate) mod update;
 pub(crate) mod watch;
 
+pub(crate) use admission::default_class;
 pub(crate) use client::Client;
 
 /// An error that a client sees: always a complete `Status`.
