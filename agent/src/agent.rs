@@ -61,6 +61,8 @@ pub struct AgentConfig {
     pub ca_pem: Vec<u8>,
     pub certificate_pem: Vec<u8>,
     pub key_pem: Vec<u8>,
+    /// Where `ca.crt`, `node.crt` and `node.key` are kept and renewed; in memory alone where there is none.
+    pub identity_dir: Option<PathBuf>,
     /// Below which cgroups are made: `<root>/waggle/<pod uid>/<container>` in every hierarchy.
     pub cgroup_parent: String,
     /// Where cgroup programs attach; the v2 root by default, so that host processes reach Services too.
@@ -326,6 +328,8 @@ impl Agent {
         let client = Client::new(
             &ClientConfig {
                 server: config.server.clone(),
+                node_name: config.node_name.clone(),
+                identity_dir: config.identity_dir.clone(),
                 ca_pem: config.ca_pem.clone(),
                 certificate_pem: config.certificate_pem.clone(),
                 key_pem: config.key_pem.clone(),

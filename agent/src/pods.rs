@@ -40,6 +40,7 @@ mod quantity;
 mod record;
 mod report;
 mod status;
+mod tokens;
 mod wanted;
 mod worker;
 
@@ -52,6 +53,7 @@ pub(crate) use objects::{Kind, Objects, ServiceFacts};
 #[cfg(test)]
 pub(crate) use record::PodDirs;
 pub(crate) use report::{EventType, PodEvent, PodKey, Reporter};
+pub(crate) use tokens::TokenWish;
 pub(crate) use worker::{ContainerSnapshot, Snapshot};
 
 use plan::Leaving;

@@ -13,6 +13,7 @@ use crate::registry::{ApiError, Client};
 
 mod aggregation;
 mod collector;
+pub(crate) mod credentials;
 mod deployment;
 mod disruption;
 mod endpointslice;

@@ -2,6 +2,7 @@
 //! fields, printer columns, status split. Pure: no I/O, no clock.
 
 pub(crate) mod access;
+pub(crate) mod certificate_signing_request;
 mod config_map;
 mod deployment;
 mod endpoint_slice;
@@ -188,6 +189,7 @@ static ALL: &[&Kind] = &[
     &replica_set::KIND,
     &horizontal_pod_autoscaler::KIND,
     &horizontal_pod_autoscaler::V1_KIND,
+    &certificate_signing_request::KIND,
     &lease::KIND,
     &endpoint_slice::KIND,
     &runtime_class::KIND,
@@ -219,6 +221,7 @@ pub(crate) fn groups() -> &'static [(&'static str, &'static str)] {
         ("apps", "v1"),
         ("autoscaling", "v2"),
         ("autoscaling", "v1"),
+        (certificate_signing_request::GROUP, "v1"),
         ("coordination.k8s.io", "v1"),
         ("discovery.k8s.io", "v1"),
         ("node.k8s.io", "v1"),

@@ -32,6 +32,6 @@ mod store;
 mod sync;
 
 pub use controller::{
-    ClusterStatus, Controller, ControllerConfig, DataPlane, MemberStatus, NodeIdentity, NodeRanges,
-    NodeStatus, StartError, Termination, issue_node_identity,
+    CaStep, ClusterStatus, Controller, ControllerConfig, DataPlane, MemberStatus, NodeIdentity,
+    NodeRanges, NodeStatus, StartError, Termination, TokenConfig, issue_node_identity, rotate_ca,
 };

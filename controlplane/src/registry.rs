@@ -31,6 +31,7 @@ pub(crate) mod list;
 pub(crate) mod node_ranges;
 pub(crate) mod object;
 pub(crate) mod patch;
+mod pod_account;
 pub(crate) mod scale;
 pub(crate) mod selector;
 mod service_alloc;
@@ -139,6 +140,8 @@ struct Inner {
     /// which lock says the hash of its key. Held across one read and one transaction, never nested.
     turns: Vec<tokio::sync::Mutex<()>>,
     hasher: std::hash::RandomState,
+    /// Whether pods need the account that they run as; set once there are controllers that make accounts.
+    accounts: std::sync::atomic::AtomicBool,
 }
 
 /// What Services get addresses and ports from.
@@ -218,6 +221,7 @@ impl Registry {
                 events,
                 turns: (0..TURNS).map(|_| tokio::sync::Mutex::default()).collect(),
                 hasher: std::hash::RandomState::new(),
+                accounts: std::sync::atomic::AtomicBool::new(false),
             }),
         };
         let recorder = events::Recorder::new(registry.clone(), reports);
@@ -230,6 +234,18 @@ impl Registry {
 
     pub(crate) fn client(&self, manager: &'static str) -> Client {
         Client::new(self.clone(), manager)
+    }
+
+    /// From now on a pod is created only if its account exists, and gets what the account gives.
+    pub(crate) fn require_accounts(&self) {
+        let order = std::sync::atomic::Ordering::Relaxed;
+        self.inner.accounts.store(true, order);
+    }
+
+    fn requires_accounts(&self) -> bool {
+        self.inner
+            .accounts
+            .load(std::sync::atomic::Ordering::Relaxed)
     }
 
     /// Waits for this object's turn. Other members may still write it: the transaction decides.

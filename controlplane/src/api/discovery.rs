@@ -45,6 +45,13 @@ const ANSWERED: &[Answered] = &[
         scope: Scope::Cluster,
     },
     Answered {
+        group: "authentication.k8s.io",
+        kind: "TokenReview",
+        plural: "tokenreviews",
+        singular: "tokenreview",
+        scope: Scope::Cluster,
+    },
+    Answered {
         group: "authorization.k8s.io",
         kind: "LocalSubjectAccessReview",
         plural: "localsubjectaccessreviews",
@@ -218,11 +225,13 @@ fn paths() -> Vec<String> {
         );
     }
     let others = [
+        "/.well-known/openid-configuration",
         "/healthz",
         "/livez",
         "/metrics",
         "/openapi/v2",
         "/openapi/v3",
+        "/openid/v1/jwks",
         "/readyz",
         "/version",
     ];

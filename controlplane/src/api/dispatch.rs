@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION};
+use http::header::{ACCEPT, ACCEPT_ENCODING, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 
@@ -76,7 +76,8 @@ impl Api {
         place: &Place,
         query: &Query,
     ) -> Result<Response<Body>, ApiError> {
-        let user = self.impersonated(authenticated(parts)?, &parts.headers)?;
+        let user = self.authenticated(parts).await?;
+        let user = self.impersonated(user, &parts.headers)?;
         let wanted = attributes(&parts.method, parts.uri.path(), place, query);
         if !self.authorizer.allows(&user, &wanted) {
             if user.is_anonymous() {
@@ -118,6 +119,8 @@ impl Api {
                 Ok(self.health(segments[0], rest.first().copied(), query))
             }
             ["waggle", "v1", "status"] => Ok(self.cluster_status()),
+            [".well-known", "openid-configuration"] => Ok(self.openid_configuration(host(parts))),
+            ["openid", "v1", "jwks"] => Ok(self.jwks()),
             ["metrics"] => Ok(self.metrics.scrape(&self.registry)),
             [] | ["api" | "apis", ..] => super::discovery::serve(&segments, &parts.headers)
                 .ok_or_else(ApiError::no_such_resource),
@@ -174,13 +177,17 @@ impl Api {
                 "patch" => "PatchOptions",
                 _ => "DeleteOptions",
             },
-            guard: self.guard(user, kind, &target.namespace),
+            guard: self.guard(user, subject),
+            user,
             subject,
             query,
             headers: &parts.headers,
             body: body::read(body).await?,
             wish,
         };
+        if (kind.plural, subject.subresource) == ("serviceaccounts", "token") {
+            return self.token(&write, user).await;
+        }
         match verb {
             "create" => self.create(write).await,
             "update" => self.update(write).await,
@@ -192,13 +199,16 @@ impl Api {
     }
 }
 
-/// The user of the connection. Credentials that cannot be checked are refused, not ignored.
-fn authenticated(parts: &Parts) -> Result<User, ApiError> {
-    match parts.extensions.get::<User>() {
-        Some(user) => Ok(user.clone()),
-        None if parts.headers.contains_key(AUTHORIZATION) => Err(ApiError::unauthorized()),
-        None => Ok(User::anonymous()),
-    }
+/// What the client calls this server.
+fn host(parts: &Parts) -> Option<&str> {
+    let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+    let header = || {
+        parts
+            .headers
+            .get(HOST)
+            .and_then(|value| value.to_str().ok())
+    };
+    authority.or_else(header)
 }
 
 /// The kind behind the path, if the path can be about it at all.
@@ -234,7 +244,7 @@ fn check_method(method: &Method, subject: Subject<'_>) -> Result<(), ApiError> {
             Method::PATCH,
             Method::DELETE,
         ],
-        ("binding" | "eviction", _) => &[Method::POST],
+        ("binding" | "eviction" | "token", _) => &[Method::POST],
         ("finalize", _) => &[Method::PUT],
         _ => &[Method::GET, Method::HEAD, Method::PUT, Method::PATCH],
     };

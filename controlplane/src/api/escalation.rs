@@ -5,6 +5,7 @@
 use serde_json::Value;
 
 use super::Api;
+use super::read::Subject;
 use crate::auth::rbac::{Rbac, Rule};
 use crate::auth::{Attributes, Chain, User};
 use crate::kinds::Kind;
@@ -13,9 +14,12 @@ use crate::registry::{ApiError, Guard};
 
 impl Api {
     /// What a write of `kind` by `user` must pass besides the rules of the kind.
-    pub(super) fn guard(&self, user: &User, kind: &'static Kind, namespace: &str) -> Option<Guard> {
+    pub(super) fn guard(&self, user: &User, subject: Subject<'_>) -> Option<Guard> {
+        let Subject {
+            kind, namespace, ..
+        } = subject;
         if kind.group != GROUP {
-            return None;
+            return self.certificate_guard(user, subject);
         }
         let check = Check {
             authorizer: self.authorizer.clone(),

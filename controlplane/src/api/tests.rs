@@ -11,6 +11,7 @@ mod pods;
 mod roles;
 mod services;
 mod shapes;
+mod tokens;
 mod watches;
 mod who;
 mod writes;
@@ -39,6 +40,7 @@ pub(crate) fn config(dir: &std::path::Path) -> ControllerConfig {
         termination: crate::Termination::default(),
         node_ports: 30000..=32767,
         node_ranges: crate::NodeRanges::default(),
+        tokens: crate::TokenConfig::default(),
     }
 }
 

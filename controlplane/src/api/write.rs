@@ -14,6 +14,7 @@ use super::negotiate::{self, PatchMedia};
 use super::read::{Subject, Wish, list_options};
 use super::request::{self, Query};
 use super::{Api, respond};
+use crate::auth::User;
 use crate::kinds::{Cause, Kind};
 use crate::registry::delete::Deleted;
 use crate::registry::error::field_error;
@@ -37,6 +38,8 @@ pub(super) struct Write<'a> {
     /// Name of the options that the query is judged as: `CreateOptions`.
     pub(super) options: &'static str,
     pub(super) guard: Option<Guard>,
+    /// Who writes.
+    pub(super) user: &'a User,
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> &'a str {
@@ -91,7 +94,7 @@ impl Write<'_> {
         FieldValidation::parse(self.query.get("fieldValidation"), self.options)
     }
 
-    fn parsed(&self) -> Result<Value, ApiError> {
+    pub(super) fn parsed(&self) -> Result<Value, ApiError> {
         let encoding = negotiate::content(header(self.headers, &CONTENT_TYPE))?;
         body::parse(&self.body, encoding)
     }
@@ -123,7 +126,8 @@ impl Api {
         if !name.is_empty() {
             return Err(ApiError::method_not_allowed());
         }
-        let (object, warnings) = write.object_of(kind)?;
+        let (mut object, warnings) = write.object_of(kind)?;
+        super::certificates::sign_with_name(kind, write.user, &mut object);
         let written = self
             .registry
             .create(stored(kind), namespace, object, &write.options()?)

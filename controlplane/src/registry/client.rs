@@ -131,6 +131,14 @@ impl Client {
         self.update_part(object, "status").await
     }
 
+    pub(crate) async fn update_subresource<K: Object>(
+        &self,
+        object: &K,
+        subresource: &str,
+    ) -> Result<K, ApiError> {
+        self.update_part(object, subresource).await
+    }
+
     async fn update_part<K: Object>(&self, object: &K, subresource: &str) -> Result<K, ApiError> {
         let kind = kind_of::<K>()?;
         let value = untyped(object)?;

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::generated_name::generate_name;
 use super::{
-    ApiError, MAX_ATTEMPTS, Registry, WriteOptions, Written, key, node_ranges, object,
+    ApiError, MAX_ATTEMPTS, Registry, WriteOptions, Written, key, node_ranges, object, pod_account,
     service_alloc,
 };
 use crate::kinds::{self, Kind, Scope, meta};
@@ -92,6 +92,9 @@ impl Registry {
                 .push(self.hold_namespace(kind, namespace, &name).await?);
         }
         self.admit_create(kind, &mut object).await?;
+        if pod_account::concerns(kind) && self.requires_accounts() {
+            self.admit_account(namespace, &mut object).await?;
+        }
         let mut errors = meta::validate(kind, &object, None);
         errors.extend(kind.strategy.validate(&object, None, ""));
         if !errors.is_empty() {

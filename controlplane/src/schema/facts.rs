@@ -42,6 +42,7 @@ pub(super) type Fact = (&'static str, &'static str, ListType, PatchStrategy);
 pub(super) const FIELDS: &[Fact] = &[
     ("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", "ownerReferences", ListType::Map(&["uid"]), merge("uid")),
     ("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", "finalizers", SET, MERGE),
+    ("io.k8s.api.certificates.v1.CertificateSigningRequestStatus", "conditions", ListType::Map(&["type"]), NONE),
     ("io.k8s.api.core.v1.PersistentVolumeClaimStatus", "conditions", ListType::Map(&["type"]), merge("type")),
     ("io.k8s.api.core.v1.ResourceRequirements", "claims", ListType::Map(&["name"]), NONE),
     ("io.k8s.api.core.v1.Container", "ports", ListType::Map(&["containerPort", "protocol"]), merge("containerPort")),
