@@ -20,6 +20,7 @@ mod definitions;
 mod cronjob;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpointslice;
 mod expectations;
 #[cfg(test)]
@@ -39,6 +40,7 @@ mod serviceaccount;
 mod statefulset;
 #[cfg(test)]
 pub(crate) mod tests;
+mod volumes;
 mod worker;
 
 /// How often the allocations of Services are compared with the Services.
@@ -113,7 +115,9 @@ async fn run_all(
             job::orphans::Controller::new(&client, &cache)
         ),
         controller!(job::ttl, 2, job::ttl::Controller::new(&client, &cache)),
+        controller!(disruption, 2, disruption::Controller::new(&client, &cache)),
         controller!(namespace, 2, namespace::Controller::new(&client, &cache)),
+        controller!(volumes, 4, volumes::Controller::new(&client, &cache)),
         controller!(
             serviceaccount,
             2,

@@ -155,7 +155,7 @@ impl Registry {
         if service_alloc::concerns(kind) && subresource.is_empty() {
             service_alloc::carry_over(&mut new, &old);
         }
-        self.admit_update(kind, &new, &old, subresource).await?;
+        self.admit_update(kind, &mut new, &old, subresource).await?;
         let mut errors = meta::validate(kind, &new, Some(&old));
         errors.extend(kind.strategy.validate(&new, Some(&old), subresource));
         if !errors.is_empty() {
