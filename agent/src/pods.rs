@@ -244,6 +244,14 @@ impl<M: Machine> Pods<M> {
         }
     }
 
+    /// The node has other addresses: pods say where they run, and those on the node's own network have them too.
+    pub(crate) async fn addresses_changed(&self) {
+        let all: Vec<_> = self.lock().values().map(|it| it.inbox.clone()).collect();
+        for inbox in all {
+            let _ = inbox.send(Command::Addresses).await;
+        }
+    }
+
     /// After a full state: these are all pods that there are.
     pub(crate) async fn retain(&self, uids: &BTreeSet<String>) {
         let gone: Vec<String> = self

@@ -40,6 +40,8 @@ const LOOK_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(60)
 pub(crate) enum Command {
     /// The pod as the control plane has it now.
     Update(Box<Pod>),
+    /// The node has other addresses.
+    Addresses,
     /// The control plane has it no more.
     Gone,
     /// End the containers and release everything, but keep the pod in the books.
@@ -235,6 +237,12 @@ impl<M: Machine> Worker<M> {
                     self.wanted = Wanted::of(&self.pod);
                     self.save_pod();
                     self.note_deletion();
+                }
+            }
+            Command::Addresses => {
+                if self.record.prepared && self.host_network() {
+                    self.record.addresses = self.context.settings.addresses();
+                    self.save();
                 }
             }
             Command::Gone => {

@@ -61,7 +61,7 @@ impl<M: Machine> Worker<M> {
         let adopting = self.sandbox.is_some();
         let host_network = self.host_network();
         let (netns, addresses) = if host_network {
-            (None, self.context.settings.node_addresses.clone())
+            (None, self.context.settings.addresses())
         } else {
             let attached = self
                 .context
