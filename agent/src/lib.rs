@@ -31,4 +31,4 @@ pub mod supervisor;
 mod sync;
 mod volumes;
 
-pub use agent::{Agent, AgentConfig, AgentError, AgentStatus, PodSummary, Shutdown};
+pub use agent::{Agent, AgentConfig, AgentError, AgentStatus, PodOptions, PodSummary, Shutdown};

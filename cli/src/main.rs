@@ -11,6 +11,7 @@ mod files;
 mod image;
 mod lab;
 mod logging;
+mod pod_settings;
 mod process;
 mod progress;
 mod settings;
