@@ -32,10 +32,12 @@ use crate::sync::{Client, ClientConfig, ClientMetrics, Intake, Outbox};
 mod error;
 mod local;
 mod names;
+mod options;
 mod preflight;
 mod ranges;
 
 pub use error::AgentError;
+pub use options::PodOptions;
 
 /// Where the node's DNS server listens: an address that the data plane puts on `lo` and that nothing else has, of the
 /// family that it is asked by.
@@ -104,6 +106,7 @@ pub struct AgentConfig {
     pub pod_mtu: Option<u32>,
     /// Registries (`host:port`) that are spoken to without TLS, besides those on loopback addresses.
     pub insecure_registries: Vec<String>,
+    pub pods: PodOptions,
 }
 
 /// What becomes of the pods when the agent stops.
@@ -697,5 +700,7 @@ fn settings(
         memory_bytes: host.memory_bytes,
         allocatable_cpu_millis: cpu,
         allocatable_memory_bytes: memory,
+        allowed_sysctls: config.pods.allowed_unsafe_sysctls.clone(),
+        pids_limit: config.pods.pids_limit.and_then(|it| i64::try_from(it).ok()),
     }
 }

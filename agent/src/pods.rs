@@ -6,6 +6,8 @@
 //!   record               what survives the agent    status   what is reported (pure)
 //!   machine              the seam to images, network, runtime and mounts
 //!   environment fields files mounts container       references resolved into final values
+//!   admit                what a node refuses to run
+//!   confine              seccomp profiles, system controls, process ids
 //!   ports                what a pod asks of the network: hostPorts, opting out
 //!   probe prober         verdicts (pure) and asking
 //! ```
@@ -19,7 +21,9 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+mod admit;
 mod backoff;
+mod confine;
 mod container;
 mod context;
 mod credentials;

@@ -31,6 +31,8 @@ fn settings(dir: &std::path::Path) -> Settings {
         memory_bytes: 8 << 30,
         allocatable_cpu_millis: 2_000,
         allocatable_memory_bytes: 7 << 30,
+        allowed_sysctls: Vec::new(),
+        pids_limit: None,
     }
 }
 

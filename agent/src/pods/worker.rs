@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
+use super::admit;
 use super::backoff::Backoff;
 use super::context::Context;
 use super::machine::{ImageFailure, Machine, PodSandbox};
@@ -169,6 +170,7 @@ impl<M: Machine> Worker<M> {
     /// Runs until the pod has ended and may be forgotten, or until nobody holds the other end of the inbox.
     pub(crate) async fn run(mut self) {
         self.save_pod();
+        self.admit();
         self.note_deletion();
         self.adopt().await;
         let mut objects = self.context.objects.changes();
@@ -218,6 +220,23 @@ impl<M: Machine> Worker<M> {
                 () = tokio::time::sleep(LOOK_AGAIN_AFTER) => self.look = true,
             }
         }
+    }
+
+    /// A pod that was not begun yet may be one that this node does not run.
+    fn admit(&mut self) {
+        let begun = self.record.prepared || self.record.released || self.record.failed.is_some();
+        let allowed = &self.context.settings.allowed_sysctls;
+        let Some(refused) = admit::refused(&self.pod, allowed).filter(|_| !begun) else {
+            return;
+        };
+        let (reason, message) = (refused.reason, refused.message);
+        self.event(None, EventType::Warning, reason, message.clone());
+        self.record.failed = Some(PodFailure {
+            reason: reason.to_owned(),
+            message,
+            disrupts: false,
+            grace_seconds: None,
+        });
     }
 
     fn now(&self) -> Timestamp {
