@@ -1,4 +1,4 @@
-//! HTTP: TLS, routing, verbs, watch streams, discovery, tables, log streams.
+//! HTTP: TLS, routing, verbs, watch streams, discovery, tables, streams into pods.
 //!
 //! A request goes: [`server`] (TLS, who is it) -> [`dispatch`] (may they) -> a verb -> `registry`. What is
 //! not here: what objects mean (`kinds`), how they are written (`registry`), what pods do (`nodestream`).
@@ -18,6 +18,7 @@ mod discovery;
 mod dispatch;
 mod escalation;
 mod event_versions;
+mod forward;
 mod health;
 mod impersonate;
 mod logs;
@@ -26,12 +27,16 @@ mod negotiate;
 mod openapi;
 mod pretty;
 mod protobuf;
+mod proxy;
 mod read;
+mod remote;
 mod request;
 mod respond;
 mod review;
 pub(crate) mod server;
 mod table;
+mod tunnel;
+mod upgrade;
 mod watch;
 mod write;
 

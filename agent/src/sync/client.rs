@@ -12,10 +12,10 @@ use proto::node::v1::node_sync_client::NodeSyncClient;
 use rand::Rng;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use super::intake::Intake;
-use super::logs;
+use super::streams::{NodeServer, Streams};
 use crate::pods::Machine;
 
 /// A full state of a large cluster comes in batches; one batch is not larger than this.
@@ -51,6 +51,7 @@ pub(crate) struct ClientConfig {
 pub(crate) struct Client<M: Machine> {
     endpoint: Endpoint,
     intake: Intake<M>,
+    streams: Arc<Streams<M>>,
     /// The node as it is to be registered, made anew for each stream.
     hello: Box<dyn Fn() -> wire::Hello + Send + Sync>,
     pub(crate) metrics: ClientMetrics,
@@ -89,6 +90,7 @@ impl<M: Machine> Client<M> {
         intake: Intake<M>,
         hello: Box<dyn Fn() -> wire::Hello + Send + Sync>,
         metrics: ClientMetrics,
+        node_server: Option<Arc<dyn NodeServer>>,
     ) -> Result<Self, ClientError> {
         let wrong = |source| ClientError::Server {
             server: config.server.clone(),
@@ -106,9 +108,12 @@ impl<M: Machine> Client<M> {
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(10))
             .keep_alive_while_idle(true);
+        let pods = Arc::clone(&intake.pods);
+        let streams = Streams::new(endpoint.clone(), pods, node_server);
         Ok(Self {
             endpoint,
             intake,
+            streams: Arc::new(streams),
             hello,
             metrics,
         })
@@ -187,7 +192,7 @@ impl<M: Machine> Client<M> {
         loop {
             match incoming.message().await {
                 Ok(Some(message)) => {
-                    if let Err(error) = self.take(message, &client).await {
+                    if let Err(error) = self.take(message).await {
                         let why = format!("a batch that cannot be read: {error}");
                         return ClientError::Refused(Box::new(tonic::Status::data_loss(why)));
                     }
@@ -199,11 +204,7 @@ impl<M: Machine> Client<M> {
     }
 
     /// After an error the state has a hole: only a new stream, with the full state, fills it.
-    async fn take(
-        &mut self,
-        message: wire::ControlMessage,
-        client: &NodeSyncClient<Channel>,
-    ) -> Result<(), prost::DecodeError> {
+    async fn take(&mut self, message: wire::ControlMessage) -> Result<(), prost::DecodeError> {
         match message.message {
             Some(Message::Batch(batch)) => {
                 let batch = wire::Batch::decode(batch)?;
@@ -211,8 +212,7 @@ impl<M: Machine> Client<M> {
                 self.intake.batch(batch).await;
             }
             Some(Message::StreamRequest(request)) => {
-                let pods = Arc::clone(&self.intake.pods);
-                tokio::spawn(logs::serve(client.clone(), pods, request));
+                tokio::spawn(Arc::clone(&self.streams).serve(request));
             }
             None => tracing::warn!("passed over: an empty message from the control plane"),
         }

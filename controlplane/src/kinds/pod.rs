@@ -29,7 +29,16 @@ pub(super) static KIND: Kind = Kind {
     scope: Scope::Namespaced,
     definition: "io.k8s.api.core.v1.Pod",
     // Only what is served: a subresource that nobody acts on would be a way to write past validation.
-    subresources: &["binding", "eviction", "log", "status"],
+    subresources: &[
+        "attach",
+        "binding",
+        "eviction",
+        "exec",
+        "log",
+        "portforward",
+        "proxy",
+        "status",
+    ],
     name_rule: NameRule::DnsSubdomain,
     strategy: &Pod,
     register: |generator| {
