@@ -11,6 +11,7 @@ mod files;
 mod image;
 mod lab;
 mod logging;
+mod objects;
 mod process;
 mod progress;
 mod settings;
@@ -57,6 +58,8 @@ enum Command {
     Lab(Box<lab::LabArguments>),
     /// What kubectl cannot say of a cluster: its members, and what each node has in force.
     Cluster(cluster_command::ClusterArguments),
+    #[command(flatten)]
+    Objects(objects::Verb),
     /// Images on this node.
     Image(image::ImageArguments),
     /// Measures this data plane beside plain routing, iptables and nftables, on this machine.
@@ -86,7 +89,7 @@ fn main() -> ExitCode {
     // The one TLS provider of the process; an error means that it is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     match run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("waggle: {error:#}");
             ExitCode::FAILURE
@@ -94,7 +97,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> anyhow::Result<()> {
+fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let log = logging::LogSettings {
         filter: arguments.log,
         json: arguments.log_json,
@@ -108,7 +111,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Image(image) => image::run(&image, &log),
         Command::Bench(bench) => bench::run(&bench),
         Command::BenchPart(part) => bench::part::main(part),
+        Command::Objects(verb) => return objects::run(&verb),
     }
+    .map(|()| 0)
 }
 
 /// The runtime of every role: as many workers as there is parallel work on a node, not one per core.
