@@ -32,10 +32,12 @@ use crate::sync::{Client, ClientConfig, ClientMetrics, Intake, Outbox};
 mod error;
 mod local;
 mod names;
+mod options;
 mod preflight;
 mod ranges;
 
 pub use error::AgentError;
+pub use options::PodOptions;
 
 /// Where the node's DNS server listens: an address that the data plane puts on `lo` and that nothing else has, of the
 /// family that it is asked by.
@@ -69,6 +71,8 @@ pub struct AgentConfig {
     pub ca_pem: Vec<u8>,
     pub certificate_pem: Vec<u8>,
     pub key_pem: Vec<u8>,
+    /// Where `ca.crt`, `node.crt` and `node.key` are kept and renewed; in memory alone where there is none.
+    pub identity_dir: Option<PathBuf>,
     /// Below which cgroups are made: `<root>/waggle/<pod uid>/<container>` in every hierarchy.
     pub cgroup_parent: String,
     /// Where cgroup programs attach; the v2 root by default, so that host processes reach Services too.
@@ -102,6 +106,7 @@ pub struct AgentConfig {
     pub pod_mtu: Option<u32>,
     /// Registries (`host:port`) that are spoken to without TLS, besides those on loopback addresses.
     pub insecure_registries: Vec<String>,
+    pub pods: PodOptions,
 }
 
 /// What becomes of the pods when the agent stops.
@@ -338,6 +343,8 @@ impl Agent {
         let client = Client::new(
             &ClientConfig {
                 server: config.server.clone(),
+                node_name: config.node_name.clone(),
+                identity_dir: config.identity_dir.clone(),
                 ca_pem: config.ca_pem.clone(),
                 certificate_pem: config.certificate_pem.clone(),
                 key_pem: config.key_pem.clone(),
@@ -696,5 +703,7 @@ fn settings(
         memory_bytes: host.memory_bytes,
         allocatable_cpu_millis: cpu,
         allocatable_memory_bytes: memory,
+        allowed_sysctls: config.pods.allowed_unsafe_sysctls.clone(),
+        pids_limit: config.pods.pids_limit.and_then(|it| i64::try_from(it).ok()),
     }
 }

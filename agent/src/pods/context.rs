@@ -31,6 +31,10 @@ pub(crate) struct Settings {
     pub(crate) memory_bytes: u64,
     pub(crate) allocatable_cpu_millis: u64,
     pub(crate) allocatable_memory_bytes: u64,
+    /// Names or patterns of system controls that pods may set besides the safe ones.
+    pub(crate) allowed_sysctls: Vec<String>,
+    /// Processes that a pod may have.
+    pub(crate) pids_limit: Option<i64>,
 }
 
 impl Settings {

@@ -1,7 +1,8 @@
 //! Pods from their manifests to their ends: with a machine that is not there and a clock that does not wait
-//! (`life`, `faults`), and with real containers (`real`).
+//! (`life`, `hooks`), and with real containers (`real`).
 #![allow(clippy::unwrap_used)]
 
+mod hooks;
 mod life;
 mod real;
 
@@ -30,6 +31,8 @@ fn settings(dir: &std::path::Path) -> Settings {
         memory_bytes: 8 << 30,
         allocatable_cpu_millis: 2_000,
         allocatable_memory_bytes: 7 << 30,
+        allowed_sysctls: Vec::new(),
+        pids_limit: None,
     }
 }
 
