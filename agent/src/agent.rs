@@ -298,10 +298,13 @@ impl Agent {
 
         let metrics = PodMetrics::default();
         let client_metrics = ClientMetrics::default();
-        let mut registry = Registry::with_prefix("waggle_agent");
-        metrics.register(&mut registry);
-        client_metrics.register(&mut registry);
-        registry.register(
+        let mut registry = Registry::default();
+        data_plane.register(&mut registry);
+        dns.register(&mut registry);
+        let own = registry.sub_registry_with_prefix("waggle_agent");
+        metrics.register(own);
+        client_metrics.register(own);
+        own.register(
             "events_dropped",
             "Events that were dropped because too many waited",
             outbox.dropped_events.clone(),
