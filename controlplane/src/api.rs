@@ -21,6 +21,7 @@ mod event_versions;
 mod health;
 mod impersonate;
 mod logs;
+pub(crate) mod members;
 mod metrics;
 mod negotiate;
 mod openapi;

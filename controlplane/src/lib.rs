@@ -32,6 +32,7 @@ mod store;
 mod sync;
 
 pub use controller::{
-    ClusterStatus, Controller, ControllerConfig, DataPlane, MemberStatus, NodeIdentity, NodeRanges,
-    NodeStatus, StartError, Termination, issue_node_identity,
+    Admission, ClusterStatus, Controller, ControllerConfig, DataPlane, JoinRequest, MemberStatus,
+    NodeIdentity, NodeRanges, NodeStatus, PeerSettings, SnapshotInfo, StartError, Termination,
+    accept_admission, has_member, inspect_snapshot, issue_node_identity, restore_snapshot,
 };

@@ -20,6 +20,9 @@ use crate::registry::ApiError;
 /// How long anything but a watch or a log stream may take.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// What is not Kubernetes' is below this.
+const WAGGLE: [&str; 2] = ["waggle", "v1"];
+
 pub(super) fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
     headers
         .get(name)
@@ -90,6 +93,13 @@ impl Api {
             ));
         }
         match place {
+            Place::Path(segments) if segments.starts_with(&WAGGLE.map(str::to_owned)) => {
+                let rest: Vec<&str> = segments[WAGGLE.len()..]
+                    .iter()
+                    .map(String::as_str)
+                    .collect();
+                self.waggle(parts, body, &rest).await
+            }
             Place::Path(segments) => self.path(parts, segments, query),
             Place::Resource(target) => match super::review::review(target) {
                 Some(review) if parts.method == Method::POST => {
@@ -117,7 +127,6 @@ impl Api {
             ["healthz" | "livez" | "readyz", rest @ ..] => {
                 Ok(self.health(segments[0], rest.first().copied(), query))
             }
-            ["waggle", "v1", "status"] => Ok(self.cluster_status()),
             ["metrics"] => Ok(self.metrics.scrape(&self.registry)),
             [] | ["api" | "apis", ..] => super::discovery::serve(&segments, &parts.headers)
                 .ok_or_else(ApiError::no_such_resource),
