@@ -14,6 +14,7 @@
 //!   patch                      the four kinds of patch (pure)
 //!   schema                     fields, merge keys, OpenAPI (pure)
 //!   kinds                      names, defaults, validation, columns of each kind (pure)
+//!   types                      schemas in compact form (pure)
 //!   store                      MVCC key-value on Raft; knows nothing of Kubernetes
 //! ```
 
@@ -30,9 +31,11 @@ mod scheduler;
 mod schema;
 mod store;
 mod sync;
+mod types;
 
 pub use controller::{
-    Admission, ClusterStatus, Controller, ControllerConfig, DataPlane, JoinRequest, MemberStatus,
-    NodeIdentity, NodeRanges, NodeStatus, PeerSettings, SnapshotInfo, StartError, Termination,
-    accept_admission, has_member, inspect_snapshot, issue_node_identity, restore_snapshot,
+    Admission, CaStep, ClusterStatus, Controller, ControllerConfig, DataPlane, JoinRequest,
+    MemberStatus, NodeIdentity, NodeRanges, NodeStatus, PeerSettings, SnapshotInfo, StartError,
+    Termination, TokenConfig, accept_admission, has_member, inspect_snapshot, issue_node_identity,
+    join_request, restore_snapshot, rotate_ca,
 };

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod cluster_status;
+mod definitions;
 mod kube_client;
 mod lists;
 mod members;
@@ -11,6 +12,7 @@ mod pods;
 mod roles;
 mod services;
 mod shapes;
+mod tokens;
 mod watches;
 mod who;
 mod writes;
@@ -42,6 +44,7 @@ pub(crate) fn config(dir: &std::path::Path) -> ControllerConfig {
         name: "c1".to_owned(),
         peers: None,
         advertise: None,
+        tokens: crate::TokenConfig::default(),
     }
 }
 

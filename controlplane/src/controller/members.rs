@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{ControllerConfig, StartError, endpoints, prepare};
-use crate::api::members::Admission;
+use crate::api::members::{Admission, JoinRequest};
 use crate::auth::{MemberTls, is_member};
 use crate::store::backup::{self, SnapshotInfo};
 use crate::store::{Card, Node, PeerConfig, Start, Store, StoreConfig, StoreError};
@@ -53,6 +53,37 @@ pub fn has_member(data_dir: &Path) -> Result<bool, StartError> {
     Ok(card.is_some() || dir.join("data").exists())
 }
 
+/// What this machine says to become a member.
+pub fn join_request(config: &ControllerConfig) -> JoinRequest {
+    let node = describe(config, config.peers.as_ref().map(|peers| peers.listen));
+    JoinRequest {
+        name: node.name,
+        peer_address: node.address,
+        api_address: node.api_address,
+    }
+}
+
+/// What the others are to know of this member, which listens for them there.
+fn describe(config: &ControllerConfig, listening: Option<SocketAddr>) -> Node {
+    let given = config.peers.as_ref().and_then(|peers| peers.address.clone());
+    let (address, api_address) = match listening {
+        None => (String::new(), String::new()),
+        Some(listening) => {
+            let api = match config.advertise {
+                Some(address) => address.to_string(),
+                None if config.listen.port() == 0 => String::new(),
+                None => reached_at(config.listen),
+            };
+            (given.unwrap_or_else(|| reached_at(listening)), api)
+        }
+    };
+    Node {
+        name: config.name.clone(),
+        address,
+        api_address,
+    }
+}
+
 /// Makes the data directory that of the member that was admitted. The next start joins the cluster.
 ///
 /// # Errors
@@ -94,10 +125,7 @@ pub(super) async fn open_store(
     let dir = store_dir(&config.data_dir);
     let failed = |error| store_error(&dir, error);
     let card = Card::ensure(&dir).map_err(failed)?;
-    let mut node = Node {
-        name: config.name.clone(),
-        ..Node::default()
-    };
+    let mut listening = None;
     let peers = match &config.peers {
         None => None,
         Some(settings) => {
@@ -108,16 +136,7 @@ pub(super) async fn open_store(
             let listener = TcpListener::bind(settings.listen)
                 .await
                 .map_err(listen_error)?;
-            let listening = listener.local_addr().map_err(listen_error)?;
-            node.address = match &settings.address {
-                Some(address) => address.clone(),
-                None => reached_at(listening),
-            };
-            node.api_address = match &config.advertise {
-                Some(address) => address.to_string(),
-                None if config.listen.port() == 0 => String::new(),
-                None => reached_at(config.listen),
-            };
+            listening = Some(listener.local_addr().map_err(listen_error)?);
             let now = jiff::Timestamp::now();
             let tls = MemberTls::open(&pki_dir(&config.data_dir), card.id, now)?;
             tokio::spawn(keep_renewed(tls.clone(), stop.clone()));
@@ -137,7 +156,7 @@ pub(super) async fn open_store(
     let store = Store::open(StoreConfig {
         dir: dir.clone(),
         identity: card.identity(),
-        node,
+        node: describe(config, listening),
         start,
         peers,
     });

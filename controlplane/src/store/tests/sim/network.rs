@@ -43,6 +43,21 @@ struct Inner {
     /// From whom to whom nothing passes.
     cut: BTreeSet<(u64, u64)>,
     hosts: BTreeMap<u64, Host>,
+    /// Questions so far, by who asks, who is asked, and what.
+    asked: BTreeMap<(u64, u64, &'static str), u64>,
+}
+
+fn kind(request: &pb::PeerRequest) -> &'static str {
+    use pb::peer_request::Request;
+    match &request.request {
+        Some(Request::Append(append)) if append.entries.is_empty() => "heartbeat",
+        Some(Request::Append(_)) => "append",
+        Some(Request::Vote(_)) => "vote",
+        Some(Request::Propose(_)) => "propose",
+        Some(Request::ReadIndex(_)) => "read",
+        Some(Request::Report(_)) => "report",
+        _ => "other",
+    }
 }
 
 /// A member that runs.
@@ -60,6 +75,7 @@ impl Net {
             weather: Weather::default(),
             cut: BTreeSet::new(),
             hosts: BTreeMap::new(),
+            asked: BTreeMap::new(),
         };
         Self {
             inner: Arc::new(Mutex::new(inner)),
@@ -68,6 +84,11 @@ impl Net {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap()
+    }
+
+    /// What was asked since the last time, for those who look for the cause of something.
+    pub(in crate::store) fn take_asked(&self) -> String {
+        format!("{:?}", std::mem::take(&mut self.lock().asked))
     }
 
     pub(in crate::store) fn set_weather(&self, weather: Weather) {
@@ -207,6 +228,8 @@ impl Transport for Wire {
         patience: Duration,
     ) -> BoxFuture<'a, Result<pb::PeerResponse, CallError>> {
         Box::pin(async move {
+            let asked = (self.from, peer.id, kind(&request));
+            *self.net.lock().asked.entry(asked).or_default() += 1;
             let bytes = request.encode_to_vec();
             let work = |inbox: Inbox| -> BoxFuture<'static, _> {
                 Box::pin(async move {
@@ -229,6 +252,8 @@ impl Transport for Wire {
         patience: Duration,
     ) -> BoxFuture<'a, Result<pb::SnapshotResponse, CallError>> {
         Box::pin(async move {
+            let asked = (self.from, peer.id, "snapshot");
+            *self.net.lock().asked.entry(asked).or_default() += 1;
             let work = |inbox: Inbox| -> BoxFuture<'static, _> {
                 Box::pin(async move {
                     let mut arriving = inbox.begin_snapshot(head)?;

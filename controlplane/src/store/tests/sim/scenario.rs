@@ -143,7 +143,12 @@ async fn faults(cluster: &mut Cluster, rng: &mut StdRng, door: &Door, size: u64)
         arrivals(cluster, &mut coming, door).await;
         let members: Vec<u64> = (1..next_id).collect();
         let up = cluster.ids();
-        match rng.random_range(0..13) {
+        let dice = rng.random_range(0..13);
+        if std::env::var_os("WAGGLE_SIM_TRACE").is_some() {
+            let now = FAULTS - end.saturating_duration_since(Instant::now());
+            println!("{now:?}: {dice}, up {up:?}, {}", cluster.net.take_asked());
+        }
+        match dice {
             0 | 1 => cluster.net.heal(),
             2 => {
                 let some = subset(rng, &members);

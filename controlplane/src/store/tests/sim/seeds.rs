@@ -1,7 +1,7 @@
 //! Many seeds. Each batch runs in a process of its own, because a library counts the runtimes of a process and
 //! draws its randomness from that: so the place of a seed in its batch is part of what it does.
 //!
-//! A failure prints the command that does the same again. `WAGGLE_SIM_SEEDS=5000` looks at more seeds than usual.
+//! `WAGGLE_SIM_TRACE=1` shows what one seed does. A failure prints the command that does the same again. `WAGGLE_SIM_SEEDS=5000` looks at more seeds than usual.
 
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
