@@ -41,6 +41,9 @@ pub(crate) fn config(dir: &std::path::Path) -> ControllerConfig {
         termination: crate::Termination::default(),
         node_ports: 30000..=32767,
         node_ranges: crate::NodeRanges::default(),
+        name: "c1".to_owned(),
+        peers: None,
+        advertise: None,
         tokens: crate::TokenConfig::default(),
     }
 }
