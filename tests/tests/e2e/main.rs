@@ -12,5 +12,6 @@ mod lifecycle;
 mod netfilter;
 mod restarts;
 mod services;
+mod sets;
 mod termination;
 mod workloads;
