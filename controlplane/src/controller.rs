@@ -67,6 +67,8 @@ pub struct ControllerConfig {
     pub cluster_dns: std::net::IpAddr,
     /// How long a pod that is being deleted keeps running so that no request to it is lost.
     pub termination: Termination,
+    /// A node that is not heard of for this long is unreachable.
+    pub node_grace: Duration,
     /// Ports that node ports of Services are taken from.
     pub node_ports: std::ops::RangeInclusive<u16>,
     /// How large the range of each node is.
@@ -254,6 +256,7 @@ impl Controller {
             cache: cache.clone(),
             config: ControllersConfig {
                 ca_pem: pki.ca_pem().to_owned(),
+                node_grace: config.node_grace,
                 pod_ranges: PodRanges::new(
                     config.pod_cidrs.clone(),
                     config.node_ranges.ipv4,
