@@ -11,6 +11,7 @@ mod pods;
 mod roles;
 mod services;
 mod shapes;
+mod streams;
 mod watches;
 mod who;
 mod writes;
