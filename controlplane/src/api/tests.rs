@@ -13,6 +13,7 @@ mod roles;
 mod services;
 mod shapes;
 mod tokens;
+mod streams;
 mod watches;
 mod who;
 mod writes;
