@@ -15,13 +15,17 @@ pub(crate) struct ClusterArguments {
     kubeconfig: Option<PathBuf>,
 }
 
-#[derive(Debug, clap::Subcommand)]
+#[derive(Debug, Clone, clap::Subcommand)]
 enum Action {
     /// The members of the control plane, and of each node what its data plane has in force.
     Status {
         #[arg(long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
+    /// Every member seals its store with a new key; the old ones open nothing any more.
+    RotateEncryptionKey,
+    /// Tokens are signed with a new key from now on; those of the old one stay good until they end.
+    RotateSigningKey,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -34,12 +38,28 @@ pub(crate) fn run(arguments: &ClusterArguments) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let Action::Status { output } = arguments.action;
+    let output = match &arguments.action {
+        Action::Status { output } => *output,
+        Action::RotateEncryptionKey => {
+            return runtime.block_on(rotate(arguments, "encryption-key"));
+        }
+        Action::RotateSigningKey => return runtime.block_on(rotate(arguments, "signing-key")),
+    };
     let status = runtime.block_on(status(arguments))?;
     match output {
         Output::Text => print!("{}", text(&status)),
         Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
     }
+    Ok(())
+}
+
+async fn rotate(arguments: &ClusterArguments, what: &str) -> anyhow::Result<()> {
+    let config = crate::client::administrator(arguments.kubeconfig.as_deref()).await?;
+    let client = kube::Client::try_from(config)?;
+    let path = format!("/waggle/v1/rotate/{what}");
+    let request = http::Request::post(&path).body(Vec::new())?;
+    let answer: serde_json::Value = client.request(request).await.context(path)?;
+    println!("{}", answer["message"].as_str().unwrap_or("done"));
     Ok(())
 }
 

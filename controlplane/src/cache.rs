@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -71,6 +72,8 @@ macro_rules! informers {
             cluster_role_bindings: ClusterRoleBinding = vec![],
             roles: Role = vec![],
             role_bindings: RoleBinding = vec![],
+            priority_levels: PriorityLevelConfiguration = vec![],
+            flow_schemas: FlowSchema = vec![],
         }
     };
 }

@@ -9,6 +9,7 @@ mod endpoint_slice;
 mod endpoints;
 mod errors;
 pub(crate) mod event;
+pub(crate) mod flow_control;
 pub(crate) mod int_or_percent;
 mod lease;
 pub(crate) mod meta;
@@ -183,6 +184,8 @@ static ALL: &[&Kind] = &[
     &certificate_signing_request::KIND,
     &lease::KIND,
     &endpoint_slice::KIND,
+    &flow_control::schema::KIND,
+    &flow_control::level::KIND,
     &rbac::cluster_role::KIND,
     &rbac::cluster_role_binding::KIND,
     &rbac::role::KIND,
@@ -204,6 +207,7 @@ pub(crate) fn groups() -> &'static [(&'static str, &'static str)] {
         (certificate_signing_request::GROUP, "v1"),
         ("coordination.k8s.io", "v1"),
         ("discovery.k8s.io", "v1"),
+        (flow_control::GROUP, "v1"),
         (rbac::GROUP, "v1"),
     ]
 }

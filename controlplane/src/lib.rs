@@ -32,6 +32,7 @@ mod store;
 mod sync;
 
 pub use controller::{
-    CaStep, ClusterStatus, Controller, ControllerConfig, DataPlane, MemberStatus, NodeIdentity,
-    NodeRanges, NodeStatus, StartError, Termination, TokenConfig, issue_node_identity, rotate_ca,
+    AuditConfig, CaStep, ClusterStatus, Controller, ControllerConfig, DataPlane, MemberStatus,
+    NodeIdentity, NodeRanges, NodeStatus, StartError, Termination, TokenConfig,
+    issue_node_identity, rotate_ca,
 };

@@ -21,6 +21,7 @@ pub(crate) mod bootstrap;
 mod client;
 pub(crate) mod create;
 pub(crate) mod delete;
+mod encryption;
 pub(crate) mod error;
 pub(crate) mod events;
 mod generated_name;

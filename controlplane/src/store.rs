@@ -17,6 +17,7 @@
 //! | `compaction`, `snapshot` | what history is given up; the state as a stream of chunks; pure |
 //! | `writer` | the one thread that writes: group commit, tidying up |
 //! | `codec`, `record` | what the bytes on the disk mean, and how damage is noticed; pure |
+//! | `sealed`, `keyring` | encryption of everything on the disk, and this member's keys |
 //! | `disk`, `directory` | sled and its `fdatasync`; lock, format and watermark |
 //!
 //! Invariants
@@ -39,6 +40,7 @@ mod compaction;
 mod directory;
 mod disk;
 mod foundation;
+mod keyring;
 mod log;
 mod machine;
 mod member;
@@ -48,6 +50,7 @@ mod peers;
 mod proposals;
 mod raft;
 mod record;
+mod sealed;
 mod snapshot;
 mod upkeep;
 mod watch;
@@ -409,6 +412,20 @@ impl Store {
     /// also dropped without being asked (`store/compaction.rs`).
     pub(crate) async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         self.member.compact(revision).await
+    }
+
+    /// How often the cluster has asked for another key, as far as this member's disk has followed.
+    pub(crate) fn encryption_generation(&self) -> u64 {
+        self.member.sealed().map_or(0, |disk| disk.generation())
+    }
+
+    /// Seals this member's disk with another key; returns when the old one opens nothing any more.
+    pub(crate) async fn rotate_encryption_key(&self, generation: u64) -> Result<(), StoreError> {
+        let disk = self.member.sealed().ok_or(StoreError::Closed)?;
+        tokio::task::spawn_blocking(move || disk.rotate(generation))
+            .await
+            .map_err(|error| StoreError::Storage(format!("sealing with another key: {error}")))?
+            .map_err(StoreError::from)
     }
 
     /// The members of the group, by their ids.

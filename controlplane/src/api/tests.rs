@@ -1,12 +1,15 @@
 //! The API as clients see it: a real member on loopback, TLS and all, the `kube` client and raw HTTP.
 #![allow(clippy::unwrap_used)]
 
+mod audit;
 mod bad_input;
 mod cluster_status;
+mod doors;
 mod kube_client;
 mod lists;
 mod members;
 mod namespaces;
+mod nodes;
 mod pods;
 mod roles;
 mod services;
@@ -40,6 +43,8 @@ pub(crate) fn config(dir: &std::path::Path) -> ControllerConfig {
         termination: crate::Termination::default(),
         node_ports: 30000..=32767,
         node_ranges: crate::NodeRanges::default(),
+        audit: crate::AuditConfig::default(),
+        max_requests: 600,
         tokens: crate::TokenConfig::default(),
     }
 }

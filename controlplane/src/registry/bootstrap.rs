@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ApiError, Registry, WriteOptions};
 
+mod flow;
 mod roles;
 use crate::kinds::{self, Kind};
 use crate::store::Freshness;
@@ -44,6 +45,7 @@ impl Registry {
         if !endpoints.is_empty() {
             self.publish_endpoints(endpoints).await?;
         }
+        self.bootstrap_flow().await?;
         self.bootstrap_roles().await
     }
 

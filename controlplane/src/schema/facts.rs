@@ -86,6 +86,8 @@ pub(super) const FIELDS: &[Fact] = &[
     ("io.k8s.api.apps.v1.DaemonSetStatus", "conditions", ListType::Map(&["type"]), merge("type")),
     ("io.k8s.api.apps.v1.ReplicaSetStatus", "conditions", ListType::Map(&["type"]), merge("type")),
     ("io.k8s.api.discovery.v1.Endpoint", "addresses", SET, NONE),
+    ("io.k8s.api.flowcontrol.v1.FlowSchemaStatus", "conditions", ListType::Map(&["type"]), merge("type")),
+    ("io.k8s.api.flowcontrol.v1.PriorityLevelConfigurationStatus", "conditions", ListType::Map(&["type"]), merge("type")),
     ("io.k8s.api.policy.v1.PodDisruptionBudgetStatus", "conditions", ListType::Map(&["type"]), merge("type")),
 ];
 

@@ -5,7 +5,7 @@
 //! ```
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle as ThreadHandle;
 use std::time::Duration;
 
@@ -28,6 +28,7 @@ use super::metrics::Metrics;
 use super::peers::NoPeers;
 use super::proposals::{self, Proposals};
 use super::raft::{Node, NodeId, Raft};
+use super::sealed::SealedDisk;
 use super::watch::{Hub, Limits};
 use super::writer::Writer;
 use super::{Freshness, StoreConfig, StoreError, upkeep};
@@ -72,34 +73,46 @@ pub(super) struct Member {
     closed: AtomicBool,
     metrics: Metrics,
     tasks: Vec<JoinHandle<()>>,
+    /// Owned by the disk thread.
+    sealed: Option<Weak<SealedDisk<SledDisk>>>,
 }
 
 impl Member {
     pub(super) async fn open(config: StoreConfig, options: Options) -> Result<Self, StoreError> {
         let metrics = Metrics::default();
-        let foundation = {
+        let (foundation, sealed) = {
             let metrics = metrics.clone();
             let node_id = config.node_id;
             let open = move || {
                 let directory = Directory::open(&config.dir)?;
                 let watermark = directory.watermark()?;
                 let disk = SledDisk::open(&directory.data())?;
+                let disk = Arc::new(SealedDisk::open(disk, &config.dir)?);
                 directory.sync()?;
-                Foundation::lay(
-                    Arc::new(disk),
+                let sealed = Arc::downgrade(&disk);
+                let foundation = Foundation::lay(
+                    disk,
                     watermark,
                     directory,
                     node_id,
                     &options.retention,
                     &metrics,
-                )
+                )?;
+                Ok::<_, StoreError>((foundation, sealed))
             };
             tokio::task::spawn_blocking(open)
                 .await
                 // sled panics on some damage.
                 .map_err(|e| StoreError::Corrupt(format!("reading the database: {e}")))??
         };
-        Self::start(config.node_id, foundation, options, metrics).await
+        let mut member = Self::start(config.node_id, foundation, options, metrics).await?;
+        member.sealed = Some(sealed);
+        Ok(member)
+    }
+
+    /// The disk, until it is closed.
+    pub(super) fn sealed(&self) -> Option<Arc<SealedDisk<SledDisk>>> {
+        self.sealed.as_ref()?.upgrade()
     }
 
     /// A member on a disk of the test's choice.
@@ -179,6 +192,7 @@ impl Member {
             closed: AtomicBool::new(false),
             metrics,
             tasks,
+            sealed: None,
         };
         match member.become_ready().await {
             Ok(()) => Ok(member),
