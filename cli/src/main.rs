@@ -12,6 +12,7 @@ mod image;
 mod join;
 mod lab;
 mod logging;
+mod pod_settings;
 mod process;
 mod progress;
 mod settings;

@@ -5,7 +5,7 @@
 //! controllers, scheduler and node sync use. One file per verb. HTTP, users and formats are not known here.
 
 use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Status};
@@ -16,14 +16,17 @@ use serde_json::Value;
 use crate::kinds::Kind;
 use crate::store::{Freshness, KeyValue, Store, Txn, TxnOutcome};
 
+mod admission;
 pub(crate) mod bind;
 pub(crate) mod bootstrap;
 mod client;
 pub(crate) mod create;
+pub(crate) mod definitions;
 pub(crate) mod delete;
 mod encryption;
 pub(crate) mod error;
 pub(crate) mod events;
+mod evict;
 mod generated_name;
 pub(crate) mod key;
 pub(crate) mod list;
@@ -35,8 +38,10 @@ pub(crate) mod scale;
 pub(crate) mod selector;
 mod service_alloc;
 pub(crate) mod update;
+pub(crate) mod versions;
 pub(crate) mod watch;
 
+pub(crate) use admission::default_class;
 pub(crate) use client::Client;
 
 /// An error that a client sees: always a complete `Status`.
@@ -134,6 +139,8 @@ struct Inner {
     store: Store,
     ranges: ServiceRanges,
     events: events::Sink,
+    definitions: Arc<definitions::Definitions>,
+    converter: OnceLock<Arc<dyn versions::Convert>>,
     /// Writers of one object take turns here instead of invalidating each other's work; which object has
     /// which lock says the hash of its key. Held across one read and one transaction, never nested.
     turns: Vec<tokio::sync::Mutex<()>>,
@@ -217,11 +224,14 @@ impl Registry {
                 store,
                 ranges,
                 events,
+                definitions: Arc::default(),
+                converter: OnceLock::new(),
                 turns: (0..TURNS).map(|_| tokio::sync::Mutex::default()).collect(),
                 hasher: std::hash::RandomState::new(),
                 accounts: std::sync::atomic::AtomicBool::new(false),
             }),
         };
+        registry.follow_definitions();
         let recorder = events::Recorder::new(registry.clone(), reports);
         (registry, recorder)
     }
@@ -257,7 +267,7 @@ impl Registry {
     /// The current version, or 404.
     pub(crate) async fn get(
         &self,
-        kind: &Kind,
+        kind: &Kind<'_>,
         namespace: &str,
         name: &str,
         freshness: Freshness,

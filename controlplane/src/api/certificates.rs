@@ -14,7 +14,7 @@ const MASTERS: &str = "system:masters";
 const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 
 /// Whatever the client wrote there: the request is its own.
-pub(super) fn sign_with_name(kind: &Kind, user: &User, object: &mut Value) {
+pub(super) fn sign_with_name(kind: &Kind<'_>, user: &User, object: &mut Value) {
     if (kind.group, kind.plural) != (GROUP, KIND.plural) || !object["spec"].is_object() {
         return;
     }

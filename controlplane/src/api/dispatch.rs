@@ -15,7 +15,7 @@ use super::request::{Place, Query, Target, attributes, parse_path};
 use super::write::Write;
 use super::{Api, body, respond};
 use crate::auth::User;
-use crate::kinds::{self, Kind, Scope};
+use crate::kinds::{KindRef, Scope};
 use crate::registry::ApiError;
 
 /// How long anything but a watch or a log stream may take.
@@ -42,7 +42,7 @@ impl Api {
         let (verb, resource) = match &place {
             Some(Place::Resource(target)) => (
                 super::request::verb(&parts.method, target, &query),
-                metric_resource(target),
+                self.metric_resource(target),
             ),
             _ => ("", String::new()),
         };
@@ -151,11 +151,12 @@ impl Api {
             [".well-known", "openid-configuration"] => Ok(self.openid_configuration(host(parts))),
             ["openid", "v1", "jwks"] => Ok(self.jwks()),
             ["metrics"] => Ok(self.metrics.scrape(&self.registry)),
-            [] | ["api" | "apis", ..] => super::discovery::serve(&segments, &parts.headers)
-                .ok_or_else(ApiError::no_such_resource),
-            ["openapi", rest @ ..] => {
-                super::openapi::serve(rest, &parts.headers).ok_or_else(ApiError::no_such_resource)
+            [] | ["api" | "apis", ..] => {
+                super::discovery::serve(&self.registry, &segments, &parts.headers)
+                    .ok_or_else(ApiError::no_such_resource)
             }
+            ["openapi", rest @ ..] => super::openapi::serve(&self.registry, rest, &parts.headers)
+                .ok_or_else(ApiError::no_such_resource),
             _ => Err(ApiError::no_such_resource()),
         }
     }
@@ -168,14 +169,10 @@ impl Api {
         target: &Target,
         query: &Query,
     ) -> Result<Response<Body>, ApiError> {
-        if super::discovery::is_empty_list(target) && parts.method == Method::GET {
-            return Ok(respond::value(
-                StatusCode::OK,
-                &super::discovery::no_definitions(),
-            ));
-        }
-        let kind = served(target)?;
+        let handle = &self.kind(target).await?;
+        let kind = &handle.get();
         let subject = Subject {
+            handle,
             kind,
             namespace: &target.namespace,
             name: &target.name,
@@ -252,10 +249,35 @@ fn host(parts: &Parts) -> Option<&str> {
     authority.or_else(header)
 }
 
-/// The kind behind the path, if the path can be about it at all.
-fn served(target: &Target) -> Result<&'static Kind, ApiError> {
-    let kind = kinds::by_plural(&target.group, &target.version, &target.resource)
-        .ok_or_else(ApiError::no_such_resource)?;
+impl Api {
+    /// The kind behind the path, if the path can be about it at all.
+    async fn kind(&self, target: &Target) -> Result<KindRef, ApiError> {
+        let find = || {
+            self.registry
+                .kind(&target.group, &target.version, &target.resource)
+        };
+        let known = match find() {
+            // It may have been defined a moment ago. Groups of users have a dot in their name.
+            None if target.group.contains('.') => {
+                self.registry.definitions_known().await;
+                find()
+            }
+            known => known,
+        };
+        served(known.ok_or_else(ApiError::no_such_resource)?, target)
+    }
+
+    /// Label of metrics: only what is served, so that paths cannot make series.
+    fn metric_resource(&self, target: &Target) -> String {
+        let known = self
+            .registry
+            .kind(&target.group, &target.version, &target.resource);
+        known.map_or_else(String::new, |_| target.resource.clone())
+    }
+}
+
+fn served(handle: KindRef, target: &Target) -> Result<KindRef, ApiError> {
+    let kind = handle.get();
     let misplaced = match kind.scope {
         Scope::Cluster => !target.namespace.is_empty(),
         Scope::Namespaced => target.namespace.is_empty() && !target.name.is_empty(),
@@ -265,7 +287,7 @@ fn served(target: &Target) -> Result<&'static Kind, ApiError> {
     if misplaced || unknown {
         return Err(ApiError::no_such_resource());
     }
-    Ok(kind)
+    Ok(handle)
 }
 
 /// Which methods a place has.
@@ -293,14 +315,5 @@ fn check_method(method: &Method, subject: Subject<'_>) -> Result<(), ApiError> {
         Ok(())
     } else {
         Err(ApiError::method_not_allowed())
-    }
-}
-
-/// Label of metrics: only what is served, so that paths cannot make series.
-fn metric_resource(target: &Target) -> String {
-    if kinds::by_plural(&target.group, &target.version, &target.resource).is_some() {
-        target.resource.clone()
-    } else {
-        String::new()
     }
 }

@@ -8,16 +8,16 @@ use super::Api;
 use super::read::Subject;
 use crate::auth::rbac::{Rbac, Rule};
 use crate::auth::{Attributes, Chain, User};
-use crate::kinds::Kind;
 use crate::kinds::rbac::GROUP;
+use crate::kinds::{Kind, KindRef};
 use crate::registry::{ApiError, Guard};
 
 impl Api {
     /// What a write of `kind` by `user` must pass besides the rules of the kind.
     pub(super) fn guard(&self, user: &User, subject: Subject<'_>) -> Option<Guard> {
-        let Subject {
-            kind, namespace, ..
-        } = subject;
+        let (KindRef::BuiltIn(kind), namespace) = (subject.handle, subject.namespace) else {
+            return None;
+        };
         if kind.group != GROUP {
             return self.certificate_guard(user, subject);
         }
@@ -37,7 +37,7 @@ struct Check {
     authorizer: Chain,
     rbac: Rbac,
     user: User,
-    kind: &'static Kind,
+    kind: &'static Kind<'static>,
     namespace: String,
 }
 

@@ -108,7 +108,7 @@ pub(super) fn warn(response: &mut Response<Body>, warnings: &[String]) {
 }
 
 /// The beginning of a list: everything before the first item.
-fn list_head(kind: &Kind, revision: u64, page: &ListPage) -> String {
+fn list_head(kind: &Kind<'_>, revision: u64, page: &ListPage) -> String {
     let mut metadata = serde_json::json!({"resourceVersion": revision.to_string()});
     if let Some(token) = &page.continue_token {
         metadata["continue"] = token.clone().into();
@@ -117,14 +117,14 @@ fn list_head(kind: &Kind, revision: u64, page: &ListPage) -> String {
         }
     }
     format!(
-        "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-        kind.kind,
-        crate::registry::create::api_version(kind)
+        "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+        kind.list_kind(),
+        kind.api_version()
     )
 }
 
 /// Items as they are rendered already, shared with every other reader.
-pub(super) fn list(kind: &Kind, page: ListPage, gzip: bool) -> Response<Body> {
+pub(super) fn list(kind: &Kind<'_>, page: ListPage, gzip: bool) -> Response<Body> {
     let head = Bytes::from(list_head(kind, page.revision, &page));
     let size: usize = page.items.iter().map(|kv| kv.value.len() + 32).sum();
     let items = Arc::<[Arc<KeyValue>]>::from(page.items);

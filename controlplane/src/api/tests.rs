@@ -4,6 +4,7 @@
 mod audit;
 mod bad_input;
 mod cluster_status;
+mod definitions;
 mod doors;
 mod kube_client;
 mod lists;

@@ -6,8 +6,10 @@ mod columns;
 mod containers;
 mod defaults;
 mod environment;
+mod label_keys;
 mod probes;
 mod qos;
+mod subresources;
 mod update;
 mod validate;
 mod volumes;
@@ -29,7 +31,14 @@ pub(super) static KIND: Kind = Kind {
     scope: Scope::Namespaced,
     definition: "io.k8s.api.core.v1.Pod",
     // Only what is served: a subresource that nobody acts on would be a way to write past validation.
-    subresources: &["binding", "eviction", "log", "status"],
+    subresources: &[
+        "binding",
+        "ephemeralcontainers",
+        "eviction",
+        "log",
+        "resize",
+        "status",
+    ],
     name_rule: NameRule::DnsSubdomain,
     strategy: &Pod,
     register: |generator| {
@@ -47,11 +56,17 @@ impl Strategy for Pod {
     }
 
     fn prepare_create(&self, object: &mut Value) {
-        let class = qos::class(object);
-        object_mut(object, &[]).insert(
-            "status".into(),
-            json!({"phase": "Pending", "qosClass": class}),
-        );
+        let mut status = json!({"phase": "Pending", "qosClass": qos::class(object)});
+        if !list(object, &["spec", "schedulingGates"]).is_empty() {
+            status["conditions"] = json!([{
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "SchedulingGated",
+                "message": "Scheduling is blocked due to non-empty scheduling gates",
+            }]);
+        }
+        object_mut(object, &[]).insert("status".into(), status);
+        label_keys::merge(object);
         meta::set_generation(object, None);
     }
 
@@ -63,6 +78,14 @@ impl Strategy for Pod {
                 if let Some(class) = at(old, &["status", "qosClass"]).cloned() {
                     object_mut(object, &["status"]).insert("qosClass".into(), class);
                 }
+            }
+            "ephemeralcontainers" | "resize" => {
+                match subresource {
+                    "resize" => subresources::keep_resources(object, old),
+                    _ => subresources::keep_ephemeral(object, old),
+                }
+                defaults::pod_spec(object, &["spec"]);
+                meta::set_generation(object, Some(old));
             }
             _ => {
                 meta::keep_status(object, old);
@@ -78,10 +101,13 @@ impl Strategy for Pod {
             Some(old) => match subresource {
                 "" | "scale" => update::spec(object, old, &mut errors),
                 "resize" => {
-                    update::resize(object, old, &mut errors);
+                    subresources::resize(object, old, &mut errors);
                     validate::spec(object, "spec", &mut errors);
                 }
-                "ephemeralcontainers" => validate::spec(object, "spec", &mut errors),
+                "ephemeralcontainers" => {
+                    validate::spec(object, "spec", &mut errors);
+                    subresources::ephemeral(object, old, &mut errors);
+                }
                 "status" => update::status(object, old, &mut errors),
                 _ => {}
             },
@@ -141,9 +167,23 @@ impl Strategy for Pod {
 
 /// Fills in the defaults of the pod template at `spec.template`.
 pub(super) fn default_template(object: &mut Value) {
-    if at(object, &["spec", "template"]).is_some() {
-        defaults::pod_spec(object, &["spec", "template", "spec"]);
+    default_template_at(object, &["spec", "template"]);
+}
+
+/// The same for a template at `path`.
+pub(super) fn default_template_at(object: &mut Value, path: &[&str]) {
+    if at(object, path).is_some() {
+        defaults::pod_spec(object, &[path, &["spec"]].concat());
     }
+}
+
+/// Checks the node selector of a volume.
+pub(super) fn validate_node_selector(selector: &Value, field: &str, errors: &mut Errors) {
+    affinity::node_selector(selector, field, errors);
+}
+
+pub(super) fn validate_toleration(toleration: &Value, field: &str, errors: &mut Errors) {
+    affinity::tolerate(toleration, field, errors);
 }
 
 /// Checks a pod template, `field` being its path.

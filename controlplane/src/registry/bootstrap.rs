@@ -1,5 +1,5 @@
 //! What every cluster has from its first start: the system namespaces, the Service `kubernetes` with its
-//! endpoints, the Service `kube-dns`, and the default roles. Written again, unchanged, at each start, and soon after somebody
+//! endpoints, the Service `kube-dns`, the default roles, the system's PriorityClasses and the StorageClass `local`. Written again, unchanged, at each start, and soon after somebody
 //! has deleted one of the Services (`kubectl delete all --all` does).
 
 use std::net::{IpAddr, SocketAddr};
@@ -46,6 +46,12 @@ impl Registry {
             self.publish_endpoints(endpoints).await?;
         }
         self.bootstrap_flow().await?;
+        for class in kinds::priority_class::built_in() {
+            self.ensure("scheduling.k8s.io", "priorityclasses", "", class)
+                .await?;
+        }
+        self.ensure("storage.k8s.io", "storageclasses", "", local_class())
+            .await?;
         self.bootstrap_roles().await
     }
 
@@ -174,7 +180,7 @@ fn options() -> WriteOptions {
     }
 }
 
-fn kind(group: &str, plural: &str) -> Result<&'static Kind, ApiError> {
+fn kind(group: &str, plural: &str) -> Result<&'static Kind<'static>, ApiError> {
     kinds::by_plural(group, "v1", plural)
         .ok_or_else(|| ApiError::internal(format!("{plural} are not served")))
 }
@@ -196,6 +202,19 @@ fn kubernetes(addresses: &[IpAddr]) -> Value {
             "ipFamilyPolicy": policy,
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}],
         },
+    })
+}
+
+/// Directories of nodes as volumes, for claims that name no class.
+fn local_class() -> Value {
+    json!({
+        "metadata": {
+            "name": "local",
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+        },
+        "provisioner": "waggle.dev/local",
+        "reclaimPolicy": "Delete",
+        "volumeBindingMode": "WaitForFirstConsumer",
     })
 }
 

@@ -22,7 +22,7 @@ const DEFAULT: &str = "default";
 const DEFAULT_ATTEMPTS: usize = 20;
 const DEFAULT_WAIT: Duration = Duration::from_millis(100);
 
-pub(super) fn concerns(kind: &Kind) -> bool {
+pub(super) fn concerns(kind: &Kind<'_>) -> bool {
     (kind.group, kind.plural) == ("", "pods")
 }
 
