@@ -183,7 +183,7 @@ pub(crate) fn restore(file: &Path, dir: &Path) -> Result<SnapshotInfo, StoreErro
             dir.display()
         )));
     }
-    let disk = SledDisk::open(&directory.data())?;
+    let disk = SealedDisk::open(SledDisk::open(&directory.data())?, dir)?;
     write(&disk, &image)?;
     // Last: without it the directory counts as of nobody.
     let card = Card::founder();

@@ -5,6 +5,7 @@ mod bad_input;
 mod bench;
 mod cluster_status;
 mod dns;
+mod identity;
 mod images;
 mod kube_client;
 mod kubectl;
