@@ -23,6 +23,7 @@ use super::directory::Directory;
 use super::disk::{Disk, DiskError, SledDisk};
 use super::mvcc::Summary;
 use super::raft::{LogId, Node, StoredMembership, Vote};
+use super::sealed::SealedDisk;
 use super::snapshot::{Decoder, Image, MAX_CHUNK, SnapshotError};
 use super::{FOUNDER, Revision, StoreError, foundation, log, machine, record};
 
