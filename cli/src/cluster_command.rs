@@ -5,13 +5,6 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use controlplane::{ClusterStatus, NodeStatus};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-
-/// The administrator's kubeconfig of `waggle dev`, then of `waggle controller`.
-const KUBECONFIGS: [&str; 2] = [
-    "/var/lib/waggle/dev/kubeconfig",
-    "/var/lib/waggle/controller/admin.kubeconfig",
-];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ClusterArguments {
@@ -51,27 +44,7 @@ pub(crate) fn run(arguments: &ClusterArguments) -> anyhow::Result<()> {
 }
 
 async fn status(arguments: &ClusterArguments) -> anyhow::Result<ClusterStatus> {
-    let kubeconfig = match &arguments.kubeconfig {
-        Some(path) => Kubeconfig::read_from(path)
-            .with_context(|| format!("--kubeconfig {}", path.display()))?,
-        None => match Kubeconfig::from_env().context("$KUBECONFIG")? {
-            Some(kubeconfig) => kubeconfig,
-            None => {
-                let path = KUBECONFIGS
-                    .into_iter()
-                    .find(|path| std::path::Path::new(path).exists())
-                    .with_context(|| {
-                        format!(
-                            "give --kubeconfig or $KUBECONFIG: there is no {}",
-                            KUBECONFIGS.join(" nor ")
-                        )
-                    })?;
-                Kubeconfig::read_from(path)?
-            }
-        },
-    };
-    let options = KubeConfigOptions::default();
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+    let config = crate::client::administrator(arguments.kubeconfig.as_deref()).await?;
     let server = config.cluster_url.clone();
     let client = kube::Client::try_from(config)?;
     let request = http::Request::get("/waggle/v1/status").body(Vec::new())?;

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use controlplane::{ControllerConfig, NodeRanges, Termination};
+use controlplane::{ControllerConfig, NodeRanges, Termination, TokenConfig};
 
 use crate::settings::ClusterSettings;
 
@@ -36,6 +36,15 @@ pub(crate) struct ControlSettings {
     /// Prefix length of the IPv6 range that each node gets for its pods.
     #[arg(long, value_name = "LENGTH", default_value_t = 64)]
     node_cidr_mask_size_ipv6: u8,
+    /// Issuer of service-account tokens; https://kubernetes.default.svc.CLUSTER-DOMAIN by default.
+    #[arg(long, value_name = "URL", default_value = "")]
+    service_account_issuer: String,
+    /// What the API calls itself in tokens; the issuer by default.
+    #[arg(long, value_name = "AUDIENCE", value_delimiter = ',')]
+    api_audiences: Vec<String>,
+    /// Longest life of a token, whatever is asked for; 0s is no limit.
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    service_account_max_token_expiration: Duration,
 }
 
 impl ControlSettings {
@@ -65,11 +74,16 @@ impl ControlSettings {
                 ipv4: self.node_cidr_mask_size_ipv4,
                 ipv6: self.node_cidr_mask_size_ipv6,
             },
+            tokens: TokenConfig {
+                issuer: self.service_account_issuer.clone(),
+                audiences: self.api_audiences.clone(),
+                max_expiration: i64::try_from(self.service_account_max_token_expiration.as_secs())?,
+            },
         })
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let signed: jiff::SignedDuration = text.parse().map_err(|error| format!("{error}"))?;
     Duration::try_from(signed).map_err(|_| "it is negative".to_owned())
 }

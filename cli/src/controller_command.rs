@@ -30,6 +30,20 @@ pub(crate) struct ControllerArguments {
     /// NAME=DIRECTORY.
     #[arg(long, value_name = "NAME=DIRECTORY")]
     issue_node: Option<String>,
+    /// Take the next step to a new CA with the files of a member that is stopped, and exit: add, then switch, then
+    /// drop, each on all members, which are started in between.
+    #[arg(long, value_name = "STEP", value_enum)]
+    rotate_ca: Option<CaStep>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum CaStep {
+    /// Trust a second CA
+    Add,
+    /// Sign with the second CA
+    Switch,
+    /// Trust the second CA only
+    Drop,
 }
 
 pub(crate) fn run(arguments: &ControllerArguments, log: &LogSettings) -> anyhow::Result<()> {
@@ -38,6 +52,14 @@ pub(crate) fn run(arguments: &ControllerArguments, log: &LogSettings) -> anyhow:
             .split_once('=')
             .context("--issue-node takes NAME=DIRECTORY")?;
         return issue_node(&arguments.data_dir, name, Path::new(directory));
+    }
+    if let Some(step) = arguments.rotate_ca {
+        let step = match step {
+            CaStep::Add => controlplane::CaStep::Add,
+            CaStep::Switch => controlplane::CaStep::Switch,
+            CaStep::Drop => controlplane::CaStep::Drop,
+        };
+        return Ok(controlplane::rotate_ca(&arguments.data_dir, step)?);
     }
     logging::start(log, None)?;
     crate::runtime()?.block_on(serve(arguments))
@@ -53,7 +75,7 @@ async fn serve(arguments: &ControllerArguments) -> anyhow::Result<()> {
         arguments.extra_sans.clone(),
     )?)
     .await?;
-    let server = format!("https://{}", controller.address());
+    let server = controller.local_url();
     let kubeconfig = arguments.data_dir.join("admin.kubeconfig");
     crate::files::write_private(&kubeconfig, controller.admin_kubeconfig(&server).as_bytes())?;
     tracing::info!(server, kubeconfig = %kubeconfig.display(), "control plane serves");

@@ -9,12 +9,15 @@ mod controller_command;
 mod dev;
 mod files;
 mod image;
+mod join;
 mod lab;
 mod logging;
+mod pod_settings;
 mod process;
 mod progress;
 mod settings;
 mod table;
+mod token_command;
 
 use std::process::ExitCode;
 
@@ -57,6 +60,8 @@ enum Command {
     Lab(Box<lab::LabArguments>),
     /// What kubectl cannot say of a cluster: its members, and what each node has in force.
     Cluster(cluster_command::ClusterArguments),
+    /// Tokens with which nodes join the cluster.
+    Token(token_command::TokenArguments),
     /// Images on this node.
     Image(image::ImageArguments),
     /// Measures this data plane beside plain routing, iptables and nftables, on this machine.
@@ -105,6 +110,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Agent(agent) => agent_command::run(&agent, &log),
         Command::Lab(lab) => lab::run(*lab, &log),
         Command::Cluster(cluster) => cluster_command::run(&cluster),
+        Command::Token(token) => token_command::run(&token),
         Command::Image(image) => image::run(&image, &log),
         Command::Bench(bench) => bench::run(&bench),
         Command::BenchPart(part) => bench::part::main(part),

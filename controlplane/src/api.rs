@@ -7,17 +7,18 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::Chain;
 use crate::auth::rbac::Rbac;
+use crate::auth::{Chain, Tokens};
 use crate::nodestream::NodeStreams;
 use crate::registry::Registry;
 
+mod authenticate;
 mod body;
+mod certificates;
 pub(crate) mod cluster_status;
 mod discovery;
 mod dispatch;
 mod escalation;
-mod event_versions;
 mod health;
 mod impersonate;
 mod logs;
@@ -31,7 +32,9 @@ mod request;
 mod respond;
 mod review;
 pub(crate) mod server;
+mod shown;
 mod table;
+mod token;
 mod watch;
 mod write;
 
@@ -47,6 +50,7 @@ pub(crate) struct Api {
     authorizer: Chain,
     /// One of the links of `authorizer`.
     rbac: Rbac,
+    tokens: Tokens,
     streams: NodeStreams,
     metrics: Arc<Metrics>,
     view: cluster_status::View,
@@ -58,6 +62,7 @@ impl Api {
     pub(crate) fn new(
         registry: Registry,
         rbac: Rbac,
+        tokens: Tokens,
         streams: NodeStreams,
         metrics: Arc<Metrics>,
         view: cluster_status::View,
@@ -67,6 +72,7 @@ impl Api {
             registry,
             authorizer: Chain::new(rbac.clone()),
             rbac,
+            tokens,
             streams,
             metrics,
             view,

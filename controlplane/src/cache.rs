@@ -12,6 +12,7 @@ use k8s_openapi::api::apps::v1::{
     ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
 };
 use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
@@ -82,6 +83,7 @@ macro_rules! informers {
             services: Service = vec![(BY_LABEL, first_of_selector)],
             endpoints: Endpoints = vec![],
             endpoint_slices: EndpointSlice = vec![(BY_SERVICE, service_of)],
+            certificate_signing_requests: CertificateSigningRequest = vec![],
             cluster_roles: ClusterRole = vec![],
             cluster_role_bindings: ClusterRoleBinding = vec![],
             roles: Role = vec![],

@@ -4,7 +4,7 @@
 //! Order of start: data directory, store (whose lock tells a second process), port, certificates, bootstrap
 //! objects, what runs while this member leads, and the server last, when all it serves is there.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,10 +21,12 @@ use crate::api::cluster_status::View;
 pub use crate::api::cluster_status::{ClusterStatus, DataPlane, MemberStatus, NodeStatus};
 use crate::api::server::{Served, serve};
 use crate::api::{Api, Metrics};
-pub use crate::auth::NodeIdentity;
+pub use crate::auth::TokenConfig;
 use crate::auth::rbac::Rbac;
-use crate::auth::{Pki, PkiError, Sans};
+pub use crate::auth::{CaStep, NodeIdentity};
+use crate::auth::{Chain, Pki, PkiError, Sans, Tokens};
 use crate::cache::{Cache, Subscription};
+use crate::controllers::credentials::Keys;
 use crate::controllers::{ControllerMetrics, ControllersConfig, PodRanges};
 use crate::nodestream::NodeStreams;
 use crate::registry::bootstrap::first_address;
@@ -64,6 +66,8 @@ pub struct ControllerConfig {
     pub node_ports: std::ops::RangeInclusive<u16>,
     /// How large the range of each node is.
     pub node_ranges: NodeRanges,
+    /// How service-account tokens are signed.
+    pub tokens: TokenConfig,
 }
 
 /// Prefix lengths of the ranges that nodes get for their pods.
@@ -138,7 +142,7 @@ const MANAGER: &str = "waggle";
 #[derive(Debug)]
 pub struct Controller {
     address: SocketAddr,
-    pki: Pki,
+    pki: Arc<Pki>,
     store: Store,
     /// Ends watches, streams and what runs while leading.
     stop: CancellationToken,
@@ -178,6 +182,7 @@ impl Controller {
         let endpoints = endpoints(address);
         let sans = sans(config, address, &endpoints);
         let pki = Pki::open(&config.data_dir.join("pki"), &sans, jiff::Timestamp::now())?;
+        let pki = Arc::new(pki);
         let tls = Arc::new(pki.server_config()?);
 
         let ranges = ServiceRanges {
@@ -190,7 +195,14 @@ impl Controller {
             .await
             .map_err(|error| StartError::Bootstrap(error.to_string()))?;
 
+        registry.require_accounts();
+        let tokens = Tokens::open(&registry, config.tokens.clone(), &config.cluster_domain)
+            .await
+            .map_err(|error| StartError::Bootstrap(error.to_string()))?;
+
         let stop = CancellationToken::new();
+        let following_keys = tokio::spawn(tokens.clone().follow(stop.clone()));
+        let renewing = tokio::spawn(Arc::clone(&pki).keep_renewed(stop.clone()));
         let bootstrap = tokio::spawn(registry.clone().keep_bootstrapped(
             config.cluster_dns,
             endpoints,
@@ -202,8 +214,20 @@ impl Controller {
         let sync_metrics = SyncMetrics::default();
         let Termination { wait, drain } = config.termination;
         let limits = Limits { wait, drain };
-        let (node_sync, applied) =
-            sync::service(&client, &cache, &streams, limits, &sync_metrics, &stop);
+        let credentials = sync::Credentials {
+            tokens: tokens.clone(),
+            pki: Arc::clone(&pki),
+        };
+        let (node_sync, applied) = sync::service(
+            &client,
+            &cache,
+            &streams,
+            limits,
+            &sync_metrics,
+            Some(credentials),
+            &stop,
+        );
+        let rbac = Rbac::default();
         let view = View {
             cache: cache.clone(),
             applied,
@@ -220,6 +244,11 @@ impl Controller {
                     config.node_ranges.ipv6,
                 ),
             },
+            keys: Keys {
+                tokens: tokens.clone(),
+                pki: Arc::clone(&pki),
+                authorizer: Chain::new(rbac.clone()),
+            },
             controller_metrics: ControllerMetrics::default(),
             scheduler_metrics: SchedulerMetrics::default(),
         };
@@ -230,7 +259,6 @@ impl Controller {
             leading.controller_metrics.register(all);
             leading.scheduler_metrics.register(all);
         });
-        let rbac = Rbac::default();
         let roles = roles::follow(&cache, &rbac);
         // Nobody is refused because the roles are not read yet.
         cache.synced().await;
@@ -238,6 +266,7 @@ impl Controller {
             api: Arc::new(Api::new(
                 registry,
                 rbac,
+                tokens,
                 streams,
                 metrics,
                 view,
@@ -261,7 +290,14 @@ impl Controller {
             pki,
             store,
             stop,
-            tasks: vec![recorder, bootstrap, leading, watchdog],
+            tasks: vec![
+                recorder,
+                bootstrap,
+                following_keys,
+                renewing,
+                leading,
+                watchdog,
+            ],
             _roles: roles,
             failure,
         })
@@ -270,6 +306,24 @@ impl Controller {
     /// Where the API is served; the port is the real one where the configuration said 0.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The API's address as seen from this machine.
+    pub fn local_url(&self) -> String {
+        let mut address = self.address;
+        if address.ip().is_unspecified() {
+            let loopback = match address.ip() {
+                IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+                IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            };
+            address.set_ip(loopback);
+        }
+        format!("https://{address}")
+    }
+
+    /// By which the CA is recognized: `sha256:` and the digest of its public key.
+    pub fn ca_hash(&self) -> Result<String, StartError> {
+        Ok(self.pki.ca_hash()?)
     }
 
     /// The cluster CA, PEM.
@@ -327,6 +381,19 @@ pub fn issue_node_identity(data_dir: &Path, name: &str) -> Result<NodeIdentity, 
     Ok(crate::auth::issue_node(
         &directory,
         name,
+        jiff::Timestamp::now(),
+    )?)
+}
+
+/// Takes a step to a new CA with the files of a member that is stopped (see `auth/pki/rotation.rs`).
+///
+/// # Errors
+/// When it is not the next step, or the files cannot be written.
+pub fn rotate_ca(data_dir: &Path, step: CaStep) -> Result<(), StartError> {
+    let directory = data_dir.join("pki");
+    Ok(crate::auth::rotate_ca(
+        &directory,
+        step,
         jiff::Timestamp::now(),
     )?)
 }

@@ -15,10 +15,13 @@ use crate::registry::{ApiError, Client};
 
 mod aggregation;
 mod collector;
+pub(crate) mod credentials;
+mod definitions;
 mod cronjob;
 mod daemonset;
 mod deployment;
 mod disruption;
+mod disruptiontarget;
 mod endpointslice;
 mod expectations;
 #[cfg(test)]
@@ -38,6 +41,7 @@ mod serviceaccount;
 mod statefulset;
 #[cfg(test)]
 pub(crate) mod tests;
+mod volumes;
 mod worker;
 
 /// How often the allocations of Services are compared with the Services.
@@ -114,7 +118,9 @@ async fn run_all(
             job::orphans::Controller::new(&client, &cache)
         ),
         controller!(job::ttl, 2, job::ttl::Controller::new(&client, &cache)),
+        controller!(disruption, 2, disruption::Controller::new(&client, &cache)),
         controller!(namespace, 2, namespace::Controller::new(&client, &cache)),
+        controller!(volumes, 4, volumes::Controller::new(&client, &cache)),
         controller!(
             serviceaccount,
             2,
@@ -137,10 +143,23 @@ async fn run_all(
         ),
         async {
             let queue = Queue::default();
-            let (controller, _subscriptions) = collector::Controller::new(&client, &cache, &queue);
+            let (controller, feed) = collector::Controller::new(&client, &queue);
             let metrics = metrics.clone();
             let reconcile = |key| controller.reconcile(key);
-            worker::work(collector::NAME, queue, 8, metrics, reconcile).await;
+            tokio::join!(
+                worker::work(collector::NAME, queue, 8, metrics, reconcile),
+                feed
+            );
+        },
+        async {
+            let queue = Queue::default();
+            let controller = definitions::Controller::new(&client, &queue);
+            let metrics = metrics.clone();
+            let reconcile = |key| controller.reconcile(key);
+            tokio::join!(
+                worker::work(definitions::NAME, queue.clone(), 4, metrics, reconcile),
+                definitions::follow(&client, &queue)
+            );
         },
         podgc::run(client.clone(), cache.clone()),
         repair(&client),

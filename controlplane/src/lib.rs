@@ -14,6 +14,7 @@
 //!   patch                      the four kinds of patch (pure)
 //!   schema                     fields, merge keys, OpenAPI (pure)
 //!   kinds                      names, defaults, validation, columns of each kind (pure)
+//!   types                      schemas in compact form (pure)
 //!   store                      MVCC key-value on Raft; knows nothing of Kubernetes
 //! ```
 
@@ -30,8 +31,9 @@ mod scheduler;
 mod schema;
 mod store;
 mod sync;
+mod types;
 
 pub use controller::{
-    ClusterStatus, Controller, ControllerConfig, DataPlane, MemberStatus, NodeIdentity, NodeRanges,
-    NodeStatus, StartError, Termination, issue_node_identity,
+    CaStep, ClusterStatus, Controller, ControllerConfig, DataPlane, MemberStatus, NodeIdentity,
+    NodeRanges, NodeStatus, StartError, Termination, TokenConfig, issue_node_identity, rotate_ca,
 };

@@ -36,6 +36,7 @@ mod volumes;
 mod tests;
 
 pub(crate) use affinity::{is_asked_for, selects, tolerates};
+pub(crate) use execute::reserve;
 pub(crate) use metrics::SchedulerMetrics;
 pub(crate) use resources::milli;
 pub(crate) use selector::Selector;

@@ -11,7 +11,7 @@ use crate::run::{self, checked};
 
 #[derive(Debug, Args)]
 pub(crate) struct FuzzArguments {
-    /// One target (`packet`, `refusal`, `dns`, `image`, `layer`, `sync`); all without.
+    /// One target (`packet`, `refusal`, `dns`, `image`, `layer`, `sockets`, `sync`); all without.
     target: Option<String>,
     /// Seconds for each target.
     #[arg(long, default_value_t = 60)]
@@ -19,12 +19,13 @@ pub(crate) struct FuzzArguments {
 }
 
 /// Targets, and whether they need the whole agent.
-const TARGETS: [(&str, bool); 6] = [
+const TARGETS: [(&str, bool); 7] = [
     ("packet", false),
     ("refusal", false),
     ("dns", true),
     ("image", true),
     ("layer", true),
+    ("sockets", true),
     ("sync", true),
 ];
 

@@ -1,6 +1,7 @@
 //! Real containers: runc, a root file system with nothing but busybox, this test program as the supervisor.
 #![allow(clippy::unwrap_used)]
 
+mod confined;
 mod faults;
 mod life;
 mod limits;
@@ -76,6 +77,7 @@ impl Fixture {
             hostname: "bee".to_owned(),
             cgroup_parent: self.cgroup_parent.clone(),
             resources: Resources::default(),
+            sharing: Sharing::default(),
         }
     }
 
@@ -110,6 +112,7 @@ impl Fixture {
             terminal: false,
             stdin: false,
             annotations: BTreeMap::new(),
+            confinement: Confinement::default(),
         }
     }
 

@@ -119,6 +119,9 @@ pub(crate) enum Answer {
     Hello {
         version: u32,
         pid: u32,
+        /// The process that keeps the namespace of process ids that the containers share.
+        #[serde(default)]
+        init: Option<u32>,
     },
     Done,
     /// A command has ended.

@@ -1,5 +1,6 @@
 //! The stream to the control plane: dialled, held, dialled again.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +13,12 @@ use proto::node::v1::node_sync_client::NodeSyncClient;
 use rand::Rng;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
 
+use super::identity::Identity;
 use super::intake::Intake;
 use super::logs;
-use crate::pods::Machine;
+use crate::pods::{Machine, TokenWish};
 
 /// A full state of a large cluster comes in batches; one batch is not larger than this.
 const MOST_BYTES: usize = 64 << 20;
@@ -43,13 +45,17 @@ pub(crate) enum ClientError {
 #[derive(Clone)]
 pub(crate) struct ClientConfig {
     pub(crate) server: String,
+    pub(crate) node_name: String,
     pub(crate) ca_pem: Vec<u8>,
     pub(crate) certificate_pem: Vec<u8>,
     pub(crate) key_pem: Vec<u8>,
+    /// Where renewed certificates are written; they are kept in memory alone where there is none.
+    pub(crate) identity_dir: Option<PathBuf>,
 }
 
 pub(crate) struct Client<M: Machine> {
-    endpoint: Endpoint,
+    server: String,
+    identity: Identity,
     intake: Intake<M>,
     /// The node as it is to be registered, made anew for each stream.
     hello: Box<dyn Fn() -> wire::Hello + Send + Sync>,
@@ -90,24 +96,12 @@ impl<M: Machine> Client<M> {
         hello: Box<dyn Fn() -> wire::Hello + Send + Sync>,
         metrics: ClientMetrics,
     ) -> Result<Self, ClientError> {
-        let wrong = |source| ClientError::Server {
-            server: config.server.clone(),
-            source,
-        };
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(&config.ca_pem))
-            .identity(Identity::from_pem(&config.certificate_pem, &config.key_pem));
-        let endpoint = Endpoint::from_shared(config.server.clone())
-            .map_err(wrong)?
-            .tls_config(tls)
-            .map_err(wrong)?
-            .connect_timeout(Duration::from_secs(5))
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .keep_alive_while_idle(true);
+        let identity = Identity::new(config);
+        // What cannot work is told at once.
+        endpoint(&config.server, &identity)?;
         Ok(Self {
-            endpoint,
+            server: config.server.clone(),
+            identity,
             intake,
             hello,
             metrics,
@@ -147,7 +141,11 @@ impl<M: Machine> Client<M> {
     /// One stream, until it is lost; or, when `stop` says so, until all that waits is told and the control
     /// plane has ended the stream, too.
     async fn once(&mut self, stop: &watch::Receiver<bool>) -> ClientError {
-        let channel = match self.endpoint.connect().await {
+        let endpoint = match endpoint(&self.server, &self.identity) {
+            Ok(endpoint) => endpoint,
+            Err(error) => return error,
+        };
+        let channel = match endpoint.connect().await {
             Ok(channel) => channel,
             Err(error) => return ClientError::Connect(error),
         };
@@ -165,18 +163,24 @@ impl<M: Machine> Client<M> {
             Ok(response) => response.into_inner(),
             Err(status) => return ClientError::Refused(Box::new(status)),
         };
-        tracing::info!(server = %self.endpoint.uri(), "connected to the control plane");
+        tracing::info!(server = self.server, "connected to the control plane");
         self.metrics.connections.inc();
         self.metrics.connected.set(1);
         self.intake.begin();
         let outbox = Arc::clone(&self.intake.outbox);
         outbox.begin();
+        let objects = Arc::clone(&self.intake.objects);
+        objects.tokens.begin();
+        let certificate = self.identity.request();
         let mut stop = stop.clone();
         let _sending = AbortOnDrop(tokio::spawn(async move {
+            tokio::pin!(certificate);
             loop {
                 let message = tokio::select! {
                     biased;
                     message = outbox.next() => message,
+                    (id, wish) = objects.tokens.next() => token_request(id, wish),
+                    request = &mut certificate => certificate_request(request),
                     _ = stop.wait_for(|stop| *stop) => return,
                 };
                 if send.send(message).await.is_err() {
@@ -214,9 +218,58 @@ impl<M: Machine> Client<M> {
                 let pods = Arc::clone(&self.intake.pods);
                 tokio::spawn(logs::serve(client.clone(), pods, request));
             }
+            Some(Message::TokenResponse(response)) => self.intake.token(response),
+            Some(Message::CertificateResponse(response)) => self.identity.answered(response),
+            Some(Message::Trust(trust)) => self.identity.trust(&trust.ca_pem),
             None => tracing::warn!("passed over: an empty message from the control plane"),
         }
         Ok(())
+    }
+}
+
+/// The control plane, spoken to as who this node is now.
+fn endpoint(server: &str, identity: &Identity) -> Result<Endpoint, ClientError> {
+    let wrong = |source| ClientError::Server {
+        server: server.to_owned(),
+        source,
+    };
+    let (ca, certificate, key) = identity.pem();
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(ca))
+        .identity(tonic::transport::Identity::from_pem(certificate, key));
+    Ok(Endpoint::from_shared(server.to_owned())
+        .map_err(wrong)?
+        .tls_config(tls)
+        .map_err(wrong)?
+        .connect_timeout(Duration::from_secs(5))
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true))
+}
+
+fn token_request(id: u64, wish: TokenWish) -> wire::NodeMessage {
+    let audiences = (!wish.audience.is_empty()).then_some(wish.audience);
+    wire::NodeMessage {
+        message: Some(wire::node_message::Message::TokenRequest(
+            wire::TokenRequest {
+                id,
+                namespace: wish.namespace,
+                pod: wish.pod,
+                pod_uid: wish.pod_uid,
+                service_account: wish.account,
+                audiences: audiences.into_iter().collect(),
+                expiration_seconds: wish.seconds,
+            },
+        )),
+    }
+}
+
+fn certificate_request(csr_pem: String) -> wire::NodeMessage {
+    wire::NodeMessage {
+        message: Some(wire::node_message::Message::CertificateRequest(
+            wire::CertificateRequest { csr_pem },
+        )),
     }
 }
 

@@ -165,7 +165,11 @@ pub(super) fn connect(place: &Place, record: &Record, host: Host) -> anyhow::Res
     let path = place.netns(&host.name());
     netns::create(&path)?;
     netns::ip(&place.netns(FABRIC), &plan::cable(host, record.mtu, &path))?;
-    netns::ip(&path, &plan::addresses(host, record.families))
+    netns::ip(&path, &plan::addresses(host, record.families))?;
+    if matches!(host, Host::Node(_)) && record.network.iter().any(|option| option == "--xdp=on") {
+        super::xdp::accept_returned(&place.netns(FABRIC), &host.name())?;
+    }
+    Ok(())
 }
 
 pub(super) fn load_balancers(place: &Place, record: &Record) -> anyhow::Result<()> {

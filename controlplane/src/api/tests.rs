@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod cluster_status;
+mod definitions;
 mod kube_client;
 mod lists;
 mod members;
@@ -11,6 +12,7 @@ mod pods;
 mod roles;
 mod services;
 mod shapes;
+mod tokens;
 mod watches;
 mod who;
 mod writes;
@@ -40,6 +42,7 @@ pub(crate) fn config(dir: &std::path::Path) -> ControllerConfig {
         termination: crate::Termination::default(),
         node_ports: 30000..=32767,
         node_ranges: crate::NodeRanges::default(),
+        tokens: crate::TokenConfig::default(),
     }
 }
 

@@ -1,83 +1,142 @@
-//! What is written on a pod before it is taken away: that it did not end by itself. Pure but for [`mark`].
+//! Keeps the status of PodDisruptionBudgets: how many pods there should be, how many are healthy, how many may
+//! go. The eviction subresource takes from it (`registry/evict.rs`); this controller gives back.
+
+use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodCondition};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
-use crate::registry::{ApiError, Client};
+use super::worker::Next;
+use crate::cache::{Cache, ObjectKey, Queue, Subscription};
+use crate::kinds;
+use crate::registry::{ApiError, Client, EventType, object};
+use crate::scheduler::Selector;
+use crate::store::Freshness;
 
-use super::podstate;
+mod plan;
 
-const CONDITION: &str = "DisruptionTarget";
+use plan::{View, plan};
 
-/// Why a pod is taken away.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Cause {
-    pub(super) reason: &'static str,
-    pub(super) message: &'static str,
-    /// Nothing runs any more, and whoever would say how it ended is not there.
-    pub(super) ended: bool,
+pub(super) const NAME: &str = "disruption-controller";
+
+pub(super) struct Controller {
+    client: Client,
+    cache: Cache,
 }
 
-/// The pod with the condition; `None` when it bears it already.
-fn marked(pod: &Pod, cause: Cause, now: Timestamp) -> Option<Pod> {
-    let mut changed = pod.clone();
-    let status = changed.status.get_or_insert_default();
-    if cause.ended && !podstate::is_finished(pod) {
-        status.phase = Some("Failed".to_owned());
-    }
-    let known = podstate::condition(pod, CONDITION).is_some_and(|known| {
-        known.status == "True" && known.reason.as_deref() == Some(cause.reason)
-    });
-    if !known {
-        let conditions = status.conditions.get_or_insert_default();
-        conditions.retain(|condition| condition.type_ != CONDITION);
-        conditions.push(PodCondition {
-            type_: CONDITION.to_owned(),
-            status: "True".to_owned(),
-            reason: Some(cause.reason.to_owned()),
-            message: Some(cause.message.to_owned()),
-            last_transition_time: Some(Time(now)),
-            ..PodCondition::default()
-        });
-    }
-    (changed.status != pod.status).then_some(changed)
+fn selects(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
+    let spec = budget.spec.as_ref();
+    let selector = Selector::new(spec.and_then(|spec| spec.selector.as_ref()));
+    let labels = pod.metadata.labels.clone().unwrap_or_default();
+    budget.metadata.namespace == pod.metadata.namespace && selector.matches(&labels)
 }
 
-/// Writes it; a pod that is gone or has changed meanwhile is for the next look.
-pub(super) async fn mark(client: &Client, pod: &Pod, cause: Cause) -> Result<(), ApiError> {
-    let Some(changed) = marked(pod, cause, Timestamp::now()) else {
-        return Ok(());
+pub(super) fn subscribe(cache: &Cache, queue: &Queue<ObjectKey>) -> Vec<Subscription> {
+    let budgets = {
+        let queue = queue.clone();
+        cache
+            .disruption_budgets
+            .subscribe(move |delta| queue.add(delta.key.clone()))
     };
-    match client.update_status(&changed).await {
-        Err(error) if error.code() != 404 => Err(error),
-        _ => Ok(()),
-    }
+    let pods = {
+        let (queue, budgets) = (queue.clone(), cache.disruption_budgets.clone());
+        cache.pods.subscribe(move |delta| {
+            for budget in budgets.list(&delta.key.namespace) {
+                let pods = [delta.old, delta.new];
+                if pods.into_iter().flatten().any(|pod| selects(&budget, pod)) {
+                    queue.add(ObjectKey::of(budget.as_ref()));
+                }
+            }
+        })
+    };
+    vec![budgets, pods]
 }
 
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
+impl Controller {
+    pub(super) fn new(client: &Client, cache: &Cache) -> Self {
+        Self {
+            client: client.with_manager(NAME),
+            cache: cache.clone(),
+        }
+    }
 
-    use super::*;
-    use crate::controllers::fixtures::{at, pod};
-
-    #[test]
-    fn a_pod_is_marked_once() {
-        let cause = Cause {
-            reason: "DeletionByPodGC",
-            message: "gone",
-            ended: true,
+    pub(super) async fn reconcile(&self, key: ObjectKey) -> Result<Next, ApiError> {
+        let Some(budget) = self.cache.disruption_budgets.get_key(&key) else {
+            return Ok(Next::Wait);
         };
-        let first = marked(&pod("p", Some("n"), None), cause, at(1)).unwrap();
-        assert_eq!(podstate::phase(&first), "Failed");
-        assert_eq!(
-            podstate::condition(&first, CONDITION)
-                .unwrap()
-                .reason
-                .as_deref(),
-            Some("DeletionByPodGC")
-        );
-        assert_eq!(marked(&first, cause, at(2)), None);
+        let mut pods = self.cache.pods.list(&key.namespace);
+        pods.retain(|pod| selects(&budget, pod));
+        let mut scales = Vec::new();
+        for owner in plan::controllers(&pods) {
+            scales.push(self.replicas(&key.namespace, &owner).await?);
+        }
+        let view = View {
+            budget: &budget,
+            pods: &pods,
+            scales: scales.into_iter().collect(),
+        };
+        let done = plan(&view, Timestamp::now());
+        if let Some(problem) = &done.problem {
+            self.client.event(
+                budget.as_ref(),
+                EventType::Warning,
+                "CalculateExpectedPodCountFailed",
+                &format!("Failed to calculate the number of expected pods: {problem}"),
+            );
+        }
+        if let Some(status) = done.status {
+            let mut changed = budget.as_ref().clone();
+            changed.status = Some(status);
+            match self.client.update_status(&changed).await {
+                // An eviction was quicker: the watch brings it here again.
+                Err(error) if matches!(error.code(), 404 | 409) => {}
+                other => drop(other?),
+            }
+        }
+        Ok(done.again.map_or(Next::Wait, Next::After))
+    }
+
+    /// How many pods the controller of a pod wants; the Deployment's number for those of its ReplicaSets.
+    async fn replicas(
+        &self,
+        namespace: &str,
+        owner: &OwnerReference,
+    ) -> Result<Option<i64>, ApiError> {
+        let mut owner = owner.clone();
+        loop {
+            let (group, version) = owner
+                .api_version
+                .split_once('/')
+                .unwrap_or(("", &owner.api_version));
+            let kind = kinds::by_kind(group, version, &owner.kind)
+                .filter(|kind| kind.has_subresource("scale"));
+            let Some(kind) = kind else { return Ok(None) };
+            let registry = self.client.registry();
+            let found = match registry
+                .get(kind, namespace, &owner.name, Freshness::Local)
+                .await
+            {
+                Err(error) if error.is_not_found() => return Ok(None),
+                other => object::decode(&*other?),
+            };
+            if object::uid(&found) != owner.uid {
+                return Ok(None);
+            }
+            let above = found["metadata"]["ownerReferences"].as_array();
+            let above = above
+                .into_iter()
+                .flatten()
+                .find(|above| above["controller"] == true && owner.kind == "ReplicaSet")
+                .and_then(|above| serde_json::from_value(above.clone()).ok());
+            match above {
+                Some(above) => owner = above,
+                None => return Ok(Some(found["spec"]["replicas"].as_i64().unwrap_or(1))),
+            }
+        }
     }
 }
+
+/// An eviction that leads to no deletion within this time is taken back.
+const DELETION_TIMEOUT: Duration = Duration::from_secs(120);

@@ -5,18 +5,21 @@ mod validate;
 
 use serde_json::{Value, json};
 
+#[cfg(test)]
+pub(crate) use v1::{to_v1, to_v2};
+
 use super::access::{at, fill, integer, list, list_mut, object_mut, text};
 use super::errors::Errors;
+use super::served_version::ServedVersion;
 use super::table;
 use super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta};
-
-pub(crate) use v1::{to_v1, to_v2};
 
 const fn kind(
     version: &'static str,
     definition: &'static str,
+    strategy: &'static dyn Strategy,
     register: fn(&mut schemars::SchemaGenerator),
-) -> Kind {
+) -> Kind<'static> {
     Kind {
         group: "autoscaling",
         version,
@@ -29,7 +32,7 @@ const fn kind(
         definition,
         subresources: &["status"],
         name_rule: NameRule::DnsSubdomain,
-        strategy: &HorizontalPodAutoscaler,
+        strategy,
         register,
     }
 }
@@ -37,6 +40,7 @@ const fn kind(
 pub(crate) static KIND: Kind = kind(
     "v2",
     "io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler",
+    &HorizontalPodAutoscaler,
     |generator| {
         generator.subschema_for::<k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler>();
     },
@@ -45,6 +49,13 @@ pub(crate) static KIND: Kind = kind(
 pub(crate) static V1_KIND: Kind = kind(
     "v1",
     "io.k8s.api.autoscaling.v1.HorizontalPodAutoscaler",
+    &ServedVersion {
+        of: &KIND,
+        api_version: "autoscaling/v1",
+        deprecated: false,
+        to_stored: |object| *object = v1::to_v2(object),
+        to_served: |object| *object = v1::to_v1(object),
+    },
     |generator| {
         generator.subschema_for::<k8s_openapi::api::autoscaling::v1::HorizontalPodAutoscaler>();
     },
@@ -156,13 +167,6 @@ impl Strategy for HorizontalPodAutoscaler {
 
     fn row(&self, object: &Value, now: i64) -> Vec<Value> {
         let count = |path: &[&str]| integer(object, path).unwrap_or(0);
-        let shown;
-        let object_v2 = if object["apiVersion"] == "autoscaling/v1" {
-            shown = to_v2(object);
-            &shown
-        } else {
-            object
-        };
         let reference = format!(
             "{}/{}",
             text(object, &["spec", "scaleTargetRef", "kind"]),
@@ -173,7 +177,7 @@ impl Strategy for HorizontalPodAutoscaler {
         vec![
             table::name(object),
             reference.into(),
-            targets(object_v2).into(),
+            targets(object).into(),
             least.into(),
             count(&["spec", "maxReplicas"]).to_string().into(),
             count(&["status", "currentReplicas"]).to_string().into(),

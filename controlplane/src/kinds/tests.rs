@@ -107,7 +107,7 @@ proptest! {
     }
 }
 
-fn kind(name: &str) -> &'static Kind {
+fn kind(name: &str) -> &'static Kind<'static> {
     all()
         .iter()
         .find(|kind| kind.kind == name)

@@ -16,7 +16,7 @@ use crate::store::Freshness;
 const VOLUME_PROTECTION: &str = "kubernetes.io/pv-protection";
 const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
 
-fn forbidden(kind: &Kind, object: &Value, why: &str) -> ApiError {
+fn forbidden(kind: &Kind<'_>, object: &Value, why: &str) -> ApiError {
     ApiError::forbidden(kind.group, kind.plural, object::name(object), why)
 }
 
@@ -24,7 +24,7 @@ impl Registry {
     /// Before the validation of a new object.
     pub(super) async fn admit_create(
         &self,
-        kind: &'static Kind,
+        kind: &Kind<'_>,
         object: &mut Value,
     ) -> Result<(), ApiError> {
         match (kind.group, kind.plural) {
@@ -48,12 +48,21 @@ impl Registry {
     /// Before the validation of a changed object.
     pub(super) async fn admit_update(
         &self,
-        kind: &'static Kind,
-        object: &Value,
+        kind: &Kind<'_>,
+        object: &mut Value,
         old: &Value,
         subresource: &str,
     ) -> Result<(), ApiError> {
         match (kind.group, kind.plural, subresource) {
+            ("", "persistentvolumes", "status") => {
+                // The time of a change of phase is the server's.
+                let phase = |volume: &Value| text(volume, &["status", "phase"]).to_owned();
+                if phase(object) != phase(old) {
+                    object_mut(object, &["status"])
+                        .insert("lastPhaseTransitionTime".into(), object::now().into());
+                }
+                Ok(())
+            }
             ("", "persistentvolumeclaims", "") => self.admit_growth(object, old).await,
             ("scheduling.k8s.io", "priorityclasses", "")
                 if flag(object, &["globalDefault"]) && !flag(old, &["globalDefault"]) =>
@@ -96,7 +105,7 @@ impl Registry {
         Ok(page.items.iter().map(|kv| object::decode(kv)).collect())
     }
 
-    async fn admit_priority(&self, kind: &Kind, pod: &mut Value) -> Result<(), ApiError> {
+    async fn admit_priority(&self, kind: &Kind<'_>, pod: &mut Value) -> Result<(), ApiError> {
         let name = text(pod, &["spec", "priorityClassName"]).to_owned();
         let class = if name.is_empty() {
             let all = self
@@ -149,7 +158,7 @@ impl Registry {
         Ok(())
     }
 
-    async fn only_default(&self, kind: &Kind, class: &Value) -> Result<(), ApiError> {
+    async fn only_default(&self, kind: &Kind<'_>, class: &Value) -> Result<(), ApiError> {
         if !flag(class, &["globalDefault"]) {
             return Ok(());
         }
@@ -172,7 +181,7 @@ impl Registry {
         }
     }
 
-    async fn admit_runtime(&self, kind: &Kind, pod: &mut Value) -> Result<(), ApiError> {
+    async fn admit_runtime(&self, kind: &Kind<'_>, pod: &mut Value) -> Result<(), ApiError> {
         let name = text(pod, &["spec", "runtimeClassName"]).to_owned();
         if name.is_empty() {
             if map(pod, &["spec", "overhead"]).is_some_and(|overhead| !overhead.is_empty()) {

@@ -178,7 +178,7 @@ fn options() -> WriteOptions {
     }
 }
 
-fn kind(group: &str, plural: &str) -> Result<&'static Kind, ApiError> {
+fn kind(group: &str, plural: &str) -> Result<&'static Kind<'static>, ApiError> {
     kinds::by_plural(group, "v1", plural)
         .ok_or_else(|| ApiError::internal(format!("{plural} are not served")))
 }

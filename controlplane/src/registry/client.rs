@@ -24,7 +24,7 @@ pub(crate) struct Client {
     manager: &'static str,
 }
 
-fn kind_of<K: Object>() -> Result<&'static Kind, ApiError> {
+fn kind_of<K: Object>() -> Result<&'static Kind<'static>, ApiError> {
     kinds::by_kind(K::GROUP, K::VERSION, K::KIND)
         .ok_or_else(|| ApiError::internal(format!("kind {} is not served", K::KIND)))
 }
@@ -129,6 +129,14 @@ impl Client {
 
     pub(crate) async fn update_status<K: Object>(&self, object: &K) -> Result<K, ApiError> {
         self.update_part(object, "status").await
+    }
+
+    pub(crate) async fn update_subresource<K: Object>(
+        &self,
+        object: &K,
+        subresource: &str,
+    ) -> Result<K, ApiError> {
+        self.update_part(object, subresource).await
     }
 
     async fn update_part<K: Object>(&self, object: &K, subresource: &str) -> Result<K, ApiError> {

@@ -35,7 +35,7 @@ enum Plan {
 impl Registry {
     pub(crate) async fn delete(
         &self,
-        kind: &'static Kind,
+        kind: &Kind<'_>,
         namespace: &str,
         name: &str,
         options: &DeleteOptions,
@@ -60,7 +60,7 @@ impl Registry {
     /// `None`: another write came in between.
     async fn carry_out(
         &self,
-        kind: &'static Kind,
+        kind: &Kind<'_>,
         kv: &Arc<KeyValue>,
         live: Value,
         plan: Plan,
@@ -99,7 +99,7 @@ impl Registry {
     /// Deletes what the options select; returns the objects as they were.
     pub(crate) async fn delete_collection(
         &self,
-        kind: &'static Kind,
+        kind: &Kind<'_>,
         namespace: &str,
         list: &ListOptions,
         options: &DeleteOptions,
@@ -121,7 +121,7 @@ impl Registry {
     }
 }
 
-fn check(kind: &Kind, name: &str, options: &DeleteOptions) -> Result<(), ApiError> {
+fn check(kind: &Kind<'_>, name: &str, options: &DeleteOptions) -> Result<(), ApiError> {
     if kind.group.is_empty() && kind.plural == "namespaces" && PROTECTED_NAMESPACES.contains(&name)
     {
         return Err(ApiError::forbidden(
@@ -149,7 +149,7 @@ fn check(kind: &Kind, name: &str, options: &DeleteOptions) -> Result<(), ApiErro
 }
 
 fn check_preconditions(
-    kind: &Kind,
+    kind: &Kind<'_>,
     name: &str,
     live: &Value,
     options: &DeleteOptions,
@@ -213,7 +213,7 @@ fn propagation<'a>(kind: &Kind, live: &Value, options: &'a DeleteOptions) -> Opt
 }
 
 /// Seconds that the object still has to end by itself.
-fn grace(kind: &Kind, live: &Value, options: &DeleteOptions) -> i64 {
+fn grace(kind: &Kind<'_>, live: &Value, options: &DeleteOptions) -> i64 {
     let Some(default) = kind.strategy.default_grace_period(live) else {
         return 0;
     };
@@ -232,7 +232,7 @@ fn grace(kind: &Kind, live: &Value, options: &DeleteOptions) -> i64 {
     }
 }
 
-fn plan(kind: &Kind, live: &Value, options: &DeleteOptions, now: jiff::Timestamp) -> Plan {
+fn plan(kind: &Kind<'_>, live: &Value, options: &DeleteOptions, now: jiff::Timestamp) -> Plan {
     let mut new = live.clone();
     object::remove_meta(&mut new, "resourceVersion");
     let before = new.clone();
@@ -256,6 +256,7 @@ fn plan(kind: &Kind, live: &Value, options: &DeleteOptions, now: jiff::Timestamp
     } else {
         mark(&mut new, grace, now);
         bump_generation(&mut new);
+        kind.strategy.prepare_delete(&mut new);
         if new["kind"] == "Namespace" {
             new["status"]["phase"] = "Terminating".into();
         }

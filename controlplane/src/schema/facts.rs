@@ -3,7 +3,24 @@
 //! (`x-kubernetes-patch-strategy`, `-patch-merge-key`), and which objects and maps are taken as a whole
 //! (`x-kubernetes-map-type: atomic`). Lists that are not here are atomic.
 
-use super::types::{ListType, PatchStrategy};
+use crate::types::{self, PatchStrategy};
+
+/// [`types::ListType`] in a form that a table can have.
+pub(super) enum ListType {
+    Atomic,
+    Set,
+    Map(&'static [&'static str]),
+}
+
+impl ListType {
+    pub(super) fn shared(&self) -> types::ListType {
+        match self {
+            Self::Atomic => types::ListType::Atomic,
+            Self::Set => types::ListType::Set,
+            Self::Map(keys) => types::ListType::Map(keys.iter().map(|key| (*key).into()).collect()),
+        }
+    }
+}
 
 const SET: ListType = ListType::Set;
 const ATOMIC: ListType = ListType::Atomic;
@@ -42,6 +59,7 @@ pub(super) type Fact = (&'static str, &'static str, ListType, PatchStrategy);
 pub(super) const FIELDS: &[Fact] = &[
     ("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", "ownerReferences", ListType::Map(&["uid"]), merge("uid")),
     ("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", "finalizers", SET, MERGE),
+    ("io.k8s.api.certificates.v1.CertificateSigningRequestStatus", "conditions", ListType::Map(&["type"]), NONE),
     ("io.k8s.api.core.v1.PersistentVolumeClaimStatus", "conditions", ListType::Map(&["type"]), merge("type")),
     ("io.k8s.api.core.v1.ResourceRequirements", "claims", ListType::Map(&["name"]), NONE),
     ("io.k8s.api.core.v1.Container", "ports", ListType::Map(&["containerPort", "protocol"]), merge("containerPort")),

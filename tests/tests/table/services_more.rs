@@ -229,7 +229,7 @@ fn lines(text: &str) -> BTreeSet<String> {
 }
 
 /// All addresses of a name.
-fn resolve(world: &World, client: &'static str, name: &str) -> BTreeSet<String> {
+pub(crate) fn resolve(world: &World, client: &'static str, name: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for kind in ["A", "AAAA"] {
         found.extend(lines(&dig(world, client, &["+short", kind, name])));

@@ -39,6 +39,7 @@ const LAYERS: &[Layers] = &[
             &["patch"],
             &["schema"],
             &["kinds"],
+            &["types"],
             &["store"],
         ],
     },

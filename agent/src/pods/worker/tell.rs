@@ -29,7 +29,7 @@ impl<M: Machine> Worker<M> {
     /// Publishes the status, and reports it when it changed.
     pub(super) fn tell(&mut self) {
         let host = status::HostFacts {
-            addresses: self.context.settings.node_addresses.clone(),
+            addresses: self.context.settings.addresses(),
         };
         let status = status::status(
             &self.pod,
