@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use controlplane::{ControllerConfig, NodeRanges, Termination, TokenConfig};
+use controlplane::{ControllerConfig, NodeRanges, PeerSettings, Termination, TokenConfig};
 
 use crate::settings::ClusterSettings;
 
@@ -47,6 +47,31 @@ pub(crate) struct ControlSettings {
     service_account_max_token_expiration: Duration,
 }
 
+/// Who the member is to the others.
+#[derive(Debug, Clone)]
+pub(crate) struct MemberSettings {
+    pub(crate) name: String,
+    pub(crate) peers: Option<PeerSettings>,
+    pub(crate) advertise: Option<SocketAddr>,
+}
+
+impl MemberSettings {
+    /// For a control plane of one.
+    pub(crate) fn alone() -> anyhow::Result<Self> {
+        Ok(Self {
+            name: host_name()?,
+            peers: None,
+            advertise: None,
+        })
+    }
+}
+
+/// This machine's name.
+pub(crate) fn host_name() -> anyhow::Result<String> {
+    let name = nix::unistd::gethostname()?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
 impl ControlSettings {
     /// What a member is started with.
     pub(crate) fn config(
@@ -55,8 +80,12 @@ impl ControlSettings {
         data_dir: PathBuf,
         listen: SocketAddr,
         extra_sans: Vec<String>,
+        member: MemberSettings,
     ) -> anyhow::Result<ControllerConfig> {
         Ok(ControllerConfig {
+            name: member.name,
+            peers: member.peers,
+            advertise: member.advertise,
             data_dir,
             listen,
             extra_sans,

@@ -16,12 +16,12 @@ use crate::registry::{ApiError, Client};
 mod aggregation;
 mod collector;
 pub(crate) mod credentials;
-mod definitions;
 mod cronjob;
 mod daemonset;
+mod definitions;
 mod deployment;
 mod disruption;
-mod disruptiontarget;
+mod disruption_target;
 mod endpointslice;
 mod expectations;
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod roles;
 mod services;
 mod shapes;
 mod tokens;
+mod streams;
 mod watches;
 mod who;
 mod writes;
@@ -42,6 +43,9 @@ pub(crate) fn config(dir: &std::path::Path) -> ControllerConfig {
         termination: crate::Termination::default(),
         node_ports: 30000..=32767,
         node_ranges: crate::NodeRanges::default(),
+        name: "c1".to_owned(),
+        peers: None,
+        advertise: None,
         tokens: crate::TokenConfig::default(),
     }
 }

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use crate::cache::Cache;
 use crate::registry::{Client, DeleteOptions};
 
-use super::disruptiontarget::{self, Cause};
+use super::disruption_target::{self, Cause};
 use super::podstate;
 
 const NAME: &str = "pod-garbage-collector";
@@ -140,7 +140,7 @@ pub(super) async fn run(client: Client, cache: Cache) {
             }
             let gone = node_of(&pod).is_some_and(|node| durations.contains_key(node));
             if let Some(cause) = cause(&pod, gone)
-                && let Err(error) = disruptiontarget::mark(&client, &pod, cause).await
+                && let Err(error) = disruption_target::mark(&client, &pod, cause).await
             {
                 // It has changed: the next round sees how.
                 tracing::debug!(%error, "pod not marked");

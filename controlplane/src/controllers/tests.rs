@@ -53,10 +53,7 @@ impl Cluster {
     /// Store, registry and cache; nothing that decides.
     pub(crate) async fn bare() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let config = StoreConfig {
-            dir: directory.path().to_owned(),
-            node_id: 1,
-        };
+        let config = StoreConfig::alone(directory.path().to_owned(), 1);
         let store = Store::open(config).await.unwrap();
         let ranges = ServiceRanges {
             cidrs: vec!["10.96.0.0/16".parse().unwrap()],

@@ -13,5 +13,6 @@ mod netfilter;
 mod restarts;
 mod services;
 mod sets;
+mod streams;
 mod termination;
 mod workloads;

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 
 use crate::cache::{BY_NODE, Cache, ObjectKey, Queue, Subscription};
-use crate::controllers::disruptiontarget::{self, Cause};
+use crate::controllers::disruption_target::{self, Cause};
 use crate::controllers::podstate;
 use crate::controllers::worker::Next;
 use crate::registry::{ApiError, Client, DeleteOptions, EventType};
@@ -130,7 +130,7 @@ impl Controller {
             message: "Taint manager: deleting due to NoExecute taint",
             ended: false,
         };
-        disruptiontarget::mark(&self.client, pod, cause).await?;
+        disruption_target::mark(&self.client, pod, cause).await?;
         let message = format!("Marking for deletion Pod {key}");
         self.client
             .event(pod, EventType::Normal, "TaintManagerEviction", &message);
