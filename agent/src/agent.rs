@@ -2,7 +2,8 @@
 //! control plane; stops in the opposite order.
 //!
 //! `agent/preflight` says what is missing before anything is touched, `agent/local` answers on a socket of
-//! this machine (metrics, image import), `agent/names` finds DNS its sockets, `agent/error` names what failed.
+//! this machine (metrics, image import), `agent/node_server` answers who asks through the control
+//! plane's proxy, `agent/names` finds DNS its sockets, `agent/error` names what failed.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -32,6 +33,7 @@ use crate::sync::{Client, ClientConfig, ClientMetrics, Intake, Outbox};
 mod error;
 mod local;
 mod names;
+mod node_server;
 mod options;
 mod preflight;
 mod ranges;
@@ -296,10 +298,13 @@ impl Agent {
 
         let metrics = PodMetrics::default();
         let client_metrics = ClientMetrics::default();
-        let mut registry = Registry::with_prefix("waggle_agent");
-        metrics.register(&mut registry);
-        client_metrics.register(&mut registry);
-        registry.register(
+        let mut registry = Registry::default();
+        data_plane.register(&mut registry);
+        dns.register(&mut registry);
+        let own = registry.sub_registry_with_prefix("waggle_agent");
+        metrics.register(own);
+        client_metrics.register(own);
+        own.register(
             "events_dropped",
             "Events that were dropped because too many waited",
             outbox.dropped_events.clone(),
@@ -337,6 +342,16 @@ impl Agent {
             let mode = mode(&config);
             Box::new(move || hello(&node_name, &heartbeat, &mode))
         };
+        let shared = Arc::new(Shared {
+            pods,
+            images,
+            data_plane,
+            registry,
+            node_name: config.node_name.clone(),
+            addresses: known_addresses,
+            client: client_metrics.clone(),
+            applied: [data_plane_applied, dns_applied],
+        });
         let client = Client::new(
             &ClientConfig {
                 server: config.server.clone(),
@@ -348,18 +363,9 @@ impl Agent {
             },
             intake,
             hello,
-            client_metrics.clone(),
+            client_metrics,
+            Some(Arc::new(node_server::Server(Arc::clone(&shared)))),
         )?;
-        let shared = Arc::new(Shared {
-            pods,
-            images,
-            data_plane,
-            registry,
-            node_name: config.node_name.clone(),
-            addresses: known_addresses,
-            client: client_metrics,
-            applied: [data_plane_applied, dns_applied],
-        });
         let mut tasks = vec![
             health,
             memory,

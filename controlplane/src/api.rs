@@ -1,4 +1,4 @@
-//! HTTP: TLS, routing, verbs, watch streams, discovery, tables, log streams.
+//! HTTP: TLS, routing, verbs, watch streams, discovery, tables, streams into pods.
 //!
 //! A request goes: [`server`] (TLS, who is it) -> [`dispatch`] (may they) -> a verb -> `registry`. What is
 //! not here: what objects mean (`kinds`), how they are written (`registry`), what pods do (`nodestream`).
@@ -21,6 +21,7 @@ mod discovery;
 mod dispatch;
 mod escalation;
 pub(crate) mod flow;
+mod forward;
 mod health;
 mod impersonate;
 mod logs;
@@ -29,7 +30,9 @@ mod negotiate;
 mod openapi;
 mod pretty;
 mod protobuf;
+mod proxy;
 mod read;
+mod remote;
 mod request;
 mod respond;
 mod review;
@@ -38,6 +41,8 @@ pub(crate) mod server;
 mod shown;
 mod table;
 mod token;
+mod tunnel;
+mod upgrade;
 mod watch;
 mod write;
 

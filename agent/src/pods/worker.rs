@@ -53,6 +53,8 @@ pub(crate) enum Command {
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
     pub(crate) key: PodKey,
+    /// As the control plane has it.
+    pub(crate) pod: Arc<Pod>,
     pub(crate) status: PodStatus,
     pub(crate) dirs: PodDirs,
     pub(crate) containers: BTreeMap<String, ContainerSnapshot>,

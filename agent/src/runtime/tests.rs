@@ -111,6 +111,7 @@ impl Fixture {
             log_max_files: 5,
             terminal: false,
             stdin: false,
+            stdin_once: false,
             annotations: BTreeMap::new(),
             confinement: Confinement::default(),
         }

@@ -13,11 +13,11 @@ use proto::node::v1::node_sync_client::NodeSyncClient;
 use rand::Rng;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use super::identity::Identity;
 use super::intake::Intake;
-use super::logs;
+use super::streams::{NodeServer, Streams};
 use crate::pods::{Machine, TokenWish};
 
 /// A full state of a large cluster comes in batches; one batch is not larger than this.
@@ -57,6 +57,7 @@ pub(crate) struct Client<M: Machine> {
     server: String,
     identity: Identity,
     intake: Intake<M>,
+    streams: Arc<Streams<M>>,
     /// The node as it is to be registered, made anew for each stream.
     hello: Box<dyn Fn() -> wire::Hello + Send + Sync>,
     pub(crate) metrics: ClientMetrics,
@@ -95,14 +96,17 @@ impl<M: Machine> Client<M> {
         intake: Intake<M>,
         hello: Box<dyn Fn() -> wire::Hello + Send + Sync>,
         metrics: ClientMetrics,
+        node_server: Option<Arc<dyn NodeServer>>,
     ) -> Result<Self, ClientError> {
         let identity = Identity::new(config);
         // What cannot work is told at once.
         endpoint(&config.server, &identity)?;
+        let streams = Streams::new(Arc::clone(&intake.pods), node_server);
         Ok(Self {
             server: config.server.clone(),
             identity,
             intake,
+            streams: Arc::new(streams),
             hello,
             metrics,
         })
@@ -191,7 +195,7 @@ impl<M: Machine> Client<M> {
         loop {
             match incoming.message().await {
                 Ok(Some(message)) => {
-                    if let Err(error) = self.take(message, &client).await {
+                    if let Err(error) = self.take(message).await {
                         let why = format!("a batch that cannot be read: {error}");
                         return ClientError::Refused(Box::new(tonic::Status::data_loss(why)));
                     }
@@ -203,21 +207,19 @@ impl<M: Machine> Client<M> {
     }
 
     /// After an error the state has a hole: only a new stream, with the full state, fills it.
-    async fn take(
-        &mut self,
-        message: wire::ControlMessage,
-        client: &NodeSyncClient<Channel>,
-    ) -> Result<(), prost::DecodeError> {
+    async fn take(&mut self, message: wire::ControlMessage) -> Result<(), prost::DecodeError> {
         match message.message {
             Some(Message::Batch(batch)) => {
                 let batch = wire::Batch::decode(batch)?;
                 self.metrics.batches.inc();
                 self.intake.batch(batch).await;
             }
-            Some(Message::StreamRequest(request)) => {
-                let pods = Arc::clone(&self.intake.pods);
-                tokio::spawn(logs::serve(client.clone(), pods, request));
-            }
+            Some(Message::StreamRequest(request)) => match endpoint(&self.server, &self.identity) {
+                Ok(endpoint) => {
+                    tokio::spawn(Arc::clone(&self.streams).serve(endpoint, request));
+                }
+                Err(error) => tracing::warn!(%error, "a stream was not opened"),
+            },
             Some(Message::TokenResponse(response)) => self.intake.token(response),
             Some(Message::CertificateResponse(response)) => self.identity.answered(response),
             Some(Message::Trust(trust)) => self.identity.trust(&trust.ca_pem),

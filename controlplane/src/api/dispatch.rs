@@ -20,6 +20,7 @@ use crate::registry::ApiError;
 
 /// How long anything but a watch or a log stream may take.
 const DEADLINE: Duration = Duration::from_secs(60);
+const FOREVER: Duration = Duration::from_secs(1 << 30);
 
 pub(super) fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
     headers
@@ -47,8 +48,12 @@ impl Api {
             _ => ("", String::new()),
         };
         let _inflight = self.metrics.inflight();
+        // What is proxied takes its own time, and has its own form.
+        let proxied =
+            matches!(&place, Some(Place::Resource(target)) if target.subresource == "proxy");
+        let deadline = if proxied { FOREVER } else { DEADLINE };
         let result = match &place {
-            Some(place) => tokio::time::timeout(DEADLINE, self.route(&parts, body, place, &query))
+            Some(place) => tokio::time::timeout(deadline, self.route(&parts, body, place, &query))
                 .await
                 .unwrap_or_else(|_| Err(ApiError::timeout("the request did not complete in time"))),
             None => Err(ApiError::no_such_resource()),
@@ -58,7 +63,7 @@ impl Api {
             let streams = verb == "watch" || place.as_ref().is_some_and(streams);
             response = record.answered(response, streams).await;
         }
-        if query.flag("pretty") && verb != "watch" {
+        if query.flag("pretty") && verb != "watch" && !proxied {
             response = super::pretty::indented(response).await;
         }
         if parts.method == Method::HEAD {
@@ -183,6 +188,16 @@ impl Api {
                 Method::GET => self.logs(subject, query).await,
                 _ => Err(ApiError::method_not_allowed()),
             };
+        }
+        if subject.subresource == "proxy" {
+            return self.proxy(parts, body, target).await;
+        }
+        if kind.plural == "pods" {
+            match subject.subresource {
+                "exec" | "attach" => return self.remote(user, parts, subject).await,
+                "portforward" => return self.port_forward(user, parts, subject, query).await,
+                _ => {}
+            }
         }
         check_method(&parts.method, subject)?;
         let wish = Wish {

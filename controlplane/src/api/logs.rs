@@ -93,7 +93,7 @@ async fn begin(
                 break;
             }
             Some(StreamFrame {
-                frame: Some(Frame::Open(_)) | None,
+                frame: Some(Frame::Open(_) | Frame::Accepted(_)) | None,
             }) => {}
             Some(StreamFrame {
                 frame: Some(Frame::CloseChannel(_)),
@@ -192,7 +192,7 @@ fn names(list: &Value) -> Vec<&str> {
 }
 
 /// The container whose log is wanted; a pod with several needs to be told which.
-fn container(pod: &Value, wanted: &str) -> Result<String, ApiError> {
+pub(super) fn container(pod: &Value, wanted: &str) -> Result<String, ApiError> {
     let spec = &pod["spec"];
     let main = names(&spec["containers"]);
     let init = names(&spec["initContainers"]);

@@ -13,5 +13,6 @@ mod lifecycle;
 mod netfilter;
 mod restarts;
 mod services;
+mod streams;
 mod termination;
 mod workloads;
