@@ -33,6 +33,8 @@ mod local;
 mod names;
 mod preflight;
 mod ranges;
+mod usage;
+mod volumes;
 
 pub use error::AgentError;
 
@@ -306,6 +308,7 @@ impl Agent {
 
         let (stop, stopped) = watch::channel(false);
         let (pod_cidrs, new_ranges) = watch::channel(Vec::new());
+        let volumes_of = Arc::clone(&objects);
         let intake = Intake::new(
             config.node_name.clone(),
             Arc::clone(&pods),
@@ -338,6 +341,20 @@ impl Agent {
             hello,
             client_metrics.clone(),
         )?;
+        let usage = usage::report(
+            Arc::clone(&pods),
+            config.cgroup_parent.clone(),
+            Arc::clone(&outbox),
+            stopped.clone(),
+        );
+        let removal = volumes::remove(
+            volumes_of,
+            config.data_dir.clone(),
+            Arc::clone(&outbox),
+            stopped.clone(),
+        );
+        let usage = tokio::spawn(usage);
+        let removal = tokio::spawn(removal);
         let shared = Arc::new(Shared {
             pods,
             images,
@@ -350,6 +367,8 @@ impl Agent {
         });
         let mut tasks = vec![
             health,
+            usage,
+            removal,
             memory,
             tokio::spawn(client.run(stopped.clone())),
             tokio::spawn(Arc::clone(&heartbeat).run(stopped.clone())),

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 mod backoff;
+mod claims;
 mod container;
 mod context;
 mod credentials;

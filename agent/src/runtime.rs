@@ -17,6 +17,7 @@ pub(crate) mod logs;
 mod resources;
 mod spec;
 mod sweep;
+pub(crate) mod usage;
 mod user;
 
 #[cfg(test)]

@@ -35,6 +35,7 @@ mod review;
 pub(crate) mod server;
 mod table;
 mod token;
+mod usage;
 mod watch;
 mod write;
 

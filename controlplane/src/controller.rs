@@ -235,6 +235,7 @@ impl Controller {
             cache: cache.clone(),
             config: ControllersConfig {
                 ca_pem: pki.ca_pem().to_owned(),
+                usage: streams.usage.clone(),
                 pod_ranges: PodRanges::new(
                     config.pod_cidrs.clone(),
                     config.node_ranges.ipv4,

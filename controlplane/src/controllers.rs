@@ -10,8 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Cache, Queue};
 use crate::registry::{ApiError, Client};
+use crate::usage::UsageBook;
 
 mod aggregation;
+mod autoscale;
 mod collector;
 pub(crate) mod credentials;
 mod deployment;
@@ -39,6 +41,7 @@ const REPAIR: Duration = Duration::from_secs(600);
 
 pub(crate) use metrics::ControllerMetrics;
 pub(crate) use node::PodRanges;
+pub(crate) use volumes::{LOCAL, LOCAL_FINALIZER};
 
 /// What the controllers must be told about the cluster.
 #[derive(Debug, Clone)]
@@ -46,6 +49,8 @@ pub(crate) struct ControllersConfig {
     /// The cluster CA, for the ConfigMap `kube-root-ca.crt` in every namespace.
     pub(crate) ca_pem: String,
     pub(crate) pod_ranges: PodRanges,
+    /// What pods use, as their nodes report it.
+    pub(crate) usage: UsageBook,
 }
 
 /// Runs all controllers until `shutdown`. Call it while this member leads.
@@ -90,6 +95,11 @@ async fn run_all(
             endpointslice,
             8,
             endpointslice::Controller::new(&client, &cache)
+        ),
+        controller!(
+            autoscale,
+            4,
+            autoscale::Controller::new(&client, &cache, &config.usage)
         ),
         controller!(disruption, 2, disruption::Controller::new(&client, &cache)),
         controller!(namespace, 2, namespace::Controller::new(&client, &cache)),

@@ -10,6 +10,7 @@
 //!   scheduler                  filters and scores (pure), queue, binding
 //!   cache                      one watch feeds the informers that the four above share
 //!   auth  nodestream           certificates, users, authorizer; byte streams to pods on nodes
+//!   usage                      what nodes and pods use, as nodes report it
 //!   registry                   the path of a write: default, validate, propose; typed client
 //!   patch                      the four kinds of patch (pure)
 //!   schema                     fields, merge keys, OpenAPI (pure)
@@ -30,6 +31,7 @@ mod scheduler;
 mod schema;
 mod store;
 mod sync;
+mod usage;
 
 pub use controller::{
     CaStep, ClusterStatus, Controller, ControllerConfig, DataPlane, MemberStatus, NodeIdentity,

@@ -36,6 +36,7 @@ mod podstatus;
 mod references;
 mod register;
 mod uplink;
+mod volumes;
 
 #[cfg(test)]
 mod tests;
@@ -220,6 +221,7 @@ impl Service {
             &self.client,
             &self.cache,
             &self.applied,
+            &self.streams.usage,
             &self.metrics,
             ask,
             node,

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::dispatch::header;
 use super::negotiate::media_ranges;
 use super::request::Target;
-use super::respond;
+use super::{respond, usage};
 use crate::kinds::{self, Kind, Scope};
 
 const MAJOR: &str = "1";
@@ -81,6 +81,24 @@ const ANSWERED: &[Answered] = &[
     },
 ];
 
+/// What nodes and pods use: read only.
+const MEASURED: &[Answered] = &[
+    Answered {
+        group: usage::GROUP,
+        kind: "NodeMetrics",
+        plural: "nodes",
+        singular: "",
+        scope: Scope::Cluster,
+    },
+    Answered {
+        group: usage::GROUP,
+        kind: "PodMetrics",
+        plural: "pods",
+        singular: "",
+        scope: Scope::Namespaced,
+    },
+];
+
 /// Groups that exist for a subresource only: `kubectl drain` looks for this one.
 const BARE_GROUPS: &[&str] = &["policy"];
 
@@ -90,7 +108,8 @@ pub(super) fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
     let stored = kinds::all().iter().map(|kind| (kind.group, kind.version));
     let answered = ANSWERED.iter().map(|resource| (resource.group, "v1"));
     let bare = BARE_GROUPS.iter().map(|group| (*group, "v1"));
-    for (group, version) in stored.chain(answered).chain(bare) {
+    let measured = std::iter::once((usage::GROUP, usage::VERSION));
+    for (group, version) in stored.chain(answered).chain(bare).chain(measured) {
         if group.is_empty() {
             continue;
         }
@@ -297,6 +316,18 @@ fn resource_list(group: &str, version: &str) -> Option<Value> {
             "verbs": ["create"],
         }));
     }
+    for resource in MEASURED
+        .iter()
+        .filter(|resource| resource.group == group && version == usage::VERSION)
+    {
+        resources.push(json!({
+            "name": resource.plural,
+            "singularName": resource.singular,
+            "namespaced": resource.scope == Scope::Namespaced,
+            "kind": resource.kind,
+            "verbs": ["get", "list"],
+        }));
+    }
     let bare = BARE_GROUPS.contains(&group) && version == "v1";
     let group_version = if group.is_empty() {
         version.to_owned()
@@ -406,6 +437,16 @@ fn aggregated(group: &str, versions: &[&str]) -> Value {
                         })
                     }),
             );
+            let measured = MEASURED.iter().filter(|resource| resource.group == group);
+            resources.extend(measured.map(|resource| {
+                json!({
+                    "resource": resource.plural,
+                    "responseKind": response_kind((group, version, resource.kind)),
+                    "scope": scope(resource.scope),
+                    "singularResource": resource.singular,
+                    "verbs": ["get", "list"],
+                })
+            }));
             json!({"version": version, "resources": resources, "freshness": "Current"})
         })
         .collect();

@@ -145,6 +145,10 @@ impl Api {
                 &super::discovery::no_definitions(),
             ));
         }
+        if target.group == super::usage::GROUP {
+            let wish = wish(parts)?;
+            return self.usage(&parts.method, target, query, wish).await;
+        }
         let kind = served(target)?;
         let subject = Subject {
             kind,
@@ -159,10 +163,7 @@ impl Api {
             };
         }
         check_method(&parts.method, subject)?;
-        let wish = Wish {
-            format: negotiate::accept(header(&parts.headers, &ACCEPT))?,
-            gzip: negotiate::accepts_gzip(header(&parts.headers, &ACCEPT_ENCODING)),
-        };
+        let wish = wish(parts)?;
         match super::request::verb(&parts.method, target, query) {
             "get" => return self.get(subject, query, wish).await,
             "list" => return self.list(subject, query, wish).await,
@@ -209,6 +210,14 @@ fn host(parts: &Parts) -> Option<&str> {
             .and_then(|value| value.to_str().ok())
     };
     authority.or_else(header)
+}
+
+/// The form that the client wants the answer in.
+fn wish(parts: &Parts) -> Result<Wish, ApiError> {
+    Ok(Wish {
+        format: negotiate::accept(header(&parts.headers, &ACCEPT))?,
+        gzip: negotiate::accepts_gzip(header(&parts.headers, &ACCEPT_ENCODING)),
+    })
 }
 
 /// The kind behind the path, if the path can be about it at all.
