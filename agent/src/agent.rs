@@ -37,6 +37,8 @@ mod node_server;
 mod options;
 mod preflight;
 mod ranges;
+mod usage;
+mod volumes;
 
 pub use error::AgentError;
 pub use options::PodOptions;
@@ -323,6 +325,7 @@ impl Agent {
 
         let (stop, stopped) = watch::channel(false);
         let (pod_cidrs, new_ranges) = watch::channel(Vec::new());
+        let volumes_of = Arc::clone(&objects);
         let intake = Intake::new(
             config.node_name.clone(),
             Arc::clone(&pods),
@@ -366,8 +369,22 @@ impl Agent {
             client_metrics,
             Some(Arc::new(node_server::Server(Arc::clone(&shared)))),
         )?;
+        let usage = tokio::spawn(usage::report(
+            Arc::clone(&shared.pods),
+            config.cgroup_parent.clone(),
+            Arc::clone(&outbox),
+            stopped.clone(),
+        ));
+        let removal = tokio::spawn(volumes::remove(
+            volumes_of,
+            config.data_dir.clone(),
+            Arc::clone(&outbox),
+            stopped.clone(),
+        ));
         let mut tasks = vec![
             health,
+            usage,
+            removal,
             memory,
             tokio::spawn(client.run(stopped.clone())),
             tokio::spawn(Arc::clone(&heartbeat).run(stopped.clone())),

@@ -19,6 +19,7 @@ mod resources;
 pub(crate) mod session;
 mod spec;
 mod sweep;
+pub(crate) mod usage;
 mod user;
 
 #[cfg(test)]

@@ -44,6 +44,7 @@ mod table;
 mod token;
 mod tunnel;
 mod upgrade;
+mod usage;
 mod watch;
 mod write;
 

@@ -267,6 +267,7 @@ impl Controller {
             config: ControllersConfig {
                 ca_pem: pki.ca_pem().to_owned(),
                 node_grace: config.node_grace,
+                usage: streams.usage.clone(),
                 pod_ranges: PodRanges::new(
                     config.pod_cidrs.clone(),
                     config.node_ranges.ipv4,

@@ -12,8 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Cache, Queue};
 use crate::registry::{ApiError, Client};
+use crate::usage::UsageBook;
 
 mod aggregation;
+mod autoscale;
 mod collector;
 pub(crate) mod credentials;
 mod cronjob;
@@ -49,6 +51,7 @@ const REPAIR: Duration = Duration::from_secs(600);
 
 pub(crate) use metrics::ControllerMetrics;
 pub(crate) use node::PodRanges;
+pub(crate) use volumes::{LOCAL, LOCAL_FINALIZER};
 
 /// What the controllers must be told about the cluster.
 #[derive(Debug, Clone)]
@@ -58,6 +61,8 @@ pub(crate) struct ControllersConfig {
     pub(crate) pod_ranges: PodRanges,
     /// A node that is not heard of for this long is unreachable.
     pub(crate) node_grace: Duration,
+    /// What pods use, as their nodes report it.
+    pub(crate) usage: UsageBook,
 }
 
 /// Runs all controllers until `shutdown`. Call it while this member leads.
@@ -118,6 +123,11 @@ async fn run_all(
             job::orphans::Controller::new(&client, &cache)
         ),
         controller!(job::ttl, 2, job::ttl::Controller::new(&client, &cache)),
+        controller!(
+            autoscale,
+            4,
+            autoscale::Controller::new(&client, &cache, &config.usage)
+        ),
         controller!(disruption, 2, disruption::Controller::new(&client, &cache)),
         controller!(namespace, 2, namespace::Controller::new(&client, &cache)),
         controller!(volumes, 4, volumes::Controller::new(&client, &cache)),

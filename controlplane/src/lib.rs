@@ -10,6 +10,7 @@
 //!   scheduler                  filters and scores (pure), queue, binding
 //!   cache                      one watch feeds the informers that the four above share
 //!   auth  nodestream  spdy     certificates, users, authorizer; byte streams to pods on nodes; SPDY/3.1
+//!   usage                      what nodes and pods use, as nodes report it
 //!   registry                   the path of a write: default, validate, propose; typed client
 //!   patch                      the four kinds of patch (pure)
 //!   schema                     fields, merge keys, OpenAPI (pure)
@@ -35,6 +36,7 @@ mod spdy;
 mod store;
 mod sync;
 mod types;
+mod usage;
 
 pub use controller::{
     Admission, AuditConfig, CaStep, ClusterStatus, Controller, ControllerConfig, DataPlane,

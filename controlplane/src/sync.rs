@@ -37,6 +37,7 @@ mod references;
 mod register;
 mod share;
 mod uplink;
+mod volumes;
 
 #[cfg(test)]
 mod tests;
@@ -223,6 +224,7 @@ impl Service {
             &self.client,
             &self.cache,
             &self.applied,
+            &self.streams.usage,
             &self.metrics,
             ask,
             node,

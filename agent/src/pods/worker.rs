@@ -24,6 +24,7 @@ use super::report::{EventType, PodKey};
 use super::wanted::{self, Wanted, clamp_grace, deletion_grace};
 use crate::images::Image;
 
+mod claims;
 mod hooks;
 mod image;
 mod observe;

@@ -175,6 +175,10 @@ impl Api {
         target: &Target,
         query: &Query,
     ) -> Result<Response<Body>, ApiError> {
+        if target.group == super::usage::GROUP {
+            let wish = wish(parts)?;
+            return self.usage(&parts.method, target, query, wish).await;
+        }
         let handle = &self.kind(target).await?;
         let kind = &handle.get();
         let subject = Subject {
@@ -201,10 +205,7 @@ impl Api {
             }
         }
         check_method(&parts.method, subject)?;
-        let wish = Wish {
-            format: negotiate::accept(header(&parts.headers, &ACCEPT))?,
-            gzip: negotiate::accepts_gzip(header(&parts.headers, &ACCEPT_ENCODING)),
-        };
+        let wish = wish(parts)?;
         match super::request::verb(&parts.method, target, query) {
             "get" => return self.get(subject, query, wish).await,
             "list" => return self.list(subject, query, wish).await,
@@ -263,6 +264,14 @@ fn host(parts: &Parts) -> Option<&str> {
             .and_then(|value| value.to_str().ok())
     };
     authority.or_else(header)
+}
+
+/// The form that the client wants the answer in.
+fn wish(parts: &Parts) -> Result<Wish, ApiError> {
+    Ok(Wish {
+        format: negotiate::accept(header(&parts.headers, &ACCEPT))?,
+        gzip: negotiate::accepts_gzip(header(&parts.headers, &ACCEPT_ENCODING)),
+    })
 }
 
 impl Api {
