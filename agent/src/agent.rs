@@ -287,6 +287,8 @@ impl Agent {
             settings: settings(&config, &host, addresses.clone(), host_resolver),
             clock: Clock::new(),
             metrics,
+            pressure: std::sync::Mutex::default(),
+            allocated: std::sync::Mutex::default(),
         });
         let pods = Arc::new(Pods::open(context).await.map_err(AgentError::Pods)?);
         let new_addresses = data_plane.node_addresses();
@@ -318,6 +320,8 @@ impl Agent {
             hello,
             client_metrics.clone(),
         )?;
+        let evictor = options::evictor(&config, &pods, &images, &heartbeat);
+        let manifests = options::manifests(&config, &pods);
         let shared = Arc::new(Shared {
             pods,
             images,
@@ -332,6 +336,7 @@ impl Agent {
             health,
             tokio::spawn(client.run(stopped.clone())),
             tokio::spawn(Arc::clone(&heartbeat).run(stopped.clone())),
+            tokio::spawn(evictor.run(stopped.clone())),
             tokio::spawn(report_applied(
                 shared.applied.clone(),
                 outbox,
@@ -344,6 +349,7 @@ impl Agent {
                 stopped.clone(),
             )),
         ];
+        tasks.extend(manifests.map(|it| tokio::spawn(it.run(stopped.clone()))));
         if config.node_addresses.is_empty() {
             tasks.push(tokio::spawn(follow_addresses(
                 new_addresses,

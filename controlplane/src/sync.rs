@@ -30,6 +30,7 @@ mod convert;
 mod hold;
 mod hub;
 mod metrics;
+mod mirrors;
 mod podstatus;
 mod references;
 mod register;

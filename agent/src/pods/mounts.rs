@@ -29,6 +29,8 @@ pub(crate) enum VolumeContent {
         path: String,
         kind: String,
     },
+    /// Mounted when the first container that uses it begins.
+    Image,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -118,6 +120,9 @@ pub(crate) fn resolve(
             kind: source.type_.clone().unwrap_or_default(),
         });
     }
+    if volume.image.is_some() {
+        return Ok(VolumeContent::Image);
+    }
     Err(VolumeError::Unsupported)
 }
 
@@ -127,6 +132,7 @@ pub(crate) fn is_read_only(volume: &Volume) -> bool {
         || volume.secret.is_some()
         || volume.projected.is_some()
         || volume.downward_api.is_some()
+        || volume.image.is_some()
 }
 
 fn projected(

@@ -145,6 +145,7 @@ impl<M: Machine> Worker<M> {
             .collect();
         Snapshot {
             key: self.key.clone(),
+            pod: std::sync::Arc::clone(&self.pod),
             status: status.clone(),
             dirs: self.dirs.clone(),
             containers,
