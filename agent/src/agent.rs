@@ -319,6 +319,8 @@ impl Agent {
             settings: settings(&config, &host, Arc::clone(&known_addresses), host_resolver),
             clock: Clock::new(),
             metrics,
+            pressure: std::sync::Mutex::default(),
+            allocated: std::sync::Mutex::default(),
         });
         let pods = Arc::new(Pods::open(context).await.map_err(AgentError::Pods)?);
         let new_addresses = data_plane.node_addresses();
@@ -345,6 +347,8 @@ impl Agent {
             let mode = mode(&config);
             Box::new(move || hello(&node_name, &heartbeat, &mode))
         };
+        let evictor = options::evictor(&config, &pods, &images, &heartbeat);
+        let manifests = options::manifests(&config, &pods);
         let shared = Arc::new(Shared {
             pods,
             images,
@@ -388,6 +392,7 @@ impl Agent {
             memory,
             tokio::spawn(client.run(stopped.clone())),
             tokio::spawn(Arc::clone(&heartbeat).run(stopped.clone())),
+            tokio::spawn(evictor.run(stopped.clone())),
             tokio::spawn(report_applied(
                 shared.applied.clone(),
                 outbox,
@@ -400,6 +405,7 @@ impl Agent {
                 stopped.clone(),
             )),
         ];
+        tasks.extend(manifests.map(|it| tokio::spawn(it.run(stopped.clone()))));
         if config.node_addresses.is_empty() {
             tasks.push(tokio::spawn(follow_addresses(
                 new_addresses,

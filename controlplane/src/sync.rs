@@ -32,6 +32,7 @@ mod credentials;
 mod hold;
 mod hub;
 mod metrics;
+mod mirrors;
 mod podstatus;
 mod references;
 mod register;

@@ -39,6 +39,8 @@ pub(crate) enum VolumeContent {
     Local {
         handle: String,
     },
+    /// Mounted when the first container that uses it begins.
+    Image,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -133,6 +135,9 @@ pub(crate) fn resolve(
     if let Some(claim) = claims::name_of(pod, volume) {
         return Ok(claims::resolve(namespace, claim, objects)?);
     }
+    if volume.image.is_some() {
+        return Ok(VolumeContent::Image);
+    }
     Err(VolumeError::Unsupported)
 }
 
@@ -142,6 +147,7 @@ pub(crate) fn is_read_only(volume: &Volume) -> bool {
         || volume.secret.is_some()
         || volume.projected.is_some()
         || volume.downward_api.is_some()
+        || volume.image.is_some()
 }
 
 fn projected(

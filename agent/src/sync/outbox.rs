@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
-use k8s_openapi::api::core::v1::{NodeStatus, PodStatus};
+use k8s_openapi::api::core::v1::{NodeStatus, Pod, PodStatus};
 use prometheus_client::metrics::counter::Counter;
 use proto::node::v1 as wire;
 use proto::node::v1::node_message::Message;
@@ -23,6 +23,8 @@ struct Content {
     /// Uids with a status to send, in the order in which they changed.
     dirty: VecDeque<String>,
     terminated: BTreeMap<String, (PodKey, bool)>,
+    /// Copies of static pods, by the uid that they are reported under.
+    mirrors: BTreeMap<String, Bytes>,
     events: VecDeque<wire::EventReport>,
     node_status: Option<(Bytes, bool)>,
     lease_seconds: Option<u32>,
@@ -90,8 +92,10 @@ impl Outbox {
     /// These are all pods that the store has.
     pub(crate) fn retain(&self, uids: &BTreeSet<String>) {
         self.with(|content| {
-            content.statuses.retain(|uid, _| uids.contains(uid));
-            content.terminated.retain(|uid, _| uids.contains(uid));
+            let mirrors = &content.mirrors;
+            let known = |uid: &String| uids.contains(uid) || mirrors.contains_key(uid);
+            content.statuses.retain(|uid, _| known(uid));
+            content.terminated.retain(|uid, _| known(uid));
         });
     }
 
@@ -152,6 +156,7 @@ impl Content {
             return Some(Message::PodStatus(wire::PodStatus {
                 namespace: status.key.namespace.clone(),
                 name: status.key.name.clone(),
+                mirror_json: self.mirrors.get(&uid).cloned().unwrap_or_default(),
                 uid,
                 status_json: status.json.clone(),
             }));
@@ -217,6 +222,17 @@ impl Reporter for Outbox {
                 content.dirty.push_back(pod.uid.clone());
             }
         });
+    }
+
+    fn mirror(&self, pod: &PodKey, copy: &Pod) {
+        match serde_json::to_vec(copy) {
+            Ok(json) => self.with(|content| {
+                content.mirrors.insert(pod.uid.clone(), json.into());
+            }),
+            Err(error) => {
+                tracing::error!(pod = %pod.name, %error, "a mirror pod cannot be written")
+            }
+        }
     }
 
     fn terminated(&self, pod: &PodKey) {

@@ -17,7 +17,7 @@ use tonic::{Status, Streaming};
 use super::applied::{Applied, Connection, Introduction};
 use super::credentials::Question;
 use super::metrics::SyncMetrics;
-use super::{podstatus, register, volumes};
+use super::{mirrors, podstatus, register, volumes};
 use crate::cache::{Cache, ObjectKey, Queue};
 use crate::registry::{ApiError, Client, DeleteOptions, EventType};
 use crate::usage::UsageBook;
@@ -45,6 +45,8 @@ enum Subject {
 #[derive(Debug, Default)]
 struct PodReport {
     status: Option<PodStatus>,
+    /// Of a static pod: what it is shown as.
+    mirror: Option<Pod>,
     terminated: bool,
 }
 
@@ -145,7 +147,14 @@ impl Uplink {
             Message::PodStatus(report) => {
                 let status = parse("PodStatus.status_json", &report.status_json)?;
                 let key = ObjectKey::new(&report.namespace, &report.name);
-                self.note(key, report.uid, |pod| pod.status = Some(status))?;
+                let mirror = match report.mirror_json.is_empty() {
+                    true => None,
+                    false => Some(parse("PodStatus.mirror_json", &report.mirror_json)?),
+                };
+                self.note(key, report.uid, |pod| {
+                    pod.status = Some(status);
+                    pod.mirror = mirror;
+                })?;
             }
             Message::PodTerminated(report) => {
                 let key = ObjectKey::new(&report.namespace, &report.name);
@@ -309,6 +318,7 @@ impl Uplink {
                     waiting.terminated |= report.terminated;
                     if waiting.status.is_none() {
                         waiting.status = report.status;
+                        waiting.mirror = report.mirror;
                     }
                 }
                 result
@@ -345,6 +355,9 @@ impl Uplink {
         uid: &str,
         report: &PodReport,
     ) -> Result<(), ApiError> {
+        if let Some(mirror) = report.mirror.as_ref().filter(|_| !report.terminated) {
+            mirrors::ensure(&self.client, &self.node, key, uid, mirror).await?;
+        }
         if let Some(status) = &report.status {
             let mut attempt = 0;
             loop {
@@ -362,12 +375,15 @@ impl Uplink {
                 attempt += 1;
             }
         }
-        if !report.terminated || self.stored(key, uid).await?.is_none() {
+        if !report.terminated {
             return Ok(());
         }
+        let Some(pod) = self.stored(key, uid).await? else {
+            return Ok(());
+        };
         let options = DeleteOptions {
             grace_period_seconds: Some(0),
-            uid: Some(uid.to_owned()),
+            uid: pod.metadata.uid,
             ..DeleteOptions::default()
         };
         let deleted = self
@@ -402,7 +418,10 @@ impl Uplink {
     /// The pod with this uid, if it is bound to this node.
     async fn stored(&self, key: &ObjectKey, uid: &str) -> Result<Option<Pod>, ApiError> {
         let pod = self.client.get::<Pod>(&key.namespace, &key.name).await?;
-        Ok(pod.filter(|pod| pod.metadata.uid.as_deref() == Some(uid) && self.is_mine(pod)))
+        Ok(pod.filter(|pod| {
+            let same = pod.metadata.uid.as_deref() == Some(uid) || mirrors::shows(pod, uid);
+            same && self.is_mine(pod)
+        }))
     }
 }
 

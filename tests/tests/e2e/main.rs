@@ -11,6 +11,7 @@ mod kube_client;
 mod kubectl;
 mod lifecycle;
 mod netfilter;
+mod pods;
 mod restarts;
 mod services;
 mod sets;

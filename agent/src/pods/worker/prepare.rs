@@ -181,6 +181,7 @@ impl<M: Machine> Worker<M> {
                 }
                 claims::point(&dir, &data).map_err(|error| error.to_string())
             }
+            VolumeContent::Image => Ok(()),
             VolumeContent::Empty { memory, size_bytes } => {
                 std::fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
                 if memory {
@@ -218,7 +219,7 @@ impl<M: Machine> Worker<M> {
     /// Writes anew what ConfigMaps, Secrets and fields give; one that is gone leaves its files as they are.
     pub(super) fn refresh_volumes(&mut self) {
         for volume in self.volumes() {
-            if !mounts::is_read_only(volume) {
+            if !mounts::is_read_only(volume) || volume.image.is_some() {
                 continue;
             }
             if let Err(error) = self.make_volume(volume) {
@@ -297,6 +298,10 @@ impl<M: Machine> Worker<M> {
         }
         let containers = self.dirs.data.join("containers");
         for dir in grandchildren(&containers) {
+            self.context.machine.unmount_image(&dir).await?;
+        }
+        for volume in self.volumes().iter().filter(|it| it.image.is_some()) {
+            let dir = self.dirs.volumes().join(&volume.name);
             self.context.machine.unmount_image(&dir).await?;
         }
         self.context.machine.unmount_below(&self.dirs.data)?;
