@@ -3,7 +3,7 @@
 
 pub(crate) mod access;
 pub(crate) mod admission;
-mod api_service;
+pub(crate) mod api_service;
 pub(crate) mod certificate_signing_request;
 mod config_map;
 pub(crate) mod custom;

@@ -10,6 +10,7 @@
 //!   scheduler                  filters and scores (pure), queue, binding
 //!   cache                      one watch feeds the informers that the four above share
 //!   auth  nodestream           certificates, users, authorizer; byte streams to pods on nodes
+//!   admission                  webhooks and policies that have a say about writes
 //!   registry                   the path of a write: default, validate, propose; typed client
 //!   patch                      the four kinds of patch (pure)
 //!   schema                     fields, merge keys, OpenAPI (pure)
@@ -18,6 +19,7 @@
 //!   store                      MVCC key-value on Raft; knows nothing of Kubernetes
 //! ```
 
+mod admission;
 mod api;
 mod auth;
 mod cache;

@@ -9,11 +9,13 @@ mod lists;
 mod members;
 mod namespaces;
 mod pods;
+mod quotas;
 mod roles;
 mod services;
 mod shapes;
 mod tokens;
 mod watches;
+mod webhooks;
 mod who;
 mod writes;
 

@@ -35,6 +35,7 @@ const LAYERS: &[Layers] = &[
             &["scheduler"],
             &["cache"],
             &["auth", "nodestream"],
+            &["admission"],
             &["registry"],
             &["patch"],
             &["schema"],
