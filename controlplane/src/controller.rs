@@ -222,6 +222,8 @@ impl Controller {
             .bootstrap(config.cluster_dns, &endpoints)
             .await
             .map_err(|error| StartError::Bootstrap(error.to_string()))?;
+        // What a member needs for its start nobody may refuse.
+        crate::admission::attach(&registry);
 
         registry.require_accounts();
         let tokens = Tokens::open(&registry, config.tokens.clone(), &config.cluster_domain)

@@ -36,6 +36,7 @@ mod owner;
 mod podcontrol;
 mod podgc;
 mod podstate;
+mod quota;
 mod replicaset;
 mod revisions;
 mod selector;
@@ -169,6 +170,16 @@ async fn run_all(
             tokio::join!(
                 worker::work(definitions::NAME, queue.clone(), 4, metrics, reconcile),
                 definitions::follow(&client, &queue)
+            );
+        },
+        async {
+            let queue = Queue::default();
+            let controller = quota::Controller::new(&client);
+            let metrics = metrics.clone();
+            let reconcile = |key| controller.reconcile(key);
+            tokio::join!(
+                worker::work(quota::NAME, queue.clone(), 4, metrics, reconcile),
+                quota::follow(&client, &queue)
             );
         },
         podgc::run(client.clone(), cache.clone()),

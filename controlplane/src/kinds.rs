@@ -3,7 +3,7 @@
 
 pub(crate) mod access;
 pub(crate) mod admission;
-mod api_service;
+pub(crate) mod api_service;
 pub(crate) mod certificate_signing_request;
 mod config_map;
 mod controller_revision;

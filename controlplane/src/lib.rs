@@ -10,7 +10,7 @@
 //!   scheduler                  filters and scores (pure), queue, binding
 //!   cache                      one watch feeds the informers that the four above share
 //!   auth  nodestream  spdy     certificates, users, authorizer; byte streams to pods on nodes; SPDY/3.1
-//!   usage                      what nodes and pods use, as nodes report it
+//!   usage  admission           what nodes and pods use, as nodes report it; webhooks and policies
 //!   registry                   the path of a write: default, validate, propose; typed client
 //!   patch                      the four kinds of patch (pure)
 //!   schema                     fields, merge keys, OpenAPI (pure)
@@ -19,6 +19,7 @@
 //!   store                      MVCC key-value on Raft; knows nothing of Kubernetes
 //! ```
 
+mod admission;
 mod api;
 mod auth;
 mod cache;

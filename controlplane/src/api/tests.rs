@@ -12,12 +12,14 @@ mod members;
 mod namespaces;
 mod nodes;
 mod pods;
+mod quotas;
 mod roles;
 mod services;
 mod shapes;
 mod streams;
 mod tokens;
 mod watches;
+mod webhooks;
 mod who;
 mod writes;
 

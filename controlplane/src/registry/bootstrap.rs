@@ -53,7 +53,36 @@ impl Registry {
         }
         self.ensure("storage.k8s.io", "storageclasses", "", local_class())
             .await?;
+        self.bootstrap_groups().await?;
         self.bootstrap_roles().await
+    }
+
+    /// The group versions that this server answers, and the ranges of its Services.
+    async fn bootstrap_groups(&self) -> Result<(), ApiError> {
+        let mut places: Vec<(&str, &str)> = kinds::all()
+            .iter()
+            .map(|kind| (kind.group, kind.version))
+            .collect();
+        places.sort_unstable();
+        places.dedup();
+        let local = places.into_iter().map(|(group, version)| {
+            let object = kinds::api_service::local(group, version);
+            self.ensure("apiregistration.k8s.io", "apiservices", "", object)
+        });
+        // Together: they share the disk's flushes.
+        for made in futures::future::join_all(local).await {
+            made?;
+        }
+        let cidrs: Vec<String> = self
+            .inner
+            .ranges
+            .cidrs
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let ranges = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": cidrs}});
+        self.ensure("networking.k8s.io", "servicecidrs", "", ranges)
+            .await
     }
 
     /// Where the members that are there serve the API. `own`: this one's.
@@ -229,7 +258,7 @@ fn options() -> WriteOptions {
     WriteOptions {
         dry_run: false,
         manager: MANAGER.to_owned(),
-        guard: None,
+        ..WriteOptions::default()
     }
 }
 

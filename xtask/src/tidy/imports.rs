@@ -36,7 +36,7 @@ const LAYERS: &[Layers] = &[
             &["scheduler"],
             &["cache"],
             &["auth", "nodestream", "spdy"],
-            &["usage"],
+            &["usage", "admission"],
             &["registry"],
             &["patch"],
             &["schema"],
