@@ -2,7 +2,8 @@
 //! control plane; stops in the opposite order.
 //!
 //! `agent/preflight` says what is missing before anything is touched, `agent/local` answers on a socket of
-//! this machine (metrics, image import), `agent/names` finds DNS its sockets, `agent/error` names what failed.
+//! this machine (metrics, image import), `agent/node_server` answers who asks through the control
+//! plane's proxy, `agent/names` finds DNS its sockets, `agent/error` names what failed.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -32,9 +33,12 @@ use crate::sync::{Client, ClientConfig, ClientMetrics, Intake, Outbox};
 mod error;
 mod local;
 mod names;
+mod node_server;
 mod options;
 mod preflight;
 mod ranges;
+mod usage;
+mod volumes;
 
 pub use error::AgentError;
 pub use options::PodOptions;
@@ -321,6 +325,7 @@ impl Agent {
 
         let (stop, stopped) = watch::channel(false);
         let (pod_cidrs, new_ranges) = watch::channel(Vec::new());
+        let volumes_of = Arc::clone(&objects);
         let intake = Intake::new(
             config.node_name.clone(),
             Arc::clone(&pods),
@@ -340,6 +345,16 @@ impl Agent {
             let mode = mode(&config);
             Box::new(move || hello(&node_name, &heartbeat, &mode))
         };
+        let shared = Arc::new(Shared {
+            pods,
+            images,
+            data_plane,
+            registry,
+            node_name: config.node_name.clone(),
+            addresses: known_addresses,
+            client: client_metrics.clone(),
+            applied: [data_plane_applied, dns_applied],
+        });
         let client = Client::new(
             &ClientConfig {
                 server: config.server.clone(),
@@ -351,20 +366,25 @@ impl Agent {
             },
             intake,
             hello,
-            client_metrics.clone(),
+            client_metrics,
+            Some(Arc::new(node_server::Server(Arc::clone(&shared)))),
         )?;
-        let shared = Arc::new(Shared {
-            pods,
-            images,
-            data_plane,
-            registry,
-            node_name: config.node_name.clone(),
-            addresses: known_addresses,
-            client: client_metrics,
-            applied: [data_plane_applied, dns_applied],
-        });
+        let usage = tokio::spawn(usage::report(
+            Arc::clone(&shared.pods),
+            config.cgroup_parent.clone(),
+            Arc::clone(&outbox),
+            stopped.clone(),
+        ));
+        let removal = tokio::spawn(volumes::remove(
+            volumes_of,
+            config.data_dir.clone(),
+            Arc::clone(&outbox),
+            stopped.clone(),
+        ));
         let mut tasks = vec![
             health,
+            usage,
+            removal,
             memory,
             tokio::spawn(client.run(stopped.clone())),
             tokio::spawn(Arc::clone(&heartbeat).run(stopped.clone())),

@@ -23,6 +23,7 @@ use tokio::task::JoinHandle;
 
 mod admit;
 mod backoff;
+mod claims;
 mod confine;
 mod container;
 mod context;

@@ -2,7 +2,7 @@
 //!
 //! Pure: the OCI specification of a container (`spec`), cgroup resources (`resources`), users (`user`).
 //! Doing: supervisor client (`client`), starting a sandbox (`launch`) and removing one (`sweep`),
-//! commands in containers (`exec`), `cgroups`, reading logs (`logs`). What runs inside the supervisor is in
+//! commands in containers (`exec`), clients at their streams (`session`), `cgroups`, reading logs (`logs`). What runs inside the supervisor is in
 //! [`crate::supervisor`].
 //!
 //! Deliberately not here: pods, images and networks; a container's root file system, mounts and network
@@ -16,8 +16,10 @@ mod exec;
 mod launch;
 pub(crate) mod logs;
 mod resources;
+pub(crate) mod session;
 mod spec;
 mod sweep;
+pub(crate) mod usage;
 mod user;
 
 #[cfg(test)]
@@ -101,6 +103,8 @@ pub(crate) struct ContainerSpec {
     pub(crate) log_max_files: u32,
     pub(crate) terminal: bool,
     pub(crate) stdin: bool,
+    /// The input ends with the first client's.
+    pub(crate) stdin_once: bool,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) confinement: Confinement,
 }
@@ -189,6 +193,7 @@ impl Sandbox {
             cgroups: self.hierarchies.directories(&cgroup),
             oom_events: self.hierarchies.oom_events(&cgroup),
             stdin: spec.stdin,
+            stdin_once: spec.stdin_once,
             terminal: spec.terminal,
         };
         self.act("create", &spec.id, Call::Create(create)).await
@@ -333,6 +338,13 @@ pub(crate) struct ExecOutcome {
     pub(crate) exit_code: i32,
     pub(crate) timed_out: bool,
     pub(crate) output: Vec<u8>,
+}
+
+/// The network namespace of the pod that has this run directory; none is the node's.
+pub(crate) fn network_namespace(run_dir: &Path) -> Result<Option<PathBuf>, RuntimeError> {
+    let config = Config::read(run_dir)
+        .map_err(|error| RuntimeError::io("read configuration in", run_dir, error))?;
+    Ok(config.netns)
 }
 
 /// The cgroups of processes that outlive the agent.

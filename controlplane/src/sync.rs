@@ -35,7 +35,9 @@ mod metrics;
 mod podstatus;
 mod references;
 mod register;
+mod share;
 mod uplink;
+mod volumes;
 
 #[cfg(test)]
 mod tests;
@@ -91,6 +93,8 @@ pub(crate) fn service(
         credentials,
         shutdown: shutdown.clone(),
     };
+    let store = client.registry().store().clone();
+    tokio::spawn(share::share(store, applied.clone(), shutdown.clone()));
     let server = NodeSyncServer::new(service).max_decoding_message_size(MAX_MESSAGE);
     (
         tonic::service::Routes::new(server).into_axum_router(),
@@ -220,6 +224,7 @@ impl Service {
             &self.client,
             &self.cache,
             &self.applied,
+            &self.streams.usage,
             &self.metrics,
             ask,
             node,

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
     Volume, VolumeProjection,
 };
 
+use super::claims;
 use super::environment::{ConfigError, require};
 use super::fields::{self, Surroundings};
 use super::objects::{Lookup, Objects};
@@ -34,6 +35,10 @@ pub(crate) enum VolumeContent {
         path: String,
         kind: String,
     },
+    /// A directory that the node makes for a claim, and keeps.
+    Local {
+        handle: String,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +51,8 @@ pub(crate) enum VolumeError {
     Unsupported,
     #[error("{0}")]
     Token(String),
+    #[error(transparent)]
+    Claim(#[from] claims::ClaimError),
 }
 
 /// What `volume` is to hold.
@@ -122,6 +129,9 @@ pub(crate) fn resolve(
             path: source.path.clone(),
             kind: source.type_.clone().unwrap_or_default(),
         });
+    }
+    if let Some(claim) = claims::name_of(pod, volume) {
+        return Ok(claims::resolve(namespace, claim, objects)?);
     }
     Err(VolumeError::Unsupported)
 }

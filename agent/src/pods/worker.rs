@@ -24,6 +24,7 @@ use super::report::{EventType, PodKey};
 use super::wanted::{self, Wanted, clamp_grace, deletion_grace};
 use crate::images::Image;
 
+mod claims;
 mod hooks;
 mod image;
 mod observe;
@@ -53,6 +54,8 @@ pub(crate) enum Command {
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
     pub(crate) key: PodKey,
+    /// As the control plane has it.
+    pub(crate) pod: Arc<Pod>,
     pub(crate) status: PodStatus,
     pub(crate) dirs: PodDirs,
     pub(crate) containers: BTreeMap<String, ContainerSnapshot>,

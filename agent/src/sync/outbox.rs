@@ -28,6 +28,10 @@ struct Content {
     lease_seconds: Option<u32>,
     applied: u64,
     applied_sent: bool,
+    /// Volumes whose data is gone.
+    removed: BTreeSet<String>,
+    /// The latest only.
+    usage: Option<wire::Usage>,
 }
 
 #[derive(Debug)]
@@ -63,6 +67,16 @@ impl Outbox {
                 content.applied_sent = false;
             }
         });
+    }
+
+    pub(crate) fn volume_removed(&self, name: String) {
+        self.put(|content| {
+            content.removed.insert(name);
+        });
+    }
+
+    pub(crate) fn usage(&self, usage: wire::Usage) {
+        self.put(|content| content.usage = Some(usage));
     }
 
     /// The pod is gone from the store.
@@ -158,7 +172,13 @@ impl Content {
                 status_json: json.clone(),
             }));
         }
-        self.events.pop_front().map(Message::Event)
+        if let Some(name) = self.removed.pop_first() {
+            return Some(Message::VolumeRemoved(wire::VolumeRemoved { name }));
+        }
+        if let Some(event) = self.events.pop_front() {
+            return Some(Message::Event(event));
+        }
+        self.usage.take().map(Message::Usage)
     }
 }
 

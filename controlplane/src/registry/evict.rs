@@ -14,7 +14,7 @@ const REFUSED: &str = "Cannot evict pod as it would violate the pod's disruption
 /// Evictions that the controller has not seen through.
 const MOST_DISRUPTED: usize = 2000;
 
-fn kind(group: &str, plural: &str) -> Result<&'static Kind, ApiError> {
+fn kind(group: &str, plural: &str) -> Result<&'static Kind<'static>, ApiError> {
     kinds::by_plural(group, "v1", plural)
         .ok_or_else(|| ApiError::internal(format!("{plural} are not served")))
 }
@@ -90,7 +90,7 @@ impl Registry {
 
     async fn mark_evicted(
         &self,
-        pods: &'static Kind,
+        pods: &'static Kind<'static>,
         namespace: &str,
         name: &str,
         write: &WriteOptions,

@@ -17,9 +17,10 @@ use tonic::{Status, Streaming};
 use super::applied::{Applied, Connection, Introduction};
 use super::credentials::Question;
 use super::metrics::SyncMetrics;
-use super::{podstatus, register};
+use super::{podstatus, register, volumes};
 use crate::cache::{Cache, ObjectKey, Queue};
 use crate::registry::{ApiError, Client, DeleteOptions, EventType};
+use crate::usage::UsageBook;
 
 /// Writes of one node that are under way at once.
 const WRITERS: usize = 8;
@@ -33,7 +34,12 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 enum Subject {
     Node,
     Lease,
-    Pod { key: ObjectKey, uid: String },
+    Pod {
+        key: ObjectKey,
+        uid: String,
+    },
+    /// The data of the volume is gone.
+    Volume(String),
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +59,7 @@ pub(super) struct Uplink {
     client: Client,
     cache: Cache,
     applied: Connection,
+    usage: UsageBook,
     metrics: SyncMetrics,
     questions: mpsc::Sender<Question>,
     node: String,
@@ -69,10 +76,12 @@ impl Drop for Uplink {
 }
 
 impl Uplink {
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn new(
         client: &Client,
         cache: &Cache,
         applied: &Applied,
+        usage: &UsageBook,
         metrics: &SyncMetrics,
         questions: mpsc::Sender<Question>,
         node: &str,
@@ -82,6 +91,7 @@ impl Uplink {
             client: client.clone(),
             cache: cache.clone(),
             applied: applied.connect(node, introduction),
+            usage: usage.clone(),
             was_ready: AtomicBool::new(false),
             metrics: metrics.clone(),
             questions,
@@ -146,6 +156,8 @@ impl Uplink {
                 self.applied.record(report.revision);
                 self.metrics.applied(&self.node, report.revision);
             }
+            Message::VolumeRemoved(report) => self.queue.add(Subject::Volume(report.name)),
+            Message::Usage(usage) => self.usage.record(&self.node, &usage),
             Message::TokenRequest(request) => self.ask(Question::Token(request))?,
             Message::CertificateRequest(request) => self.ask(Question::Certificate(request))?,
         }
@@ -281,6 +293,9 @@ impl Uplink {
                     self.lock().lease.get_or_insert(seconds);
                 }
                 result
+            }
+            Subject::Volume(name) => {
+                volumes::removed(&self.client, &self.cache, &self.node, name).await
             }
             Subject::Pod { key, uid } => {
                 let id = (key.clone(), uid.clone());

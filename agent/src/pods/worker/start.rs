@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Container;
 
-use super::Worker;
+use super::{Worker, claims};
 use crate::images::Image;
 use crate::pods::confine;
 use crate::pods::container::{self, Made};
@@ -252,7 +252,7 @@ impl<M: Machine> Worker<M> {
                 .ok_or_else(|| format!("volume {} not found", mount.name))?;
             let root = match &volume.host_path {
                 Some(host_path) => PathBuf::from(&host_path.path),
-                None => self.dirs.volumes().join(&volume.name),
+                None => claims::root(volume, self.dirs.volumes().join(&volume.name)),
             };
             let sub = match (&mount.sub_path, &mount.sub_path_expr) {
                 (Some(sub), _) if !sub.is_empty() => Some(sub.clone()),
@@ -270,7 +270,9 @@ impl<M: Machine> Worker<M> {
             mounts.push(Mount {
                 source,
                 destination: PathBuf::from(&mount.mount_path),
-                read_only: mount.read_only == Some(true) || mounts::is_read_only(volume),
+                read_only: mount.read_only == Some(true)
+                    || mounts::is_read_only(volume)
+                    || claims::is_read_only(volume),
                 recursive_read_only: mount.read_only == Some(true)
                     && matches!(
                         mount.recursive_read_only.as_deref(),
