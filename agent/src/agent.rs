@@ -37,6 +37,8 @@ mod node_server;
 mod options;
 mod preflight;
 mod ranges;
+mod usage;
+mod volumes;
 
 pub use error::AgentError;
 pub use options::PodOptions;
@@ -317,12 +319,15 @@ impl Agent {
             settings: settings(&config, &host, Arc::clone(&known_addresses), host_resolver),
             clock: Clock::new(),
             metrics,
+            pressure: std::sync::Mutex::default(),
+            allocated: std::sync::Mutex::default(),
         });
         let pods = Arc::new(Pods::open(context).await.map_err(AgentError::Pods)?);
         let new_addresses = data_plane.node_addresses();
 
         let (stop, stopped) = watch::channel(false);
         let (pod_cidrs, new_ranges) = watch::channel(Vec::new());
+        let volumes_of = Arc::clone(&objects);
         let intake = Intake::new(
             config.node_name.clone(),
             Arc::clone(&pods),
@@ -342,6 +347,8 @@ impl Agent {
             let mode = mode(&config);
             Box::new(move || hello(&node_name, &heartbeat, &mode))
         };
+        let evictor = options::evictor(&config, &pods, &images, &heartbeat);
+        let manifests = options::manifests(&config, &pods);
         let shared = Arc::new(Shared {
             pods,
             images,
@@ -366,11 +373,26 @@ impl Agent {
             client_metrics,
             Some(Arc::new(node_server::Server(Arc::clone(&shared)))),
         )?;
+        let usage = tokio::spawn(usage::report(
+            Arc::clone(&shared.pods),
+            config.cgroup_parent.clone(),
+            Arc::clone(&outbox),
+            stopped.clone(),
+        ));
+        let removal = tokio::spawn(volumes::remove(
+            volumes_of,
+            config.data_dir.clone(),
+            Arc::clone(&outbox),
+            stopped.clone(),
+        ));
         let mut tasks = vec![
             health,
+            usage,
+            removal,
             memory,
             tokio::spawn(client.run(stopped.clone())),
             tokio::spawn(Arc::clone(&heartbeat).run(stopped.clone())),
+            tokio::spawn(evictor.run(stopped.clone())),
             tokio::spawn(report_applied(
                 shared.applied.clone(),
                 outbox,
@@ -383,6 +405,7 @@ impl Agent {
                 stopped.clone(),
             )),
         ];
+        tasks.extend(manifests.map(|it| tokio::spawn(it.run(stopped.clone()))));
         if config.node_addresses.is_empty() {
             tasks.push(tokio::spawn(follow_addresses(
                 new_addresses,

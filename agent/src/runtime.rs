@@ -19,6 +19,7 @@ mod resources;
 pub(crate) mod session;
 mod spec;
 mod sweep;
+pub(crate) mod usage;
 mod user;
 
 #[cfg(test)]
@@ -34,6 +35,7 @@ use client::Client;
 pub(crate) use confinement::{Confinement, PidNamespace, Propagation, Seccomp};
 pub(crate) use error::RuntimeError;
 pub(crate) use sweep::sweep;
+pub(crate) use usage::usage;
 
 pub(crate) use crate::supervisor::config::Sharing;
 use crate::supervisor::config::{self, Config};
@@ -72,6 +74,8 @@ pub(crate) struct Mount {
     /// What is mounted below is read-only, too.
     pub(crate) recursive_read_only: bool,
     pub(crate) propagation: Propagation,
+    /// Programs in it cannot be run.
+    pub(crate) no_exec: bool,
 }
 
 /// Everything needed to create one container; all values final (no references left).
@@ -210,6 +214,20 @@ impl Sandbox {
             signal,
         };
         self.act("kill", id, call).await
+    }
+
+    /// Sets the limits of a running container, or of the whole pod.
+    pub(crate) async fn set_resources(
+        &self,
+        id: Option<&str>,
+        resources: &Resources,
+    ) -> Result<(), RuntimeError> {
+        let cgroup = match id {
+            Some(id) => format!("{}/{id}", self.config.cgroup),
+            None => self.config.cgroup.clone(),
+        };
+        let (hierarchies, resources) = (Arc::clone(&self.hierarchies), *resources);
+        launch::blocking(move || cgroups::update(&hierarchies, &cgroup, &resources)).await
     }
 
     /// Removes an ended container (bundle, cgroup, runc state). Idempotent. One that has not ended is

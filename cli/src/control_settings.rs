@@ -5,7 +5,9 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use controlplane::{ControllerConfig, NodeRanges, PeerSettings, Termination, TokenConfig};
+use controlplane::{
+    AuditConfig, ControllerConfig, NodeRanges, PeerSettings, Termination, TokenConfig,
+};
 
 use crate::settings::ClusterSettings;
 
@@ -36,6 +38,24 @@ pub(crate) struct ControlSettings {
     /// Prefix length of the IPv6 range that each node gets for its pods.
     #[arg(long, value_name = "LENGTH", default_value_t = 64)]
     node_cidr_mask_size_ipv6: u8,
+    /// Write who asked what to this file, one JSON object a line; - is standard output.
+    #[arg(long, value_name = "FILE", visible_alias = "audit-log-path")]
+    audit_log: Option<PathBuf>,
+    /// Policy (audit.k8s.io/v1) that says how much is written; everything's metadata by default.
+    #[arg(long, value_name = "FILE")]
+    audit_policy_file: Option<PathBuf>,
+    /// MiB after which a new audit log is begun; 0 never.
+    #[arg(long, value_name = "MIB", default_value_t = 100)]
+    audit_log_maxsize: u64,
+    /// Old audit logs that are kept; 0 all.
+    #[arg(long, value_name = "NUMBER", default_value_t = 10)]
+    audit_log_maxbackup: usize,
+    /// Days that old audit logs are kept; 0 for ever.
+    #[arg(long, value_name = "DAYS", default_value_t = 0)]
+    audit_log_maxage: u64,
+    /// How many requests are worked on at once; priority levels share them.
+    #[arg(long, value_name = "NUMBER", default_value_t = 600)]
+    max_requests_inflight: usize,
     /// Issuer of service-account tokens; https://kubernetes.default.svc.CLUSTER-DOMAIN by default.
     #[arg(long, value_name = "URL", default_value = "")]
     service_account_issuer: String,
@@ -103,6 +123,14 @@ impl ControlSettings {
                 ipv4: self.node_cidr_mask_size_ipv4,
                 ipv6: self.node_cidr_mask_size_ipv6,
             },
+            audit: AuditConfig {
+                log: self.audit_log.clone(),
+                policy: self.audit_policy_file.clone(),
+                max_size: self.audit_log_maxsize,
+                max_backup: self.audit_log_maxbackup,
+                max_age: self.audit_log_maxage,
+            },
+            max_requests: self.max_requests_inflight,
             tokens: TokenConfig {
                 issuer: self.service_account_issuer.clone(),
                 audiences: self.api_audiences.clone(),

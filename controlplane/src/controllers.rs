@@ -12,8 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Cache, Queue};
 use crate::registry::{ApiError, Client};
+use crate::usage::UsageBook;
 
 mod aggregation;
+mod autoscale;
 mod collector;
 pub(crate) mod credentials;
 mod cronjob;
@@ -34,6 +36,7 @@ mod owner;
 mod podcontrol;
 mod podgc;
 mod podstate;
+mod quota;
 mod replicaset;
 mod revisions;
 mod selector;
@@ -49,6 +52,7 @@ const REPAIR: Duration = Duration::from_secs(600);
 
 pub(crate) use metrics::ControllerMetrics;
 pub(crate) use node::PodRanges;
+pub(crate) use volumes::{LOCAL, LOCAL_FINALIZER};
 
 /// What the controllers must be told about the cluster.
 #[derive(Debug, Clone)]
@@ -58,6 +62,8 @@ pub(crate) struct ControllersConfig {
     pub(crate) pod_ranges: PodRanges,
     /// A node that is not heard of for this long is unreachable.
     pub(crate) node_grace: Duration,
+    /// What pods use, as their nodes report it.
+    pub(crate) usage: UsageBook,
 }
 
 /// Runs all controllers until `shutdown`. Call it while this member leads.
@@ -118,6 +124,11 @@ async fn run_all(
             job::orphans::Controller::new(&client, &cache)
         ),
         controller!(job::ttl, 2, job::ttl::Controller::new(&client, &cache)),
+        controller!(
+            autoscale,
+            4,
+            autoscale::Controller::new(&client, &cache, &config.usage)
+        ),
         controller!(disruption, 2, disruption::Controller::new(&client, &cache)),
         controller!(namespace, 2, namespace::Controller::new(&client, &cache)),
         controller!(volumes, 4, volumes::Controller::new(&client, &cache)),
@@ -159,6 +170,16 @@ async fn run_all(
             tokio::join!(
                 worker::work(definitions::NAME, queue.clone(), 4, metrics, reconcile),
                 definitions::follow(&client, &queue)
+            );
+        },
+        async {
+            let queue = Queue::default();
+            let controller = quota::Controller::new(&client);
+            let metrics = metrics.clone();
+            let reconcile = |key| controller.reconcile(key);
+            tokio::join!(
+                worker::work(quota::NAME, queue.clone(), 4, metrics, reconcile),
+                quota::follow(&client, &queue)
             );
         },
         podgc::run(client.clone(), cache.clone()),

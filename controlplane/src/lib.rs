@@ -10,6 +10,7 @@
 //!   scheduler                  filters and scores (pure), queue, binding
 //!   cache                      one watch feeds the informers that the four above share
 //!   auth  nodestream  spdy     certificates, users, authorizer; byte streams to pods on nodes; SPDY/3.1
+//!   usage  admission           what nodes and pods use, as nodes report it; webhooks and policies
 //!   registry                   the path of a write: default, validate, propose; typed client
 //!   patch                      the four kinds of patch (pure)
 //!   schema                     fields, merge keys, OpenAPI (pure)
@@ -18,6 +19,7 @@
 //!   store                      MVCC key-value on Raft; knows nothing of Kubernetes
 //! ```
 
+mod admission;
 mod api;
 mod auth;
 mod cache;
@@ -35,10 +37,11 @@ mod spdy;
 mod store;
 mod sync;
 mod types;
+mod usage;
 
 pub use controller::{
-    Admission, CaStep, ClusterStatus, Controller, ControllerConfig, DataPlane, JoinRequest,
-    MemberStatus, NodeIdentity, NodeRanges, NodeStatus, PeerSettings, SnapshotInfo, StartError,
-    Termination, TokenConfig, accept_admission, has_member, inspect_snapshot, issue_node_identity,
-    join_request, restore_snapshot, rotate_ca,
+    Admission, AuditConfig, CaStep, ClusterStatus, Controller, ControllerConfig, DataPlane,
+    JoinRequest, MemberStatus, NodeIdentity, NodeRanges, NodeStatus, PeerSettings, SnapshotInfo,
+    StartError, Termination, TokenConfig, accept_admission, has_member, inspect_snapshot,
+    issue_node_identity, join_request, restore_snapshot, rotate_ca,
 };

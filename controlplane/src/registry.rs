@@ -23,16 +23,19 @@ mod client;
 pub(crate) mod create;
 pub(crate) mod definitions;
 pub(crate) mod delete;
+mod encryption;
 pub(crate) mod error;
 pub(crate) mod events;
 mod evict;
 mod generated_name;
+pub(crate) mod judges;
 pub(crate) mod key;
 pub(crate) mod list;
 pub(crate) mod node_ranges;
 pub(crate) mod object;
 pub(crate) mod patch;
 mod pod_account;
+pub(crate) mod quota;
 pub(crate) mod scale;
 pub(crate) mod selector;
 mod service_alloc;
@@ -108,6 +111,8 @@ pub(crate) struct DeleteOptions {
     pub(crate) resource_version: Option<String>,
     /// "Background", "Foreground" or "Orphan".
     pub(crate) propagation: Option<String>,
+    pub(crate) requester: Option<judges::Requester>,
+    pub(crate) warnings: judges::Warnings,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -140,10 +145,13 @@ struct Inner {
     events: events::Sink,
     definitions: Arc<definitions::Definitions>,
     converter: OnceLock<Arc<dyn versions::Convert>>,
+    judges: OnceLock<Arc<dyn judges::Judges>>,
     /// Writers of one object take turns here instead of invalidating each other's work; which object has
     /// which lock says the hash of its key. Held across one read and one transaction, never nested.
     turns: Vec<tokio::sync::Mutex<()>>,
     hasher: std::hash::RandomState,
+    /// Writers that take from quotas; which namespace has which lock says the hash of its name. Taken after a turn.
+    quota_turns: Vec<tokio::sync::Mutex<()>>,
     /// Whether pods need the account that they run as; set once there are controllers that make accounts.
     accounts: std::sync::atomic::AtomicBool,
 }
@@ -186,6 +194,9 @@ pub(crate) struct WriteOptions {
     /// Field manager: who owns the fields that this write sets.
     pub(crate) manager: String,
     pub(crate) guard: Option<Guard>,
+    /// Who writes, where it is not the manager as a part of the control plane.
+    pub(crate) requester: Option<judges::Requester>,
+    pub(crate) warnings: judges::Warnings,
 }
 
 impl WriteOptions {
@@ -225,8 +236,12 @@ impl Registry {
                 events,
                 definitions: Arc::default(),
                 converter: OnceLock::new(),
+                judges: OnceLock::new(),
                 turns: (0..TURNS).map(|_| tokio::sync::Mutex::default()).collect(),
                 hasher: std::hash::RandomState::new(),
+                quota_turns: (0..quota::TURNS)
+                    .map(|_| tokio::sync::Mutex::default())
+                    .collect(),
                 accounts: std::sync::atomic::AtomicBool::new(false),
             }),
         };

@@ -1,20 +1,25 @@
 //! The API as clients see it: a real member on loopback, TLS and all, the `kube` client and raw HTTP.
 #![allow(clippy::unwrap_used)]
 
+mod audit;
 mod bad_input;
 mod cluster_status;
 mod definitions;
+mod doors;
 mod kube_client;
 mod lists;
 mod members;
 mod namespaces;
+mod nodes;
 mod pods;
+mod quotas;
 mod roles;
 mod services;
 mod shapes;
 mod streams;
 mod tokens;
 mod watches;
+mod webhooks;
 mod who;
 mod writes;
 
@@ -46,6 +51,8 @@ pub(crate) fn config(dir: &std::path::Path) -> ControllerConfig {
         name: "c1".to_owned(),
         peers: None,
         advertise: None,
+        audit: crate::AuditConfig::default(),
+        max_requests: 600,
         tokens: crate::TokenConfig::default(),
     }
 }

@@ -17,6 +17,7 @@ use crate::auth::User;
 use crate::kinds::{Cause, Kind};
 use crate::registry::delete::Deleted;
 use crate::registry::error::field_error;
+use crate::registry::judges::{Requester, Warnings};
 use crate::registry::list::ListPage;
 use crate::registry::patch::{PatchRequest, PatchType};
 use crate::registry::scale::{self, SCALE};
@@ -55,7 +56,18 @@ impl Write<'_> {
             dry_run: self.query.dry_run(self.options)?,
             manager: self.manager()?,
             guard: self.guard.clone(),
+            requester: Some(self.requester()),
+            warnings: Warnings::default(),
         })
+    }
+
+    fn requester(&self) -> Requester {
+        Requester {
+            name: self.user.name.clone(),
+            uid: self.user.uid.clone(),
+            groups: self.user.groups.clone(),
+            extra: self.user.extra.clone(),
+        }
     }
 
     /// The field manager: as given, else the program's name.
@@ -127,12 +139,14 @@ impl Api {
         if !name.is_empty() {
             return Err(ApiError::method_not_allowed());
         }
-        let (mut object, warnings) = write.object_of(kind)?;
+        let (mut object, mut warnings) = write.object_of(kind)?;
         super::certificates::sign_with_name(kind, write.user, &mut object);
+        let options = write.options()?;
         let written = self
             .registry
-            .create(kind, namespace, object, &write.options()?)
+            .create(kind, namespace, object, &options)
             .await?;
+        warnings.extend(options.warnings.take());
         let mut response = self
             .show(
                 handle,
@@ -163,11 +177,12 @@ impl Api {
                 .await?;
             return self.show_scale(kind, &written, write.wish).await;
         }
-        let (object, warnings) = write.object_of(kind)?;
+        let (object, mut warnings) = write.object_of(kind)?;
         let written = self
             .registry
             .update(kind, namespace, name, subresource, object, &options)
             .await?;
+        warnings.extend(options.warnings.take());
         let mut response = self
             .show(handle, &written, StatusCode::OK, write.query, write.wish)
             .await?;
@@ -225,6 +240,7 @@ impl Api {
         if let Some(object) = object {
             warnings.extend(kind.strategy.warnings(&object));
         }
+        warnings.extend(options.warnings.take());
         respond::warn(&mut response, &warnings);
         Ok(response)
     }
@@ -240,7 +256,8 @@ impl Api {
         if !subresource.is_empty() {
             return Err(ApiError::method_not_allowed());
         }
-        let (options, dry_run) = delete_options(&write)?;
+        let (mut options, dry_run) = delete_options(&write)?;
+        options.requester = Some(write.requester());
         let deleted = self
             .registry
             .delete(stored(kind), namespace, name, &options, dry_run)
@@ -269,7 +286,8 @@ impl Api {
             namespace,
             ..
         } = write.subject;
-        let (options, dry_run) = delete_options(&write)?;
+        let (mut options, dry_run) = delete_options(&write)?;
+        options.requester = Some(write.requester());
         let list = list_options(stored(kind), write.query)?;
         let items = self
             .registry
@@ -340,7 +358,8 @@ impl Api {
                 "name in URL does not match name in Eviction object",
             ));
         }
-        let options = options_from(&eviction["deleteOptions"], write.query)?;
+        let mut options = options_from(&eviction["deleteOptions"], write.query)?;
+        options.requester = Some(write.requester());
         let mut how = write.options()?;
         how.dry_run |= asks_dry_run(&eviction["deleteOptions"])?;
         self.registry
@@ -485,6 +504,7 @@ fn options_from(body: &Value, query: &Query) -> Result<DeleteOptions, ApiError> 
         propagation: text(&body["propagationPolicy"])
             .or_else(|| Some(query.get("propagationPolicy").to_owned()))
             .filter(|policy| !policy.is_empty()),
+        ..DeleteOptions::default()
     };
     let orphan = match &body["orphanDependents"] {
         Value::Bool(orphan) => Some(*orphan),

@@ -206,9 +206,8 @@ impl Controller {
             patch: &patch,
         };
         let options = WriteOptions {
-            dry_run: false,
             manager: NAME.to_owned(),
-            guard: None,
+            ..WriteOptions::default()
         };
         ignore_gone(
             registry

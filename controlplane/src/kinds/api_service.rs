@@ -18,7 +18,7 @@ pub(crate) static KIND: Kind = Kind {
     scope: Scope::Cluster,
     definition: "io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIService",
     subresources: &["status"],
-    name_rule: NameRule::DnsSubdomain,
+    name_rule: NameRule::PathSegment,
     strategy: &ApiService,
     register: |generator| {
         generator.subschema_for::<k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService>();

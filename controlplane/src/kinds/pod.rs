@@ -206,3 +206,8 @@ pub(super) fn validate_template(template: &Value, field: &str, errors: &mut Erro
     }
     validate::spec(template, &format!("{field}.spec"), errors);
 }
+
+/// Whether no container asks for anything.
+pub(crate) fn is_best_effort(pod: &Value) -> bool {
+    qos::class(pod) == "BestEffort"
+}

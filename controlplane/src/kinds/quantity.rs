@@ -50,7 +50,41 @@ impl Ord for Quantity {
     }
 }
 
+impl std::ops::Add for Quantity {
+    type Output = Self;
+
+    /// In the form of the first, unless that is nothing.
+    fn add(self, other: Self) -> Self {
+        Self {
+            nanos: self.nanos.saturating_add(other.nanos),
+            format: if self.is_zero() {
+                other.format
+            } else {
+                self.format
+            },
+        }
+    }
+}
+
+impl std::ops::Sub for Quantity {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self {
+            nanos: self.nanos.saturating_sub(other.nanos),
+            format: self.format,
+        }
+    }
+}
+
 impl Quantity {
+    pub(crate) fn from_whole(units: i64) -> Self {
+        Self {
+            nanos: i128::from(units) * NANO,
+            format: Format::DecimalSi,
+        }
+    }
+
     pub(crate) fn is_negative(self) -> bool {
         self.nanos < 0
     }
@@ -65,7 +99,6 @@ impl Quantity {
         clamp(ceil_div(self.nanos, NANO))
     }
 
-    #[cfg(test)]
     /// Thousandths, rounded up (CPU).
     pub(crate) fn millis(self) -> i64 {
         clamp(ceil_div(self.nanos, NANO / 1000))
@@ -77,7 +110,6 @@ impl Quantity {
     }
 }
 
-#[cfg(test)]
 fn clamp(value: i128) -> i64 {
     i64::try_from(value).unwrap_or(if value < 0 { i64::MIN } else { i64::MAX })
 }

@@ -13,6 +13,8 @@ use crate::kinds::storage::storage_class;
 use crate::kinds::{self, Kind};
 use crate::store::Freshness;
 
+mod limits;
+
 const VOLUME_PROTECTION: &str = "kubernetes.io/pv-protection";
 const CLAIM_PROTECTION: &str = "kubernetes.io/pvc-protection";
 
@@ -29,11 +31,13 @@ impl Registry {
     ) -> Result<(), ApiError> {
         match (kind.group, kind.plural) {
             ("", "pods") => {
+                self.admit_limits(kind, object).await?;
                 self.admit_priority(kind, object).await?;
                 self.admit_runtime(kind, object).await
             }
             ("", "persistentvolumeclaims") => {
                 protect(object, CLAIM_PROTECTION);
+                self.admit_limits(kind, object).await?;
                 self.admit_class(object).await
             }
             ("", "persistentvolumes") => {

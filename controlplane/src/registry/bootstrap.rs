@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ApiError, Registry, WriteOptions};
 
+mod flow;
 mod roles;
 use crate::kinds::{self, Kind};
 use crate::store::{Freshness, Heard};
@@ -45,13 +46,43 @@ impl Registry {
         if !endpoints.is_empty() {
             self.publish_endpoints(&endpoints).await?;
         }
+        self.bootstrap_flow().await?;
         for class in kinds::priority_class::built_in() {
             self.ensure("scheduling.k8s.io", "priorityclasses", "", class)
                 .await?;
         }
         self.ensure("storage.k8s.io", "storageclasses", "", local_class())
             .await?;
+        self.bootstrap_groups().await?;
         self.bootstrap_roles().await
+    }
+
+    /// The group versions that this server answers, and the ranges of its Services.
+    async fn bootstrap_groups(&self) -> Result<(), ApiError> {
+        let mut places: Vec<(&str, &str)> = kinds::all()
+            .iter()
+            .map(|kind| (kind.group, kind.version))
+            .collect();
+        places.sort_unstable();
+        places.dedup();
+        let local = places.into_iter().map(|(group, version)| {
+            let object = kinds::api_service::local(group, version);
+            self.ensure("apiregistration.k8s.io", "apiservices", "", object)
+        });
+        // Together: they share the disk's flushes.
+        for made in futures::future::join_all(local).await {
+            made?;
+        }
+        let cidrs: Vec<String> = self
+            .inner
+            .ranges
+            .cidrs
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let ranges = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": cidrs}});
+        self.ensure("networking.k8s.io", "servicecidrs", "", ranges)
+            .await
     }
 
     /// Where the members that are there serve the API. `own`: this one's.
@@ -227,7 +258,7 @@ fn options() -> WriteOptions {
     WriteOptions {
         dry_run: false,
         manager: MANAGER.to_owned(),
-        guard: None,
+        ..WriteOptions::default()
     }
 }
 

@@ -74,7 +74,7 @@ impl Client {
         WriteOptions {
             dry_run: false,
             manager: self.manager.to_owned(),
-            guard: None,
+            ..WriteOptions::default()
         }
     }
 

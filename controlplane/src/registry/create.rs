@@ -4,11 +4,13 @@
 use serde_json::Value;
 
 use super::generated_name::generate_name;
+use super::judges::{Attempt, Operation};
 use super::{
     ApiError, MAX_ATTEMPTS, Registry, WriteOptions, Written, key, node_ranges, object, pod_account,
     service_alloc,
 };
 use crate::kinds::{self, Kind, Scope, meta};
+use crate::schema::check_and_prune;
 use crate::store::{Compare, Freshness, Op, Txn};
 
 impl Registry {
@@ -106,12 +108,37 @@ impl Registry {
         if pod_account::concerns(kind) && self.requires_accounts() {
             self.admit_account(namespace, &mut object).await?;
         }
+        let requester = options.requester();
+        let attempt = Attempt {
+            kind,
+            namespace,
+            name: &name,
+            subresource: "",
+            operation: Operation::Create,
+            object: None,
+            old: None,
+            dry_run: options.dry_run,
+            requester: &requester,
+            warnings: &options.warnings,
+        };
+        let asked = Attempt {
+            object: Some(&object),
+            ..attempt
+        };
+        if let Some(mutated) = self.mutated(asked).await? {
+            object = accepted(kind, &object, mutated)?;
+        }
         let mut errors = meta::validate(kind, &object, None);
         errors.extend(kind.strategy.validate(&object, None, ""));
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, &name, &errors));
         }
         options.judge(None, &object)?;
+        let asked = Attempt {
+            object: Some(&object),
+            ..attempt
+        };
+        self.judged(asked).await?;
         let object_key = key::object(kind, namespace, &name);
         // Told first, so that a Service that exists is not reported as an address that is taken.
         if self
@@ -122,6 +149,10 @@ impl Registry {
         {
             return Ok(Err(Retry::Taken));
         }
+        let _quota_turn = self.quota_turn(kind, namespace).await?;
+        self.charge(kind, namespace, &object, None, "")
+            .await?
+            .add_to(&mut txn);
         if service_alloc::concerns(kind) {
             let plan = self.allocate(kind, &mut object, None).await?;
             plan.add_to(&mut txn, &object);
@@ -177,6 +208,35 @@ impl Registry {
             mod_revision: kv.mod_revision,
         })
     }
+}
+
+/// What others have made of an object, with its identity as it was, its fields checked and its defaults.
+pub(super) fn accepted(
+    kind: &Kind<'_>,
+    before: &Value,
+    mut mutated: Value,
+) -> Result<Value, ApiError> {
+    for field in [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "generateName",
+    ] {
+        match before["metadata"].get(field) {
+            Some(value) => object::set_meta(&mut mutated, field, value.clone()),
+            None => object::remove_meta(&mut mutated, field),
+        }
+    }
+    mutated["kind"] = before["kind"].clone();
+    mutated["apiVersion"] = before["apiVersion"].clone();
+    object::strip_absent(kind, &mut mutated);
+    let problems = check_and_prune(kind, &mut mutated);
+    if let Some(wrong) = problems.iter().find(|problem| problem.is_fatal()) {
+        return Err(ApiError::internal(wrong));
+    }
+    kind.strategy.default(&mut mutated);
+    Ok(mutated)
 }
 
 /// Why one attempt to create did not go through.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::judges::{Attempt, Operation, Requester};
 use super::list::ListOptions;
 use super::update::{holds_namespace, nothing_holds, removal};
 use super::{ApiError, DeleteOptions, MAX_ATTEMPTS, Registry, Written, key, object};
@@ -48,6 +49,26 @@ impl Registry {
                 .await?;
             let live = object::decode(&kv);
             check_preconditions(kind, name, &live, options)?;
+            if self.is_judged(kind).await? {
+                let requester = options
+                    .requester
+                    .clone()
+                    .unwrap_or_else(|| Requester::controller("waggle"));
+                let attempt = Attempt {
+                    kind,
+                    namespace,
+                    name,
+                    subresource: "",
+                    operation: Operation::Delete,
+                    object: None,
+                    old: Some(&live),
+                    dry_run,
+                    requester: &requester,
+                    warnings: &options.warnings,
+                };
+                self.mutated(attempt).await?;
+                self.judged(attempt).await?;
+            }
             let plan = plan(kind, &live, options, jiff::Timestamp::now());
             let done = self.carry_out(kind, &kv, live, plan, dry_run).await?;
             if let Some(deleted) = done {

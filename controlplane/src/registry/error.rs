@@ -232,6 +232,28 @@ impl ApiError {
         error
     }
 
+    /// A refusal by somebody who was asked about the write.
+    pub(crate) fn refused(code: u16, reason: &str, message: impl Into<String>) -> Self {
+        Self::new(code, reason, message)
+    }
+
+    /// The same refusal for another reason, which is told as a cause too.
+    pub(crate) fn with_reason(mut self, reason: &str, cause: &str) -> Self {
+        let code = match reason {
+            "Unauthorized" => 401,
+            "Forbidden" => 403,
+            "RequestEntityTooLarge" => 413,
+            _ => 422,
+        };
+        self.status.code = Some(code);
+        self.status.reason = Some(reason.to_owned());
+        self.with_causes(vec![StatusCause {
+            field: None,
+            message: Some(cause.to_owned()),
+            reason: None,
+        }])
+    }
+
     pub(crate) fn definition_terminating() -> Self {
         Self::new(
             405,

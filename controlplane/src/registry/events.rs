@@ -165,7 +165,7 @@ impl Recorder {
         let options = WriteOptions {
             dry_run: false,
             manager: report.component.clone(),
-            guard: None,
+            ..WriteOptions::default()
         };
         self.registry
             .create(kind, &namespace, event, &options)
@@ -193,7 +193,7 @@ impl Recorder {
         let options = WriteOptions {
             dry_run: false,
             manager: manager.to_owned(),
-            guard: None,
+            ..WriteOptions::default()
         };
         let now = object::now();
         self.registry

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::judges::{Attempt, Operation};
 use super::{
     ApiError, MAX_ATTEMPTS, Registry, WriteOptions, Written, key, node_ranges, object,
     service_alloc,
@@ -90,7 +91,12 @@ impl Registry {
             ..
         } = place;
         let kind = served;
-        let _turn = self.turn(&key::object(kind, namespace, name)).await;
+        // Who else is asked may take long, and may write the object itself.
+        let _turn = if self.is_judged(kind).await? {
+            None
+        } else {
+            Some(self.turn(&key::object(kind, namespace, name)).await)
+        };
         let mut freshness = Freshness::Local;
         for _ in 0..MAX_ATTEMPTS {
             let kv = match self.get(kind, namespace, name, freshness).await {
@@ -156,17 +162,55 @@ impl Registry {
             service_alloc::carry_over(&mut new, &old);
         }
         self.admit_update(kind, &mut new, &old, subresource).await?;
+        let requester = options.requester();
+        let attempt = Attempt {
+            kind,
+            namespace: place.namespace,
+            name,
+            subresource,
+            operation: Operation::Update,
+            object: None,
+            old: Some(&old),
+            dry_run: options.dry_run,
+            requester: &requester,
+            warnings: &options.warnings,
+        };
+        let asked = Attempt {
+            object: Some(&new),
+            ..attempt
+        };
+        if let Some(mutated) = self.mutated(asked).await? {
+            new = super::create::accepted(kind, &new, mutated)?;
+            kind.strategy.prepare_update(&mut new, &old, subresource);
+        }
         let mut errors = meta::validate(kind, &new, Some(&old));
         errors.extend(kind.strategy.validate(&new, Some(&old), subresource));
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, name, &errors));
         }
         options.judge(Some(&old), &new)?;
+        let asked = Attempt {
+            object: Some(&new),
+            ..attempt
+        };
+        self.judged(asked).await?;
         let mut txn = Txn::default();
         if service_alloc::concerns(kind) && subresource.is_empty() {
             let plan = self.allocate(kind, &mut new, Some(&old)).await?;
             plan.add_to(&mut txn, &new);
         }
+        // Where quotas have something to say, the writers of the namespace wait for each other.
+        let mut _quota_turn = None;
+        let mut charge = self
+            .charge(kind, place.namespace, &new, Some(&old), subresource)
+            .await?;
+        if !charge.is_empty() {
+            _quota_turn = self.quota_turn(kind, place.namespace).await?;
+            charge = self
+                .charge(kind, place.namespace, &new, Some(&old), subresource)
+                .await?;
+        }
+        charge.add_to(&mut txn);
         if node_ranges::concerns(kind, &new, Some(&old)) {
             self.guard_ranges(kind, &new, &mut txn).await?;
         }

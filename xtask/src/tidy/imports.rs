@@ -36,6 +36,7 @@ const LAYERS: &[Layers] = &[
             &["scheduler"],
             &["cache"],
             &["auth", "nodestream", "spdy"],
+            &["usage", "admission"],
             &["registry"],
             &["patch"],
             &["schema"],

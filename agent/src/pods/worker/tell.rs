@@ -147,7 +147,7 @@ impl<M: Machine> Worker<M> {
             .collect();
         Snapshot {
             key: self.key.clone(),
-            pod: Arc::new(self.pod.clone()),
+            pod: std::sync::Arc::clone(&self.pod),
             status: status.clone(),
             dirs: self.dirs.clone(),
             containers,

@@ -11,6 +11,7 @@ use crate::pods::{PodDirs, PodKey};
 fn snapshot(container: ContainerSnapshot) -> Snapshot {
     let dir = std::path::Path::new("/x");
     Snapshot {
+        pod: std::sync::Arc::default(),
         key: PodKey {
             namespace: "ns".to_owned(),
             name: "p".to_owned(),

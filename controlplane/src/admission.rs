@@ -1,0 +1,273 @@
+//! Who else has a say about writes: webhooks that change objects, then webhooks and policies that judge them. Also asks
+//! the webhooks that convert custom resources.
+//!
+//! [`matching`] and [`review`] are pure; [`call`] does the talking. The registry calls this by its interface
+//! ([`crate::registry::judges`]) for every write, whoever makes it.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::kinds::access::{list, text};
+use crate::kinds::admission::webhooks::{MUTATING, VALIDATING};
+use crate::kinds::{Kind, admission};
+use crate::patch::json_patch;
+use crate::registry::judges::{Attempt, Judges};
+use crate::registry::list::ListOptions;
+use crate::registry::versions::Boxed;
+use crate::registry::{ApiError, Registry, object};
+
+mod call;
+mod conversion;
+mod matching;
+mod policies;
+mod review;
+
+/// Puts webhooks and policies between the registry and its writes.
+pub(crate) fn attach(registry: &Registry) {
+    registry.set_judges(Arc::new(Admission));
+    registry.set_converter(Arc::new(conversion::Webhooks));
+}
+
+#[derive(Debug)]
+struct Admission;
+
+/// A webhook and whose it is.
+struct Webhook {
+    said: Value,
+    /// Object that the webhook is part of, for the metrics and the order.
+    configuration: String,
+}
+
+/// Objects that say who judges are not judged themselves, so that what locks everybody out can be taken away.
+fn is_exempt(kind: &Kind<'_>) -> bool {
+    kind.group == "admissionregistration.k8s.io"
+        && matches!(
+            kind.kind,
+            "MutatingWebhookConfiguration"
+                | "ValidatingWebhookConfiguration"
+                | "ValidatingAdmissionPolicy"
+                | "ValidatingAdmissionPolicyBinding"
+                | "MutatingAdmissionPolicy"
+                | "MutatingAdmissionPolicyBinding"
+        )
+}
+
+/// Everything of a kind, as this member has it.
+async fn all(registry: &Registry, kind: &Kind<'_>) -> Result<Vec<Value>, ApiError> {
+    let options = ListOptions {
+        resource_version: Some(0),
+        ..ListOptions::default()
+    };
+    let page = registry.list(kind, "", &options).await?;
+    Ok(page.items.iter().map(|kv| object::decode(kv)).collect())
+}
+
+/// The webhooks of all configurations, in the order of their names.
+async fn webhooks(registry: &Registry, kind: &Kind<'_>) -> Result<Vec<Webhook>, ApiError> {
+    let mut found = Vec::new();
+    for configuration in all(registry, kind).await? {
+        for said in list(&configuration, &["webhooks"]) {
+            found.push(Webhook {
+                said: said.clone(),
+                configuration: object::name(&configuration).to_owned(),
+            });
+        }
+    }
+    Ok(found)
+}
+
+impl Judges for Admission {
+    fn concern<'a>(
+        &'a self,
+        registry: &'a Registry,
+        kind: &'a Kind<'a>,
+    ) -> Boxed<'a, Result<bool, ApiError>> {
+        Box::pin(async move {
+            if is_exempt(kind) {
+                return Ok(false);
+            }
+            for configurations in [&MUTATING, &VALIDATING] {
+                for webhook in webhooks(registry, configurations).await? {
+                    if matching::may_match(&webhook.said, "rules", kind) {
+                        return Ok(true);
+                    }
+                }
+            }
+            Ok(!all(registry, &admission::validating_policy::BINDING)
+                .await?
+                .is_empty())
+        })
+    }
+
+    fn mutate<'a>(
+        &'a self,
+        registry: &'a Registry,
+        attempt: Attempt<'a>,
+    ) -> Boxed<'a, Result<Option<Value>, ApiError>> {
+        Box::pin(async move {
+            if is_exempt(attempt.kind) {
+                return Ok(None);
+            }
+            let webhooks = webhooks(registry, &MUTATING).await?;
+            if webhooks.is_empty() {
+                return Ok(None);
+            }
+            mutate(registry, &webhooks, attempt).await
+        })
+    }
+
+    fn validate<'a>(
+        &'a self,
+        registry: &'a Registry,
+        attempt: Attempt<'a>,
+    ) -> Boxed<'a, Result<(), ApiError>> {
+        Box::pin(async move {
+            if is_exempt(attempt.kind) {
+                return Ok(());
+            }
+            policies::validate(registry, attempt).await?;
+            let webhooks = webhooks(registry, &VALIDATING).await?;
+            // All at once; the first refusal in their order counts.
+            let asked = webhooks
+                .iter()
+                .map(|webhook| ask(registry, webhook, attempt));
+            for answer in futures::future::join_all(asked).await {
+                answer?;
+            }
+            Ok(())
+        })
+    }
+}
+
+/// One after the other. Those that want it are asked once more when others have changed the object after them.
+async fn mutate(
+    registry: &Registry,
+    webhooks: &[Webhook],
+    attempt: Attempt<'_>,
+) -> Result<Option<Value>, ApiError> {
+    let mut object = attempt.object.cloned();
+    let mut changed = false;
+    let mut last_change = None;
+    let mut asked = Vec::new();
+    for (number, webhook) in webhooks.iter().enumerate() {
+        let now = Attempt {
+            object: object.as_ref(),
+            ..attempt
+        };
+        let Some(answer) = ask(registry, webhook, now).await? else {
+            continue;
+        };
+        asked.push(number);
+        if let Some(new) = answer.apply(webhook, object.as_ref())? {
+            object = Some(new);
+            changed = true;
+            last_change = Some(number);
+        }
+    }
+    for number in asked {
+        let webhook = &webhooks[number];
+        let again = text(&webhook.said, &["reinvocationPolicy"]) == "IfNeeded"
+            && last_change.is_some_and(|last| last > number);
+        if !again {
+            continue;
+        }
+        let now = Attempt {
+            object: object.as_ref(),
+            ..attempt
+        };
+        if let Some(answer) = ask(registry, webhook, now).await?
+            && let Some(new) = answer.apply(webhook, object.as_ref())?
+        {
+            object = Some(new);
+        }
+    }
+    Ok(object.filter(|_| changed))
+}
+
+impl review::Answer {
+    /// The object with the patch that the webhook answered; `None` when there is none.
+    fn apply(&self, webhook: &Webhook, object: Option<&Value>) -> Result<Option<Value>, ApiError> {
+        let (Some(patch), Some(object)) = (&self.patch, object) else {
+            return Ok(None);
+        };
+        let patched = json_patch(object, patch).map_err(|error| {
+            let name = text(&webhook.said, &["name"]);
+            ApiError::internal(format!(
+                "failed calling webhook {name:?}: applying the patch: {error}"
+            ))
+        })?;
+        Ok((patched != *object).then_some(patched))
+    }
+}
+
+/// `None` when the webhook is not about this write, or could not be asked and does not insist.
+async fn ask(
+    registry: &Registry,
+    webhook: &Webhook,
+    attempt: Attempt<'_>,
+) -> Result<Option<review::Answer>, ApiError> {
+    let said = &webhook.said;
+    let name = text(said, &["name"]);
+    if !matching::rules_match(said, "rules", attempt)
+        || !matching::selectors_match(registry, said, attempt).await?
+    {
+        return Ok(None);
+    }
+    let insists = text(said, &["failurePolicy"]) != "Ignore";
+    match matching::conditions_hold(said, attempt) {
+        Ok(true) => {}
+        Ok(false) => return Ok(None),
+        Err(_) if !insists => return Ok(None),
+        Err(problem) => {
+            let why = format!("admission webhook {name:?} denied the request: {problem}");
+            return Err(refused(attempt, &why));
+        }
+    }
+    let effects = text(said, &["sideEffects"]);
+    if attempt.dry_run && !matches!(effects, "None" | "NoneOnDryRun") {
+        return Err(ApiError::bad_request(format!(
+            "admission webhook {name:?} does not support dry run"
+        )));
+    }
+    let uid = uuid::Uuid::new_v4().to_string();
+    let body = review::request(&uid, attempt);
+    let answered = match call::post(registry, said, &body).await {
+        Ok(answered) => review::answer(name, &uid, &answered),
+        Err(problem) => Err(review::Unusable(problem)),
+    };
+    let answer = match answered {
+        Ok(answer) => answer,
+        Err(review::Unusable(problem)) if insists => {
+            tracing::debug!(
+                webhook = name,
+                configuration = webhook.configuration,
+                problem,
+                "a webhook failed"
+            );
+            return Err(ApiError::internal(format!(
+                "failed calling webhook {name:?}: failed to call webhook: {problem}"
+            )));
+        }
+        Err(review::Unusable(problem)) => {
+            tracing::warn!(
+                webhook = name,
+                problem,
+                "a webhook failed, which it does not mind"
+            );
+            return Ok(None);
+        }
+    };
+    for warning in &answer.warnings {
+        attempt.warnings.add(warning.clone());
+    }
+    match &answer.refusal {
+        Some(refusal) => Err(refusal.clone()),
+        None => Ok(Some(answer)),
+    }
+}
+
+fn refused(attempt: Attempt<'_>, why: &str) -> ApiError {
+    let kind = attempt.kind;
+    ApiError::forbidden(kind.group, kind.plural, attempt.name, why)
+}

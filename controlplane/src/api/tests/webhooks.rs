@@ -1,0 +1,226 @@
+//! Admission webhooks and policies, as clients see them; the webhooks are real servers on loopback.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http_body_util::{BodyExt, Full};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use super::{CM, Member, member};
+
+const REGISTRATION: &str = "/apis/admissionregistration.k8s.io/v1";
+
+/// Answers every AdmissionReview with what `answer` says to its request. Returns URL and CA bundle.
+async fn webhook(answer: impl Fn(&Value) -> Value + Send + Sync + 'static) -> (String, String) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}/hook", listener.local_addr().unwrap());
+    let answer = Arc::new(answer);
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (acceptor, answer) = (acceptor.clone(), Arc::clone(&answer));
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else {
+                    return;
+                };
+                let service = hyper::service::service_fn(
+                    move |request: http::Request<hyper::body::Incoming>| {
+                        let answer = Arc::clone(&answer);
+                        async move {
+                            let bytes = request.into_body().collect().await.unwrap().to_bytes();
+                            let review: Value = serde_json::from_slice(&bytes).unwrap();
+                            let mut response = answer(&review["request"]);
+                            response["uid"] = review["request"]["uid"].clone();
+                            let body = json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
+                            "response": response});
+                            Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(
+                                bytes::Bytes::from(body.to_string()),
+                            )))
+                        }
+                    },
+                );
+                let io = hyper_util::rt::TokioIo::new(stream);
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(io, service)
+                    .await;
+            });
+        }
+    });
+    (url, STANDARD.encode(made.cert.pem()))
+}
+
+fn configuration(kind: &str, name: &str, url: &str, bundle: &str, more: &Value) -> Value {
+    let mut webhook = json!({
+        "name": format!("{name}.example.com"),
+        "clientConfig": {"url": url, "caBundle": bundle},
+        "rules": [{"operations": ["CREATE", "UPDATE"], "apiGroups": [""], "apiVersions": ["v1"],
+            "resources": ["configmaps"]}],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "default"}},
+        "sideEffects": "None", "admissionReviewVersions": ["v1"],
+    });
+    for (field, value) in more.as_object().into_iter().flatten() {
+        webhook[field.as_str()] = value.clone();
+    }
+    json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": name},
+        "webhooks": [webhook]})
+}
+
+fn config_map(name: &str) -> Value {
+    json!({"metadata": {"name": name}, "data": {"a": "b"}})
+}
+
+async fn registered(member: &Member, plural: &str, body: &Value) {
+    let answer = member.post(&format!("{REGISTRATION}/{plural}"), body).await;
+    assert_eq!(answer.code, 201, "{}", answer.json);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn webhooks_change_and_refuse() {
+    let member = member().await;
+    let (url, bundle) = webhook(|request| {
+        assert_eq!(request["userInfo"]["groups"][0], "system:masters");
+        let patch = json!([{"op": "add", "path": "/data/added", "value": request["operation"]}]);
+        json!({"allowed": true, "patchType": "JSONPatch", "patch": STANDARD.encode(patch.to_string()),
+            "warnings": ["changed on the way"]})
+    })
+    .await;
+    let mutating = configuration(
+        "MutatingWebhookConfiguration",
+        "mutate",
+        &url,
+        &bundle,
+        &json!({}),
+    );
+    registered(&member, "mutatingwebhookconfigurations", &mutating).await;
+    let made = member.post(CM, &config_map("x")).await;
+    assert_eq!(
+        made.json["data"],
+        json!({"a": "b", "added": "CREATE"}),
+        "{}",
+        made.json
+    );
+    assert_eq!(made.headers["warning"], "299 - \"changed on the way\"");
+
+    let (url, bundle) = webhook(|request| {
+        let bad = request["object"]["data"]["a"] == "bad";
+        json!({"allowed": !bad, "status": {"message": "a is bad", "code": 403}})
+    })
+    .await;
+    let validating = configuration(
+        "ValidatingWebhookConfiguration",
+        "validate",
+        &url,
+        &bundle,
+        &json!({}),
+    );
+    registered(&member, "validatingwebhookconfigurations", &validating).await;
+    let patched = member
+        .patch(
+            &format!("{CM}/x"),
+            "merge-patch",
+            &json!({"data": {"a": "bad"}}),
+        )
+        .await;
+    assert_eq!(patched.code, 403, "{}", patched.json);
+    assert_eq!(
+        patched.message(),
+        "admission webhook \"validate.example.com\" denied the request: a is bad"
+    );
+    let patched = member
+        .patch(
+            &format!("{CM}/x"),
+            "merge-patch",
+            &json!({"data": {"a": "good"}}),
+        )
+        .await
+        .ok();
+    assert_eq!(patched["data"]["added"], "UPDATE");
+    // Another namespace is not selected.
+    let elsewhere = CM.replace("default", "kube-public");
+    assert_eq!(
+        member.post(&elsewhere, &config_map("x")).await.ok()["data"],
+        json!({"a": "b"})
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_that_is_away_fails_the_write_or_is_passed_over() {
+    let member = member().await;
+    let gone = "https://127.0.0.1:1/hook";
+    let insists = configuration(
+        "ValidatingWebhookConfiguration",
+        "away",
+        gone,
+        "",
+        &json!({}),
+    );
+    registered(&member, "validatingwebhookconfigurations", &insists).await;
+    let refused = member.post(CM, &config_map("x")).await;
+    assert_eq!(refused.code, 500, "{}", refused.json);
+    assert!(
+        refused.message().starts_with(
+            "Internal error occurred: failed calling webhook \"away.example.com\": failed to call webhook: Post \
+             \"https://127.0.0.1:1/hook?timeout=10s\": dial tcp 127.0.0.1:1"
+        ),
+        "{}",
+        refused.message()
+    );
+    let path = format!("{REGISTRATION}/validatingwebhookconfigurations/away");
+    let ignore = json!([{"op": "replace", "path": "/webhooks/0/failurePolicy", "value": "Ignore"}]);
+    assert_eq!(member.patch(&path, "json-patch", &ignore).await.code, 200);
+    assert_eq!(member.post(CM, &config_map("x")).await.code, 201);
+    // Conditions in CEL keep it out.
+    let conditional = json!([
+        {"op": "replace", "path": "/webhooks/0/failurePolicy", "value": "Fail"},
+        {"op": "add", "path": "/webhooks/0/matchConditions", "value": [
+            {"name": "only-y", "expression": "object.metadata.name == 'y'"}]}]);
+    assert_eq!(
+        member.patch(&path, "json-patch", &conditional).await.code,
+        200
+    );
+    assert_eq!(member.post(CM, &config_map("z")).await.code, 201);
+    assert_eq!(member.post(CM, &config_map("y")).await.code, 500);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_refuse_where_they_are_bound() {
+    let member = member().await;
+    let policy = json!({"metadata": {"name": "small"}, "spec": {
+        "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"],
+            "operations": ["CREATE"], "resources": ["configmaps"]}]},
+        "variables": [{"name": "size", "expression": "size(object.data)"}],
+        "validations": [{"expression": "variables.size <= 1",
+            "messageExpression": "'has ' + string(variables.size) + ' entries'"}]}});
+    registered(&member, "validatingadmissionpolicies", &policy).await;
+    let large = json!({"metadata": {"name": "x"}, "data": {"a": "1", "b": "2"}});
+    assert_eq!(member.post(CM, &large).await.code, 201);
+    let binding = json!({"metadata": {"name": "everywhere"}, "spec": {"policyName": "small",
+        "validationActions": ["Deny"]}});
+    registered(&member, "validatingadmissionpolicybindings", &binding).await;
+    let mut second = large.clone();
+    second["metadata"]["name"] = "y".into();
+    let refused = member.post(CM, &second).await;
+    assert_eq!(
+        (refused.code, refused.reason()),
+        (422, "Invalid"),
+        "{}",
+        refused.json
+    );
+    assert_eq!(
+        refused.message(),
+        "configmaps \"y\" is forbidden: ValidatingAdmissionPolicy 'small' with binding 'everywhere' denied \
+         request: has 2 entries"
+    );
+    assert_eq!(member.post(CM, &config_map("z")).await.code, 201);
+}

@@ -1,0 +1,144 @@
+//! Who else is asked about a write: the interface of admission webhooks and policies ([`crate::admission`]), and who
+//! is said to make it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::Value;
+
+use super::versions::Boxed;
+use super::{ApiError, Registry, WriteOptions};
+use crate::kinds::Kind;
+
+/// Who makes a write, as reviews of it say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Requester {
+    pub(crate) name: String,
+    pub(crate) uid: String,
+    pub(crate) groups: Vec<String>,
+    pub(crate) extra: BTreeMap<String, Vec<String>>,
+}
+
+impl Requester {
+    /// A part of the control plane.
+    pub(crate) fn controller(manager: &str) -> Self {
+        Self {
+            name: format!("system:serviceaccount:kube-system:{manager}"),
+            groups: [
+                "system:serviceaccounts",
+                "system:serviceaccounts:kube-system",
+                "system:authenticated",
+            ]
+            .map(str::to_owned)
+            .to_vec(),
+            ..Self::default()
+        }
+    }
+}
+
+/// Warnings that come up on the way of a write.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Warnings {
+    pub(crate) fn add(&self, warning: String) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A write that is computed again is warned about once.
+        if !all.contains(&warning) {
+            all.push(warning);
+        }
+    }
+
+    pub(crate) fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Create,
+    Update,
+    Delete,
+}
+
+impl Operation {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+        }
+    }
+}
+
+/// A write that is judged.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Attempt<'a> {
+    pub(crate) kind: &'a Kind<'a>,
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+    pub(crate) subresource: &'a str,
+    pub(crate) operation: Operation,
+    pub(crate) object: Option<&'a Value>,
+    pub(crate) old: Option<&'a Value>,
+    pub(crate) dry_run: bool,
+    pub(crate) requester: &'a Requester,
+    pub(crate) warnings: &'a Warnings,
+}
+
+pub(crate) trait Judges: std::fmt::Debug + Send + Sync {
+    /// Whether writes of the kind may be judged at all.
+    fn concern<'a>(
+        &'a self,
+        registry: &'a Registry,
+        kind: &'a Kind<'a>,
+    ) -> Boxed<'a, Result<bool, ApiError>>;
+
+    /// The object as those who may change it want it.
+    fn mutate<'a>(
+        &'a self,
+        registry: &'a Registry,
+        attempt: Attempt<'a>,
+    ) -> Boxed<'a, Result<Option<Value>, ApiError>>;
+
+    fn validate<'a>(
+        &'a self,
+        registry: &'a Registry,
+        attempt: Attempt<'a>,
+    ) -> Boxed<'a, Result<(), ApiError>>;
+}
+
+impl WriteOptions {
+    pub(crate) fn requester(&self) -> Requester {
+        let known = self.requester.clone();
+        known.unwrap_or_else(|| Requester::controller(&self.manager))
+    }
+}
+
+impl Registry {
+    pub(crate) fn set_judges(&self, judges: Arc<dyn Judges>) {
+        // Set once, where the member is put together.
+        let _ = self.inner.judges.set(judges);
+    }
+
+    pub(super) async fn is_judged(&self, kind: &Kind<'_>) -> Result<bool, ApiError> {
+        match self.inner.judges.get() {
+            Some(judges) => judges.concern(self, kind).await,
+            None => Ok(false),
+        }
+    }
+
+    pub(super) async fn mutated(&self, attempt: Attempt<'_>) -> Result<Option<Value>, ApiError> {
+        match self.inner.judges.get() {
+            Some(judges) => judges.mutate(self, attempt).await,
+            None => Ok(None),
+        }
+    }
+
+    pub(super) async fn judged(&self, attempt: Attempt<'_>) -> Result<(), ApiError> {
+        match self.inner.judges.get() {
+            Some(judges) => judges.validate(self, attempt).await,
+            None => Ok(()),
+        }
+    }
+}
