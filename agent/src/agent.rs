@@ -2,7 +2,8 @@
 //! control plane; stops in the opposite order.
 //!
 //! `agent/preflight` says what is missing before anything is touched, `agent/local` answers on a socket of
-//! this machine (metrics, image import), `agent/names` finds DNS its sockets, `agent/error` names what failed.
+//! this machine (metrics, image import), `agent/node_server` answers who asks through the control
+//! plane's proxy, `agent/names` finds DNS its sockets, `agent/error` names what failed.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use nix::fcntl::Flock;
 use prometheus_client::registry::Registry;
@@ -31,14 +33,24 @@ use crate::sync::{Client, ClientConfig, ClientMetrics, Intake, Outbox};
 mod error;
 mod local;
 mod names;
+mod node_server;
+mod options;
 mod preflight;
 mod ranges;
 
 pub use error::AgentError;
+pub use options::PodOptions;
 
-/// Where the node's DNS server listens: a link-local address that the data plane puts on `lo`.
-const DNS_LISTEN: SocketAddr =
-    SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 20, 10)), 53);
+/// Where the node's DNS server listens: an address that the data plane puts on `lo` and that nothing else has, of the
+/// family that it is asked by.
+fn dns_listen(config: &AgentConfig) -> SocketAddr {
+    let address = match config.cluster_dns {
+        IpAddr::V4(_) => IpAddr::from([169, 254, 20, 10]),
+        IpAddr::V6(_) => IpAddr::from([0xfd77, 0x6167, 0x676c, 0x6500, 0, 0, 0, 0x10]),
+    };
+    SocketAddr::new(address, 53)
+}
+
 /// What is remembered of the cluster, below the data directory.
 const MEMORY: &str = "cluster";
 /// Batches that a consumer has not taken yet.
@@ -96,6 +108,7 @@ pub struct AgentConfig {
     pub pod_mtu: Option<u32>,
     /// Registries (`host:port`) that are spoken to without TLS, besides those on loopback addresses.
     pub insecure_registries: Vec<String>,
+    pub pods: PodOptions,
 }
 
 /// What becomes of the pods when the agent stops.
@@ -137,7 +150,7 @@ struct Shared {
     data_plane: DataPlane,
     registry: Registry,
     node_name: String,
-    addresses: Vec<IpAddr>,
+    addresses: Arc<ArcSwap<Vec<IpAddr>>>,
     client: ClientMetrics,
     applied: [watch::Receiver<u64>; 2],
 }
@@ -224,7 +237,7 @@ impl Agent {
         let dns = DnsServer::start_on(
             sockets,
             DnsConfig {
-                listen: DNS_LISTEN,
+                listen: dns_listen(&config),
                 cluster_domain: config.cluster_domain.clone(),
                 upstreams: upstreams(&config, &host_resolver),
             },
@@ -285,19 +298,23 @@ impl Agent {
 
         let metrics = PodMetrics::default();
         let client_metrics = ClientMetrics::default();
-        let mut registry = Registry::with_prefix("waggle_agent");
-        metrics.register(&mut registry);
-        client_metrics.register(&mut registry);
-        registry.register(
+        let mut registry = Registry::default();
+        data_plane.register(&mut registry);
+        dns.register(&mut registry);
+        let own = registry.sub_registry_with_prefix("waggle_agent");
+        metrics.register(own);
+        client_metrics.register(own);
+        own.register(
             "events_dropped",
             "Events that were dropped because too many waited",
             outbox.dropped_events.clone(),
         );
+        let known_addresses = Arc::new(ArcSwap::from_pointee(addresses));
         let context = Arc::new(Context {
             machine: Arc::clone(&machine),
             objects: Arc::clone(&objects),
             reporter: Arc::clone(&outbox) as Arc<dyn crate::pods::Reporter>,
-            settings: settings(&config, &host, addresses.clone(), host_resolver),
+            settings: settings(&config, &host, Arc::clone(&known_addresses), host_resolver),
             clock: Clock::new(),
             metrics,
         });
@@ -325,6 +342,16 @@ impl Agent {
             let mode = mode(&config);
             Box::new(move || hello(&node_name, &heartbeat, &mode))
         };
+        let shared = Arc::new(Shared {
+            pods,
+            images,
+            data_plane,
+            registry,
+            node_name: config.node_name.clone(),
+            addresses: known_addresses,
+            client: client_metrics.clone(),
+            applied: [data_plane_applied, dns_applied],
+        });
         let client = Client::new(
             &ClientConfig {
                 server: config.server.clone(),
@@ -336,18 +363,9 @@ impl Agent {
             },
             intake,
             hello,
-            client_metrics.clone(),
+            client_metrics,
+            Some(Arc::new(node_server::Server(Arc::clone(&shared)))),
         )?;
-        let shared = Arc::new(Shared {
-            pods,
-            images,
-            data_plane,
-            registry,
-            node_name: config.node_name.clone(),
-            addresses,
-            client: client_metrics,
-            applied: [data_plane_applied, dns_applied],
-        });
         let mut tasks = vec![
             health,
             memory,
@@ -368,7 +386,7 @@ impl Agent {
         if config.node_addresses.is_empty() {
             tasks.push(tokio::spawn(follow_addresses(
                 new_addresses,
-                Arc::clone(&heartbeat),
+                (Arc::clone(&heartbeat), Arc::clone(&shared)),
                 stopped.clone(),
             )));
         }
@@ -503,7 +521,7 @@ impl Shared {
                 .collect();
         AgentStatus {
             node_name: self.node_name.clone(),
-            addresses: self.addresses.clone(),
+            addresses: self.addresses.load().to_vec(),
             connected: self.client.connected.get() == 1,
             applied_revision: self.applied_revision(),
             attachments: self.data_plane.attachments(),
@@ -589,11 +607,15 @@ fn hello(node_name: &str, heartbeat: &Heartbeat, mode: &DataPlaneMode) -> Hello 
 /// The node is known by the addresses that its uplink has.
 async fn follow_addresses(
     mut addresses: watch::Receiver<Vec<IpAddr>>,
-    heartbeat: Arc<Heartbeat>,
+    (heartbeat, shared): (Arc<Heartbeat>, Arc<Shared>),
     mut stop: watch::Receiver<bool>,
 ) {
     loop {
         let now = addresses.borrow_and_update().clone();
+        if !now.is_empty() && now != **shared.addresses.load() {
+            shared.addresses.store(Arc::new(now.clone()));
+            shared.pods.addresses_changed().await;
+        }
         if !now.is_empty() {
             heartbeat.set_addresses(now);
         }
@@ -640,7 +662,7 @@ fn data_plane_config(config: &AgentConfig, uplink: Option<String>) -> DataPlaneC
         pod_cidrs: config.pod_cidrs.clone(),
         service_cidrs: config.service_cidrs.clone(),
         cluster_dns: config.cluster_dns,
-        dns_listen: DNS_LISTEN,
+        dns_listen: dns_listen(config),
         routing: config.routing,
         north_south: config.north_south,
         xdp: config.xdp,
@@ -658,7 +680,7 @@ fn upstreams(config: &AgentConfig, host: &Resolver) -> Vec<SocketAddr> {
         .iter()
         .filter_map(|address| address.parse::<IpAddr>().ok())
         // Asking ourselves would go round in circles.
-        .filter(|address| *address != DNS_LISTEN.ip() && *address != config.cluster_dns)
+        .filter(|address| *address != dns_listen(config).ip() && *address != config.cluster_dns)
         .map(|address| SocketAddr::new(address, 53))
         .collect()
 }
@@ -666,7 +688,7 @@ fn upstreams(config: &AgentConfig, host: &Resolver) -> Vec<SocketAddr> {
 fn settings(
     config: &AgentConfig,
     host: &Host,
-    node_addresses: Vec<IpAddr>,
+    node_addresses: Arc<ArcSwap<Vec<IpAddr>>>,
     host_resolver: Resolver,
 ) -> Settings {
     let (cpu, memory) = node::allocatable(host);
@@ -684,5 +706,7 @@ fn settings(
         memory_bytes: host.memory_bytes,
         allocatable_cpu_millis: cpu,
         allocatable_memory_bytes: memory,
+        allowed_sysctls: config.pods.allowed_unsafe_sysctls.clone(),
+        pids_limit: config.pods.pids_limit.and_then(|it| i64::try_from(it).ok()),
     }
 }

@@ -698,5 +698,11 @@ async fn sweep(inner: &Inner, before: flows::Occupancy) -> flows::Occupancy {
     occupancy
 }
 
+/// Any bytes as the kernel's list of sockets.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz_sockets(bytes: &[u8]) {
+    sockdiag::fuzz(bytes);
+}
+
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   transport    UDP and TCP sockets; keeper: a process that keeps them while there is no agent
+//!   questions    what was asked and is not answered yet, for the next agent
 //!   answer       from a request to a reply
 //!   zone         the cluster's names (pure); feed makes it from the cluster's events (pure)
 //!   forward      upstream resolvers and their cache
@@ -15,6 +16,7 @@ mod feed;
 mod forward;
 pub mod keeper;
 mod metrics;
+mod questions;
 mod transport;
 mod zone;
 

@@ -34,4 +34,4 @@ mod volumes;
 #[cfg(test)]
 mod tests;
 
-pub use agent::{Agent, AgentConfig, AgentError, AgentStatus, PodSummary, Shutdown};
+pub use agent::{Agent, AgentConfig, AgentError, AgentStatus, PodOptions, PodSummary, Shutdown};

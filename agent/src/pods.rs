@@ -6,6 +6,8 @@
 //!   record               what survives the agent    status   what is reported (pure)
 //!   machine              the seam to images, network, runtime and mounts
 //!   environment fields files mounts container       references resolved into final values
+//!   admit                what a node refuses to run
+//!   confine              seccomp profiles, system controls, process ids
 //!   ports                what a pod asks of the network: hostPorts, opting out
 //!   probe prober         verdicts (pure) and asking
 //! ```
@@ -19,7 +21,9 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+mod admit;
 mod backoff;
+mod confine;
 mod container;
 mod context;
 mod credentials;
@@ -241,6 +245,14 @@ impl<M: Machine> Pods<M> {
         let inbox = self.lock().get(uid).map(|handle| handle.inbox.clone());
         if let Some(inbox) = inbox {
             let _ = inbox.send(Command::Gone).await;
+        }
+    }
+
+    /// The node has other addresses: pods say where they run, and those on the node's own network have them too.
+    pub(crate) async fn addresses_changed(&self) {
+        let all: Vec<_> = self.lock().values().map(|it| it.inbox.clone()).collect();
+        for inbox in all {
+            let _ = inbox.send(Command::Addresses).await;
         }
     }
 

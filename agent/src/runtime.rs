@@ -2,7 +2,7 @@
 //!
 //! Pure: the OCI specification of a container (`spec`), cgroup resources (`resources`), users (`user`).
 //! Doing: supervisor client (`client`), starting a sandbox (`launch`) and removing one (`sweep`),
-//! commands in containers (`exec`), `cgroups`, reading logs (`logs`). What runs inside the supervisor is in
+//! commands in containers (`exec`), clients at their streams (`session`), `cgroups`, reading logs (`logs`). What runs inside the supervisor is in
 //! [`crate::supervisor`].
 //!
 //! Deliberately not here: pods, images and networks; a container's root file system, mounts and network
@@ -10,11 +10,13 @@
 
 mod cgroups;
 mod client;
+mod confinement;
 mod error;
 mod exec;
 mod launch;
 pub(crate) mod logs;
 mod resources;
+pub(crate) mod session;
 mod spec;
 mod sweep;
 mod user;
@@ -29,9 +31,11 @@ use std::time::Duration;
 
 pub(crate) use cgroups::Hierarchies;
 use client::Client;
+pub(crate) use confinement::{Confinement, PidNamespace, Propagation, Seccomp};
 pub(crate) use error::RuntimeError;
 pub(crate) use sweep::sweep;
 
+pub(crate) use crate::supervisor::config::Sharing;
 use crate::supervisor::config::{self, Config};
 pub(crate) use crate::supervisor::protocol::ContainerState;
 use crate::supervisor::protocol::{Answer, Call, Create, LogTarget};
@@ -48,6 +52,7 @@ pub(crate) struct SandboxSpec {
     pub(crate) cgroup_parent: String,
     /// Sum of the containers' requests and limits, for the pod's cgroup.
     pub(crate) resources: Resources,
+    pub(crate) sharing: Sharing,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -59,11 +64,14 @@ pub(crate) struct Resources {
     pub(crate) pids_limit: Option<i64>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Mount {
     pub(crate) source: PathBuf,
     pub(crate) destination: PathBuf,
     pub(crate) read_only: bool,
+    /// What is mounted below is read-only, too.
+    pub(crate) recursive_read_only: bool,
+    pub(crate) propagation: Propagation,
 }
 
 /// Everything needed to create one container; all values final (no references left).
@@ -94,7 +102,10 @@ pub(crate) struct ContainerSpec {
     pub(crate) log_max_files: u32,
     pub(crate) terminal: bool,
     pub(crate) stdin: bool,
+    /// The input ends with the first client's.
+    pub(crate) stdin_once: bool,
     pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) confinement: Confinement,
 }
 
 /// The program that runs containers, by the command line that runc and crun have in common.
@@ -181,6 +192,7 @@ impl Sandbox {
             cgroups: self.hierarchies.directories(&cgroup),
             oom_events: self.hierarchies.oom_events(&cgroup),
             stdin: spec.stdin,
+            stdin_once: spec.stdin_once,
             terminal: spec.terminal,
         };
         self.act("create", &spec.id, Call::Create(create)).await
@@ -264,8 +276,14 @@ impl Sandbox {
         cgroup: String,
     ) -> Result<(), RuntimeError> {
         let config = Arc::clone(&self.config);
-        let shm = launch::shm(&self.dir);
+        let own_ipc = !config.sharing.host_ipc;
+        let shm = if own_ipc {
+            launch::shm(&self.dir)
+        } else {
+            PathBuf::from("/dev/shm")
+        };
         let supervisor = self.client.pid;
+        let init = self.client.init;
         let unified = self.hierarchies.is_unified();
         launch::blocking(move || {
             let (passwd, group) = user::read_files(&spec.rootfs)
@@ -275,6 +293,7 @@ impl Sandbox {
                 group: spec.run_as_group,
                 supplemental: &spec.supplemental_groups,
                 non_root: spec.run_as_non_root,
+                strict: spec.confinement.strict_groups,
             };
             let user = user::resolve(&wanted, &passwd, &group)?;
             let devices = if spec.privileged {
@@ -288,7 +307,8 @@ impl Sandbox {
                 cgroup_namespace: unified,
                 netns: config.netns.as_deref(),
                 uts: format!("/proc/{supervisor}/ns/uts").into(),
-                ipc: format!("/proc/{supervisor}/ns/ipc").into(),
+                ipc: own_ipc.then(|| format!("/proc/{supervisor}/ns/ipc").into()),
+                pid: pid_namespace(&spec.confinement.pid, init),
                 shm,
                 user: &user,
                 capabilities: launch::host_capabilities(),
@@ -301,11 +321,29 @@ impl Sandbox {
     }
 }
 
+/// As the specification has it: none for a new one.
+fn pid_namespace(wanted: &PidNamespace, init: Option<u32>) -> spec::Pid {
+    let of = |pid: u32| spec::Pid::Path(format!("/proc/{pid}/ns/pid").into());
+    match wanted {
+        PidNamespace::Own => spec::Pid::New,
+        PidNamespace::Host => spec::Pid::Host,
+        PidNamespace::Of(pid) => of(*pid),
+        PidNamespace::Pod => init.map_or(spec::Pid::New, of),
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ExecOutcome {
     pub(crate) exit_code: i32,
     pub(crate) timed_out: bool,
     pub(crate) output: Vec<u8>,
+}
+
+/// The network namespace of the pod that has this run directory; none is the node's.
+pub(crate) fn network_namespace(run_dir: &Path) -> Result<Option<PathBuf>, RuntimeError> {
+    let config = Config::read(run_dir)
+        .map_err(|error| RuntimeError::io("read configuration in", run_dir, error))?;
+    Ok(config.netns)
 }
 
 /// The cgroups of processes that outlive the agent.

@@ -1,4 +1,4 @@
-//! HTTP: TLS, routing, verbs, watch streams, discovery, tables, log streams.
+//! HTTP: TLS, routing, verbs, watch streams, discovery, tables, streams into pods.
 //!
 //! A request goes: [`server`] (TLS, who is it) -> [`dispatch`] (may they) -> a verb -> `registry`. What is
 //! not here: what objects mean (`kinds`), how they are written (`registry`), what pods do (`nodestream`).
@@ -19,15 +19,19 @@ pub(crate) mod cluster_status;
 mod discovery;
 mod dispatch;
 mod escalation;
+mod forward;
 mod health;
 mod impersonate;
 mod logs;
+pub(crate) mod members;
 mod metrics;
 mod negotiate;
 mod openapi;
 mod pretty;
 mod protobuf;
+mod proxy;
 mod read;
+mod remote;
 mod request;
 mod respond;
 mod review;
@@ -35,6 +39,8 @@ pub(crate) mod server;
 mod shown;
 mod table;
 mod token;
+mod tunnel;
+mod upgrade;
 mod watch;
 mod write;
 

@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use tokio_util::sync::CancellationToken;
 
@@ -14,24 +16,33 @@ use crate::registry::{ApiError, Client};
 mod aggregation;
 mod collector;
 pub(crate) mod credentials;
+mod cronjob;
+mod daemonset;
 mod definitions;
 mod deployment;
+mod disruption;
+mod disruption_target;
 mod endpointslice;
 mod expectations;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod job;
 mod metrics;
 mod namespace;
 mod node;
 mod owner;
+mod podcontrol;
 mod podgc;
 mod podstate;
 mod quota;
 mod replicaset;
+mod revisions;
 mod selector;
 mod serviceaccount;
+mod statefulset;
 #[cfg(test)]
 pub(crate) mod tests;
+mod volumes;
 mod worker;
 
 /// How often the allocations of Services are compared with the Services.
@@ -46,6 +57,8 @@ pub(crate) struct ControllersConfig {
     /// The cluster CA, for the ConfigMap `kube-root-ca.crt` in every namespace.
     pub(crate) ca_pem: String,
     pub(crate) pod_ranges: PodRanges,
+    /// A node that is not heard of for this long is unreachable.
+    pub(crate) node_grace: Duration,
 }
 
 /// Runs all controllers until `shutdown`. Call it while this member leads.
@@ -84,14 +97,31 @@ async fn run_all(
         };
     }
     tokio::join!(
+        controller!(cronjob, 4, cronjob::Controller::new(&client, &cache)),
+        controller!(daemonset, 4, daemonset::Controller::new(&client, &cache)),
         controller!(deployment, 8, deployment::Controller::new(&client, &cache)),
-        controller!(replicaset, 8, replicaset::Controller::new(&client, &cache)),
+        controller!(
+            statefulset,
+            8,
+            statefulset::Controller::new(&client, &cache)
+        ),
+        replicated::<ReplicaSet>(&client, &cache, &metrics),
+        replicated::<ReplicationController>(&client, &cache, &metrics),
         controller!(
             endpointslice,
             8,
             endpointslice::Controller::new(&client, &cache)
         ),
+        controller!(job, 8, job::Controller::new(&client, &cache)),
+        controller!(
+            job::orphans,
+            4,
+            job::orphans::Controller::new(&client, &cache)
+        ),
+        controller!(job::ttl, 2, job::ttl::Controller::new(&client, &cache)),
+        controller!(disruption, 2, disruption::Controller::new(&client, &cache)),
         controller!(namespace, 2, namespace::Controller::new(&client, &cache)),
+        controller!(volumes, 4, volumes::Controller::new(&client, &cache)),
         controller!(
             serviceaccount,
             2,
@@ -105,7 +135,7 @@ async fn run_all(
         controller!(
             node,
             8,
-            node::Controller::new(&client, &cache, &config.pod_ranges)
+            node::Controller::new(&client, &cache, &config.pod_ranges, config.node_grace)
         ),
         controller!(
             node::eviction,
@@ -145,6 +175,18 @@ async fn run_all(
         podgc::run(client.clone(), cache.clone()),
         repair(&client),
     );
+}
+
+async fn replicated<K: replicaset::Replicated>(
+    client: &Client,
+    cache: &Cache,
+    metrics: &ControllerMetrics,
+) {
+    let queue = Queue::default();
+    let _subscriptions = replicaset::subscribe::<K>(cache, &queue);
+    let controller = replicaset::Controller::<K>::new(client, cache);
+    let reconcile = |key| controller.reconcile(key);
+    worker::work(K::name(), queue, 8, metrics.clone(), reconcile).await;
 }
 
 /// Allocations of Services that belong to nobody are looked for now and then.

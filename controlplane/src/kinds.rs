@@ -6,8 +6,11 @@ pub(crate) mod admission;
 pub(crate) mod api_service;
 pub(crate) mod certificate_signing_request;
 mod config_map;
+mod controller_revision;
+mod cron_job;
 pub(crate) mod custom;
 pub(crate) mod custom_resource_definition;
+mod daemon_set;
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
@@ -15,6 +18,7 @@ mod errors;
 pub(crate) mod event;
 pub(crate) mod horizontal_pod_autoscaler;
 pub(crate) mod int_or_percent;
+mod job;
 mod lease;
 pub(crate) mod limit_range;
 pub(crate) mod meta;
@@ -24,17 +28,21 @@ pub(crate) mod networking;
 mod node;
 pub(crate) mod pod;
 mod pod_disruption_budget;
+mod pod_template;
 pub(crate) mod priority_class;
 pub(crate) mod quantity;
 pub(crate) mod rbac;
 mod replica_set;
+mod replication_controller;
 pub(crate) mod resource_quota;
 mod runtime_class;
+pub(crate) mod schedule;
 mod secret;
 pub(crate) mod selector;
 mod served_version;
 mod service;
 mod service_account;
+mod stateful_set;
 pub(crate) mod storage;
 mod table;
 #[cfg(test)]
@@ -286,6 +294,11 @@ pub(crate) trait Strategy: std::fmt::Debug + Sync {
         None
     }
 
+    /// What becomes of dependents when a deletion does not say: `Background` or `Orphan`.
+    fn default_propagation(&self) -> &'static str {
+        "Background"
+    }
+
     /// Grace period that a deletion without one gets; `None` deletes at once (all kinds but Pod).
     fn default_grace_period(&self, _object: &Value) -> Option<i64> {
         None
@@ -303,15 +316,22 @@ static ALL: &[&Kind<'static>] = &[
     &storage::persistent_volume::KIND,
     &pod::KIND,
     &resource_quota::KIND,
+    &pod_template::KIND,
+    &replication_controller::KIND,
     &secret::KIND,
     &service_account::KIND,
     &service::KIND,
     &event::EVENTS_KIND,
+    &controller_revision::KIND,
+    &daemon_set::KIND,
     &deployment::KIND,
     &replica_set::KIND,
+    &stateful_set::KIND,
     &horizontal_pod_autoscaler::KIND,
     &horizontal_pod_autoscaler::V1_KIND,
     &certificate_signing_request::KIND,
+    &cron_job::KIND,
+    &job::KIND,
     &lease::KIND,
     &endpoint_slice::KIND,
     &endpoint_slice::BETA,
@@ -358,6 +378,7 @@ pub(crate) fn groups() -> &'static [(&'static str, &'static str)] {
         ("autoscaling", "v2"),
         ("autoscaling", "v1"),
         (certificate_signing_request::GROUP, "v1"),
+        ("batch", "v1"),
         ("coordination.k8s.io", "v1"),
         ("discovery.k8s.io", "v1"),
         ("discovery.k8s.io", "v1beta1"),

@@ -9,7 +9,7 @@
 //!   controllers                one folder per controller: plan (pure), loop
 //!   scheduler                  filters and scores (pure), queue, binding
 //!   cache                      one watch feeds the informers that the four above share
-//!   auth  nodestream           certificates, users, authorizer; byte streams to pods on nodes
+//!   auth  nodestream  spdy     certificates, users, authorizer; byte streams to pods on nodes; SPDY/3.1
 //!   admission                  webhooks and policies that have a say about writes
 //!   registry                   the path of a write: default, validate, propose; typed client
 //!   patch                      the four kinds of patch (pure)
@@ -25,17 +25,22 @@ mod auth;
 mod cache;
 mod controller;
 mod controllers;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod kinds;
 mod nodestream;
 mod patch;
 mod registry;
 mod scheduler;
 mod schema;
+mod spdy;
 mod store;
 mod sync;
 mod types;
 
 pub use controller::{
-    CaStep, ClusterStatus, Controller, ControllerConfig, DataPlane, MemberStatus, NodeIdentity,
-    NodeRanges, NodeStatus, StartError, Termination, TokenConfig, issue_node_identity, rotate_ca,
+    Admission, CaStep, ClusterStatus, Controller, ControllerConfig, DataPlane, JoinRequest,
+    MemberStatus, NodeIdentity, NodeRanges, NodeStatus, PeerSettings, SnapshotInfo, StartError,
+    Termination, TokenConfig, accept_admission, has_member, inspect_snapshot, issue_node_identity,
+    join_request, restore_snapshot, rotate_ca,
 };

@@ -25,6 +25,7 @@ pub(crate) mod definitions;
 pub(crate) mod delete;
 pub(crate) mod error;
 pub(crate) mod events;
+mod evict;
 mod generated_name;
 pub(crate) mod judges;
 pub(crate) mod key;
@@ -41,6 +42,7 @@ pub(crate) mod update;
 pub(crate) mod versions;
 pub(crate) mod watch;
 
+pub(crate) use admission::default_class;
 pub(crate) use client::Client;
 
 /// An error that a client sees: always a complete `Status`.

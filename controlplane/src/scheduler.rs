@@ -35,7 +35,8 @@ mod volumes;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use affinity::{selects, tolerates};
+pub(crate) use affinity::{is_asked_for, tolerates};
+pub(crate) use execute::reserve;
 pub(crate) use metrics::SchedulerMetrics;
 pub(crate) use resources::milli;
 pub(crate) use selector::Selector;

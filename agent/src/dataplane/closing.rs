@@ -155,28 +155,12 @@ async fn second_look(inner: Weak<Inner>) {
     let gone = std::mem::take(&mut *lock(&inner.closing.again));
     // Not to finish is to be shutting down.
     let _ = tokio::task::spawn_blocking(move || {
-        let gone: Vec<_> = {
-            let state = inner.state();
-            let still = |gone: &Gone| !is_used(&state.objects, gone);
-            gone.into_iter().filter(still).collect()
-        };
+        // Each under the lock alone: changes do not wait for all of them. Come back meanwhile: not gone.
+        let still = |gone: &Gone| !inner.state().tables.planner().has(&gone.key, &gone.backend);
+        let gone: Vec<_> = gone.into_iter().filter(still).collect();
         pass(&inner, &gone);
     })
     .await;
-}
-
-/// Whether the backend is one of the Service's (again).
-fn is_used(objects: &Objects, gone: &Gone) -> bool {
-    let Ok(Wire(value)) = objects.services.get(&Wire(gone.key), 0) else {
-        return false;
-    };
-    (value.base..value.base.saturating_add(value.count)).any(|index| {
-        objects.slots.get(&index, 0).is_ok_and(|Wire(slot)| {
-            slot.set == value.set
-                && slot.address == gone.backend.address
-                && slot.port == gone.backend.port.to_be()
-        })
-    })
 }
 
 /// What is gone of one protocol, by where sockets would be connected to (port in network order).

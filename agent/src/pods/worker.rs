@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
+use super::admit;
 use super::backoff::Backoff;
 use super::context::Context;
 use super::machine::{ImageFailure, Machine, PodSandbox};
@@ -40,6 +41,8 @@ const LOOK_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(60)
 pub(crate) enum Command {
     /// The pod as the control plane has it now.
     Update(Box<Pod>),
+    /// The node has other addresses.
+    Addresses,
     /// The control plane has it no more.
     Gone,
     /// End the containers and release everything, but keep the pod in the books.
@@ -50,6 +53,8 @@ pub(crate) enum Command {
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
     pub(crate) key: PodKey,
+    /// As the control plane has it.
+    pub(crate) pod: Arc<Pod>,
     pub(crate) status: PodStatus,
     pub(crate) dirs: PodDirs,
     pub(crate) containers: BTreeMap<String, ContainerSnapshot>,
@@ -167,6 +172,7 @@ impl<M: Machine> Worker<M> {
     /// Runs until the pod has ended and may be forgotten, or until nobody holds the other end of the inbox.
     pub(crate) async fn run(mut self) {
         self.save_pod();
+        self.admit();
         self.note_deletion();
         self.adopt().await;
         let mut objects = self.context.objects.changes();
@@ -218,6 +224,23 @@ impl<M: Machine> Worker<M> {
         }
     }
 
+    /// A pod that was not begun yet may be one that this node does not run.
+    fn admit(&mut self) {
+        let begun = self.record.prepared || self.record.released || self.record.failed.is_some();
+        let allowed = &self.context.settings.allowed_sysctls;
+        let Some(refused) = admit::refused(&self.pod, allowed).filter(|_| !begun) else {
+            return;
+        };
+        let (reason, message) = (refused.reason, refused.message);
+        self.event(None, EventType::Warning, reason, message.clone());
+        self.record.failed = Some(PodFailure {
+            reason: reason.to_owned(),
+            message,
+            disrupts: false,
+            grace_seconds: None,
+        });
+    }
+
     fn now(&self) -> Timestamp {
         self.context.clock.now()
     }
@@ -235,6 +258,12 @@ impl<M: Machine> Worker<M> {
                     self.wanted = Wanted::of(&self.pod);
                     self.save_pod();
                     self.note_deletion();
+                }
+            }
+            Command::Addresses => {
+                if self.record.prepared && self.host_network() {
+                    self.record.addresses = self.context.settings.addresses();
+                    self.save();
                 }
             }
             Command::Gone => {

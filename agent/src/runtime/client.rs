@@ -27,6 +27,8 @@ pub(super) struct Client {
     dir: PathBuf,
     /// Process id of the supervisor.
     pub(super) pid: u32,
+    /// Of the process that keeps the pod's process id namespace, if it has one.
+    pub(super) init: Option<u32>,
     calls: mpsc::Sender<(Call, Waiter)>,
     changes: watch::Receiver<u64>,
 }
@@ -38,7 +40,7 @@ impl Client {
         let Some(link) = Link::open(dir).await.map_err(failed)? else {
             return Ok(None);
         };
-        let pid = link.peer;
+        let (pid, init) = (link.peer, link.init);
         let (calls, requests) = mpsc::channel(64);
         let (counter, changes) = watch::channel(0);
         let task = Task {
@@ -52,6 +54,7 @@ impl Client {
         let client = Self {
             dir: dir.to_owned(),
             pid,
+            init,
             calls,
             changes,
         };
@@ -96,14 +99,15 @@ impl Client {
 }
 
 /// An open connection that has been greeted.
-struct Link {
+pub(super) struct Link {
     stream: UnixStream,
     decoder: Decoder,
     peer: u32,
+    init: Option<u32>,
 }
 
 impl Link {
-    async fn open(dir: &Path) -> io::Result<Option<Self>> {
+    pub(super) async fn open(dir: &Path) -> io::Result<Option<Self>> {
         let stream = match connect(dir).await {
             Ok(stream) => stream,
             Err(error) if nobody_listens(&error) => return Ok(None),
@@ -116,6 +120,7 @@ impl Link {
             stream,
             decoder: Decoder::default(),
             peer,
+            init: None,
         };
         match tokio::time::timeout(HELLO, link.greet()).await {
             Ok(Ok(())) => Ok(Some(link)),
@@ -130,14 +135,17 @@ impl Link {
         self.send(0, Call::Hello).await?;
         match self.receive().await? {
             Message::Answer {
-                answer: Answer::Hello { .. },
+                answer: Answer::Hello { init, .. },
                 ..
-            } => Ok(()),
+            } => {
+                self.init = init;
+                Ok(())
+            }
             other => Err(io::Error::other(format!("unexpected greeting {other:?}"))),
         }
     }
 
-    async fn send(&mut self, id: u64, call: Call) -> io::Result<()> {
+    pub(super) async fn send(&mut self, id: u64, call: Call) -> io::Result<()> {
         let request = Request {
             version: VERSION,
             id,
@@ -145,6 +153,14 @@ impl Link {
         };
         let frame = protocol::encode(&request).map_err(io::Error::other)?;
         self.stream.write_all(&frame).await
+    }
+
+    /// The answer to one request; `None` is something else.
+    pub(super) async fn answer(&mut self, wanted: u64) -> io::Result<Option<Answer>> {
+        match self.receive().await? {
+            Message::Answer { id, answer } if id == wanted => Ok(Some(answer)),
+            _ => Ok(None),
+        }
     }
 
     /// Cancel-safe: what has been read is kept.

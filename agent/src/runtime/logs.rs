@@ -6,6 +6,7 @@
 
 mod reader;
 mod record;
+mod tail;
 mod watch;
 
 #[cfg(test)]
@@ -19,6 +20,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch as signal};
 
 use reader::{Progress, Reader};
+pub(crate) use tail::tail;
 
 /// Chunks that wait for a slow client.
 const AHEAD: usize = 2;
@@ -33,6 +35,8 @@ pub(crate) struct LogOptions {
     pub(crate) since: Option<SystemTime>,
     /// The time before each line.
     pub(crate) timestamps: bool,
+    /// Only what was written to the standard error, or only what was not.
+    pub(crate) stderr: Option<bool>,
     /// At most so many bytes.
     pub(crate) limit_bytes: Option<u64>,
 }

@@ -1,10 +1,12 @@
 //! Real containers: runc, a root file system with nothing but busybox, this test program as the supervisor.
 #![allow(clippy::unwrap_used)]
 
+mod confined;
 mod faults;
 mod life;
 mod limits;
 mod output;
+mod sessions;
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
@@ -39,7 +41,7 @@ impl Fixture {
         }
         std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
         for name in [
-            "sh", "sleep", "cat", "echo", "tail", "id", "hostname", "seq", "dd", "ls",
+            "sh", "sleep", "cat", "echo", "tail", "id", "hostname", "seq", "dd", "ls", "stty",
         ] {
             symlink("busybox", root.join("bin").join(name)).unwrap();
         }
@@ -76,6 +78,7 @@ impl Fixture {
             hostname: "bee".to_owned(),
             cgroup_parent: self.cgroup_parent.clone(),
             resources: Resources::default(),
+            sharing: Sharing::default(),
         }
     }
 
@@ -109,7 +112,9 @@ impl Fixture {
             log_max_files: 5,
             terminal: false,
             stdin: false,
+            stdin_once: false,
             annotations: BTreeMap::new(),
+            confinement: Confinement::default(),
         }
     }
 

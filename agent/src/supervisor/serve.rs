@@ -13,12 +13,13 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use super::config::Config;
 use super::connection::{Closed, Connection};
 use super::containers::{Containers, Ended, Reply};
+use super::daemon::Prepared;
 use super::footprint;
-use super::protocol::{Answer, Call, Failure, Message, Request, VERSION};
+use super::protocol::{Answer, Attach, Call, Failure, Message, Request, VERSION};
 use super::runc::Runc;
 
-/// The agent, one that takes over from it, and somebody who looks.
-const MAX_CONNECTIONS: usize = 16;
+/// The agent, one that takes over from it, somebody who looks, and one for each command with streams.
+const MAX_CONNECTIONS: usize = 256;
 
 /// Quiet for so long, a supervisor counts as idle.
 const IDLE_MILLIS: u16 = 500;
@@ -29,16 +30,24 @@ struct Server {
     next_token: u64,
     counter: u64,
     buffer: Vec<u8>,
+    /// First process of the namespace that the containers share.
+    init: Option<u32>,
 }
 
 /// Serves until it is told to stop.
-pub(crate) fn serve(dir: &Path, config: &Config, listener: &UnixListener, signals: &SignalFd) {
+pub(crate) fn serve(dir: &Path, config: &Config, prepared: &Prepared) {
+    let Prepared {
+        listener,
+        signals,
+        init,
+    } = prepared;
     let mut server = Server {
         containers: Containers::new(dir, Runc::new(dir, config)),
         connections: Vec::new(),
         next_token: 0,
         counter: 0,
         buffer: vec![0; 16 << 10],
+        init: *init,
     };
     let mut again = false;
     // Nothing has happened since the pages that were needed last have been given back.
@@ -61,6 +70,7 @@ pub(crate) fn serve(dir: &Path, config: &Config, listener: &UnixListener, signal
             footprint::drop_code();
         }
         again = server.containers.copy_output(&mut server.buffer);
+        server.containers.serve_attachments();
         if ready.signals {
             server.signals(signals);
         }
@@ -113,6 +123,11 @@ impl Server {
                 .pipes()
                 .map(|pipe: BorrowedFd<'_>| input(pipe)),
         );
+        fds.extend(self.containers.attachments().map(|(fd, behind)| {
+            let mut flags = PollFlags::POLLIN;
+            flags.set(PollFlags::POLLOUT, behind);
+            PollFd::new(fd, flags)
+        }));
         let any = match nix::poll::poll(&mut fds, timeout) {
             Ok(count) => count > 0,
             Err(nix::errno::Errno::EINTR) => true,
@@ -185,6 +200,7 @@ impl Server {
                 Answer::Hello {
                     version: VERSION,
                     pid: std::process::id(),
+                    init: self.init,
                 }
             }
             Call::States => Answer::States(self.containers.states()),
@@ -193,10 +209,26 @@ impl Server {
             Call::Kill { id, signal } => self.containers.kill(&id, signal),
             Call::Delete { id } => return self.containers.delete(reply, &id),
             Call::Exec(exec) => return self.containers.exec(reply, &exec),
+            Call::Attach(attach) => return self.attach(index, request.id, &attach),
             Call::Stop => return self.containers.stop(Some(reply)),
         };
         let id = request.id;
         connection.send(&Message::Answer { id, answer });
+    }
+
+    /// The connection is the container's from now on.
+    fn attach(&mut self, index: usize, id: u64, attach: &Attach) {
+        let connection = &mut self.connections[index];
+        let (answer, wanted) = match self.containers.attach(attach) {
+            Ok((answer, wanted)) => (answer, Some(wanted)),
+            Err(failure) => (Answer::Failed(failure), None),
+        };
+        connection.send(&Message::Answer { id, answer });
+        let Some(wanted) = wanted else { return };
+        match connection.give_away() {
+            Ok(stream) => self.containers.attached(stream, wanted),
+            Err(error) => eprintln!("attach: {error}"),
+        }
     }
 
     /// Hands out answers and news, and forgets clients that are gone.
@@ -224,7 +256,7 @@ impl Server {
             let Some(reason) = &client.closed else {
                 return true;
             };
-            if !matches!(reason, Closed::End) {
+            if !matches!(reason, Closed::End | Closed::Attached) {
                 eprintln!("client dropped: {reason}");
             }
             containers.hang_up(client.token);

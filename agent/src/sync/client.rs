@@ -13,11 +13,11 @@ use proto::node::v1::node_sync_client::NodeSyncClient;
 use rand::Rng;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use super::identity::Identity;
 use super::intake::Intake;
-use super::logs;
+use super::streams::{NodeServer, Streams};
 use crate::pods::{Machine, TokenWish};
 
 /// A full state of a large cluster comes in batches; one batch is not larger than this.
@@ -54,9 +54,13 @@ pub(crate) struct ClientConfig {
 }
 
 pub(crate) struct Client<M: Machine> {
-    server: String,
+    /// The members of the control plane that are known, any of which will do.
+    servers: Vec<String>,
+    /// Which of them is next.
+    turn: usize,
     identity: Identity,
     intake: Intake<M>,
+    streams: Arc<Streams<M>>,
     /// The node as it is to be registered, made anew for each stream.
     hello: Box<dyn Fn() -> wire::Hello + Send + Sync>,
     pub(crate) metrics: ClientMetrics,
@@ -95,14 +99,22 @@ impl<M: Machine> Client<M> {
         intake: Intake<M>,
         hello: Box<dyn Fn() -> wire::Hello + Send + Sync>,
         metrics: ClientMetrics,
+        node_server: Option<Arc<dyn NodeServer>>,
     ) -> Result<Self, ClientError> {
         let identity = Identity::new(config);
+        let servers: Vec<String> = addresses(&config.server);
         // What cannot work is told at once.
-        endpoint(&config.server, &identity)?;
+        for server in &servers {
+            endpoint(server, &identity)?;
+        }
+        let streams = Streams::new(Arc::clone(&intake.pods), node_server);
         Ok(Self {
-            server: config.server.clone(),
+            // Nodes do not all go to the same one.
+            turn: rand::rng().random_range(0..servers.len().max(1)),
+            servers,
             identity,
             intake,
+            streams: Arc::new(streams),
             hello,
             metrics,
         })
@@ -134,14 +146,20 @@ impl<M: Machine> Client<M> {
                 () = tokio::time::sleep(jittered) => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            // One round over all of them before the pause grows.
+            if self.turn.is_multiple_of(self.servers.len()) {
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
         }
     }
 
     /// One stream, until it is lost; or, when `stop` says so, until all that waits is told and the control
     /// plane has ended the stream, too.
     async fn once(&mut self, stop: &watch::Receiver<bool>) -> ClientError {
-        let endpoint = match endpoint(&self.server, &self.identity) {
+        let server = self.servers[self.turn % self.servers.len()].clone();
+        // Whatever becomes of this one, another is asked next.
+        self.turn += 1;
+        let endpoint = match endpoint(&server, &self.identity) {
             Ok(endpoint) => endpoint,
             Err(error) => return error,
         };
@@ -163,7 +181,7 @@ impl<M: Machine> Client<M> {
             Ok(response) => response.into_inner(),
             Err(status) => return ClientError::Refused(Box::new(status)),
         };
-        tracing::info!(server = self.server, "connected to the control plane");
+        tracing::info!(server, "connected to the control plane");
         self.metrics.connections.inc();
         self.metrics.connected.set(1);
         self.intake.begin();
@@ -191,7 +209,7 @@ impl<M: Machine> Client<M> {
         loop {
             match incoming.message().await {
                 Ok(Some(message)) => {
-                    if let Err(error) = self.take(message, &client).await {
+                    if let Err(error) = self.take(&server, message).await {
                         let why = format!("a batch that cannot be read: {error}");
                         return ClientError::Refused(Box::new(tonic::Status::data_loss(why)));
                     }
@@ -205,8 +223,8 @@ impl<M: Machine> Client<M> {
     /// After an error the state has a hole: only a new stream, with the full state, fills it.
     async fn take(
         &mut self,
+        server: &str,
         message: wire::ControlMessage,
-        client: &NodeSyncClient<Channel>,
     ) -> Result<(), prost::DecodeError> {
         match message.message {
             Some(Message::Batch(batch)) => {
@@ -214,10 +232,12 @@ impl<M: Machine> Client<M> {
                 self.metrics.batches.inc();
                 self.intake.batch(batch).await;
             }
-            Some(Message::StreamRequest(request)) => {
-                let pods = Arc::clone(&self.intake.pods);
-                tokio::spawn(logs::serve(client.clone(), pods, request));
-            }
+            Some(Message::StreamRequest(request)) => match endpoint(server, &self.identity) {
+                Ok(endpoint) => {
+                    tokio::spawn(Arc::clone(&self.streams).serve(endpoint, request));
+                }
+                Err(error) => tracing::warn!(%error, "a stream was not opened"),
+            },
             Some(Message::TokenResponse(response)) => self.intake.token(response),
             Some(Message::CertificateResponse(response)) => self.identity.answered(response),
             Some(Message::Trust(trust)) => self.identity.trust(&trust.ca_pem),
@@ -225,6 +245,14 @@ impl<M: Machine> Client<M> {
         }
         Ok(())
     }
+}
+
+/// Several addresses are given with commas between them. There is always one.
+fn addresses(server: &str) -> Vec<String> {
+    server
+        .split(',')
+        .map(|address| address.trim().to_owned())
+        .collect()
 }
 
 /// The control plane, spoken to as who this node is now.

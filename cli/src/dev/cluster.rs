@@ -101,6 +101,7 @@ impl Cluster {
             arguments.data_dir.join("controller"),
             arguments.listen,
             Vec::new(),
+            crate::control_settings::MemberSettings::alone()?,
         )?)
         .await
         .context("control plane")?;
@@ -143,6 +144,7 @@ impl Cluster {
             vxlan_port: arguments.network.vxlan_port,
             pod_mtu: arguments.network.pod_mtu,
             insecure_registries: arguments.node.insecure_registries.clone(),
+            pods: arguments.node.pods.options(),
         })
         .await
         .context("node agent")?;

@@ -151,8 +151,23 @@ fn subresource<'a>(
             vec!["create"],
         ),
         "log" => (own, vec!["get"]),
+        "attach" => (("", "v1", "PodAttachOptions"), vec!["create", "get"]),
+        "exec" => (("", "v1", "PodExecOptions"), vec!["create", "get"]),
+        "portforward" => (("", "v1", "PodPortForwardOptions"), vec!["create", "get"]),
+        "proxy" => (
+            ("", "v1", proxy_options(kind)),
+            vec!["create", "delete", "get", "patch", "update"],
+        ),
         "finalize" => (own, vec!["update"]),
         _ => (own, vec!["get", "patch", "update"]),
+    }
+}
+
+fn proxy_options(kind: &Kind<'_>) -> &'static str {
+    match kind.plural {
+        "nodes" => "NodeProxyOptions",
+        "services" => "ServiceProxyOptions",
+        _ => "PodProxyOptions",
     }
 }
 

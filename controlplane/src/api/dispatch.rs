@@ -19,6 +19,10 @@ use crate::registry::ApiError;
 
 /// How long anything but a watch or a log stream may take.
 const DEADLINE: Duration = Duration::from_secs(60);
+const FOREVER: Duration = Duration::from_secs(1 << 30);
+
+/// What is not Kubernetes' is below this.
+const WAGGLE: [&str; 2] = ["waggle", "v1"];
 
 pub(super) fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
     headers
@@ -42,14 +46,18 @@ impl Api {
             _ => ("", String::new()),
         };
         let _inflight = self.metrics.inflight();
+        // What is proxied takes its own time, and has its own form.
+        let proxied =
+            matches!(&place, Some(Place::Resource(target)) if target.subresource == "proxy");
+        let deadline = if proxied { FOREVER } else { DEADLINE };
         let result = match &place {
-            Some(place) => tokio::time::timeout(DEADLINE, self.route(&parts, body, place, &query))
+            Some(place) => tokio::time::timeout(deadline, self.route(&parts, body, place, &query))
                 .await
                 .unwrap_or_else(|_| Err(ApiError::timeout("the request did not complete in time"))),
             None => Err(ApiError::no_such_resource()),
         };
         let mut response = result.unwrap_or_else(|error| respond::error(&error));
-        if query.flag("pretty") && verb != "watch" {
+        if query.flag("pretty") && verb != "watch" && !proxied {
             response = super::pretty::indented(response).await;
         }
         if parts.method == Method::HEAD {
@@ -91,6 +99,13 @@ impl Api {
             ));
         }
         match place {
+            Place::Path(segments) if segments.starts_with(&WAGGLE.map(str::to_owned)) => {
+                let rest: Vec<&str> = segments[WAGGLE.len()..]
+                    .iter()
+                    .map(String::as_str)
+                    .collect();
+                self.waggle(parts, body, &rest).await
+            }
             Place::Path(segments) => self.path(parts, segments, query),
             Place::Resource(target) => match super::review::review(target) {
                 Some(review) if parts.method == Method::POST => {
@@ -118,7 +133,6 @@ impl Api {
             ["healthz" | "livez" | "readyz", rest @ ..] => {
                 Ok(self.health(segments[0], rest.first().copied(), query))
             }
-            ["waggle", "v1", "status"] => Ok(self.cluster_status()),
             [".well-known", "openid-configuration"] => Ok(self.openid_configuration(host(parts))),
             ["openid", "v1", "jwks"] => Ok(self.jwks()),
             ["metrics"] => Ok(self.metrics.scrape(&self.registry)),
@@ -154,6 +168,16 @@ impl Api {
                 Method::GET => self.logs(subject, query).await,
                 _ => Err(ApiError::method_not_allowed()),
             };
+        }
+        if subject.subresource == "proxy" {
+            return self.proxy(parts, body, target).await;
+        }
+        if kind.plural == "pods" {
+            match subject.subresource {
+                "exec" | "attach" => return self.remote(user, parts, subject).await,
+                "portforward" => return self.port_forward(user, parts, subject, query).await,
+                _ => {}
+            }
         }
         check_method(&parts.method, subject)?;
         let wish = Wish {

@@ -13,6 +13,7 @@ mod quotas;
 mod roles;
 mod services;
 mod shapes;
+mod streams;
 mod tokens;
 mod watches;
 mod webhooks;
@@ -30,6 +31,7 @@ pub(super) const CM: &str = "/api/v1/namespaces/default/configmaps";
 
 pub(crate) fn config(dir: &std::path::Path) -> ControllerConfig {
     ControllerConfig {
+        node_grace: std::time::Duration::from_secs(40),
         data_dir: dir.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         extra_sans: Vec::new(),
@@ -43,6 +45,9 @@ pub(crate) fn config(dir: &std::path::Path) -> ControllerConfig {
         termination: crate::Termination::default(),
         node_ports: 30000..=32767,
         node_ranges: crate::NodeRanges::default(),
+        name: "c1".to_owned(),
+        peers: None,
+        advertise: None,
         tokens: crate::TokenConfig::default(),
     }
 }

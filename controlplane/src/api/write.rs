@@ -14,7 +14,7 @@ use super::read::{Subject, Wish, list_options};
 use super::request::{self, Query};
 use super::{Api, respond};
 use crate::auth::User;
-use crate::kinds::{self, Cause, Kind};
+use crate::kinds::{Cause, Kind};
 use crate::registry::delete::Deleted;
 use crate::registry::error::field_error;
 use crate::registry::judges::{Requester, Warnings};
@@ -350,22 +350,20 @@ impl Api {
         Ok(respond::value(StatusCode::CREATED, &created_status()))
     }
 
-    /// There are no disruption budgets yet, so that an eviction is a deletion.
     async fn evict(&self, write: &Write<'_>) -> Result<Response<Body>, ApiError> {
         let eviction = write.parsed()?;
+        let name = object::name(&eviction);
+        if !name.is_empty() && name != write.subject.name {
+            return Err(ApiError::bad_request(
+                "name in URL does not match name in Eviction object",
+            ));
+        }
         let mut options = options_from(&eviction["deleteOptions"], write.query)?;
         options.requester = Some(write.requester());
-        let dry_run =
-            write.query.dry_run(write.options)? || asks_dry_run(&eviction["deleteOptions"])?;
-        let pods = kinds::by_plural("", "v1", "pods").ok_or_else(ApiError::no_such_resource)?;
+        let mut how = write.options()?;
+        how.dry_run |= asks_dry_run(&eviction["deleteOptions"])?;
         self.registry
-            .delete(
-                pods,
-                write.subject.namespace,
-                write.subject.name,
-                &options,
-                dry_run,
-            )
+            .evict(write.subject.namespace, write.subject.name, &options, &how)
             .await?;
         Ok(respond::value(StatusCode::CREATED, &created_status()))
     }

@@ -9,6 +9,7 @@ mod environment;
 mod label_keys;
 mod probes;
 mod qos;
+mod subresources;
 mod update;
 mod validate;
 mod volumes;
@@ -30,7 +31,18 @@ pub(super) static KIND: Kind = Kind {
     scope: Scope::Namespaced,
     definition: "io.k8s.api.core.v1.Pod",
     // Only what is served: a subresource that nobody acts on would be a way to write past validation.
-    subresources: &["binding", "eviction", "log", "status"],
+    subresources: &[
+        "attach",
+        "binding",
+        "ephemeralcontainers",
+        "eviction",
+        "exec",
+        "log",
+        "portforward",
+        "proxy",
+        "resize",
+        "status",
+    ],
     name_rule: NameRule::DnsSubdomain,
     strategy: &Pod,
     register: |generator| {
@@ -71,6 +83,14 @@ impl Strategy for Pod {
                     object_mut(object, &["status"]).insert("qosClass".into(), class);
                 }
             }
+            "ephemeralcontainers" | "resize" => {
+                match subresource {
+                    "resize" => subresources::keep_resources(object, old),
+                    _ => subresources::keep_ephemeral(object, old),
+                }
+                defaults::pod_spec(object, &["spec"]);
+                meta::set_generation(object, Some(old));
+            }
             _ => {
                 meta::keep_status(object, old);
                 meta::set_generation(object, Some(old));
@@ -85,10 +105,13 @@ impl Strategy for Pod {
             Some(old) => match subresource {
                 "" | "scale" => update::spec(object, old, &mut errors),
                 "resize" => {
-                    update::resize(object, old, &mut errors);
+                    subresources::resize(object, old, &mut errors);
                     validate::spec(object, "spec", &mut errors);
                 }
-                "ephemeralcontainers" => validate::spec(object, "spec", &mut errors),
+                "ephemeralcontainers" => {
+                    validate::spec(object, "spec", &mut errors);
+                    subresources::ephemeral(object, old, &mut errors);
+                }
                 "status" => update::status(object, old, &mut errors),
                 _ => {}
             },
@@ -148,8 +171,13 @@ impl Strategy for Pod {
 
 /// Fills in the defaults of the pod template at `spec.template`.
 pub(super) fn default_template(object: &mut Value) {
-    if at(object, &["spec", "template"]).is_some() {
-        defaults::pod_spec(object, &["spec", "template", "spec"]);
+    default_template_at(object, &["spec", "template"]);
+}
+
+/// The same for a template at `path`.
+pub(super) fn default_template_at(object: &mut Value, path: &[&str]) {
+    if at(object, path).is_some() {
+        defaults::pod_spec(object, &[path, &["spec"]].concat());
     }
 }
 

@@ -53,11 +53,20 @@ impl Registry {
     pub(super) async fn admit_update(
         &self,
         kind: &Kind<'_>,
-        object: &Value,
+        object: &mut Value,
         old: &Value,
         subresource: &str,
     ) -> Result<(), ApiError> {
         match (kind.group, kind.plural, subresource) {
+            ("", "persistentvolumes", "status") => {
+                // The time of a change of phase is the server's.
+                let phase = |volume: &Value| text(volume, &["status", "phase"]).to_owned();
+                if phase(object) != phase(old) {
+                    object_mut(object, &["status"])
+                        .insert("lastPhaseTransitionTime".into(), object::now().into());
+                }
+                Ok(())
+            }
             ("", "persistentvolumeclaims", "") => self.admit_growth(object, old).await,
             ("scheduling.k8s.io", "priorityclasses", "")
                 if flag(object, &["globalDefault"]) && !flag(old, &["globalDefault"]) =>

@@ -178,6 +178,28 @@ impl Client {
         typed_written(written)
     }
 
+    /// Strategic merge patch of the main resource.
+    pub(crate) async fn strategic_patch<K: Object>(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<K, ApiError> {
+        let request = PatchRequest {
+            kind: kind_of::<K>()?,
+            namespace,
+            name,
+            subresource: "",
+            patch_type: PatchType::Strategic,
+            patch,
+        };
+        let (written, _) = self
+            .registry
+            .patch(request, &self.options(), &|_| Ok(()))
+            .await?;
+        typed_written(written)
+    }
+
     /// `Ok` also when it was gone already.
     pub(crate) async fn delete<K: Object>(
         &self,

@@ -221,6 +221,18 @@ fn finalizers_after(live: &Value, propagation: Option<&str>) -> Vec<String> {
     list
 }
 
+/// The policy that holds: the one asked for; else what the object's finalizers say already; else the kind's.
+fn propagation<'a>(kind: &Kind, live: &Value, options: &'a DeleteOptions) -> Option<&'a str> {
+    let said = object::finalizers(live)
+        .iter()
+        .any(|name| *name == FOREGROUND || *name == ORPHAN);
+    let orphans = kind.strategy.default_propagation() == "Orphan";
+    match options.propagation.as_deref() {
+        None if orphans && !said && !object::is_terminating(live) => Some("Orphan"),
+        asked => asked,
+    }
+}
+
 /// Seconds that the object still has to end by itself.
 fn grace(kind: &Kind<'_>, live: &Value, options: &DeleteOptions) -> i64 {
     let Some(default) = kind.strategy.default_grace_period(live) else {
@@ -245,7 +257,7 @@ fn plan(kind: &Kind<'_>, live: &Value, options: &DeleteOptions, now: jiff::Times
     let mut new = live.clone();
     object::remove_meta(&mut new, "resourceVersion");
     let before = new.clone();
-    let finalizers = finalizers_after(live, options.propagation.as_deref());
+    let finalizers = finalizers_after(live, propagation(kind, live, options));
     if finalizers.is_empty() {
         object::remove_meta(&mut new, "finalizers");
     } else {

@@ -203,6 +203,25 @@ impl ApiError {
         }])
     }
 
+    /// 429 with one cause.
+    pub(crate) fn too_many_requests(
+        message: &str,
+        reason: &str,
+        cause: &str,
+        retry_after: i32,
+    ) -> Self {
+        let error = Self::new(429, "TooManyRequests", message).with_causes(vec![StatusCause {
+            field: None,
+            message: Some(cause.to_owned()),
+            reason: Some(reason.to_owned()),
+        }]);
+        if retry_after > 0 {
+            error.with_retry_after(retry_after)
+        } else {
+            error
+        }
+    }
+
     pub(crate) fn method_not_allowed() -> Self {
         let mut error = Self::new(
             405,
@@ -410,7 +429,10 @@ impl From<StoreError> for ApiError {
                 "RequestEntityTooLarge",
                 format!("the write is refused: {why}"),
             ),
-            StoreError::Timeout => Self::timeout(error.to_string()),
+            // Without a hint to try again: clients would, and do it twice.
+            StoreError::OutcomeUnknown(_) => Self::new(504, "Timeout", error.to_string()),
+            StoreError::InvalidChange(why) => Self::bad_request(why),
+            StoreError::Removed { .. } => Self::unavailable(error.to_string()),
             StoreError::DiskFull(_) => Self::new(507, "InsufficientStorage", error.to_string()),
             StoreError::Corrupt(_)
             | StoreError::Format { .. }

@@ -161,7 +161,7 @@ impl Registry {
         if service_alloc::concerns(kind) && subresource.is_empty() {
             service_alloc::carry_over(&mut new, &old);
         }
-        self.admit_update(kind, &new, &old, subresource).await?;
+        self.admit_update(kind, &mut new, &old, subresource).await?;
         let requester = options.requester();
         let attempt = Attempt {
             kind,
@@ -342,6 +342,13 @@ fn keep_identity(place: Place<'_>, new: &mut Value, old: &Value) -> Result<(), A
             Some(value) => object::set_meta(new, field, value.clone()),
             None => object::remove_meta(new, field),
         }
+    }
+    // What a patch leaves of a list when the last entry goes.
+    if new["metadata"]["finalizers"]
+        .as_array()
+        .is_some_and(Vec::is_empty)
+    {
+        object::remove_meta(new, "finalizers");
     }
     let unmanaged = new["metadata"]["managedFields"]
         .as_array()

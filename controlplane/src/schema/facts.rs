@@ -115,6 +115,10 @@ pub(super) const FIELDS: &[Fact] = &[
     ("io.k8s.api.networking.v1.ServiceCIDRStatus", "conditions", ListType::Map(&["type"]), merge("type")),
     ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinitionStatus", "conditions", ListType::Map(&["type"]), NONE),
     ("io.k8s.kube-aggregator.pkg.apis.apiregistration.v1.APIServiceStatus", "conditions", ListType::Map(&["type"]), merge("type")),
+    ("io.k8s.api.batch.v1.JobStatus", "conditions", ATOMIC, merge("type")),
+    ("io.k8s.api.batch.v1.UncountedTerminatedPods", "failed", SET, NONE),
+    ("io.k8s.api.batch.v1.UncountedTerminatedPods", "succeeded", SET, NONE),
+    ("io.k8s.api.batch.v1.PodFailurePolicyOnExitCodesRequirement", "values", SET, NONE),
     ("io.k8s.api.discovery.v1.Endpoint", "addresses", SET, NONE),
     ("io.k8s.api.policy.v1.PodDisruptionBudgetStatus", "conditions", ListType::Map(&["type"]), merge("type")),
 ];

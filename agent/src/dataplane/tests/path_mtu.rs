@@ -5,7 +5,6 @@ use std::net::{IpAddr, TcpListener};
 use super::between::{bulk, path_mtu, take};
 use super::cluster::{Setting, cluster};
 use super::lab::{Feed, OUTSIDE_V6, lab, run_program, service, socket, unhooked};
-use super::*;
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()

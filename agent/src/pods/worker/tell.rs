@@ -1,5 +1,7 @@
 //! What a pod's worker says to the outside: statuses when they change, snapshots, events.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, PodStatus};
 
@@ -29,7 +31,7 @@ impl<M: Machine> Worker<M> {
     /// Publishes the status, and reports it when it changed.
     pub(super) fn tell(&mut self) {
         let host = status::HostFacts {
-            addresses: self.context.settings.node_addresses.clone(),
+            addresses: self.context.settings.addresses(),
         };
         let status = status::status(
             &self.pod,
@@ -145,6 +147,7 @@ impl<M: Machine> Worker<M> {
             .collect();
         Snapshot {
             key: self.key.clone(),
+            pod: Arc::new(self.pod.clone()),
             status: status.clone(),
             dirs: self.dirs.clone(),
             containers,

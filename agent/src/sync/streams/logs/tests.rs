@@ -16,6 +16,7 @@ fn snapshot(container: ContainerSnapshot) -> Snapshot {
             name: "p".to_owned(),
             uid: "u".to_owned(),
         },
+        pod: std::sync::Arc::default(),
         status: PodStatus::default(),
         dirs: PodDirs::new(dir, dir, "ns", "p", "u"),
         containers: BTreeMap::from([("c".to_owned(), container)]),
