@@ -112,7 +112,7 @@ async fn judge(
         };
         variables.push(("params", expressions::plain(&found)));
     }
-    Ok(evaluate(spec, variables).map_or_else(failed, |refusal| refusal))
+    Ok(evaluate(spec, variables).unwrap_or_else(failed))
 }
 
 /// `Err` is an expression that failed, which is for the failure policy to judge.

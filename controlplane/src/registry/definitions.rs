@@ -13,8 +13,9 @@ use tokio::sync::watch;
 use super::{ApiError, Registry, key, object};
 use crate::kinds::access::{list, text};
 use crate::kinds::custom::{Version, versions};
+use crate::kinds::custom_resource_definition::KIND;
 use crate::kinds::{self, KindRef};
-use crate::store::{Freshness, RangeRequest, Store, WatchEvent};
+use crate::store::{Freshness, RangeRequest, RangeResponse, Store, StoreError, WatchEvent};
 
 const RETRY: Duration = Duration::from_millis(200);
 /// How long a request for an unknown kind waits for this member to know what it has stored already.
@@ -43,10 +44,11 @@ impl Defined {
 
     /// One kind for each definition, in the version that objects are stored in.
     pub(crate) fn stored(&self) -> impl Iterator<Item = KindRef> + '_ {
-        self.by_name.values().flatten().filter_map(|version| {
-            (version.name == version.common.storage_version)
-                .then(|| KindRef::Custom(Arc::clone(version)))
-        })
+        self.by_name
+            .values()
+            .flatten()
+            .filter(|version| version.name == version.common.storage_version)
+            .map(|version| KindRef::Custom(Arc::clone(version)))
     }
 
     fn find(&self, matches: impl Fn(&Version) -> bool) -> Option<KindRef> {
@@ -141,9 +143,12 @@ impl Registry {
 
     /// Waits until this member knows the definitions that it has stored.
     pub(crate) async fn definitions_known(&self) {
-        let wanted = self.store().revision();
+        let Ok(stored) = everything(self.store()).await else {
+            return;
+        };
+        let newest = stored.items.iter().map(|kv| kv.mod_revision).max();
         let mut progress = self.inner.definitions.progress.subscribe();
-        let reached = progress.wait_for(|known| *known >= wanted);
+        let reached = progress.wait_for(|known| *known >= newest.unwrap_or(0));
         let _ = tokio::time::timeout(PATIENCE, reached).await;
     }
 
@@ -162,19 +167,23 @@ impl Registry {
     }
 }
 
-/// `Ok` when the store is closed.
-async fn follow(store: &Store, definitions: &Definitions) -> Result<(), ApiError> {
-    let kind = &kinds::custom_resource_definition::KIND;
-    let prefix = key::prefix(kind, "");
-    let listed = store
+/// The stored definitions, as this member has them.
+async fn everything(store: &Store) -> Result<RangeResponse, StoreError> {
+    store
         .range(RangeRequest {
-            prefix: prefix.clone(),
+            prefix: key::prefix(&KIND, ""),
             after: None,
             limit: 0,
             revision: None,
             freshness: Freshness::Local,
         })
-        .await?;
+        .await
+}
+
+/// `Ok` when the store is closed.
+async fn follow(store: &Store, definitions: &Definitions) -> Result<(), ApiError> {
+    let prefix = key::prefix(&KIND, "");
+    let listed = everything(store).await?;
     let mut watch = store.watch(&prefix, listed.revision)?;
     definitions.change(|by_name| {
         by_name.clear();

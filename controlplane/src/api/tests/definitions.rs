@@ -288,6 +288,10 @@ async fn a_definition_is_discovered_and_goes_with_what_it_defines() {
         widget_schema["properties"]["spec"]["properties"]["size"]["maximum"],
         10
     );
+    let path = "/apis/example.com/v1/namespaces/{namespace}/widgets/{name}";
+    let patches = &document["paths"][path]["patch"]["requestBody"]["content"];
+    assert!(patches["application/merge-patch+json"].is_object());
+    assert!(patches["application/strategic-merge-patch+json"].is_null());
     let body = widget("a", json!({"size": 1}));
     assert_eq!(
         send(&member.client, Method::POST, WIDGETS, &[JSON], body)

@@ -63,10 +63,7 @@ impl JsonPath {
 
     /// Field names from the root, if the path is nothing else.
     pub(crate) fn fields(&self) -> Option<Vec<&str>> {
-        let name = |step: &'_ Step| match step {
-            Step::Field(_) => true,
-            _ => false,
-        };
+        let name = |step: &Step| matches!(step, Step::Field(_));
         self.steps.iter().all(name).then(|| {
             self.steps
                 .iter()

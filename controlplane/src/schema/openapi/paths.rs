@@ -20,6 +20,8 @@ pub(super) struct Operation {
     pub(super) group: String,
     pub(super) version: String,
     pub(super) kind: String,
+    /// Media types that a patch may have.
+    pub(super) patches: &'static [&'static str],
 }
 
 #[derive(Debug)]
@@ -126,6 +128,12 @@ impl Builder<'_> {
             group: self.kind.group.to_owned(),
             version: self.kind.version.to_owned(),
             kind: self.kind.kind.to_owned(),
+            // What has no types that the server knows has no merge keys: kubectl looks here.
+            patches: if self.kind.is_custom() {
+                CUSTOM_PATCH_TYPES
+            } else {
+                PATCH_TYPES
+            },
         }
     }
 
@@ -332,6 +340,7 @@ pub(super) fn paths(only: Option<(&str, &str)>, custom: Custom<'_>) -> Vec<Path>
                 group: extra.group.to_owned(),
                 version: extra.version.to_owned(),
                 kind: extra.kind.to_owned(),
+                patches: PATCH_TYPES,
             }],
         });
     }
@@ -339,7 +348,12 @@ pub(super) fn paths(only: Option<(&str, &str)>, custom: Custom<'_>) -> Vec<Path>
 }
 
 /// Media types of patches.
-pub(super) const PATCH_TYPES: &[&str] = &[
+const CUSTOM_PATCH_TYPES: &[&str] = &[
+    "application/apply-patch+yaml",
+    "application/json-patch+json",
+    "application/merge-patch+json",
+];
+const PATCH_TYPES: &[&str] = &[
     "application/apply-patch+yaml",
     "application/json-patch+json",
     "application/merge-patch+json",

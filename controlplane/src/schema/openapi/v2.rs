@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::paths::{PATCH_TYPES, Path, TYPES, parameter, paths};
+use super::paths::{Path, TYPES, parameter, paths};
 use super::{Custom, custom, definitions, reference};
 
 pub(crate) fn document(versions: Custom<'_>) -> Value {
@@ -49,7 +49,7 @@ fn path_item(path: &Path) -> Value {
         map.insert(
             "consumes".into(),
             if operation.method == "patch" {
-                json!(PATCH_TYPES)
+                json!(operation.patches)
             } else {
                 json!(TYPES)
             },

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::paths::{PATCH_TYPES, Path, TYPES, parameter, paths};
+use super::paths::{Path, TYPES, parameter, paths};
 use super::{Custom, closure, definitions};
 use crate::schema::load::REFERENCE;
 
@@ -101,7 +101,7 @@ fn path_item(path: &Path) -> Value {
         map.insert("parameters".into(), query.into());
         if let Some(body) = &operation.body {
             let types = if operation.method == "patch" {
-                PATCH_TYPES
+                operation.patches
             } else {
                 TYPES
             };
