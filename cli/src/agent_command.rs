@@ -12,9 +12,10 @@ use crate::settings::{ClusterSettings, NetworkSettings, NodeSettings};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct AgentArguments {
-    /// The control plane, https://host:port; that of --join by default.
-    #[arg(long, required_unless_present = "join")]
-    server: Option<String>,
+    /// The control plane, https://host:port; that of --join by default. Given several times where it has several
+    /// members: any of them will do, and the next one is asked when one is lost.
+    #[arg(long, required_unless_present = "join", value_delimiter = ',')]
+    server: Vec<String>,
     #[command(flatten)]
     join: JoinArguments,
     /// Directory with ca.crt, node.crt and node.key, which --join fills (see also
@@ -53,12 +54,15 @@ async fn serve(arguments: &AgentArguments) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let node_name = arguments.node.node_name()?;
     join::ensure_identity(&arguments.join, &arguments.identity, &node_name).await?;
-    let server = arguments.server.as_ref().or(arguments.join.join.as_ref());
+    let mut servers = arguments.server.clone();
+    servers.extend(arguments.join.join.clone());
+    servers.dedup();
+    anyhow::ensure!(!servers.is_empty(), "--server is missing");
     let agent = Agent::start(AgentConfig {
         node_name,
         data_dir: arguments.data_dir.clone(),
         run_dir: arguments.node.run_dir.clone(),
-        server: server.context("--server is missing")?.clone(),
+        server: servers.join(","),
         ca_pem: read(&arguments.identity, join::CA)?,
         certificate_pem: read(&arguments.identity, join::CERTIFICATE)?,
         key_pem: read(&arguments.identity, join::KEY)?,

@@ -5,7 +5,9 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use controlplane::{AuditConfig, ControllerConfig, NodeRanges, Termination, TokenConfig};
+use controlplane::{
+    AuditConfig, ControllerConfig, NodeRanges, PeerSettings, Termination, TokenConfig,
+};
 
 use crate::settings::ClusterSettings;
 
@@ -18,6 +20,10 @@ pub(crate) struct ControlSettings {
     /// How long it keeps running after that, for requests that are under way.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
     termination_drain: Duration,
+    /// A node that is not heard of for this long is unreachable: its pods leave the Services, and go as their
+    /// tolerationSeconds say.
+    #[arg(long, value_name = "DURATION", default_value = "40s", value_parser = grace)]
+    node_monitor_grace_period: Duration,
     /// Ports that node ports of Services are taken from, FIRST-LAST.
     #[arg(long, value_name = "FIRST-LAST", default_value = "30000-32767", value_parser = ports)]
     service_node_port_range: RangeInclusive<u16>,
@@ -61,6 +67,31 @@ pub(crate) struct ControlSettings {
     service_account_max_token_expiration: Duration,
 }
 
+/// Who the member is to the others.
+#[derive(Debug, Clone)]
+pub(crate) struct MemberSettings {
+    pub(crate) name: String,
+    pub(crate) peers: Option<PeerSettings>,
+    pub(crate) advertise: Option<SocketAddr>,
+}
+
+impl MemberSettings {
+    /// For a control plane of one.
+    pub(crate) fn alone() -> anyhow::Result<Self> {
+        Ok(Self {
+            name: host_name()?,
+            peers: None,
+            advertise: None,
+        })
+    }
+}
+
+/// This machine's name.
+pub(crate) fn host_name() -> anyhow::Result<String> {
+    let name = nix::unistd::gethostname()?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
 impl ControlSettings {
     /// What a member is started with.
     pub(crate) fn config(
@@ -69,8 +100,12 @@ impl ControlSettings {
         data_dir: PathBuf,
         listen: SocketAddr,
         extra_sans: Vec<String>,
+        member: MemberSettings,
     ) -> anyhow::Result<ControllerConfig> {
         Ok(ControllerConfig {
+            name: member.name,
+            peers: member.peers,
+            advertise: member.advertise,
             data_dir,
             listen,
             extra_sans,
@@ -82,6 +117,7 @@ impl ControlSettings {
                 wait: self.termination_wait,
                 drain: self.termination_drain,
             },
+            node_grace: self.node_monitor_grace_period,
             node_ports: self.service_node_port_range.clone(),
             node_ranges: NodeRanges {
                 ipv4: self.node_cidr_mask_size_ipv4,
@@ -107,6 +143,16 @@ impl ControlSettings {
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let signed: jiff::SignedDuration = text.parse().map_err(|error| format!("{error}"))?;
     Duration::try_from(signed).map_err(|_| "it is negative".to_owned())
+}
+
+/// Long enough for some heart-beats.
+fn grace(text: &str) -> Result<Duration, String> {
+    let least = Duration::from_secs(1);
+    let grace = duration(text)?;
+    if grace < least {
+        return Err("it is less than 1s".to_owned());
+    }
+    Ok(grace)
 }
 
 fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
@@ -139,6 +185,7 @@ mod tests {
     fn durations_and_port_ranges_are_read_or_refused() {
         assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        assert!(grace("0s").is_err() && grace("5s").is_ok());
         assert!(duration("-1s").is_err() && duration("soon").is_err());
         assert_eq!(ports("30000-32767"), Ok(30000..=32767));
         for wrong in ["30000", "0-5", "9-8", "1-70000", "a-b"] {

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use controlplane::Controller;
+use controlplane::{Controller, ControllerConfig, PeerSettings};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::control_settings::ControlSettings;
+use crate::control_settings::{ControlSettings, MemberSettings, host_name};
+use crate::join::{self, JoinArguments};
 use crate::logging::{self, LogSettings};
 use crate::settings::ClusterSettings;
 
@@ -22,6 +23,20 @@ pub(crate) struct ControllerArguments {
     /// Further name or address for the serving certificate.
     #[arg(long = "tls-san")]
     extra_sans: Vec<String>,
+    /// This member's name among the members of the control plane; the machine's name by default.
+    #[arg(long)]
+    name: Option<String>,
+    /// Where to listen for the other members.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:6444")]
+    peer_listen: SocketAddr,
+    /// Where the other members reach this one, host:port; found out by default.
+    #[arg(long, value_name = "HOST:PORT")]
+    peer_address: Option<String>,
+    /// Where nodes, pods and clients reach the API; found out by default.
+    #[arg(long, value_name = "ADDRESS")]
+    advertise_address: Option<SocketAddr>,
+    #[command(flatten)]
+    join: JoinArguments,
     #[command(flatten)]
     cluster: ClusterSettings,
     #[command(flatten)]
@@ -68,13 +83,12 @@ pub(crate) fn run(arguments: &ControllerArguments, log: &LogSettings) -> anyhow:
 async fn serve(arguments: &ControllerArguments) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let controller = Controller::start(arguments.control.config(
-        &arguments.cluster,
-        arguments.data_dir.clone(),
-        arguments.listen,
-        arguments.extra_sans.clone(),
-    )?)
-    .await?;
+    // A start waits for the other members, for as long as it takes.
+    let controller = tokio::select! {
+        controller = start(arguments) => controller?,
+        _ = interrupt.recv() => return Ok(()),
+        _ = terminate.recv() => return Ok(()),
+    };
     let server = controller.local_url();
     let kubeconfig = arguments.data_dir.join("admin.kubeconfig");
     crate::files::write_private(&kubeconfig, controller.admin_kubeconfig(&server).as_bytes())?;
@@ -89,6 +103,52 @@ async fn serve(arguments: &ControllerArguments) -> anyhow::Result<()> {
         None => Ok(()),
         Some(error) => bail!("the control plane failed: {error}"),
     }
+}
+
+async fn start(arguments: &ControllerArguments) -> anyhow::Result<Controller> {
+    let member = MemberSettings {
+        name: match &arguments.name {
+            Some(name) => name.clone(),
+            None => host_name()?,
+        },
+        peers: Some(PeerSettings {
+            listen: arguments.peer_listen,
+            address: arguments.peer_address.clone(),
+        }),
+        advertise: arguments.advertise_address,
+    };
+    let config = arguments.control.config(
+        &arguments.cluster,
+        arguments.data_dir.clone(),
+        arguments.listen,
+        arguments.extra_sans.clone(),
+        member,
+    )?;
+    if arguments.join.join.is_some() {
+        join(arguments, &config).await?;
+    }
+    Ok(Controller::start(config).await?)
+}
+
+/// Becomes a member, unless this machine is one.
+async fn join(arguments: &ControllerArguments, config: &ControllerConfig) -> anyhow::Result<()> {
+    if controlplane::has_member(&config.data_dir)? {
+        tracing::info!("this is a member already; the token is not used");
+        return Ok(());
+    }
+    let request = controlplane::join_request(config);
+    anyhow::ensure!(
+        !request.peer_address.is_empty(),
+        "--peer-address: give an address where the other members reach this one"
+    );
+    let admission = join::admission(&arguments.join, &request).await?;
+    controlplane::accept_admission(&config.data_dir, &admission)?;
+    tracing::info!(
+        id = admission.id,
+        name = request.name,
+        "admitted to the cluster"
+    );
+    Ok(())
 }
 
 /// Writes what the node of this name introduces itself with to `directory`.

@@ -82,6 +82,30 @@ pub(crate) async fn ensure_identity(
     Ok(())
 }
 
+/// Asks a member to make this machine a member too.
+pub(crate) async fn admission(
+    arguments: &JoinArguments,
+    request: &controlplane::JoinRequest,
+) -> anyhow::Result<controlplane::Admission> {
+    let server = arguments.join.as_deref().context("--join is missing")?;
+    let token = arguments.token.as_deref().context("--token is missing")?;
+    let ca = pinned_ca(server, &arguments.ca_hash).await?;
+    let mut config = kube::Config::new(server.parse()?);
+    config.root_cert = Some(
+        rustls::pki_types::pem::PemObject::pem_slice_iter(ca.as_bytes())
+            .map(|der: Result<CertificateDer<'_>, _>| der.map(|der| der.to_vec()))
+            .collect::<Result<_, _>>()?,
+    );
+    config.auth_info.token = Some(token.to_owned().into());
+    let client = kube::Client::try_from(config)?;
+    let body = serde_json::to_vec(request)?;
+    let request = http::Request::post("/waggle/v1/members").body(body)?;
+    client
+        .request(request)
+        .await
+        .with_context(|| format!("ask {server} to be a member"))
+}
+
 /// The CA, PEM, that the server shows and whose hash was given.
 async fn pinned_ca(server: &str, hashes: &[String]) -> anyhow::Result<String> {
     let shown = shown_chain(server)

@@ -91,12 +91,30 @@ async fn create(
     description: &str,
     token_only: bool,
 ) -> anyhow::Result<()> {
+    let server = server(&config).await?;
+    let hash = ca_hash(&config)?;
+    let token = make(config, ttl, description, GROUP).await?;
+    if token_only {
+        println!("{token}");
+    } else {
+        println!("waggle agent --join {server} --token {token} --ca-hash {hash}");
+    }
+    Ok(())
+}
+
+/// A new token of the group.
+pub(crate) async fn make(
+    config: kube::Config,
+    ttl: Duration,
+    description: &str,
+    group: &str,
+) -> anyhow::Result<String> {
     let (id, secret) = (random(6)?, random(16)?);
     let mut data = json!({
         "token-id": id,
         "token-secret": secret,
         "usage-bootstrap-authentication": "true",
-        "auth-extra-groups": GROUP,
+        "auth-extra-groups": group,
     });
     if !description.is_empty() {
         data["description"] = description.into();
@@ -111,28 +129,21 @@ async fn create(
         "type": TYPE,
         "stringData": data,
     }))?;
-    let server = server(&config).await?;
-    let hash = ca_hash(&config)?;
     secrets(config)?
         .create(&PostParams::default(), &object)
         .await
         .context("create the token")?;
-    if token_only {
-        println!("{id}.{secret}");
-    } else {
-        println!("waggle agent --join {server} --token {id}.{secret} --ca-hash {hash}");
-    }
-    Ok(())
+    Ok(format!("{id}.{secret}"))
 }
 
-fn ca_hash(config: &kube::Config) -> anyhow::Result<String> {
+pub(crate) fn ca_hash(config: &kube::Config) -> anyhow::Result<String> {
     let cas = config.root_cert.iter().flatten();
     let first = cas.into_iter().next();
     join::hash_of(first.context("the kubeconfig has no CA of the cluster")?)
 }
 
 /// Where others reach the API: the kubeconfig's address, unless that is of this machine alone.
-async fn server(config: &kube::Config) -> anyhow::Result<String> {
+pub(crate) async fn server(config: &kube::Config) -> anyhow::Result<String> {
     let own = config.cluster_url.to_string();
     let own = own.trim_end_matches('/').to_owned();
     let host = config.cluster_url.host().unwrap_or_default();

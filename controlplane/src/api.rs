@@ -25,6 +25,7 @@ mod forward;
 mod health;
 mod impersonate;
 mod logs;
+pub(crate) mod members;
 mod metrics;
 mod negotiate;
 mod openapi;

@@ -1,7 +1,8 @@
 //! The composition root of the control plane: opens the store, then starts what runs on it, and stops it
 //! in the opposite order.
 //!
-//! Order of start: data directory, store (whose lock tells a second process), port, certificates, bootstrap
+//! Order of start: data directory, store (whose lock tells a second process; with other members it waits for a
+//! majority of them), port, certificates, bootstrap
 //! objects, what runs while this member leads, and the server last, when all it serves is there.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -22,6 +23,7 @@ pub use crate::api::audit::AuditConfig;
 use crate::api::cluster_status::View;
 pub use crate::api::cluster_status::{ClusterStatus, DataPlane, MemberStatus, NodeStatus};
 use crate::api::flow::Flow;
+pub use crate::api::members::{Admission, JoinRequest};
 use crate::api::server::{Served, serve};
 use crate::api::{Api, Means, Metrics};
 pub use crate::auth::TokenConfig;
@@ -35,14 +37,19 @@ use crate::nodestream::NodeStreams;
 use crate::registry::bootstrap::first_address;
 use crate::registry::{Registry, ServiceRanges};
 use crate::scheduler::SchedulerMetrics;
-use crate::store::{Store, StoreConfig, StoreError};
+use crate::store::Store;
+pub use crate::store::backup::SnapshotInfo;
 use crate::sync::{self, Limits, SyncMetrics};
 
 mod check;
 mod leading;
+mod members;
 mod roles;
 
 use leading::Leading;
+pub use members::{
+    PeerSettings, accept_admission, has_member, inspect_snapshot, join_request, restore_snapshot,
+};
 
 /// What a control plane member is started with.
 #[derive(Debug, Clone)]
@@ -63,6 +70,8 @@ pub struct ControllerConfig {
     pub cluster_dns: std::net::IpAddr,
     /// How long a pod that is being deleted keeps running so that no request to it is lost.
     pub termination: Termination,
+    /// A node that is not heard of for this long is unreachable.
+    pub node_grace: Duration,
     /// Ports that node ports of Services are taken from.
     pub node_ports: std::ops::RangeInclusive<u16>,
     /// How large the range of each node is.
@@ -71,6 +80,12 @@ pub struct ControllerConfig {
     pub audit: AuditConfig,
     /// How many requests are worked on at once; priority levels share them.
     pub max_requests: usize,
+    /// This member's name among the members.
+    pub name: String,
+    /// Where it listens for other members; none can join it otherwise.
+    pub peers: Option<PeerSettings>,
+    /// Where nodes, pods and clients reach the API; found out where it is not given.
+    pub advertise: Option<SocketAddr>,
     /// How service-account tokens are signed.
     pub tokens: TokenConfig,
 }
@@ -138,8 +153,6 @@ impl From<PkiError> for StartError {
 
 /// Open requests may take this long to end when the member stops.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Identity of the only member of a new Raft group.
-const FIRST_MEMBER: u64 = 1;
 /// Writes of the member itself are made under this name.
 const MANAGER: &str = "waggle";
 
@@ -164,8 +177,9 @@ impl Controller {
         check::check(&config).map_err(StartError::Config)?;
         let data_dir = &config.data_dir;
         prepare(data_dir)?;
-        let store = open_store(&data_dir.join("store")).await?;
-        match Self::start_on(&config, store.clone()).await {
+        let stop = CancellationToken::new();
+        let store = members::open_store(&config, &stop).await?;
+        match Self::start_on(&config, store.clone(), stop).await {
             Ok(controller) => Ok(controller),
             Err(error) => {
                 // The next start must find the directory unlocked.
@@ -175,7 +189,11 @@ impl Controller {
         }
     }
 
-    async fn start_on(config: &ControllerConfig, store: Store) -> Result<Self, StartError> {
+    async fn start_on(
+        config: &ControllerConfig,
+        store: Store,
+        stop: CancellationToken,
+    ) -> Result<Self, StartError> {
         let listen_error = |source| StartError::Listen {
             address: config.listen,
             source,
@@ -186,7 +204,10 @@ impl Controller {
             .await
             .map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
-        let endpoints = endpoints(address);
+        let endpoints = match config.advertise {
+            Some(advertised) => vec![advertised],
+            None => endpoints(address),
+        };
         let sans = sans(config, address, &endpoints);
         let pki = Pki::open(&config.data_dir.join("pki"), &sans, jiff::Timestamp::now())?;
         let pki = Arc::new(pki);
@@ -207,7 +228,6 @@ impl Controller {
             .await
             .map_err(|error| StartError::Bootstrap(error.to_string()))?;
 
-        let stop = CancellationToken::new();
         let following_keys = tokio::spawn(tokens.clone().follow(stop.clone()));
         let sealing = tokio::spawn(registry.clone().follow_encryption(stop.clone()));
         let renewing = tokio::spawn(Arc::clone(&pki).keep_renewed(stop.clone()));
@@ -239,12 +259,14 @@ impl Controller {
         let view = View {
             cache: cache.clone(),
             applied,
+            pki: config.data_dir.join("pki"),
         };
         let leading = Leading {
             client,
             cache: cache.clone(),
             config: ControllersConfig {
                 ca_pem: pki.ca_pem().to_owned(),
+                node_grace: config.node_grace,
                 pod_ranges: PodRanges::new(
                     config.pod_cidrs.clone(),
                     config.node_ranges.ipv4,
@@ -445,20 +467,6 @@ fn prepare(data_dir: &Path) -> Result<(), StartError> {
     };
     std::fs::create_dir_all(data_dir).map_err(failed)?;
     std::fs::read_dir(data_dir).map(drop).map_err(failed)
-}
-
-async fn open_store(dir: &Path) -> Result<Store, StartError> {
-    let config = StoreConfig {
-        dir: dir.to_owned(),
-        node_id: FIRST_MEMBER,
-    };
-    Store::open(config).await.map_err(|error| match error {
-        StoreError::Locked { dir, holder } => StartError::InUse { path: dir, holder },
-        other => StartError::Store {
-            path: dir.to_owned(),
-            why: other.to_string(),
-        },
-    })
 }
 
 /// The addresses under which others reach this member: the one it listens on, or those of the ways out, at

@@ -21,6 +21,7 @@ mod daemonset;
 mod definitions;
 mod deployment;
 mod disruption;
+mod disruption_target;
 mod endpointslice;
 mod expectations;
 #[cfg(test)]
@@ -55,6 +56,8 @@ pub(crate) struct ControllersConfig {
     /// The cluster CA, for the ConfigMap `kube-root-ca.crt` in every namespace.
     pub(crate) ca_pem: String,
     pub(crate) pod_ranges: PodRanges,
+    /// A node that is not heard of for this long is unreachable.
+    pub(crate) node_grace: Duration,
 }
 
 /// Runs all controllers until `shutdown`. Call it while this member leads.
@@ -131,7 +134,7 @@ async fn run_all(
         controller!(
             node,
             8,
-            node::Controller::new(&client, &cache, &config.pod_ranges)
+            node::Controller::new(&client, &cache, &config.pod_ranges, config.node_grace)
         ),
         controller!(
             node::eviction,

@@ -37,7 +37,8 @@ mod sync;
 mod types;
 
 pub use controller::{
-    AuditConfig, CaStep, ClusterStatus, Controller, ControllerConfig, DataPlane, MemberStatus,
-    NodeIdentity, NodeRanges, NodeStatus, StartError, Termination, TokenConfig,
-    issue_node_identity, rotate_ca,
+    Admission, AuditConfig, CaStep, ClusterStatus, Controller, ControllerConfig, DataPlane,
+    JoinRequest, MemberStatus, NodeIdentity, NodeRanges, NodeStatus, PeerSettings, SnapshotInfo,
+    StartError, Termination, TokenConfig, accept_admission, has_member, inspect_snapshot,
+    issue_node_identity, join_request, restore_snapshot, rotate_ca,
 };

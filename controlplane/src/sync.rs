@@ -35,6 +35,7 @@ mod metrics;
 mod podstatus;
 mod references;
 mod register;
+mod share;
 mod uplink;
 
 #[cfg(test)]
@@ -91,6 +92,8 @@ pub(crate) fn service(
         credentials,
         shutdown: shutdown.clone(),
     };
+    let store = client.registry().store().clone();
+    tokio::spawn(share::share(store, applied.clone(), shutdown.clone()));
     let server = NodeSyncServer::new(service).max_decoding_message_size(MAX_MESSAGE);
     (
         tonic::service::Routes::new(server).into_axum_router(),

@@ -54,7 +54,10 @@ pub(crate) struct ClientConfig {
 }
 
 pub(crate) struct Client<M: Machine> {
-    server: String,
+    /// The members of the control plane that are known, any of which will do.
+    servers: Vec<String>,
+    /// Which of them is next.
+    turn: usize,
     identity: Identity,
     intake: Intake<M>,
     streams: Arc<Streams<M>>,
@@ -99,11 +102,16 @@ impl<M: Machine> Client<M> {
         node_server: Option<Arc<dyn NodeServer>>,
     ) -> Result<Self, ClientError> {
         let identity = Identity::new(config);
+        let servers: Vec<String> = addresses(&config.server);
         // What cannot work is told at once.
-        endpoint(&config.server, &identity)?;
+        for server in &servers {
+            endpoint(server, &identity)?;
+        }
         let streams = Streams::new(Arc::clone(&intake.pods), node_server);
         Ok(Self {
-            server: config.server.clone(),
+            // Nodes do not all go to the same one.
+            turn: rand::rng().random_range(0..servers.len().max(1)),
+            servers,
             identity,
             intake,
             streams: Arc::new(streams),
@@ -138,14 +146,20 @@ impl<M: Machine> Client<M> {
                 () = tokio::time::sleep(jittered) => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            // One round over all of them before the pause grows.
+            if self.turn.is_multiple_of(self.servers.len()) {
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
         }
     }
 
     /// One stream, until it is lost; or, when `stop` says so, until all that waits is told and the control
     /// plane has ended the stream, too.
     async fn once(&mut self, stop: &watch::Receiver<bool>) -> ClientError {
-        let endpoint = match endpoint(&self.server, &self.identity) {
+        let server = self.servers[self.turn % self.servers.len()].clone();
+        // Whatever becomes of this one, another is asked next.
+        self.turn += 1;
+        let endpoint = match endpoint(&server, &self.identity) {
             Ok(endpoint) => endpoint,
             Err(error) => return error,
         };
@@ -167,7 +181,7 @@ impl<M: Machine> Client<M> {
             Ok(response) => response.into_inner(),
             Err(status) => return ClientError::Refused(Box::new(status)),
         };
-        tracing::info!(server = self.server, "connected to the control plane");
+        tracing::info!(server, "connected to the control plane");
         self.metrics.connections.inc();
         self.metrics.connected.set(1);
         self.intake.begin();
@@ -195,7 +209,7 @@ impl<M: Machine> Client<M> {
         loop {
             match incoming.message().await {
                 Ok(Some(message)) => {
-                    if let Err(error) = self.take(message).await {
+                    if let Err(error) = self.take(&server, message).await {
                         let why = format!("a batch that cannot be read: {error}");
                         return ClientError::Refused(Box::new(tonic::Status::data_loss(why)));
                     }
@@ -207,14 +221,18 @@ impl<M: Machine> Client<M> {
     }
 
     /// After an error the state has a hole: only a new stream, with the full state, fills it.
-    async fn take(&mut self, message: wire::ControlMessage) -> Result<(), prost::DecodeError> {
+    async fn take(
+        &mut self,
+        server: &str,
+        message: wire::ControlMessage,
+    ) -> Result<(), prost::DecodeError> {
         match message.message {
             Some(Message::Batch(batch)) => {
                 let batch = wire::Batch::decode(batch)?;
                 self.metrics.batches.inc();
                 self.intake.batch(batch).await;
             }
-            Some(Message::StreamRequest(request)) => match endpoint(&self.server, &self.identity) {
+            Some(Message::StreamRequest(request)) => match endpoint(server, &self.identity) {
                 Ok(endpoint) => {
                     tokio::spawn(Arc::clone(&self.streams).serve(endpoint, request));
                 }
@@ -227,6 +245,14 @@ impl<M: Machine> Client<M> {
         }
         Ok(())
     }
+}
+
+/// Several addresses are given with commas between them. There is always one.
+fn addresses(server: &str) -> Vec<String> {
+    server
+        .split(',')
+        .map(|address| address.trim().to_owned())
+        .collect()
 }
 
 /// The control plane, spoken to as who this node is now.

@@ -101,6 +101,7 @@ impl Cluster {
             arguments.data_dir.join("controller"),
             arguments.listen,
             Vec::new(),
+            crate::control_settings::MemberSettings::alone()?,
         )?)
         .await
         .context("control plane")?;

@@ -76,11 +76,10 @@ pub(super) async fn run(arguments: &ExecArguments) -> anyhow::Result<u8> {
     let _raw = tty.then(Raw::enter).transpose()?;
     let ended = process.take_status().context("the end is not told")?;
     let input = process.stdin();
-    let outputs = async {
-        let out = print(process.stdout(), std::io::stdout());
-        let errors = print(process.stderr(), std::io::stderr());
-        tokio::join!(out, errors)
-    };
+    let outputs = futures::future::join(
+        print(process.stdout(), std::io::stdout()),
+        print(process.stderr(), std::io::stderr()),
+    );
     let sizes = process.terminal_size();
     let resizing = async {
         if let Some(sizes) = sizes {

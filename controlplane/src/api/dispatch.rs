@@ -22,6 +22,9 @@ use crate::registry::ApiError;
 const DEADLINE: Duration = Duration::from_secs(60);
 const FOREVER: Duration = Duration::from_secs(1 << 30);
 
+/// What is not Kubernetes' is below this.
+const WAGGLE: [&str; 2] = ["waggle", "v1"];
+
 pub(super) fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
     headers
         .get(name)
@@ -117,15 +120,14 @@ impl Api {
             ));
         }
         match place {
-            Place::Path(segments) => match segments.as_slice() {
-                [first, version, verb, what]
-                    if [first.as_str(), version, verb] == ["waggle", "v1", "rotate"]
-                        && parts.method == Method::POST =>
-                {
-                    self.rotate(what).await
-                }
-                _ => self.path(parts, segments, query),
-            },
+            Place::Path(segments) if segments.starts_with(&WAGGLE.map(str::to_owned)) => {
+                let rest: Vec<&str> = segments[WAGGLE.len()..]
+                    .iter()
+                    .map(String::as_str)
+                    .collect();
+                self.waggle(parts, body, &rest).await
+            }
+            Place::Path(segments) => self.path(parts, segments, query),
             Place::Resource(target) => match super::review::review(target) {
                 Some(review) if parts.method == Method::POST => {
                     self.review(review, &user, target, parts, body).await
@@ -152,7 +154,6 @@ impl Api {
             ["healthz" | "livez" | "readyz", rest @ ..] => {
                 Ok(self.health(segments[0], rest.first().copied(), query))
             }
-            ["waggle", "v1", "status"] => Ok(self.cluster_status()),
             [".well-known", "openid-configuration"] => Ok(self.openid_configuration(host(parts))),
             ["openid", "v1", "jwks"] => Ok(self.jwks()),
             ["metrics"] => Ok(self.metrics.scrape(&self.registry)),

@@ -169,6 +169,23 @@ fn log_request(pod: &str, query: &Query) -> Result<LogsRequest, ApiError> {
             "Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified",
         ));
     }
+    let stream = query.get("stream");
+    match stream {
+        "" | "All" => {}
+        "Stdout" | "Stderr" if tail_lines.is_some() => errors.push(field_error(
+            "",
+            Cause::Forbidden,
+            "Forbidden: `tailLines` and specific `stream` are mutually exclusive for now",
+        )),
+        "Stdout" | "Stderr" => {}
+        other => errors.push(field_error(
+            "stream",
+            Cause::NotSupported,
+            format!(
+                "Unsupported value: \"{other}\": supported values: \"All\", \"Stderr\", \"Stdout\""
+            ),
+        )),
+    }
     if !errors.is_empty() {
         return Err(ApiError::invalid_named("", "PodLogOptions", pod, &errors));
     }
@@ -180,6 +197,7 @@ fn log_request(pod: &str, query: &Query) -> Result<LogsRequest, ApiError> {
         timestamps: query.flag("timestamps"),
         tail_lines,
         limit_bytes,
+        stream: stream.to_owned(),
     })
 }
 

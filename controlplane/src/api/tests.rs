@@ -15,6 +15,7 @@ mod pods;
 mod roles;
 mod services;
 mod shapes;
+mod streams;
 mod tokens;
 mod watches;
 mod who;
@@ -31,6 +32,7 @@ pub(super) const CM: &str = "/api/v1/namespaces/default/configmaps";
 
 pub(crate) fn config(dir: &std::path::Path) -> ControllerConfig {
     ControllerConfig {
+        node_grace: std::time::Duration::from_secs(40),
         data_dir: dir.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         extra_sans: Vec::new(),
@@ -46,6 +48,9 @@ pub(crate) fn config(dir: &std::path::Path) -> ControllerConfig {
         node_ranges: crate::NodeRanges::default(),
         audit: crate::AuditConfig::default(),
         max_requests: 600,
+        name: "c1".to_owned(),
+        peers: None,
+        advertise: None,
         tokens: crate::TokenConfig::default(),
     }
 }

@@ -27,6 +27,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::csr::SigningRequest;
 use super::identity::{MASTERS, NODES};
 
+pub(crate) mod member;
 pub(crate) mod rotation;
 mod serving;
 mod signing;
@@ -531,6 +532,19 @@ fn read(path: &Path) -> Result<Option<String>, PkiError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(file_error(path, source)),
     }
+}
+
+/// Takes over a file that all members share.
+pub(crate) fn write_shared(dir: &Path, name: &str, text: &str) -> Result<(), PkiError> {
+    let plain = name.starts_with("ca") && !name.contains(['/', '\\']);
+    if !plain {
+        return Err(content_error(
+            &dir.join("ca.crt"),
+            "not a file that is shared",
+        ));
+    }
+    create(dir)?;
+    write(&dir.join(name), text)
 }
 
 /// Beside, synced, renamed: the file is the old or the new one, whole.

@@ -53,10 +53,7 @@ impl Cluster {
     /// Store, registry and cache; nothing that decides.
     pub(crate) async fn bare() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let config = StoreConfig {
-            dir: directory.path().to_owned(),
-            node_id: 1,
-        };
+        let config = StoreConfig::alone(directory.path().to_owned(), 1);
         let store = Store::open(config).await.unwrap();
         let ranges = ServiceRanges {
             cidrs: vec!["10.96.0.0/16".parse().unwrap()],
@@ -86,6 +83,7 @@ impl Cluster {
     pub(crate) async fn new(nodes: &[&str]) -> Self {
         let mut cluster = Self::bare().await;
         let config = ControllersConfig {
+            node_grace: Duration::from_secs(40),
             ca_pem: "CA".to_owned(),
             pod_ranges: PodRanges::new(vec!["10.244.0.0/16".parse().unwrap()], 24, 64),
         };

@@ -407,7 +407,10 @@ impl From<StoreError> for ApiError {
                 "RequestEntityTooLarge",
                 format!("the write is refused: {why}"),
             ),
-            StoreError::Timeout => Self::timeout(error.to_string()),
+            // Without a hint to try again: clients would, and do it twice.
+            StoreError::OutcomeUnknown(_) => Self::new(504, "Timeout", error.to_string()),
+            StoreError::InvalidChange(why) => Self::bad_request(why),
+            StoreError::Removed { .. } => Self::unavailable(error.to_string()),
             StoreError::DiskFull(_) => Self::new(507, "InsufficientStorage", error.to_string()),
             StoreError::Corrupt(_)
             | StoreError::Format { .. }

@@ -13,6 +13,7 @@ mod lifecycle;
 mod netfilter;
 mod restarts;
 mod services;
+mod sets;
 mod streams;
 mod termination;
 mod workloads;

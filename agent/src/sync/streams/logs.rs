@@ -95,6 +95,11 @@ fn options(logs: &wire::LogsRequest) -> Result<LogOptions, Refusal> {
         tail_lines: logs.tail_lines.map(|n| u64::try_from(n).unwrap_or(0)),
         since,
         timestamps: logs.timestamps,
+        stderr: match logs.stream.as_str() {
+            "Stdout" => Some(false),
+            "Stderr" => Some(true),
+            _ => None,
+        },
         limit_bytes: logs.limit_bytes.map(|n| u64::try_from(n).unwrap_or(0)),
     })
 }
@@ -121,6 +126,10 @@ fn attempt(snapshot: &Snapshot, container: &str, previous: bool) -> Result<u32, 
         _ => {
             // What ended without having begun has written nothing.
             let state = match known.waiting.as_deref() {
+                Some("ErrImagePull") => "waiting to start: image can't be pulled".to_owned(),
+                Some("ImagePullBackOff") => {
+                    "waiting to start: trying and failing to pull image".to_owned()
+                }
                 Some(waiting) => format!("waiting to start: {waiting}"),
                 None => "terminated".to_owned(),
             };

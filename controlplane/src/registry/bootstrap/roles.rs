@@ -11,6 +11,8 @@ use crate::registry::{ApiError, Registry, object};
 
 const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] = &["create", "delete", "deletecollection", "patch", "update"];
+/// Who holds a token of this group may make a machine a member of the control plane.
+const JOINERS: &str = "system:bootstrappers:waggle:members";
 const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 
 fn rule(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Value {
@@ -77,6 +79,11 @@ fn cluster_roles() -> Vec<Value> {
             "cluster-admin",
             &[],
             vec![rule(&["*"], &["*"], &["*"]), paths(&["*"], &["*"])],
+        ),
+        role(
+            "waggle:join-member",
+            &[],
+            vec![paths(&["/waggle/v1/members"], &["post"])],
         ),
         role("system:discovery", &[], vec![paths(&discovery, &["get"])]),
         role(
@@ -332,6 +339,7 @@ fn cluster_role_bindings() -> Vec<Value> {
     const UNKNOWN: &str = "system:unauthenticated";
     vec![
         binding("cluster-admin", "cluster-admin", &["system:masters"]),
+        binding("waggle:join-member", "waggle:join-member", &[JOINERS]),
         binding(
             "system:monitoring",
             "system:monitoring",
