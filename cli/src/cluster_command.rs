@@ -20,7 +20,7 @@ pub(crate) struct ClusterArguments {
     kubeconfig: Option<PathBuf>,
 }
 
-#[derive(Debug, Clone, clap::Subcommand)]
+#[derive(Debug, clap::Subcommand)]
 enum Action {
     /// The members of the control plane, and of each node what its data plane has in force.
     Status {
