@@ -159,6 +159,7 @@ fn static_pods_run_from_a_folder_and_greedy_ones_are_evicted() {
 kind: Pod
 metadata: {{name: fixed}}
 spec:
+  terminationGracePeriodSeconds: 1
   containers: [{{name: main, image: {IMAGE}, command: ["sleep", "1000"]}}]
 "#
     );
@@ -169,14 +170,23 @@ spec:
         ..Options::default()
     });
     cluster.wait_for(&["pod", "fixed-node-1"], "{.status.phase}", "Running");
-    let identity = "jsonpath={.metadata.ownerReferences[0].kind} {.status.containerStatuses[0].containerID}";
-    let before = cluster.kubectl(&["get", "pod", "fixed-node-1", "-o", identity]).ok();
+    let identity =
+        "jsonpath={.metadata.ownerReferences[0].kind} {.status.containerStatuses[0].containerID}";
+    let before = cluster
+        .kubectl(&["get", "pod", "fixed-node-1", "-o", identity])
+        .ok();
     assert!(before.starts_with("Node runc://"), "{before}");
     cluster.kubectl(&["delete", "pod", "fixed-node-1"]).ok();
-    wait_until("the mirror pod to come back", Duration::from_secs(30), || {
-        let after = cluster.kubectl(&["get", "pod", "fixed-node-1", "-o", identity]).stdout;
-        (after == before).then_some(())
-    });
+    wait_until(
+        "the mirror pod to come back",
+        Duration::from_secs(30),
+        || {
+            let after = cluster
+                .kubectl(&["get", "pod", "fixed-node-1", "-o", identity])
+                .stdout;
+            (after == before).then_some(())
+        },
+    );
 
     cluster.apply(&format!(
         r#"apiVersion: v1

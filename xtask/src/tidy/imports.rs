@@ -48,7 +48,8 @@ const LAYERS: &[Layers] = &[
         rows: &[
             &["fuzzing"],
             &["sync"],
-            &["node", "pods"],
+            &["node"],
+            &["pods"],
             &["volumes"],
             &["images", "runtime"],
             &["supervisor"],
