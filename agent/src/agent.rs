@@ -262,7 +262,8 @@ impl Agent {
 
         let images = ImageStore::open(&config.data_dir.join("images"))
             .await?
-            .with_insecure_registries(config.insecure_registries.clone());
+            .with_insecure_registries(config.insecure_registries.clone())
+            .with_mirrors(config.pods.registry_mirrors.clone());
         let outbox = Arc::new(Outbox::default());
         let objects = Arc::new(Objects::default());
         let machine = Arc::new(NodeMachine::new(
@@ -405,7 +406,7 @@ impl Agent {
                 stopped.clone(),
             )),
         ];
-        tasks.extend(manifests.map(|it| tokio::spawn(it.run(stopped.clone()))));
+        tasks.push(tokio::spawn(manifests.run(stopped.clone())));
         if config.node_addresses.is_empty() {
             tasks.push(tokio::spawn(follow_addresses(
                 new_addresses,

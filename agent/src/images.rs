@@ -83,6 +83,14 @@ impl Image {
     }
 }
 
+/// What an operator says of registries.
+#[derive(Debug, Clone, Default)]
+struct Sources {
+    /// Spoken to without TLS.
+    insecure: Vec<String>,
+    mirrors: Vec<(String, String)>,
+}
+
 type SharedPull = Shared<BoxFuture<'static, Result<Image, ImageError>>>;
 /// A pull under way, by what was asked for and with which credentials.
 type Pulls = HashMap<(String, Vec<Credentials>), SharedPull>;
@@ -92,7 +100,7 @@ type Pulls = HashMap<(String, Vec<Credentials>), SharedPull>;
 pub struct ImageStore {
     disk: Disk,
     pulls: Arc<Mutex<Pulls>>,
-    insecure: Arc<Vec<String>>,
+    sources: Arc<Sources>,
     /// A sweep was put off because something was being added.
     sweep_due: Arc<AtomicBool>,
 }
@@ -112,7 +120,7 @@ impl ImageStore {
         Ok(Self {
             disk,
             pulls: Arc::default(),
-            insecure: Arc::default(),
+            sources: Arc::default(),
             sweep_due: Arc::default(),
         })
     }
@@ -120,7 +128,14 @@ impl ImageStore {
     /// Registries (`host:port`) to be spoken to without TLS, besides those on loopback addresses.
     #[must_use]
     pub fn with_insecure_registries(mut self, registries: Vec<String>) -> Self {
-        self.insecure = Arc::new(registries);
+        Arc::make_mut(&mut self.sources).insecure = registries;
+        self
+    }
+
+    /// Where images of a registry are looked for before the registry itself: registry and mirror (`host:port`).
+    #[must_use]
+    pub fn with_mirrors(mut self, mirrors: Vec<(String, String)>) -> Self {
+        Arc::make_mut(&mut self.sources).mirrors = mirrors;
         self
     }
 
@@ -186,7 +201,7 @@ impl ImageStore {
         let name = reference.to_string();
         let before = self.disk.get_record(&name)?;
         tracing::info!(image = %name, "pulling image");
-        let result = pull::pull(&self.disk, reference, credentials, &self.insecure).await;
+        let result = pull::pull(&self.disk, reference, credentials, &self.sources).await;
         let replaced = match (&result, before) {
             (Ok(now), Some(before)) => now.digest != before.digest,
             // Make room; otherwise verified parts stay for the next attempt.

@@ -116,6 +116,10 @@ impl Cluster {
             .arg("--cgroup-attach")
             .arg(&unified)
             .args(&self.options.arguments);
+        if self.options.disk_mib.is_none() {
+            // How full this machine's disk is, is no concern of the tests.
+            command.args(["--eviction-disk", "0", "--image-gc-high-threshold", "100"]);
+        }
         if !self
             .options
             .arguments

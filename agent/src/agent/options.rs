@@ -79,10 +79,10 @@ pub(super) fn evictor(
 pub(super) fn manifests(
     config: &AgentConfig,
     pods: &Arc<Pods<NodeMachine>>,
-) -> Option<Manifests<NodeMachine>> {
-    Some(Manifests {
+) -> Manifests<NodeMachine> {
+    Manifests {
         pods: Arc::clone(pods),
         node: config.node_name.clone(),
-        folder: config.pods.manifests.clone()?,
-    })
+        folder: config.pods.manifests.clone(),
+    }
 }

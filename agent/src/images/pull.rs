@@ -11,30 +11,52 @@ use super::manifest::{self, Descriptor, ImageManifest, Manifest};
 use super::reference::Reference;
 use super::registry::Registry;
 use super::unpack::{self, Limits, UnpackError};
-use super::{Credentials, blocking};
+use super::{Credentials, Sources, blocking};
 
 const PARALLEL_DOWNLOADS: usize = 3;
 
-/// Pulls with the credentials for the registry, one after the other until one is accepted; anonymously
-/// when there are none.
+/// From the registry's mirrors, one after the other, then from itself. What a mirror cannot give is no error.
 pub(super) async fn pull(
     disk: &Disk,
     reference: &Reference,
     credentials: &[Credentials],
-    insecure: &[String],
+    sources: &Sources,
 ) -> Result<Record, ImageError> {
     let locked = disk.clone();
     let _lock = blocking(move || locked.lock_shared()).await?;
-    let fitting: Vec<&Credentials> = credentials
-        .iter()
-        .filter(|c| applies(c, reference))
-        .collect();
+    let mirrors = sources.mirrors.iter();
+    for (_, mirror) in mirrors.filter(|(registry, _)| *registry == reference.registry) {
+        let at = Reference {
+            registry: mirror.clone(),
+            ..reference.clone()
+        };
+        match pull_from(disk, reference, &at, credentials, sources).await {
+            Err(error) if !matches!(error, ImageError::DiskFull { .. }) => {
+                tracing::warn!(image = %reference, mirror, %error, "the mirror does not help");
+            }
+            settled => return settled,
+        }
+    }
+    pull_from(disk, reference, reference, credentials, sources).await
+}
+
+/// Pulls with the credentials for the registry, one after the other until one is accepted; anonymously
+/// when there are none. `at` is where the image is fetched, `reference` what it will be called.
+async fn pull_from(
+    disk: &Disk,
+    reference: &Reference,
+    at: &Reference,
+    credentials: &[Credentials],
+    sources: &Sources,
+) -> Result<Record, ImageError> {
+    let insecure = &sources.insecure;
+    let fitting: Vec<&Credentials> = credentials.iter().filter(|c| applies(c, at)).collect();
     if fitting.is_empty() {
-        return pull_with(disk, reference, None, insecure).await;
+        return pull_with(disk, reference, at, None, insecure).await;
     }
     let mut last = None;
     for credentials in fitting {
-        match pull_with(disk, reference, Some(credentials), insecure).await {
+        match pull_with(disk, reference, at, Some(credentials), insecure).await {
             Err(e @ ImageError::Unauthorized { .. }) => last = Some(e),
             other => return other,
         }
@@ -58,11 +80,12 @@ fn applies(credentials: &Credentials, reference: &Reference) -> bool {
 async fn pull_with(
     disk: &Disk,
     reference: &Reference,
+    at: &Reference,
     credentials: Option<&Credentials>,
     insecure: &[String],
 ) -> Result<Record, ImageError> {
     let shown = reference.to_string();
-    let registry = Registry::new(reference, credentials, insecure)?;
+    let registry = Registry::new(at, credentials, insecure)?;
     let (bytes, digest) = registry.manifest(None).await?;
     let mut blobs = vec![disk.put_blob(&bytes)?];
     let image = match manifest::parse(&shown, &bytes)? {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use oci_client::client::{ClientConfig, ClientProtocol};
+use oci_client::client::{BlobResponse, ClientConfig, ClientProtocol};
 use oci_client::errors::{DigestError, OciDistributionError, OciErrorCode};
 use oci_client::secrets::RegistryAuth;
 
@@ -18,6 +18,9 @@ use super::reference::Reference;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Without a byte for so long, a transfer is given up.
 const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A transfer that breaks off is resumed so often.
+const MOST_RESUMPTIONS: u32 = 5;
 
 /// The client library reads a manifest whole: this bounds one that never ends.
 const MANIFEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -107,14 +110,51 @@ impl Registry {
         if disk.has_blob(&wanted.digest, wanted.size) {
             return Ok(());
         }
-        let digest = wanted.digest.to_string();
-        let mut stream = self
-            .client
-            .pull_blob_stream(&self.target(None), digest.as_str())
-            .await
-            .map_err(|e| self.explain(e))?
-            .stream;
         let mut writer = BlobWriter::new(disk)?;
+        let mut resumed = 0;
+        loop {
+            let before = writer.written();
+            match self.fetch(disk, &mut writer, wanted).await {
+                Ok(()) => break,
+                // A transfer that got on is gone on with from where it broke off.
+                Err(error @ ImageError::RegistryUnavailable { .. })
+                    if writer.written() > before && resumed < MOST_RESUMPTIONS =>
+                {
+                    tracing::debug!(image = %self.shown, %error, at = writer.written(), "resuming");
+                    resumed += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        writer.finish(&self.shown, Some((&wanted.digest, wanted.size)))?;
+        Ok(())
+    }
+
+    /// What is missing of a blob, into `writer`.
+    async fn fetch<'a>(
+        &self,
+        disk: &'a Disk,
+        writer: &mut BlobWriter<'a>,
+        wanted: &Descriptor,
+    ) -> Result<(), ImageError> {
+        let digest = wanted.digest.to_string();
+        let target = self.target(None);
+        let mut stream = if writer.written() == 0 {
+            let pulled = self.client.pull_blob_stream(&target, digest.as_str());
+            pulled.await.map_err(|e| self.explain(e))?.stream
+        } else {
+            let from = writer.written();
+            let client = &self.client;
+            let pulled = client.pull_blob_stream_partial(&target, digest.as_str(), from, None);
+            match pulled.await.map_err(|e| self.explain(e))? {
+                BlobResponse::Partial(sized) => sized.stream,
+                // The registry knows no parts: from the beginning.
+                BlobResponse::Full(sized) => {
+                    *writer = BlobWriter::new(disk)?;
+                    sized.stream
+                }
+            }
+        };
         while let Some(chunk) = stream.next().await {
             let chunk = match chunk {
                 Ok(chunk) => chunk,
@@ -132,7 +172,6 @@ impl Registry {
             }
             writer.write(&chunk)?;
         }
-        writer.finish(&self.shown, Some((&wanted.digest, wanted.size)))?;
         Ok(())
     }
 

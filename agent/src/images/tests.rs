@@ -3,6 +3,7 @@
 
 mod crash;
 mod registry;
+mod resumed;
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};

@@ -21,7 +21,8 @@ const REPEAT_EVERY: u32 = 5;
 pub(crate) struct Manifests<M: Machine> {
     pub(crate) pods: Arc<Pods<M>>,
     pub(crate) node: String,
-    pub(crate) folder: PathBuf,
+    /// None: static pods of an earlier agent end.
+    pub(crate) folder: Option<PathBuf>,
 }
 
 /// A file as it was read last.
@@ -45,7 +46,7 @@ impl<M: Machine> Manifests<M> {
                 Ok(()) => self.apply(&files, round.is_multiple_of(REPEAT_EVERY)).await,
                 // What runs goes on: a folder that is away is no order to end everything.
                 Err(error) => {
-                    tracing::warn!(folder = %self.folder.display(), %error, "manifests not read");
+                    tracing::warn!(folder = ?self.folder, %error, "manifests not read");
                 }
             }
             round = round.wrapping_add(1);
@@ -53,8 +54,11 @@ impl<M: Machine> Manifests<M> {
     }
 
     fn read(&self, files: &mut BTreeMap<PathBuf, Known>) -> std::io::Result<()> {
+        let Some(folder) = &self.folder else {
+            return Ok(());
+        };
         let mut there = Vec::new();
-        for entry in std::fs::read_dir(&self.folder)? {
+        for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
             let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
             let metadata = std::fs::metadata(entry.path());

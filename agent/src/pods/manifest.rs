@@ -133,7 +133,7 @@ mod tests {
             ("[", ""),
             (&TEXT.replace("name: web,", ""), "no name"),
             (
-                &TEXT.replace("  - {name: c, image: i}\n", "  []\n"),
+                &TEXT.replace("\n  - {name: c, image: i}\n", " []\n"),
                 "no containers",
             ),
         ] {

@@ -159,6 +159,7 @@ fn static_pods_run_from_a_folder_and_greedy_ones_are_evicted() {
 kind: Pod
 metadata: {{name: fixed}}
 spec:
+  terminationGracePeriodSeconds: 1
   containers: [{{name: main, image: {IMAGE}, command: ["sleep", "1000"]}}]
 "#
     );

@@ -51,7 +51,8 @@ const LAYERS: &[Layers] = &[
         rows: &[
             &["fuzzing"],
             &["sync"],
-            &["node", "pods"],
+            &["node"],
+            &["pods"],
             &["volumes"],
             &["images", "runtime"],
             &["supervisor"],

@@ -113,7 +113,7 @@ impl Drop for Registry {
     }
 }
 
-async fn store() -> (tempfile::TempDir, ImageStore) {
+pub(super) async fn store() -> (tempfile::TempDir, ImageStore) {
     let dir = tempfile::tempdir().unwrap();
     let store = ImageStore::open(dir.path()).await.unwrap();
     (dir, store)
@@ -283,7 +283,7 @@ async fn lying_registry(answers: HashMap<String, (&'static str, Bytes)>) -> Sock
 }
 
 /// A manifest of one layer, and what is served instead of the layer or the configuration.
-fn manifest(config: &[u8], layer: &[u8]) -> Bytes {
+pub(super) fn manifest(config: &[u8], layer: &[u8]) -> Bytes {
     let descriptor = |kind: &str, bytes: &[u8]| {
         serde_json::json!({
             "mediaType": kind, "digest": Digest::of(bytes).to_string(), "size": bytes.len(),
@@ -297,7 +297,7 @@ fn manifest(config: &[u8], layer: &[u8]) -> Bytes {
     serde_json::to_vec(&manifest).unwrap().into()
 }
 
-fn config_for(diff_id: &Digest) -> Vec<u8> {
+pub(super) fn config_for(diff_id: &Digest) -> Vec<u8> {
     serde_json::to_vec(&serde_json::json!({
         "architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": [diff_id]},
     }))
