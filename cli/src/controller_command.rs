@@ -143,7 +143,11 @@ async fn join(arguments: &ControllerArguments, config: &ControllerConfig) -> any
     );
     let admission = join::admission(&arguments.join, &request).await?;
     controlplane::accept_admission(&config.data_dir, &admission)?;
-    tracing::info!(id = admission.id, name = request.name, "admitted to the cluster");
+    tracing::info!(
+        id = admission.id,
+        name = request.name,
+        "admitted to the cluster"
+    );
     Ok(())
 }
 

@@ -67,8 +67,8 @@ pub(super) async fn save(config: kube::Config, file: &Path) -> anyhow::Result<()
     let code = response.status();
     let mut body = response.into_body();
     let beside = file.with_extension("part");
-    let mut out = std::fs::File::create(&beside)
-        .with_context(|| format!("create {}", beside.display()))?;
+    let mut out =
+        std::fs::File::create(&beside).with_context(|| format!("create {}", beside.display()))?;
     let written = async {
         if !code.is_success() {
             let text = body.collect().await?.to_bytes();

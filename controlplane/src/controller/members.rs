@@ -65,7 +65,10 @@ pub fn join_request(config: &ControllerConfig) -> JoinRequest {
 
 /// What the others are to know of this member, which listens for them there.
 fn describe(config: &ControllerConfig, listening: Option<SocketAddr>) -> Node {
-    let given = config.peers.as_ref().and_then(|peers| peers.address.clone());
+    let given = config
+        .peers
+        .as_ref()
+        .and_then(|peers| peers.address.clone());
     let (address, api_address) = match listening {
         None => (String::new(), String::new()),
         Some(listening) => {

@@ -5,8 +5,8 @@
 //! again with its first batch.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use proto::node::v1::DataPlaneMode;
 use tokio::sync::watch;

@@ -80,7 +80,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_slowest_node_of_any_member_that_is_there_counts() {
-        let said = [heard(7, &["a"]), heard(5, &["b", "c"]), heard(u64::MAX, &[])];
+        let said = [
+            heard(7, &["a"]),
+            heard(5, &["b", "c"]),
+            heard(u64::MAX, &[]),
+        ];
         let all = elsewhere(said.iter());
         assert_eq!(all.least, 5);
         assert_eq!(all.nodes.len(), 3);
