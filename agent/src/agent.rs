@@ -2,7 +2,8 @@
 //! control plane; stops in the opposite order.
 //!
 //! `agent/preflight` says what is missing before anything is touched, `agent/local` answers on a socket of
-//! this machine (metrics, image import), `agent/names` finds DNS its sockets, `agent/error` names what failed.
+//! this machine (metrics, image import), `agent/node_server` answers who asks through the control
+//! plane's proxy, `agent/names` finds DNS its sockets, `agent/error` names what failed.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -32,9 +33,12 @@ use crate::sync::{Client, ClientConfig, ClientMetrics, Intake, Outbox};
 mod error;
 mod local;
 mod names;
+mod node_server;
 mod options;
 mod preflight;
 mod ranges;
+mod usage;
+mod volumes;
 
 pub use error::AgentError;
 pub use options::PodOptions;
@@ -296,10 +300,13 @@ impl Agent {
 
         let metrics = PodMetrics::default();
         let client_metrics = ClientMetrics::default();
-        let mut registry = Registry::with_prefix("waggle_agent");
-        metrics.register(&mut registry);
-        client_metrics.register(&mut registry);
-        registry.register(
+        let mut registry = Registry::default();
+        data_plane.register(&mut registry);
+        dns.register(&mut registry);
+        let own = registry.sub_registry_with_prefix("waggle_agent");
+        metrics.register(own);
+        client_metrics.register(own);
+        own.register(
             "events_dropped",
             "Events that were dropped because too many waited",
             outbox.dropped_events.clone(),
@@ -312,12 +319,15 @@ impl Agent {
             settings: settings(&config, &host, Arc::clone(&known_addresses), host_resolver),
             clock: Clock::new(),
             metrics,
+            pressure: std::sync::Mutex::default(),
+            allocated: std::sync::Mutex::default(),
         });
         let pods = Arc::new(Pods::open(context).await.map_err(AgentError::Pods)?);
         let new_addresses = data_plane.node_addresses();
 
         let (stop, stopped) = watch::channel(false);
         let (pod_cidrs, new_ranges) = watch::channel(Vec::new());
+        let volumes_of = Arc::clone(&objects);
         let intake = Intake::new(
             config.node_name.clone(),
             Arc::clone(&pods),
@@ -337,6 +347,18 @@ impl Agent {
             let mode = mode(&config);
             Box::new(move || hello(&node_name, &heartbeat, &mode))
         };
+        let evictor = options::evictor(&config, &pods, &images, &heartbeat);
+        let manifests = options::manifests(&config, &pods);
+        let shared = Arc::new(Shared {
+            pods,
+            images,
+            data_plane,
+            registry,
+            node_name: config.node_name.clone(),
+            addresses: known_addresses,
+            client: client_metrics.clone(),
+            applied: [data_plane_applied, dns_applied],
+        });
         let client = Client::new(
             &ClientConfig {
                 server: config.server.clone(),
@@ -348,23 +370,29 @@ impl Agent {
             },
             intake,
             hello,
-            client_metrics.clone(),
+            client_metrics,
+            Some(Arc::new(node_server::Server(Arc::clone(&shared)))),
         )?;
-        let shared = Arc::new(Shared {
-            pods,
-            images,
-            data_plane,
-            registry,
-            node_name: config.node_name.clone(),
-            addresses: known_addresses,
-            client: client_metrics,
-            applied: [data_plane_applied, dns_applied],
-        });
+        let usage = tokio::spawn(usage::report(
+            Arc::clone(&shared.pods),
+            config.cgroup_parent.clone(),
+            Arc::clone(&outbox),
+            stopped.clone(),
+        ));
+        let removal = tokio::spawn(volumes::remove(
+            volumes_of,
+            config.data_dir.clone(),
+            Arc::clone(&outbox),
+            stopped.clone(),
+        ));
         let mut tasks = vec![
             health,
+            usage,
+            removal,
             memory,
             tokio::spawn(client.run(stopped.clone())),
             tokio::spawn(Arc::clone(&heartbeat).run(stopped.clone())),
+            tokio::spawn(evictor.run(stopped.clone())),
             tokio::spawn(report_applied(
                 shared.applied.clone(),
                 outbox,
@@ -377,6 +405,7 @@ impl Agent {
                 stopped.clone(),
             )),
         ];
+        tasks.extend(manifests.map(|it| tokio::spawn(it.run(stopped.clone()))));
         if config.node_addresses.is_empty() {
             tasks.push(tokio::spawn(follow_addresses(
                 new_addresses,

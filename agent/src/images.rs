@@ -23,10 +23,11 @@ mod registry;
 mod sweep;
 mod unpack;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
@@ -253,6 +254,33 @@ impl ImageStore {
         self.sweep().await
     }
 
+    /// Names that are not in `used` and were not used for `young`, with their sizes; least recently used first.
+    pub(crate) async fn unused(
+        &self,
+        used: &BTreeSet<String>,
+        young: Duration,
+    ) -> Result<Vec<(String, u64)>, ImageError> {
+        let normal = |text: &String| Some(Reference::parse(text).ok()?.to_string());
+        let used: BTreeSet<String> = used.iter().filter_map(normal).collect();
+        let disk = self.disk.clone();
+        blocking(move || {
+            let mut found = Vec::new();
+            for record in disk.records()? {
+                let since = disk.last_used(&record.reference);
+                let is_young = since.elapsed().is_ok_and(|age| age < young);
+                if !used.contains(&record.reference) && !is_young {
+                    found.push((since, record.reference, record.size_bytes));
+                }
+            }
+            found.sort();
+            Ok(found
+                .into_iter()
+                .map(|(_, name, size)| (name, size))
+                .collect())
+        })
+        .await
+    }
+
     async fn sweep(&self) -> Result<(), ImageError> {
         let disk = self.disk.clone();
         let done = blocking(move || sweep::sweep(&disk)).await?;
@@ -283,6 +311,7 @@ fn find(disk: &Disk, reference: &Reference) -> Result<Option<Record>, ImageError
     let complete = |record: &Record| record.layers.iter().all(|chain| disk.has_layer(chain));
     let name = reference.to_string();
     if let Some(record) = disk.get_record(&name)?.filter(complete) {
+        disk.note_use(&name);
         return Ok(Some(record));
     }
     let Some(digest) = &reference.digest else {

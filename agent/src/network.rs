@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use ipnet::IpNet;
+use tokio::net::TcpSocket;
 
 use self::addresses::Addresses;
 use self::link::Names;
@@ -88,6 +89,24 @@ pub fn check_ranges(ranges: &[IpNet], cluster: &[IpNet]) -> Result<(), NetworkEr
 /// Removes the address ledger below `run_dir` if no pod has an address.
 pub fn remove_unused_ledger(run_dir: &Path) {
     addresses::remove_unused(&run_dir.join("ipam"));
+}
+
+/// Sockets for IPv4 and, where there is such a thing, IPv6, not connected yet, in a network namespace or in that of
+/// this process. A socket belongs to the namespace in which it was made, whoever uses it.
+pub(crate) async fn sockets_in(
+    netns: Option<&Path>,
+) -> Result<(TcpSocket, Option<TcpSocket>), NetworkError> {
+    let failed = NetworkError::system("make a socket");
+    let make = || {
+        Ok((
+            TcpSocket::new_v4().map_err(failed)?,
+            TcpSocket::new_v6().ok(),
+        ))
+    };
+    match netns {
+        Some(path) => namespace::inside(path, make).await,
+        None => make(),
+    }
 }
 
 /// Sets up and tears down pod networks, by pod uid.

@@ -1,12 +1,16 @@
 //! What the node is: capacity, addresses, conditions, Lease.
 //!
 //! `node/host` reads the machine (files below `/proc` and `/etc`), `node/status` makes the Node object of it
-//! (pure), `node/heartbeat` tells the control plane. Labels and taints that others set are theirs.
+//! (pure), `node/heartbeat` tells the control plane, `node/eviction` keeps the node from running short. Labels and taints that others set are theirs.
 
+mod eviction;
 mod heartbeat;
 mod host;
+mod manifests;
 mod status;
 
+pub(crate) use eviction::{Evictor, Thresholds};
 pub(crate) use heartbeat::{Heartbeat, NodeReporter};
 pub(crate) use host::{Host, HostError, addresses, uplink};
+pub(crate) use manifests::Manifests;
 pub(crate) use status::{NodeFacts, allocatable};

@@ -7,6 +7,7 @@
 //!   machine              the seam to images, network, runtime and mounts
 //!   environment fields files mounts container       references resolved into final values
 //!   admit                what a node refuses to run
+//!   manifest             pods from files of the node
 //!   confine              seccomp profiles, system controls, process ids
 //!   ports                what a pod asks of the network: hostPorts, opting out
 //!   probe prober         verdicts (pure) and asking
@@ -23,6 +24,7 @@ use tokio::task::JoinHandle;
 
 mod admit;
 mod backoff;
+mod claims;
 mod confine;
 mod container;
 mod context;
@@ -32,6 +34,7 @@ mod expand;
 mod fields;
 mod files;
 mod machine;
+pub(crate) mod manifest;
 mod metrics;
 mod mounts;
 mod objects;
@@ -40,7 +43,7 @@ mod ports;
 mod probe;
 mod prober;
 mod qos;
-mod quantity;
+pub(crate) mod quantity;
 mod record;
 mod report;
 mod status;
@@ -48,6 +51,7 @@ mod tokens;
 mod wanted;
 mod worker;
 
+pub(crate) use admit::Pressure;
 pub(crate) use context::{Clock, Context, Settings};
 pub(crate) use files::Resolver;
 use machine::PodSandbox;
@@ -75,6 +79,8 @@ pub(crate) struct Pods<M: Machine> {
 
 struct Handle {
     key: PodKey,
+    /// From a file of the node, not from the control plane.
+    is_static: bool,
     inbox: mpsc::Sender<Command>,
     snapshot: watch::Receiver<Option<Snapshot>>,
     task: JoinHandle<()>,
@@ -169,6 +175,7 @@ impl<M: Machine> Pods<M> {
     }
 
     fn begin(&self, key: PodKey, pod: Pod, record: Option<Record>) {
+        let is_static = admit::is_static(&pod);
         let (inbox, commands) = mpsc::channel(INBOX);
         let (publish, snapshot) = watch::channel(None);
         let worker = Worker::new(
@@ -196,6 +203,7 @@ impl<M: Machine> Pods<M> {
             key.uid.clone(),
             Handle {
                 key,
+                is_static,
                 inbox,
                 snapshot,
                 task,
@@ -219,6 +227,13 @@ impl<M: Machine> Pods<M> {
             tracing::warn!("a pod without name or uid was passed over");
             return;
         };
+        if manifest::is_mirror(&pod) {
+            // The copy of a static pod: nothing runs for it, so nothing has to end before it goes.
+            if pod.metadata.deletion_timestamp.is_some() {
+                self.context.reporter.terminated(&key);
+            }
+            return;
+        }
         if !is_safe(&key, &pod) {
             tracing::warn!(uid = %key.uid, "a pod whose names cannot be used in paths was passed over");
             return;
@@ -260,12 +275,36 @@ impl<M: Machine> Pods<M> {
     pub(crate) async fn retain(&self, uids: &BTreeSet<String>) {
         let gone: Vec<String> = self
             .lock()
-            .keys()
-            .filter(|uid| !uids.contains(*uid))
-            .cloned()
+            .iter()
+            .filter(|(uid, handle)| !handle.is_static && !uids.contains(*uid))
+            .map(|(uid, _)| uid.clone())
             .collect();
         for uid in gone {
             self.gone(&uid).await;
+        }
+    }
+
+    /// Pods from files of the node, by uid.
+    pub(crate) fn static_pods(&self) -> BTreeMap<String, PodKey> {
+        let handles = self.lock();
+        let all = handles.iter().filter(|(_, handle)| handle.is_static);
+        all.map(|(uid, handle)| (uid.clone(), handle.key.clone()))
+            .collect()
+    }
+
+    /// The file of a static pod is gone, or says something else.
+    pub(crate) async fn end_static(&self, uid: &str) {
+        let inbox = self.lock().get(uid).map(|handle| handle.inbox.clone());
+        if let Some(inbox) = inbox {
+            let _ = inbox.send(Command::End).await;
+        }
+    }
+
+    /// Tells the control plane once more how a pod is.
+    pub(crate) async fn repeat(&self, uid: &str) {
+        let inbox = self.lock().get(uid).map(|handle| handle.inbox.clone());
+        if let Some(inbox) = inbox {
+            let _ = inbox.send(Command::Repeat).await;
         }
     }
 
@@ -276,6 +315,19 @@ impl<M: Machine> Pods<M> {
             .filter(|handle| handle.key.namespace == namespace && handle.key.name == name)
             .filter_map(|handle| handle.snapshot.borrow().clone())
             .max_by_key(|snapshot| snapshot.status.start_time.clone().map(|time| time.0))
+    }
+
+    /// Ends a pod for the node's sake.
+    pub(crate) async fn evict(&self, uid: &str, message: String) {
+        let inbox = self.lock().get(uid).map(|handle| handle.inbox.clone());
+        if let Some(inbox) = inbox {
+            let _ = inbox.send(Command::Evict(message)).await;
+        }
+    }
+
+    /// What the node is short of, for pods that are yet to come.
+    pub(crate) fn set_pressure(&self, pressure: Pressure) {
+        self.context.set_pressure(pressure);
     }
 
     /// Follows one pod.
@@ -303,6 +355,14 @@ impl<M: Machine> Pods<M> {
             {
                 task.abort();
             }
+        }
+    }
+
+    /// As `kill -9` of the agent would: nothing more is done, and nothing written.
+    #[cfg(test)]
+    fn kill(&self) {
+        for handle in std::mem::take(&mut *self.lock()).into_values() {
+            handle.task.abort();
         }
     }
 

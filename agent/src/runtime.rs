@@ -2,7 +2,7 @@
 //!
 //! Pure: the OCI specification of a container (`spec`), cgroup resources (`resources`), users (`user`).
 //! Doing: supervisor client (`client`), starting a sandbox (`launch`) and removing one (`sweep`),
-//! commands in containers (`exec`), `cgroups`, reading logs (`logs`). What runs inside the supervisor is in
+//! commands in containers (`exec`), clients at their streams (`session`), `cgroups`, reading logs (`logs`). What runs inside the supervisor is in
 //! [`crate::supervisor`].
 //!
 //! Deliberately not here: pods, images and networks; a container's root file system, mounts and network
@@ -16,8 +16,10 @@ mod exec;
 mod launch;
 pub(crate) mod logs;
 mod resources;
+pub(crate) mod session;
 mod spec;
 mod sweep;
+pub(crate) mod usage;
 mod user;
 
 #[cfg(test)]
@@ -33,6 +35,7 @@ use client::Client;
 pub(crate) use confinement::{Confinement, PidNamespace, Propagation, Seccomp};
 pub(crate) use error::RuntimeError;
 pub(crate) use sweep::sweep;
+pub(crate) use usage::usage;
 
 pub(crate) use crate::supervisor::config::Sharing;
 use crate::supervisor::config::{self, Config};
@@ -71,6 +74,8 @@ pub(crate) struct Mount {
     /// What is mounted below is read-only, too.
     pub(crate) recursive_read_only: bool,
     pub(crate) propagation: Propagation,
+    /// Programs in it cannot be run.
+    pub(crate) no_exec: bool,
 }
 
 /// Everything needed to create one container; all values final (no references left).
@@ -101,6 +106,8 @@ pub(crate) struct ContainerSpec {
     pub(crate) log_max_files: u32,
     pub(crate) terminal: bool,
     pub(crate) stdin: bool,
+    /// The input ends with the first client's.
+    pub(crate) stdin_once: bool,
     pub(crate) annotations: BTreeMap<String, String>,
     pub(crate) confinement: Confinement,
 }
@@ -189,6 +196,7 @@ impl Sandbox {
             cgroups: self.hierarchies.directories(&cgroup),
             oom_events: self.hierarchies.oom_events(&cgroup),
             stdin: spec.stdin,
+            stdin_once: spec.stdin_once,
             terminal: spec.terminal,
         };
         self.act("create", &spec.id, Call::Create(create)).await
@@ -206,6 +214,20 @@ impl Sandbox {
             signal,
         };
         self.act("kill", id, call).await
+    }
+
+    /// Sets the limits of a running container, or of the whole pod.
+    pub(crate) async fn set_resources(
+        &self,
+        id: Option<&str>,
+        resources: &Resources,
+    ) -> Result<(), RuntimeError> {
+        let cgroup = match id {
+            Some(id) => format!("{}/{id}", self.config.cgroup),
+            None => self.config.cgroup.clone(),
+        };
+        let (hierarchies, resources) = (Arc::clone(&self.hierarchies), *resources);
+        launch::blocking(move || cgroups::update(&hierarchies, &cgroup, &resources)).await
     }
 
     /// Removes an ended container (bundle, cgroup, runc state). Idempotent. One that has not ended is
@@ -333,6 +355,13 @@ pub(crate) struct ExecOutcome {
     pub(crate) exit_code: i32,
     pub(crate) timed_out: bool,
     pub(crate) output: Vec<u8>,
+}
+
+/// The network namespace of the pod that has this run directory; none is the node's.
+pub(crate) fn network_namespace(run_dir: &Path) -> Result<Option<PathBuf>, RuntimeError> {
+    let config = Config::read(run_dir)
+        .map_err(|error| RuntimeError::io("read configuration in", run_dir, error))?;
+    Ok(config.netns)
 }
 
 /// The cgroups of processes that outlive the agent.

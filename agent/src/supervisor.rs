@@ -16,16 +16,18 @@
 //!   containers   the table of containers: requests, exits, one runc per container at a time
 //!   runc         command lines, running and judging runc
 //!   console      terminals
+//!   attachment   who sees a container's output while it is written
 //!   output       pipe to log records; logfile: records to files, with rotation
 //!   record       exit records on disk
 //!   protocol     frames and messages; connection: one client
 //!   config       what the agent tells a new supervisor
 //! ```
 
+pub(crate) mod attachment;
 pub(crate) mod cgroup;
 pub(crate) mod config;
 mod connection;
-mod console;
+pub(crate) mod console;
 mod containers;
 mod daemon;
 mod footprint;

@@ -20,7 +20,7 @@ pub(crate) struct ClusterArguments {
     kubeconfig: Option<PathBuf>,
 }
 
-#[derive(Debug, clap::Subcommand)]
+#[derive(Debug, Clone, clap::Subcommand)]
 enum Action {
     /// The members of the control plane, and of each node what its data plane has in force.
     Status {
@@ -47,6 +47,10 @@ enum Action {
         #[command(subcommand)]
         action: snapshot::SnapshotAction,
     },
+    /// Every member seals its store with a new key; the old ones open nothing any more.
+    RotateEncryptionKey,
+    /// Tokens are signed with a new key from now on; those of the old one stay good until they end.
+    RotateSigningKey,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -84,6 +88,8 @@ pub(crate) fn run(arguments: &ClusterArguments) -> anyhow::Result<()> {
         Action::Compact { revision } => {
             runtime.block_on(async { members::compact(config().await?, *revision).await })
         }
+        Action::RotateEncryptionKey => runtime.block_on(rotate(arguments, "encryption-key")),
+        Action::RotateSigningKey => runtime.block_on(rotate(arguments, "signing-key")),
         Action::Snapshot { action } => match action {
             snapshot::SnapshotAction::Save { file } => {
                 runtime.block_on(async { snapshot::save(config().await?, file).await })
@@ -105,6 +111,16 @@ fn show(
         Output::Text => print!("{}", text(status)),
         Output::Json => println!("{}", serde_json::to_string_pretty(status)?),
     }
+    Ok(())
+}
+
+async fn rotate(arguments: &ClusterArguments, what: &str) -> anyhow::Result<()> {
+    let config = crate::client::administrator(arguments.kubeconfig.as_deref()).await?;
+    let client = kube::Client::try_from(config)?;
+    let path = format!("/waggle/v1/rotate/{what}");
+    let request = http::Request::post(&path).body(Vec::new())?;
+    let answer: serde_json::Value = client.request(request).await.context(path)?;
+    println!("{}", answer["message"].as_str().unwrap_or("done"));
     Ok(())
 }
 

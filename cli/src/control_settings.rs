@@ -5,7 +5,9 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use controlplane::{ControllerConfig, NodeRanges, PeerSettings, Termination, TokenConfig};
+use controlplane::{
+    AuditConfig, ControllerConfig, NodeRanges, PeerSettings, Termination, TokenConfig,
+};
 
 use crate::settings::ClusterSettings;
 
@@ -18,6 +20,10 @@ pub(crate) struct ControlSettings {
     /// How long it keeps running after that, for requests that are under way.
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = duration)]
     termination_drain: Duration,
+    /// A node that is not heard of for this long is unreachable: its pods leave the Services, and go as their
+    /// tolerationSeconds say.
+    #[arg(long, value_name = "DURATION", default_value = "40s", value_parser = grace)]
+    node_monitor_grace_period: Duration,
     /// Ports that node ports of Services are taken from, FIRST-LAST.
     #[arg(long, value_name = "FIRST-LAST", default_value = "30000-32767", value_parser = ports)]
     service_node_port_range: RangeInclusive<u16>,
@@ -32,6 +38,24 @@ pub(crate) struct ControlSettings {
     /// Prefix length of the IPv6 range that each node gets for its pods.
     #[arg(long, value_name = "LENGTH", default_value_t = 64)]
     node_cidr_mask_size_ipv6: u8,
+    /// Write who asked what to this file, one JSON object a line; - is standard output.
+    #[arg(long, value_name = "FILE", visible_alias = "audit-log-path")]
+    audit_log: Option<PathBuf>,
+    /// Policy (audit.k8s.io/v1) that says how much is written; everything's metadata by default.
+    #[arg(long, value_name = "FILE")]
+    audit_policy_file: Option<PathBuf>,
+    /// MiB after which a new audit log is begun; 0 never.
+    #[arg(long, value_name = "MIB", default_value_t = 100)]
+    audit_log_maxsize: u64,
+    /// Old audit logs that are kept; 0 all.
+    #[arg(long, value_name = "NUMBER", default_value_t = 10)]
+    audit_log_maxbackup: usize,
+    /// Days that old audit logs are kept; 0 for ever.
+    #[arg(long, value_name = "DAYS", default_value_t = 0)]
+    audit_log_maxage: u64,
+    /// How many requests are worked on at once; priority levels share them.
+    #[arg(long, value_name = "NUMBER", default_value_t = 600)]
+    max_requests_inflight: usize,
     /// Issuer of service-account tokens; https://kubernetes.default.svc.CLUSTER-DOMAIN by default.
     #[arg(long, value_name = "URL", default_value = "")]
     service_account_issuer: String,
@@ -93,11 +117,20 @@ impl ControlSettings {
                 wait: self.termination_wait,
                 drain: self.termination_drain,
             },
+            node_grace: self.node_monitor_grace_period,
             node_ports: self.service_node_port_range.clone(),
             node_ranges: NodeRanges {
                 ipv4: self.node_cidr_mask_size_ipv4,
                 ipv6: self.node_cidr_mask_size_ipv6,
             },
+            audit: AuditConfig {
+                log: self.audit_log.clone(),
+                policy: self.audit_policy_file.clone(),
+                max_size: self.audit_log_maxsize,
+                max_backup: self.audit_log_maxbackup,
+                max_age: self.audit_log_maxage,
+            },
+            max_requests: self.max_requests_inflight,
             tokens: TokenConfig {
                 issuer: self.service_account_issuer.clone(),
                 audiences: self.api_audiences.clone(),
@@ -110,6 +143,16 @@ impl ControlSettings {
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let signed: jiff::SignedDuration = text.parse().map_err(|error| format!("{error}"))?;
     Duration::try_from(signed).map_err(|_| "it is negative".to_owned())
+}
+
+/// Long enough for some heart-beats.
+fn grace(text: &str) -> Result<Duration, String> {
+    let least = Duration::from_secs(1);
+    let grace = duration(text)?;
+    if grace < least {
+        return Err("it is less than 1s".to_owned());
+    }
+    Ok(grace)
 }
 
 fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
@@ -142,6 +185,7 @@ mod tests {
     fn durations_and_port_ranges_are_read_or_refused() {
         assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        assert!(grace("0s").is_err() && grace("5s").is_ok());
         assert!(duration("-1s").is_err() && duration("soon").is_err());
         assert_eq!(ports("30000-32767"), Ok(30000..=32767));
         for wrong in ["30000", "0-5", "9-8", "1-70000", "a-b"] {

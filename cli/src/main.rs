@@ -12,6 +12,7 @@ mod image;
 mod join;
 mod lab;
 mod logging;
+mod objects;
 mod pod_settings;
 mod process;
 mod progress;
@@ -62,6 +63,8 @@ enum Command {
     Cluster(cluster_command::ClusterArguments),
     /// Tokens with which nodes join the cluster.
     Token(token_command::TokenArguments),
+    #[command(flatten)]
+    Objects(objects::Verb),
     /// Images on this node.
     Image(image::ImageArguments),
     /// Measures this data plane beside plain routing, iptables and nftables, on this machine.
@@ -91,7 +94,7 @@ fn main() -> ExitCode {
     // The one TLS provider of the process; an error means that it is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     match run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             eprintln!("waggle: {error:#}");
             ExitCode::FAILURE
@@ -99,7 +102,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> anyhow::Result<()> {
+fn run(arguments: Arguments) -> anyhow::Result<u8> {
     let log = logging::LogSettings {
         filter: arguments.log,
         json: arguments.log_json,
@@ -114,7 +117,9 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
         Command::Image(image) => image::run(&image, &log),
         Command::Bench(bench) => bench::run(&bench),
         Command::BenchPart(part) => bench::part::main(part),
+        Command::Objects(verb) => return objects::run(&verb),
     }
+    .map(|()| 0)
 }
 
 /// The runtime of every role: as many workers as there is parallel work on a node, not one per core.

@@ -1,4 +1,4 @@
-//! HTTP: TLS, routing, verbs, watch streams, discovery, tables, log streams.
+//! HTTP: TLS, routing, verbs, watch streams, discovery, tables, streams into pods.
 //!
 //! A request goes: [`server`] (TLS, who is it) -> [`dispatch`] (may they) -> a verb -> `registry`. What is
 //! not here: what objects mean (`kinds`), how they are written (`registry`), what pods do (`nodestream`).
@@ -12,6 +12,7 @@ use crate::auth::{Chain, Tokens};
 use crate::nodestream::NodeStreams;
 use crate::registry::Registry;
 
+pub(crate) mod audit;
 mod authenticate;
 mod body;
 mod certificates;
@@ -19,6 +20,8 @@ pub(crate) mod cluster_status;
 mod discovery;
 mod dispatch;
 mod escalation;
+pub(crate) mod flow;
+mod forward;
 mod health;
 mod impersonate;
 mod logs;
@@ -28,14 +31,20 @@ mod negotiate;
 mod openapi;
 mod pretty;
 mod protobuf;
+mod proxy;
 mod read;
+mod remote;
 mod request;
 mod respond;
 mod review;
+mod rotate;
 pub(crate) mod server;
 mod shown;
 mod table;
 mod token;
+mod tunnel;
+mod upgrade;
+mod usage;
 mod watch;
 mod write;
 
@@ -52,6 +61,8 @@ pub(crate) struct Api {
     /// One of the links of `authorizer`.
     rbac: Rbac,
     tokens: Tokens,
+    flow: flow::Flow,
+    audit: Option<audit::Audit>,
     streams: NodeStreams,
     metrics: Arc<Metrics>,
     view: cluster_status::View,
@@ -59,25 +70,33 @@ pub(crate) struct Api {
     stopping: CancellationToken,
 }
 
+/// What the API server is made of.
+#[derive(Debug)]
+pub(crate) struct Means {
+    pub(crate) registry: Registry,
+    pub(crate) rbac: Rbac,
+    pub(crate) tokens: Tokens,
+    pub(crate) flow: flow::Flow,
+    pub(crate) audit: Option<audit::Audit>,
+    pub(crate) streams: NodeStreams,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) view: cluster_status::View,
+    pub(crate) stopping: CancellationToken,
+}
+
 impl Api {
-    pub(crate) fn new(
-        registry: Registry,
-        rbac: Rbac,
-        tokens: Tokens,
-        streams: NodeStreams,
-        metrics: Arc<Metrics>,
-        view: cluster_status::View,
-        stopping: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(means: Means) -> Self {
         Self {
-            registry,
-            authorizer: Chain::new(rbac.clone()),
-            rbac,
-            tokens,
-            streams,
-            metrics,
-            view,
-            stopping,
+            registry: means.registry,
+            authorizer: Chain::new(means.rbac.clone()),
+            rbac: means.rbac,
+            tokens: means.tokens,
+            flow: means.flow,
+            audit: means.audit,
+            streams: means.streams,
+            metrics: means.metrics,
+            view: means.view,
+            stopping: means.stopping,
         }
     }
 }

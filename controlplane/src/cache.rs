@@ -20,6 +20,7 @@ use k8s_openapi::api::core::v1::{
     PodTemplate, ReplicationController, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -88,6 +89,8 @@ macro_rules! informers {
             cluster_role_bindings: ClusterRoleBinding = vec![],
             roles: Role = vec![],
             role_bindings: RoleBinding = vec![],
+            priority_levels: PriorityLevelConfiguration = vec![],
+            flow_schemas: FlowSchema = vec![],
             disruption_budgets: PodDisruptionBudget = vec![],
             autoscalers: HorizontalPodAutoscaler = vec![],
         }

@@ -18,11 +18,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::audit::Audit;
+pub use crate::api::audit::AuditConfig;
 use crate::api::cluster_status::View;
 pub use crate::api::cluster_status::{ClusterStatus, DataPlane, MemberStatus, NodeStatus};
+use crate::api::flow::Flow;
 pub use crate::api::members::{Admission, JoinRequest};
 use crate::api::server::{Served, serve};
-use crate::api::{Api, Metrics};
+use crate::api::{Api, Means, Metrics};
 pub use crate::auth::TokenConfig;
 use crate::auth::rbac::Rbac;
 pub use crate::auth::{CaStep, NodeIdentity};
@@ -67,6 +70,8 @@ pub struct ControllerConfig {
     pub cluster_dns: std::net::IpAddr,
     /// How long a pod that is being deleted keeps running so that no request to it is lost.
     pub termination: Termination,
+    /// A node that is not heard of for this long is unreachable.
+    pub node_grace: Duration,
     /// Ports that node ports of Services are taken from.
     pub node_ports: std::ops::RangeInclusive<u16>,
     /// How large the range of each node is.
@@ -77,6 +82,10 @@ pub struct ControllerConfig {
     pub peers: Option<PeerSettings>,
     /// Where nodes, pods and clients reach the API; found out where it is not given.
     pub advertise: Option<SocketAddr>,
+    /// What is written down of requests.
+    pub audit: AuditConfig,
+    /// How many requests are worked on at once; priority levels share them.
+    pub max_requests: usize,
     /// How service-account tokens are signed.
     pub tokens: TokenConfig,
 }
@@ -189,6 +198,8 @@ impl Controller {
             address: config.listen,
             source,
         };
+        let audit =
+            Audit::open(&config.audit).map_err(|error| StartError::Config(error.to_string()))?;
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(listen_error)?;
@@ -218,6 +229,7 @@ impl Controller {
             .map_err(|error| StartError::Bootstrap(error.to_string()))?;
 
         let following_keys = tokio::spawn(tokens.clone().follow(stop.clone()));
+        let sealing = tokio::spawn(registry.clone().follow_encryption(stop.clone()));
         let renewing = tokio::spawn(Arc::clone(&pki).keep_renewed(stop.clone()));
         let bootstrap = tokio::spawn(registry.clone().keep_bootstrapped(
             config.cluster_dns,
@@ -254,6 +266,8 @@ impl Controller {
             cache: cache.clone(),
             config: ControllersConfig {
                 ca_pem: pki.ca_pem().to_owned(),
+                node_grace: config.node_grace,
+                usage: streams.usage.clone(),
                 pod_ranges: PodRanges::new(
                     config.pod_cidrs.clone(),
                     config.node_ranges.ipv4,
@@ -275,19 +289,24 @@ impl Controller {
             leading.controller_metrics.register(all);
             leading.scheduler_metrics.register(all);
         });
-        let roles = roles::follow(&cache, &rbac);
+        let (flow, flows) = Flow::follow(&cache, config.max_requests);
+        metrics.register(|all| flow.register(all));
+        let mut roles = roles::follow(&cache, &rbac);
+        roles.extend(flows);
         // Nobody is refused because the roles are not read yet.
         cache.synced().await;
         let served = Served {
-            api: Arc::new(Api::new(
+            api: Arc::new(Api::new(Means {
                 registry,
                 rbac,
                 tokens,
+                flow,
+                audit,
                 streams,
                 metrics,
                 view,
-                stop.clone(),
-            )),
+                stopping: stop.clone(),
+            })),
             grpc: Some(node_sync),
         };
         let server = tokio::spawn(serve(listener, tls, served, stop.clone(), DRAIN));
@@ -311,6 +330,7 @@ impl Controller {
                 bootstrap,
                 following_keys,
                 renewing,
+                sealing,
                 leading,
                 watchdog,
             ],

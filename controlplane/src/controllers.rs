@@ -12,8 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Cache, Queue};
 use crate::registry::{ApiError, Client};
+use crate::usage::UsageBook;
 
 mod aggregation;
+mod autoscale;
 mod collector;
 pub(crate) mod credentials;
 mod cronjob;
@@ -21,6 +23,7 @@ mod daemonset;
 mod definitions;
 mod deployment;
 mod disruption;
+mod disruption_target;
 mod endpointslice;
 mod expectations;
 #[cfg(test)]
@@ -48,6 +51,7 @@ const REPAIR: Duration = Duration::from_secs(600);
 
 pub(crate) use metrics::ControllerMetrics;
 pub(crate) use node::PodRanges;
+pub(crate) use volumes::{LOCAL, LOCAL_FINALIZER};
 
 /// What the controllers must be told about the cluster.
 #[derive(Debug, Clone)]
@@ -55,6 +59,10 @@ pub(crate) struct ControllersConfig {
     /// The cluster CA, for the ConfigMap `kube-root-ca.crt` in every namespace.
     pub(crate) ca_pem: String,
     pub(crate) pod_ranges: PodRanges,
+    /// A node that is not heard of for this long is unreachable.
+    pub(crate) node_grace: Duration,
+    /// What pods use, as their nodes report it.
+    pub(crate) usage: UsageBook,
 }
 
 /// Runs all controllers until `shutdown`. Call it while this member leads.
@@ -115,6 +123,11 @@ async fn run_all(
             job::orphans::Controller::new(&client, &cache)
         ),
         controller!(job::ttl, 2, job::ttl::Controller::new(&client, &cache)),
+        controller!(
+            autoscale,
+            4,
+            autoscale::Controller::new(&client, &cache, &config.usage)
+        ),
         controller!(disruption, 2, disruption::Controller::new(&client, &cache)),
         controller!(namespace, 2, namespace::Controller::new(&client, &cache)),
         controller!(volumes, 4, volumes::Controller::new(&client, &cache)),
@@ -131,7 +144,7 @@ async fn run_all(
         controller!(
             node,
             8,
-            node::Controller::new(&client, &cache, &config.pod_ranges)
+            node::Controller::new(&client, &cache, &config.pod_ranges, config.node_grace)
         ),
         controller!(
             node::eviction,

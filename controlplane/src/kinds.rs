@@ -16,6 +16,7 @@ mod endpoint_slice;
 mod endpoints;
 mod errors;
 pub(crate) mod event;
+pub(crate) mod flow_control;
 pub(crate) mod horizontal_pod_autoscaler;
 pub(crate) mod int_or_percent;
 mod job;
@@ -335,6 +336,8 @@ static ALL: &[&Kind<'static>] = &[
     &lease::KIND,
     &endpoint_slice::KIND,
     &endpoint_slice::BETA,
+    &flow_control::schema::KIND,
+    &flow_control::level::KIND,
     &networking::ingress::KIND,
     &networking::ingress_class::KIND,
     &networking::ip_address::KIND,
@@ -382,6 +385,7 @@ pub(crate) fn groups() -> &'static [(&'static str, &'static str)] {
         ("coordination.k8s.io", "v1"),
         ("discovery.k8s.io", "v1"),
         ("discovery.k8s.io", "v1beta1"),
+        (flow_control::GROUP, "v1"),
         (networking::GROUP, "v1"),
         (admission::GROUP, "v1"),
         ("apiextensions.k8s.io", "v1"),

@@ -9,7 +9,8 @@
 //!   controllers                one folder per controller: plan (pure), loop
 //!   scheduler                  filters and scores (pure), queue, binding
 //!   cache                      one watch feeds the informers that the four above share
-//!   auth  nodestream           certificates, users, authorizer; byte streams to pods on nodes
+//!   auth  nodestream  spdy     certificates, users, authorizer; byte streams to pods on nodes; SPDY/3.1
+//!   usage                      what nodes and pods use, as nodes report it
 //!   registry                   the path of a write: default, validate, propose; typed client
 //!   patch                      the four kinds of patch (pure)
 //!   schema                     fields, merge keys, OpenAPI (pure)
@@ -23,19 +24,23 @@ mod auth;
 mod cache;
 mod controller;
 mod controllers;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod kinds;
 mod nodestream;
 mod patch;
 mod registry;
 mod scheduler;
 mod schema;
+mod spdy;
 mod store;
 mod sync;
 mod types;
+mod usage;
 
 pub use controller::{
-    Admission, CaStep, ClusterStatus, Controller, ControllerConfig, DataPlane, JoinRequest,
-    MemberStatus, NodeIdentity, NodeRanges, NodeStatus, PeerSettings, SnapshotInfo, StartError,
-    Termination, TokenConfig, accept_admission, has_member, inspect_snapshot, issue_node_identity,
-    join_request, restore_snapshot, rotate_ca,
+    Admission, AuditConfig, CaStep, ClusterStatus, Controller, ControllerConfig, DataPlane,
+    JoinRequest, MemberStatus, NodeIdentity, NodeRanges, NodeStatus, PeerSettings, SnapshotInfo,
+    StartError, Termination, TokenConfig, accept_admission, has_member, inspect_snapshot,
+    issue_node_identity, join_request, restore_snapshot, rotate_ca,
 };

@@ -14,6 +14,7 @@ use proto::node::v1::{StreamFrame, StreamRequest};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::registry::ApiError;
+use crate::usage::UsageBook;
 
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,8 @@ const REQUESTS: usize = 64;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct NodeStreams {
     state: Arc<Mutex<State>>,
+    /// What the nodes of this member's streams report that they use.
+    pub(crate) usage: UsageBook,
 }
 
 #[derive(Debug, Default)]

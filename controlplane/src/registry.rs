@@ -23,6 +23,7 @@ mod client;
 pub(crate) mod create;
 pub(crate) mod definitions;
 pub(crate) mod delete;
+mod encryption;
 pub(crate) mod error;
 pub(crate) mod events;
 mod evict;

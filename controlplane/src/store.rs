@@ -18,6 +18,7 @@
 //! | `compaction`, `snapshot`, `backup` | what history is given up; the state as a stream of chunks, and as a file |
 //! | `writer` | the one thread that writes: group commit, tidying up |
 //! | `codec`, `record` | what the bytes on the disk mean, and how damage is noticed; pure |
+//! | `sealed`, `keyring` | encryption of everything on the disk, and this member's keys |
 //! | `disk`, `directory`, `card` | sled and its `fdatasync`; lock, format and watermark; who this member is |
 //!
 //! Invariants
@@ -43,6 +44,7 @@ mod directory;
 mod disk;
 mod foundation;
 mod group;
+mod keyring;
 mod log;
 mod machine;
 mod member;
@@ -54,6 +56,7 @@ mod planted;
 mod proposals;
 mod raft;
 mod record;
+mod sealed;
 mod snapshot;
 mod space;
 mod upkeep;
@@ -547,6 +550,20 @@ impl Store {
     /// This member's own id.
     pub(crate) fn id(&self) -> u64 {
         self.member.group().own.id
+    }
+
+    /// How often the cluster has asked for another key, as far as this member's disk has followed.
+    pub(crate) fn encryption_generation(&self) -> u64 {
+        self.member.sealed().map_or(0, |disk| disk.generation())
+    }
+
+    /// Seals this member's disk with another key; returns when the old one opens nothing any more.
+    pub(crate) async fn rotate_encryption_key(&self, generation: u64) -> Result<(), StoreError> {
+        let disk = self.member.sealed().ok_or(StoreError::Closed)?;
+        tokio::task::spawn_blocking(move || disk.rotate(generation))
+            .await
+            .map_err(|error| StoreError::Storage(format!("sealing with another key: {error}")))?
+            .map_err(StoreError::from)
     }
 
     /// The members of the group, by their ids.

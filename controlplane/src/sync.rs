@@ -32,11 +32,13 @@ mod credentials;
 mod hold;
 mod hub;
 mod metrics;
+mod mirrors;
 mod podstatus;
 mod references;
 mod register;
 mod share;
 mod uplink;
+mod volumes;
 
 #[cfg(test)]
 mod tests;
@@ -223,6 +225,7 @@ impl Service {
             &self.client,
             &self.cache,
             &self.applied,
+            &self.streams.usage,
             &self.metrics,
             ask,
             node,

@@ -11,22 +11,23 @@ use crate::run::{self, checked};
 
 #[derive(Debug, Args)]
 pub(crate) struct FuzzArguments {
-    /// One target (`packet`, `refusal`, `dns`, `image`, `layer`, `sockets`, `sync`); all without.
+    /// One target (`packet`, `refusal`, `dns`, `image`, `layer`, `sockets`, `sync`, `spdy`); all without.
     target: Option<String>,
     /// Seconds for each target.
     #[arg(long, default_value_t = 60)]
     seconds: u32,
 }
 
-/// Targets, and whether they need the whole agent.
-const TARGETS: [(&str, bool); 7] = [
-    ("packet", false),
-    ("refusal", false),
-    ("dns", true),
-    ("image", true),
-    ("layer", true),
-    ("sockets", true),
-    ("sync", true),
+/// Targets, and the whole crate that they need, if any.
+const TARGETS: [(&str, Option<&str>); 8] = [
+    ("packet", None),
+    ("refusal", None),
+    ("dns", Some("agent")),
+    ("image", Some("agent")),
+    ("layer", Some("agent")),
+    ("sockets", Some("agent")),
+    ("sync", Some("agent")),
+    ("spdy", Some("controlplane")),
 ];
 
 pub(crate) fn run(arguments: &FuzzArguments) -> anyhow::Result<()> {
@@ -41,15 +42,15 @@ pub(crate) fn run(arguments: &FuzzArguments) -> anyhow::Result<()> {
         let names = TARGETS.map(|(name, _)| name).join(", ");
         bail!("no such target; there are {names}");
     }
-    for (target, agent) in targets {
+    for (target, needed) in targets {
         run::step(&format!("{target}: {} s", arguments.seconds));
         let mut command = Command::new("cargo");
         command
             .args(["+nightly", "fuzz", "run", "--fuzz-dir", "tests/fuzz"])
             // The nightly that is there may have no library for `-Z build-std`, and needs none.
             .args(["--debug-assertions", "-O"]);
-        if *agent {
-            command.args(["--features", "agent"]);
+        if let Some(needed) = needed {
+            command.args(["--features", needed]);
         }
         command.arg(target).arg("--");
         command.arg(format!("-max_total_time={}", arguments.seconds));

@@ -1,7 +1,13 @@
 //! How a node treats its pods, as an operator sets it: what the kubelet has in its configuration file.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
+
+use super::AgentConfig;
+use crate::images::ImageStore;
+use crate::node::{Evictor, Heartbeat, Manifests, Thresholds};
+use crate::pods::{NodeMachine, Pods};
 
 /// Defaults are the kubelet's.
 #[derive(Debug, Clone)]
@@ -44,4 +50,39 @@ impl Default for PodOptions {
             registry_mirrors: Vec::new(),
         }
     }
+}
+
+pub(super) fn evictor(
+    config: &AgentConfig,
+    pods: &Arc<Pods<NodeMachine>>,
+    images: &ImageStore,
+    heartbeat: &Arc<Heartbeat>,
+) -> Evictor<NodeMachine> {
+    let options = &config.pods;
+    Evictor {
+        pods: Arc::clone(pods),
+        images: images.clone(),
+        heartbeat: Arc::clone(heartbeat),
+        data_dir: config.data_dir.clone(),
+        cgroup_parent: config.cgroup_parent.clone(),
+        thresholds: Thresholds {
+            memory_bytes: options.eviction_memory_bytes,
+            disk_percent: options.eviction_disk_percent,
+            inodes_percent: options.eviction_inodes_percent,
+            pids_percent: options.eviction_pids_percent,
+        },
+        transition: options.pressure_transition,
+        image_gc: (options.image_gc_high_percent, options.image_gc_low_percent),
+    }
+}
+
+pub(super) fn manifests(
+    config: &AgentConfig,
+    pods: &Arc<Pods<NodeMachine>>,
+) -> Option<Manifests<NodeMachine>> {
+    Some(Manifests {
+        pods: Arc::clone(pods),
+        node: config.node_name.clone(),
+        folder: config.pods.manifests.clone()?,
+    })
 }

@@ -661,6 +661,10 @@ impl Planner {
             let Some(holder) = self.claims.holder(&key).filter(|holder| *holder != owner) else {
                 continue;
             };
+            if Some(holder) == self.fixed && self.is_dns_service(owner) {
+                // What it asks for is answered on every node.
+                continue;
+            }
             if let (Some(refused), Some(holder)) = (self.name_of(owner), self.name_of(holder)) {
                 plan.problems.push(Problem::Conflict {
                     key,
@@ -669,6 +673,12 @@ impl Planner {
                 });
             }
         }
+    }
+
+    /// The Service that says where cluster DNS is, and has no endpoints.
+    fn is_dns_service(&self, owner: OwnerId) -> bool {
+        matches!(self.owners.get(owner.0), Some(OwnerState::Service(state))
+            if state.name.namespace == "kube-system" && state.name.name == "kube-dns")
     }
 
     fn name_of(&self, owner: OwnerId) -> Option<String> {

@@ -18,6 +18,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -175,6 +176,18 @@ impl Disk {
 
     pub(super) fn get_record(&self, reference: &str) -> Result<Option<Record>, ImageError> {
         read_json(&self.record(reference))
+    }
+
+    /// When a name was written or used last: the time of its file.
+    pub(super) fn last_used(&self, reference: &str) -> SystemTime {
+        let modified = fs::metadata(self.record(reference)).and_then(|it| it.modified());
+        modified.unwrap_or(SystemTime::UNIX_EPOCH)
+    }
+
+    /// A hint for who makes room: failing to note it does no harm.
+    pub(super) fn note_use(&self, reference: &str) {
+        let file = File::options().append(true).open(self.record(reference));
+        let _ = file.and_then(|file| file.set_modified(SystemTime::now()));
     }
 
     pub(super) fn remove_record(&self, reference: &str) -> Result<bool, ImageError> {

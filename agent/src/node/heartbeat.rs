@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use super::host::Usage;
 use super::status::{self, NodeFacts};
 use crate::images::ImageStore;
+use crate::pods::Pressure;
 
 /// How long the control plane may wait for the next renewal.
 const LEASE_SECONDS: u32 = 40;
@@ -62,6 +63,16 @@ impl Heartbeat {
             .unwrap_or_else(PoisonError::into_inner)
             .not_ready = why;
         self.changed.notify_one();
+    }
+
+    pub(crate) fn set_pressure(&self, pressure: Pressure) {
+        let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        if facts.pressure != pressure {
+            tracing::warn!(?pressure, "what the node is short of changed");
+            facts.pressure = pressure;
+            drop(facts);
+            self.changed.notify_one();
+        }
     }
 
     /// The addresses that the node is reached by.

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use super::host::{Host, Usage};
+use crate::pods::Pressure;
 
 /// The API level with what kind of node this is.
 const KUBELET_VERSION: &str = "v1.36.0+waggle";
@@ -31,28 +32,9 @@ pub(crate) struct NodeFacts {
     /// `None` when pods can run; else why not.
     pub(crate) not_ready: Option<String>,
     pub(crate) usage: Usage,
+    pub(crate) pressure: Pressure,
     /// Reference and digest, size.
     pub(crate) images: Vec<(Vec<String>, u64)>,
-}
-
-/// What is short.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Pressure {
-    pub(crate) memory: bool,
-    pub(crate) disk: bool,
-    pub(crate) pids: bool,
-}
-
-impl Pressure {
-    /// The kubelet's thresholds: 100 MiB of memory, a tenth of the disk, a twentieth of its inodes.
-    pub(crate) fn of(usage: &Usage) -> Self {
-        Self {
-            memory: usage.memory_available_bytes < RESERVED_MEMORY,
-            disk: (usage.disk_bytes > 0 && usage.disk_available_bytes < usage.disk_bytes / 10)
-                || (usage.inodes > 0 && usage.inodes_free < usage.inodes / 20),
-            pids: usage.pids_max > 0 && usage.pids > usage.pids_max / 10 * 9,
-        }
-    }
 }
 
 /// CPU in thousandths and memory in bytes that pods may have.
@@ -169,7 +151,7 @@ fn conditions(
     before: Option<&NodeStatus>,
     now: Timestamp,
 ) -> Vec<NodeCondition> {
-    let pressure = Pressure::of(&facts.usage);
+    let pressure = facts.pressure;
     let condition = |type_: &str, status: bool, reason: &str, message: String| {
         let status = if status { "True" } else { "False" };
         let since = before
@@ -186,20 +168,16 @@ fn conditions(
             last_transition_time: Some(since.unwrap_or_else(|| time(now))),
         }
     };
-    let short = |type_: &str, is_short: bool, has: &str, has_not: &str, what: &str| {
-        let (reason, message) = if is_short {
-            (has, format!("the node is short of {what}"))
-        } else {
-            (has_not, format!("the node has enough {what}"))
-        };
-        condition(type_, is_short, reason, message)
+    let short = |type_: &str, is_short: bool, has: (&str, &str), has_not: (&str, &str)| {
+        let (reason, message) = if is_short { has } else { has_not };
+        condition(type_, is_short, reason, message.to_owned())
     };
     let ready = match &facts.not_ready {
         None => condition(
             "Ready",
             true,
             "KubeletReady",
-            "the node runs pods".to_owned(),
+            "kubelet is posting ready status".to_owned(),
         ),
         Some(why) => condition("Ready", false, "KubeletNotReady", why.clone()),
     };
@@ -207,23 +185,32 @@ fn conditions(
         short(
             "MemoryPressure",
             pressure.memory,
-            "KubeletHasInsufficientMemory",
-            "KubeletHasSufficientMemory",
-            "memory",
+            (
+                "KubeletHasInsufficientMemory",
+                "kubelet has insufficient memory available",
+            ),
+            (
+                "KubeletHasSufficientMemory",
+                "kubelet has sufficient memory available",
+            ),
         ),
         short(
             "DiskPressure",
             pressure.disk,
-            "KubeletHasDiskPressure",
-            "KubeletHasNoDiskPressure",
-            "disk space",
+            ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         ),
         short(
             "PIDPressure",
             pressure.pids,
-            "KubeletHasInsufficientPID",
-            "KubeletHasSufficientPID",
-            "process ids",
+            (
+                "KubeletHasInsufficientPID",
+                "kubelet has insufficient PID available",
+            ),
+            (
+                "KubeletHasSufficientPID",
+                "kubelet has sufficient PID available",
+            ),
         ),
         ready,
     ]
@@ -289,7 +276,7 @@ mod tests {
             of(&first, "Ready").last_transition_time
         );
         let mut short = facts();
-        short.usage.memory_available_bytes = 1;
+        short.pressure.memory = true;
         short.not_ready = Some("why".to_owned());
         let changed = node_status(&short, Some(&same), later);
         assert_eq!(

@@ -3,6 +3,10 @@
 use k8s_openapi::api::core::v1::Pod;
 
 use super::confine;
+use super::qos::{self, QosClass};
+
+/// From this priority on a pod is what the node or cluster itself needs.
+const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
 /// System controls that belong to a namespace of the pod and harm nobody outside of it.
 const SAFE_SYSCTLS: [&str; 12] = [
@@ -32,6 +36,14 @@ const IPC: [&str; 8] = [
     "kernel.msgmni",
 ];
 
+/// What the node is short of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Pressure {
+    pub(crate) memory: bool,
+    pub(crate) disk: bool,
+    pub(crate) pids: bool,
+}
+
 /// A pod that is not run: its reason and message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refused {
@@ -40,8 +52,18 @@ pub(crate) struct Refused {
 }
 
 /// `allowed_sysctls` are names, or patterns that end with `*`.
-pub(crate) fn refused(pod: &Pod, allowed_sysctls: &[String]) -> Option<Refused> {
+pub(crate) fn refused(
+    pod: &Pod,
+    allowed_sysctls: &[String],
+    pressure: Pressure,
+) -> Option<Refused> {
     let spec = pod.spec.as_ref()?;
+    if let Some(short) = kept_out(pod, pressure) {
+        return Some(Refused {
+            reason: "Evicted",
+            message: format!("Pod was rejected: The node had condition: [{short}]. "),
+        });
+    }
     let host_network = spec.host_network == Some(true);
     let host_ipc = spec.host_ipc == Some(true);
     confine::sysctls(pod).keys().find_map(|name| {
@@ -51,6 +73,41 @@ pub(crate) fn refused(pod: &Pod, allowed_sysctls: &[String]) -> Option<Refused> 
             message: format!("Pod was rejected: forbidden sysctl: {name:?} {why}"),
         })
     })
+}
+
+/// A short node takes no new pods; one that is short of memory alone takes those that said how much they need.
+fn kept_out(pod: &Pod, pressure: Pressure) -> Option<&'static str> {
+    let spec = pod.spec.as_ref()?;
+    let critical = spec.priority.unwrap_or(0) >= CRITICAL_PRIORITY || is_static(pod);
+    let tolerated = |key: &str| {
+        let mut all = spec.tolerations.iter().flatten();
+        all.any(|it| {
+            it.key
+                .as_deref()
+                .is_none_or(|known| known.is_empty() || known == key)
+        })
+    };
+    if critical {
+        None
+    } else if pressure.disk {
+        Some("DiskPressure")
+    } else if pressure.pids {
+        Some("PIDPressure")
+    } else if pressure.memory
+        && qos::class(spec) == QosClass::BestEffort
+        && !tolerated("node.kubernetes.io/memory-pressure")
+    {
+        Some("MemoryPressure")
+    } else {
+        None
+    }
+}
+
+/// Whether it comes from a file of the node, not from the control plane.
+pub(crate) fn is_static(pod: &Pod) -> bool {
+    let annotations = pod.metadata.annotations.as_ref();
+    let source = annotations.and_then(|all| all.get("kubernetes.io/config.source"));
+    source.is_some_and(|source| source != "api")
 }
 
 fn sysctl_refused(
@@ -102,7 +159,7 @@ mod tests {
             ("kernel.shmmax", false, Some("not allowlisted")),
             ("kernel.panic", false, Some("not namespaced")),
         ] {
-            let refused = refused(&pod(name, host), &allowed);
+            let refused = refused(&pod(name, host), &allowed, Pressure::default());
             match why {
                 None => assert_eq!(refused, None, "{name}"),
                 Some(why) => assert!(refused.unwrap().message.contains(why), "{name}"),

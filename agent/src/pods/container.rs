@@ -113,6 +113,7 @@ pub(crate) fn container_spec(
         log_max_files: LOG_MAX_FILES,
         terminal: container.tty == Some(true),
         stdin: container.stdin == Some(true),
+        stdin_once: container.stdin_once == Some(true),
         annotations: BTreeMap::new(),
         confinement: made.confinement,
     })

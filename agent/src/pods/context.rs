@@ -1,13 +1,15 @@
 //! What all workers of a node share: the machine, what is known of the cluster, where to report, the clock.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
+use super::admit::Pressure;
 use super::fields::Surroundings;
 use super::files::Resolver;
 use super::objects::Objects;
@@ -89,4 +91,42 @@ pub(crate) struct Context<M> {
     pub(crate) settings: Settings,
     pub(crate) clock: Clock,
     pub(crate) metrics: super::metrics::PodMetrics,
+    /// What the node is short of; written by the node's part, read when a pod begins.
+    pub(crate) pressure: Mutex<Pressure>,
+    /// CPU and memory that each pod asked for and was given, by uid; each worker writes its own.
+    pub(crate) allocated: Mutex<BTreeMap<String, (u64, u64)>>,
+}
+
+impl<M> Context<M> {
+    /// What all pods but this one have.
+    pub(crate) fn allocated_to_others(&self, uid: &str) -> (u64, u64) {
+        let all = self
+            .allocated
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let others = all.iter().filter(|(known, _)| *known != uid);
+        others.fold((0, 0), |(cpu, memory), (_, (more_cpu, more_memory))| {
+            (cpu + more_cpu, memory.saturating_add(*more_memory))
+        })
+    }
+
+    /// `None` when the pod gives back what it has.
+    pub(crate) fn allocate(&self, uid: &str, resources: Option<(u64, u64)>) {
+        let mut all = self
+            .allocated
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match resources {
+            Some(resources) => all.insert(uid.to_owned(), resources),
+            None => all.remove(uid),
+        };
+    }
+
+    pub(crate) fn pressure(&self) -> Pressure {
+        *self.pressure.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_pressure(&self, pressure: Pressure) {
+        *self.pressure.lock().unwrap_or_else(PoisonError::into_inner) = pressure;
+    }
 }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use crate::cluster::Protocol;
 use crate::images::{Credentials, Image, PullPolicy};
-use crate::runtime::{ContainerSpec, ContainerState, ExecOutcome, SandboxSpec};
+use crate::runtime::{ContainerSpec, ContainerState, ExecOutcome, Resources, SandboxSpec};
 
 mod node;
 pub(crate) use node::NodeMachine;
@@ -105,6 +105,12 @@ pub(crate) trait PodSandbox: Clone + Send + Sync + 'static {
     fn create(&self, spec: &ContainerSpec) -> impl Future<Output = Result<(), String>> + Send;
     fn start_container(&self, id: &str) -> impl Future<Output = Result<(), String>> + Send;
     fn kill(&self, id: &str, signal: i32) -> impl Future<Output = Result<(), String>> + Send;
+    /// Limits of a running container, or of the whole pod.
+    fn set_resources(
+        &self,
+        id: Option<&str>,
+        resources: &Resources,
+    ) -> impl Future<Output = Result<(), String>> + Send;
     fn delete(&self, id: &str) -> impl Future<Output = Result<(), String>> + Send;
     fn states(
         &self,

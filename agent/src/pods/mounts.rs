@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{
     Volume, VolumeProjection,
 };
 
+use super::claims;
 use super::environment::{ConfigError, require};
 use super::fields::{self, Surroundings};
 use super::objects::{Lookup, Objects};
@@ -34,6 +35,12 @@ pub(crate) enum VolumeContent {
         path: String,
         kind: String,
     },
+    /// A directory that the node makes for a claim, and keeps.
+    Local {
+        handle: String,
+    },
+    /// Mounted when the first container that uses it begins.
+    Image,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +53,8 @@ pub(crate) enum VolumeError {
     Unsupported,
     #[error("{0}")]
     Token(String),
+    #[error(transparent)]
+    Claim(#[from] claims::ClaimError),
 }
 
 /// What `volume` is to hold.
@@ -123,6 +132,12 @@ pub(crate) fn resolve(
             kind: source.type_.clone().unwrap_or_default(),
         });
     }
+    if let Some(claim) = claims::name_of(pod, volume) {
+        return Ok(claims::resolve(namespace, claim, objects)?);
+    }
+    if volume.image.is_some() {
+        return Ok(VolumeContent::Image);
+    }
     Err(VolumeError::Unsupported)
 }
 
@@ -132,6 +147,7 @@ pub(crate) fn is_read_only(volume: &Volume) -> bool {
         || volume.secret.is_some()
         || volume.projected.is_some()
         || volume.downward_api.is_some()
+        || volume.image.is_some()
 }
 
 fn projected(

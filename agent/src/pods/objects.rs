@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Secret};
 use tokio::sync::watch;
 
 use super::tokens::Tokens;
@@ -34,6 +34,8 @@ struct Content {
     config_maps: BTreeMap<ObjectName, Option<Arc<ConfigMap>>>,
     secrets: BTreeMap<ObjectName, Option<Arc<Secret>>>,
     services: BTreeMap<ObjectName, ServiceFacts>,
+    claims: BTreeMap<ObjectName, Option<Arc<PersistentVolumeClaim>>>,
+    volumes: BTreeMap<ObjectName, Option<Arc<PersistentVolume>>>,
 }
 
 /// One per agent. The lock is held for a look-up only and no other lock is taken under it.
@@ -83,6 +85,19 @@ impl Objects {
         self.with(|content| lookup(&content.secrets, &name(namespace, object)))
     }
 
+    pub(crate) fn claim(&self, namespace: &str, object: &str) -> Lookup<PersistentVolumeClaim> {
+        self.with(|content| lookup(&content.claims, &name(namespace, object)))
+    }
+
+    pub(crate) fn volume(&self, object: &str) -> Lookup<PersistentVolume> {
+        self.with(|content| lookup(&content.volumes, &name("", object)))
+    }
+
+    /// All volumes that the node was told of.
+    pub(crate) fn volumes(&self) -> Vec<Arc<PersistentVolume>> {
+        self.with(|content| content.volumes.values().flatten().cloned().collect())
+    }
+
     /// Services of the namespace and `default/kubernetes`, by name.
     pub(crate) fn services(&self, namespace: &str) -> BTreeMap<String, ServiceFacts> {
         self.with(|content| {
@@ -116,6 +131,14 @@ impl Objects {
         self.with(|content| content.secrets.insert(key, object.map(Arc::new)));
     }
 
+    pub(crate) fn set_claim(&self, key: ObjectName, object: Option<PersistentVolumeClaim>) {
+        self.with(|content| content.claims.insert(key, object.map(Arc::new)));
+    }
+
+    pub(crate) fn set_volume(&self, key: ObjectName, object: Option<PersistentVolume>) {
+        self.with(|content| content.volumes.insert(key, object.map(Arc::new)));
+    }
+
     pub(crate) fn set_service(&self, key: ObjectName, facts: Option<ServiceFacts>) {
         self.with(|content| match facts {
             Some(facts) => content.services.insert(key, facts),
@@ -131,6 +154,8 @@ impl Objects {
                 .retain(|key, _| keep(Kind::ConfigMap, key));
             content.secrets.retain(|key, _| keep(Kind::Secret, key));
             content.services.retain(|key, _| keep(Kind::Service, key));
+            content.claims.retain(|key, _| keep(Kind::Claim, key));
+            content.volumes.retain(|key, _| keep(Kind::Volume, key));
         });
     }
 
@@ -149,4 +174,7 @@ pub(crate) enum Kind {
     ConfigMap,
     Secret,
     Service,
+    Claim,
+    /// Of no namespace.
+    Volume,
 }

@@ -55,6 +55,8 @@ pub(crate) enum StopCause {
     Unhealthy,
     /// Its `postStart` hook failed.
     HookFailed,
+    /// Its resources changed, and it wants to begin anew with them.
+    Resized,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -312,6 +314,9 @@ fn why_end(
     }
     if attempt.post_start == PostStart::Failed {
         return Some((wanted.grace_seconds, StopCause::HookFailed));
+    }
+    if state.outdated {
+        return Some((wanted.grace_seconds, StopCause::Resized));
     }
     let asked = attempt.kill.is_some();
     asked.then_some((wanted.grace_seconds, StopCause::Unhealthy))

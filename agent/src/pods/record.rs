@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodStatus, ResourceRequirements};
 use serde::{Deserialize, Serialize};
 
 use super::backoff::Backoff;
@@ -30,6 +30,8 @@ pub(crate) struct Record {
     pub(crate) terminating: Option<Terminating>,
     /// The pod as a whole failed (`DeadlineExceeded`…): its containers are to end.
     pub(crate) failed: Option<PodFailure>,
+    #[serde(default)]
+    pub(crate) resize: Option<Resize>,
     /// As last reported: where transition times come from.
     pub(crate) reported: Option<PodStatus>,
 }
@@ -50,6 +52,18 @@ pub(crate) struct ContainerRecord {
     pub(crate) last: Option<Ended>,
     pub(crate) image_id: String,
     pub(crate) crash: Backoff,
+    /// As they are in force; the pod may ask for others by now.
+    #[serde(default)]
+    pub(crate) resources: Option<ResourceRequirements>,
+}
+
+/// A pod's resources were changed and are not all in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Resize {
+    /// The node cannot, or cannot yet; else it is under way.
+    pub(crate) pending: bool,
+    pub(crate) reason: Option<String>,
+    pub(crate) message: Option<String>,
 }
 
 /// One try at running a container; at most one per container exists at any time.
@@ -165,6 +179,7 @@ impl Record {
             containers: BTreeMap::new(),
             terminating: None,
             failed: None,
+            resize: None,
             reported: None,
         }
     }

@@ -43,6 +43,8 @@ pub(crate) struct PodEvent {
 pub(crate) trait Reporter: Send + Sync + 'static {
     /// The latest status of a pod replaces the one before.
     fn status(&self, pod: &PodKey, status: &PodStatus);
+    /// The control plane's copy of a static pod, to be made if it is not there; comes before its first status.
+    fn mirror(&self, _pod: &PodKey, _copy: &Pod) {}
     /// The pod has ended and was asked to.
     fn terminated(&self, pod: &PodKey);
     fn event(&self, event: PodEvent);

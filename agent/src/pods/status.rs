@@ -239,6 +239,8 @@ fn container_status(
         state: Some(current),
         last_state: Some(last.unwrap_or_default()),
         volume_mounts: volume_mounts(container),
+        allocated_resources: known.resources.as_ref().and_then(|it| it.requests.clone()),
+        resources: known.resources.clone(),
         ..ContainerStatus::default()
     }
 }

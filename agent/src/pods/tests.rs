@@ -1,8 +1,11 @@
 //! Pods from their manifests to their ends: with a machine that is not there and a clock that does not wait
-//! (`life`, `hooks`), and with real containers (`real`).
+//! (`life`, `hooks`, `changes`,
+//! `killed`), and with real containers (`real`).
 #![allow(clippy::unwrap_used)]
 
+mod changes;
 mod hooks;
+mod killed;
 mod life;
 mod real;
 
@@ -49,6 +52,8 @@ fn context<M>(
         settings,
         clock: Clock::new(),
         metrics: PodMetrics::default(),
+        pressure: std::sync::Mutex::default(),
+        allocated: std::sync::Mutex::default(),
     })
 }
 

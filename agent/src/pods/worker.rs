@@ -16,6 +16,7 @@ use super::admit;
 use super::backoff::Backoff;
 use super::context::Context;
 use super::machine::{ImageFailure, Machine, PodSandbox};
+use super::manifest;
 use super::plan::{self, Action, HookKind, Leaving, Transient, TransientContainer};
 use super::probe::ProbeKind;
 use super::prober::ProbeReport;
@@ -24,17 +25,23 @@ use super::report::{EventType, PodKey};
 use super::wanted::{self, Wanted, clamp_grace, deletion_grace};
 use crate::images::Image;
 
+mod claims;
 mod hooks;
 mod image;
+mod image_volumes;
 mod observe;
 mod prepare;
 mod probing;
+mod resize;
 mod start;
 mod stop;
 mod tell;
 
 /// The supervisor is asked for all states at least this often.
 const LOOK_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
+
+/// Seconds that a pod has when the node runs short.
+const EVICTION_GRACE: i64 = 1;
 
 /// What others ask of a worker.
 #[derive(Debug)]
@@ -45,6 +52,12 @@ pub(crate) enum Command {
     Addresses,
     /// The control plane has it no more.
     Gone,
+    /// Its file is gone: as if its deletion had been asked for.
+    End,
+    /// Report again what was reported last.
+    Repeat,
+    /// The node cannot keep it, and says why.
+    Evict(String),
     /// End the containers and release everything, but keep the pod in the books.
     Leave(Leaving),
 }
@@ -53,9 +66,29 @@ pub(crate) enum Command {
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshot {
     pub(crate) key: PodKey,
+    /// As the control plane has it.
+    pub(crate) pod: Arc<Pod>,
     pub(crate) status: PodStatus,
     pub(crate) dirs: PodDirs,
     pub(crate) containers: BTreeMap<String, ContainerSnapshot>,
+}
+
+impl Snapshot {
+    /// As the pod names them.
+    pub(crate) fn images(&self) -> Vec<String> {
+        let spec = self.pod.spec.iter();
+        let containers = spec.clone().flat_map(wanted::containers);
+        let volumes = spec.flat_map(|spec| spec.volumes.iter().flatten());
+        let volumes = volumes.filter_map(|volume| volume.image.as_ref()?.reference.clone());
+        containers
+            .filter_map(|it| it.image)
+            .chain(volumes)
+            .collect()
+    }
+
+    pub(crate) fn is_static(&self) -> bool {
+        admit::is_static(&self.pod)
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -68,12 +101,19 @@ pub(crate) struct ContainerSnapshot {
     pub(crate) waiting: Option<String>,
 }
 
+/// What a container needs of images: its own, and those of volumes by their names.
+#[derive(Debug)]
+struct Pulled {
+    image: Image,
+    volumes: Vec<(String, Image)>,
+}
+
 /// Results of work that was begun and not waited for.
 #[derive(Debug)]
 enum Finished {
     Pull {
         container: String,
-        outcome: Result<Image, ImageFailure>,
+        outcome: Result<Pulled, ImageFailure>,
         took: std::time::Duration,
         was_present: bool,
     },
@@ -88,7 +128,7 @@ enum Finished {
 pub(crate) struct Worker<M: Machine> {
     context: Arc<Context<M>>,
     key: PodKey,
-    pod: Pod,
+    pod: Arc<Pod>,
     wanted: Wanted,
     dirs: PodDirs,
     record: Record,
@@ -98,9 +138,13 @@ pub(crate) struct Worker<M: Machine> {
     changes: Option<watch::Receiver<u64>>,
     /// The supervisor's view may differ from the record.
     look: bool,
+    /// The pod's resources may differ from what is in force.
+    resize_due: bool,
     /// Look then, at the latest.
     look_at: Option<Timestamp>,
     images: BTreeMap<String, Image>,
+    /// By the names of volumes.
+    volume_images: BTreeMap<String, Image>,
     pull_backoffs: BTreeMap<String, Backoff>,
     probers: BTreeMap<(String, ProbeKind), AbortHandle>,
     /// By container: one hook at a time.
@@ -115,6 +159,7 @@ pub(crate) struct Worker<M: Machine> {
 
 impl<M: Machine> Drop for Worker<M> {
     fn drop(&mut self) {
+        self.context.allocate(&self.key.uid, None);
         for task in self.probers.values().chain(self.hooks.values()) {
             task.abort();
         }
@@ -146,7 +191,7 @@ impl<M: Machine> Worker<M> {
             wanted: Wanted::of(&pod),
             context,
             key,
-            pod,
+            pod: Arc::new(pod),
             dirs,
             record,
             saved: None,
@@ -154,8 +199,10 @@ impl<M: Machine> Worker<M> {
             sandbox: None,
             changes: None,
             look: false,
+            resize_due: true,
             look_at: None,
             images: BTreeMap::new(),
+            volume_images: BTreeMap::new(),
             pull_backoffs: BTreeMap::new(),
             probers: BTreeMap::new(),
             hooks: BTreeMap::new(),
@@ -170,6 +217,10 @@ impl<M: Machine> Worker<M> {
     /// Runs until the pod has ended and may be forgotten, or until nobody holds the other end of the inbox.
     pub(crate) async fn run(mut self) {
         self.save_pod();
+        if admit::is_static(&self.pod) {
+            let copy = manifest::mirror(&self.pod);
+            self.context.reporter.mirror(&self.key, &copy);
+        }
         self.admit();
         self.note_deletion();
         self.adopt().await;
@@ -179,6 +230,9 @@ impl<M: Machine> Worker<M> {
             if self.look || self.look_at.is_some_and(|at| at <= now) {
                 self.look_at = None;
                 self.observe().await;
+            }
+            if self.resize_due && self.transient.prepared {
+                self.resize().await;
             }
             let plan = plan::plan(&self.wanted, &self.record, &self.transient, now);
             self.save();
@@ -217,7 +271,10 @@ impl<M: Machine> Worker<M> {
                 () = changed(&mut self.changes) => self.look = true,
                 _ = objects.changed() => self.objects_changed(),
                 () = sleep_until(wake) => {}
-                () = tokio::time::sleep(LOOK_AGAIN_AFTER) => self.look = true,
+                () = tokio::time::sleep(LOOK_AGAIN_AFTER) => {
+                    self.look = true;
+                    self.resize_due |= self.record.resize.is_some();
+                }
             }
         }
     }
@@ -226,7 +283,8 @@ impl<M: Machine> Worker<M> {
     fn admit(&mut self) {
         let begun = self.record.prepared || self.record.released || self.record.failed.is_some();
         let allowed = &self.context.settings.allowed_sysctls;
-        let Some(refused) = admit::refused(&self.pod, allowed).filter(|_| !begun) else {
+        let refused = admit::refused(&self.pod, allowed, self.context.pressure());
+        let Some(refused) = refused.filter(|_| !begun) else {
             return;
         };
         let (reason, message) = (refused.reason, refused.message);
@@ -239,6 +297,21 @@ impl<M: Machine> Worker<M> {
         });
     }
 
+    /// What the node cannot wait for ends at once.
+    fn evict(&mut self, message: String) {
+        if self.record.failed.is_some() || self.record.released {
+            return;
+        }
+        self.event(None, EventType::Warning, "Evicted", message.clone());
+        self.record.failed = Some(PodFailure {
+            reason: "Evicted".to_owned(),
+            message,
+            disrupts: true,
+            grace_seconds: Some(EVICTION_GRACE),
+        });
+        self.shorten(EVICTION_GRACE);
+    }
+
     fn now(&self) -> Timestamp {
         self.context.clock.now()
     }
@@ -246,14 +319,15 @@ impl<M: Machine> Worker<M> {
     fn command(&mut self, command: Command) {
         match command {
             Command::Update(pod) => {
-                if *pod == self.pod {
+                if *pod == *self.pod {
                     return;
                 }
                 // Most changes are the echo of what this node reported.
                 let echo = same_but_status(&self.pod, &pod);
-                self.pod = *pod;
+                self.pod = Arc::from(pod);
                 if !echo {
                     self.wanted = Wanted::of(&self.pod);
+                    self.resize_due = true;
                     self.save_pod();
                     self.note_deletion();
                 }
@@ -268,6 +342,13 @@ impl<M: Machine> Worker<M> {
                 let grace_seconds = deletion_grace(&self.pod);
                 self.terminate(grace_seconds, true);
             }
+            Command::End => self.terminate(deletion_grace(&self.pod), false),
+            Command::Repeat => {
+                if let Some(status) = &self.record.reported {
+                    self.context.reporter.status(&self.key, status);
+                }
+            }
+            Command::Evict(message) => self.evict(message),
             Command::Leave(leaving) => {
                 self.transient.leaving = Some(leaving);
                 self.shorten(leaving.grace_seconds);

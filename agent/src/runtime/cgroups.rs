@@ -64,6 +64,26 @@ pub(crate) fn create(
     Ok(())
 }
 
+/// Sets the limits of a cgroup that is there: a pod's or a container's. What has no limit is left as it is.
+pub(crate) fn update(
+    hierarchies: &Hierarchies,
+    cgroup: &str,
+    resources: &Resources,
+) -> Result<(), RuntimeError> {
+    if hierarchies.is_unified()
+        && let Some(root) = &hierarchies.v2
+    {
+        let settings = resources::v2_settings(resources);
+        return apply(&hierarchies::join(root, cgroup), settings.iter());
+    }
+    let settings = resources::v1_settings(resources);
+    for (controller, root) in &hierarchies.v1 {
+        let own = settings.iter().filter(|it| it.controller == controller);
+        apply(&hierarchies::join(root, cgroup), own)?;
+    }
+    Ok(())
+}
+
 /// Kills what is in the pod's cgroups and removes them with everything below. Idempotent.
 pub(crate) fn remove(hierarchies: &Hierarchies, pod_cgroup: &str) -> Result<(), RuntimeError> {
     let deadline = Instant::now() + REMOVAL;

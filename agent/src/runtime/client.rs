@@ -99,7 +99,7 @@ impl Client {
 }
 
 /// An open connection that has been greeted.
-struct Link {
+pub(super) struct Link {
     stream: UnixStream,
     decoder: Decoder,
     peer: u32,
@@ -107,7 +107,7 @@ struct Link {
 }
 
 impl Link {
-    async fn open(dir: &Path) -> io::Result<Option<Self>> {
+    pub(super) async fn open(dir: &Path) -> io::Result<Option<Self>> {
         let stream = match connect(dir).await {
             Ok(stream) => stream,
             Err(error) if nobody_listens(&error) => return Ok(None),
@@ -145,7 +145,7 @@ impl Link {
         }
     }
 
-    async fn send(&mut self, id: u64, call: Call) -> io::Result<()> {
+    pub(super) async fn send(&mut self, id: u64, call: Call) -> io::Result<()> {
         let request = Request {
             version: VERSION,
             id,
@@ -153,6 +153,14 @@ impl Link {
         };
         let frame = protocol::encode(&request).map_err(io::Error::other)?;
         self.stream.write_all(&frame).await
+    }
+
+    /// The answer to one request; `None` is something else.
+    pub(super) async fn answer(&mut self, wanted: u64) -> io::Result<Option<Answer>> {
+        match self.receive().await? {
+            Message::Answer { id, answer } if id == wanted => Ok(Some(answer)),
+            _ => Ok(None),
+        }
     }
 
     /// Cancel-safe: what has been read is kept.

@@ -17,7 +17,12 @@ use crate::supervisor::protocol::{Answer, Call, Exec};
 /// How much longer than the command's own time an answer may take: killing, and runc.
 const AFTERMATH: Duration = Duration::from_secs(10);
 
-static NEXT: AtomicU64 = AtomicU64::new(0);
+/// A name for the files of one command.
+pub(super) fn next_name() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    format!("{}-{number}", std::process::id())
+}
 
 pub(super) async fn run(
     dir: &Path,
@@ -32,6 +37,9 @@ pub(super) async fn run(
         id: id.to_owned(),
         args: args.to_vec(),
         output: output.path.clone(),
+        errors: None,
+        input: None,
+        console: None,
         timeout,
     });
     let limit = timeout.saturating_add(AFTERMATH);
@@ -69,8 +77,7 @@ impl Output {
         let files = config::exec_dir(dir);
         std::fs::create_dir_all(&files)
             .map_err(|error| RuntimeError::io("make directory", &files, error))?;
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = files.join(format!("{}-{number}.out", std::process::id()));
+        let path = files.join(format!("{}.out", next_name()));
         let failed = |error| RuntimeError::io("make pipe", &path, error);
         nix::unistd::mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR)
             .map_err(|error| failed(error.into()))?;

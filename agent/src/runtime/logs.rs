@@ -35,6 +35,8 @@ pub(crate) struct LogOptions {
     pub(crate) since: Option<SystemTime>,
     /// The time before each line.
     pub(crate) timestamps: bool,
+    /// Only what was written to the standard error, or only what was not.
+    pub(crate) stderr: Option<bool>,
     /// At most so many bytes.
     pub(crate) limit_bytes: Option<u64>,
 }

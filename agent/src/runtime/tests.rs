@@ -6,6 +6,7 @@ mod faults;
 mod life;
 mod limits;
 mod output;
+mod sessions;
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
@@ -40,7 +41,7 @@ impl Fixture {
         }
         std::fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
         for name in [
-            "sh", "sleep", "cat", "echo", "tail", "id", "hostname", "seq", "dd", "ls",
+            "sh", "sleep", "cat", "echo", "tail", "id", "hostname", "seq", "dd", "ls", "stty",
         ] {
             symlink("busybox", root.join("bin").join(name)).unwrap();
         }
@@ -111,6 +112,7 @@ impl Fixture {
             log_max_files: 5,
             terminal: false,
             stdin: false,
+            stdin_once: false,
             annotations: BTreeMap::new(),
             confinement: Confinement::default(),
         }

@@ -14,6 +14,8 @@ const MAX_PENDING: usize = 2 * MAX_FRAME;
 pub(crate) enum Closed {
     #[error("closed by the client")]
     End,
+    #[error("attached to a container")]
+    Attached,
     #[error("client does not read")]
     Slow,
     #[error(transparent)]
@@ -44,6 +46,15 @@ impl Connection {
             subscribed: false,
             closed: None,
         })
+    }
+
+    /// The connection for another use, when all that was sent on it is written.
+    pub(crate) fn give_away(&mut self) -> io::Result<UnixStream> {
+        if self.has_pending() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        self.closed = Some(Closed::Attached);
+        self.stream.try_clone()
     }
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {

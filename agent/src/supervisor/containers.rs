@@ -4,6 +4,7 @@
 //! Requests for one container wait for each other; those for different containers do not. Killing does not
 //! wait and does not need runc: this process is the parent, so a process id stays good until it is reaped.
 
+mod attach;
 mod exec;
 mod run;
 
@@ -13,8 +14,10 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
+use super::attachment::Attachment;
 use super::config;
 use super::console::ConsoleSocket;
+use super::logfile::Stream;
 use super::output::Output;
 use super::protocol::{Answer, ContainerState, Create, Failure};
 use super::runc::Runc;
@@ -72,6 +75,7 @@ pub(crate) struct Containers {
     /// Ends of processes that nobody knew yet, kept while a container or a command is begun: it may be
     /// reaped before its id has been read.
     unknown: HashMap<u32, Ended>,
+    attachments: Vec<Attachment>,
     answers: Vec<(Reply, Answer)>,
     changed: bool,
     stopping: bool,
@@ -85,6 +89,7 @@ impl Containers {
             runc,
             table: BTreeMap::new(),
             unknown: HashMap::new(),
+            attachments: Vec::new(),
             answers: Vec::new(),
             changed: false,
             stopping: false,
@@ -195,17 +200,22 @@ impl Containers {
     pub(crate) fn pipes(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         // What is in the pipes of a container that is being created are words of runc.
         let created = self.table.values().filter(|it| it.state.is_some());
-        created.flat_map(|it| it.output.iter().flat_map(Output::pipes))
+        created
+            .filter(|it| !is_held_up(&self.attachments, &it.spec.id))
+            .flat_map(|it| it.output.iter().flat_map(Output::pipes))
     }
 
     /// Moves output to the logs; `true` when there may be more.
     pub(crate) fn copy_output(&mut self, buffer: &mut [u8]) -> bool {
         let mut more = false;
-        for container in self.table.values_mut() {
+        for (id, container) in &mut self.table {
             if container.state.is_some()
                 && let Some(output) = &mut container.output
             {
-                more |= output.copy(buffer);
+                more |= output.copy(buffer, &mut |stream, bytes| {
+                    show(&mut self.attachments, id, stream, bytes);
+                    !is_held_up(&self.attachments, id)
+                });
             }
         }
         more
@@ -243,9 +253,17 @@ impl Containers {
             // can have been given.
             let mut buffer = [0; 4096];
             let mut turns = 0;
-            while output.copy(&mut buffer) && turns < LAST_TURNS {
+            let mut all = |stream, bytes: &[u8]| {
+                show(&mut self.attachments, id, stream, bytes);
+                true
+            };
+            while output.copy(&mut buffer, &mut all) && turns < LAST_TURNS {
                 turns += 1;
             }
+        }
+        let attachments = self.attachments.iter_mut();
+        for attachment in attachments.filter(|it| it.container == id) {
+            attachment.finish();
         }
         if let Some(started_at) = container.run.as_ref().and_then(Run::started_at) {
             // It was quicker than the end of `runc start` could be noticed.
@@ -278,7 +296,10 @@ impl Containers {
         let runs = self.table.values().filter_map(|it| it.run.as_ref());
         let runs = runs.filter(|run| !run.timed_out).map(|run| run.deadline);
         let commands = self.table.values().flat_map(|it| &it.commands);
-        runs.chain(commands.filter_map(Command::deadline)).min()
+        let attachments = self.attachments.iter().filter_map(Attachment::deadline);
+        runs.chain(commands.filter_map(Command::deadline))
+            .chain(attachments)
+            .min()
     }
 
     /// Kills each runc that takes too long; what follows, follows from its end.
@@ -293,6 +314,9 @@ impl Containers {
             for command in &mut container.commands {
                 command.expire(now);
             }
+        }
+        for attachment in &mut self.attachments {
+            attachment.expire(now);
         }
     }
 
@@ -309,6 +333,19 @@ impl Container {
     /// Something has been started whose process id is not known yet.
     fn begins(&self) -> bool {
         self.state.is_none() || self.commands.iter().any(Command::begins)
+    }
+}
+
+/// A client has not read yet what the container wrote before.
+fn is_held_up(attachments: &[Attachment], id: &str) -> bool {
+    let mut all = attachments.iter();
+    all.any(|attachment| attachment.container == id && attachment.is_behind())
+}
+
+fn show(attachments: &mut [Attachment], id: &str, stream: Stream, bytes: &[u8]) {
+    let all = attachments.iter_mut();
+    for attachment in all.filter(|attachment| attachment.container == id) {
+        attachment.write(stream, bytes);
     }
 }
 

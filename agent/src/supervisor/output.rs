@@ -78,6 +78,8 @@ pub(crate) struct Output {
     log: LogFile,
     /// The log cannot be written at present; said once.
     failing: bool,
+    /// For who attaches; the source has another descriptor of it.
+    terminal: Option<OwnedFd>,
 }
 
 impl Output {
@@ -95,11 +97,14 @@ impl Output {
             ],
             log,
             failing: false,
+            terminal: None,
         }
     }
 
     /// Both streams come through the terminal from now on.
     pub(crate) fn use_terminal(&mut self, terminal: OwnedFd) {
+        // Without it nobody can attach; the container does without.
+        self.terminal = terminal.try_clone().ok();
         self.sources = vec![Source {
             stream: Stream::Stdout,
             pipe: File::from(terminal),
@@ -112,24 +117,41 @@ impl Output {
         self.sources.iter().map(|source| source.pipe.as_fd())
     }
 
+    /// The terminal, if that is where the output comes from and it is still open.
+    pub(crate) fn terminal(&self) -> Option<&OwnedFd> {
+        self.terminal.as_ref()
+    }
+
     /// Copies what is there, up to a bound; `true` when a pipe may hold more. What the log cannot take
-    /// (a full disk) is lost: the container goes on.
-    pub(crate) fn copy(&mut self, buffer: &mut [u8]) -> bool {
+    /// (a full disk) is lost: the container goes on. `show` gets it too, and says whether it can take more.
+    pub(crate) fn copy(
+        &mut self,
+        buffer: &mut [u8],
+        show: &mut dyn FnMut(Stream, &[u8]) -> bool,
+    ) -> bool {
         let Self {
             sources,
             log,
             failing,
+            ..
         } = self;
+        let mut held_up = !show(Stream::Stdout, &[]);
         let mut report = |result| report(result, failing);
         let mut more = false;
         sources.retain_mut(|source| {
             for _ in 0..TURN {
+                if held_up {
+                    return true;
+                }
                 match source.pipe.read(buffer) {
                     Ok(0) => {
                         report(source.end(log));
                         return false;
                     }
-                    Ok(length) => report(source.copy(log, &buffer[..length])),
+                    Ok(length) => {
+                        report(source.copy(log, &buffer[..length]));
+                        held_up = !show(source.stream, &buffer[..length]);
+                    }
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
                     // A terminal that nobody has open any more.
@@ -146,7 +168,7 @@ impl Output {
             more = true;
             true
         });
-        more
+        more && !held_up
     }
 
     /// What the pipes hold now, as text: the words of a runc that failed.

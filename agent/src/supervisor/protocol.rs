@@ -60,6 +60,8 @@ pub(crate) enum Call {
     },
     /// Answered when the command has ended.
     Exec(Exec),
+    /// After the answer the connection is for the container's output (`attachment`).
+    Attach(Attach),
     States,
     /// Kills and deletes everything; the supervisor ends after its answer.
     Stop,
@@ -77,9 +79,20 @@ pub(crate) struct Create {
     /// Standard input stays open (and silent) instead of being `/dev/null`.
     #[serde(default)]
     pub(crate) stdin: bool,
+    /// The standard input ends with the first client's.
+    #[serde(default)]
+    pub(crate) stdin_once: bool,
     /// The bundle asks for a terminal: it takes the place of the pipes.
     #[serde(default)]
     pub(crate) terminal: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Attach {
+    pub(crate) id: String,
+    pub(crate) stdin: bool,
+    pub(crate) stdout: bool,
+    pub(crate) stderr: bool,
 }
 
 /// A command in a running container. It is killed at its deadline, and when its client hangs up.
@@ -89,6 +102,15 @@ pub(crate) struct Exec {
     pub(crate) args: Vec<String>,
     /// Named pipe, open for reading, in the directory for commands ([`super::config::exec_dir`]).
     pub(crate) output: PathBuf,
+    /// The same for its errors, when they do not go where the output goes.
+    #[serde(default)]
+    pub(crate) errors: Option<PathBuf>,
+    /// Named pipe in the same directory, open for writing; `/dev/null` without.
+    #[serde(default)]
+    pub(crate) input: Option<PathBuf>,
+    /// Socket to which the command's terminal is to be sent.
+    #[serde(default)]
+    pub(crate) console: Option<PathBuf>,
     pub(crate) timeout: Duration,
 }
 
@@ -124,12 +146,19 @@ pub(crate) enum Answer {
         init: Option<u32>,
     },
     Done,
+    /// A command with streams of its own runs: what comes on them is its own. Another answer follows.
+    Begun,
     /// A command has ended.
     Ended {
         code: i32,
         timed_out: bool,
     },
     States(BTreeMap<String, ContainerState>),
+    Attached {
+        terminal: bool,
+        /// The container's input ends with this client's.
+        once: bool,
+    },
     Failed(Failure),
 }
 
@@ -184,6 +213,11 @@ pub(crate) struct Decoder {
 impl Decoder {
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
+    }
+
+    /// What has come after the last whole message.
+    pub(crate) fn rest(&self) -> &[u8] {
+        &self.buffer
     }
 
     /// The next whole message, if there is one.

@@ -36,6 +36,16 @@ pub(crate) struct ExecFiles {
     pub(crate) log: PathBuf,
 }
 
+/// What a command reads and writes.
+#[derive(Debug)]
+pub(crate) struct ExecStreams {
+    pub(crate) input: Option<File>,
+    pub(crate) output: File,
+    pub(crate) errors: File,
+    /// Socket to which its terminal is sent, which then takes the place of the others.
+    pub(crate) console: Option<PathBuf>,
+}
+
 impl ExecFiles {
     /// Beside the pipe for its output.
     pub(crate) fn beside(output: &Path) -> Self {
@@ -115,17 +125,25 @@ impl Runc {
         id: &str,
         args: &[String],
         files: &ExecFiles,
-        output: File,
+        streams: ExecStreams,
     ) -> io::Result<u32> {
         let mut command = self.command(Some(&files.log));
         command
             .args(["exec", "--detach", "--pid-file"])
-            .arg(&files.pid)
-            .arg(id)
-            .args(args)
-            // One pipe for both, so that the output has the order in which it was written.
-            .stdout(output.try_clone()?)
-            .stderr(output);
+            .arg(&files.pid);
+        match &streams.console {
+            // The command's streams are the terminal; what runc says goes to its log.
+            Some(console) => {
+                command.args(["--tty", "--env", "TERM=xterm", "--console-socket"]);
+                command.arg(console);
+            }
+            None => {
+                let input = streams.input.map_or_else(Stdio::null, Stdio::from);
+                command.stdin(input);
+                command.stdout(streams.output).stderr(streams.errors);
+            }
+        }
+        command.arg(id).args(args);
         self.spawn(command)
     }
 

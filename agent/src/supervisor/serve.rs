@@ -15,11 +15,11 @@ use super::connection::{Closed, Connection};
 use super::containers::{Containers, Ended, Reply};
 use super::daemon::Prepared;
 use super::footprint;
-use super::protocol::{Answer, Call, Failure, Message, Request, VERSION};
+use super::protocol::{Answer, Attach, Call, Failure, Message, Request, VERSION};
 use super::runc::Runc;
 
-/// The agent, one that takes over from it, and somebody who looks.
-const MAX_CONNECTIONS: usize = 16;
+/// The agent, one that takes over from it, somebody who looks, and one for each command with streams.
+const MAX_CONNECTIONS: usize = 256;
 
 /// Quiet for so long, a supervisor counts as idle.
 const IDLE_MILLIS: u16 = 500;
@@ -70,6 +70,7 @@ pub(crate) fn serve(dir: &Path, config: &Config, prepared: &Prepared) {
             footprint::drop_code();
         }
         again = server.containers.copy_output(&mut server.buffer);
+        server.containers.serve_attachments();
         if ready.signals {
             server.signals(signals);
         }
@@ -122,6 +123,11 @@ impl Server {
                 .pipes()
                 .map(|pipe: BorrowedFd<'_>| input(pipe)),
         );
+        fds.extend(self.containers.attachments().map(|(fd, behind)| {
+            let mut flags = PollFlags::POLLIN;
+            flags.set(PollFlags::POLLOUT, behind);
+            PollFd::new(fd, flags)
+        }));
         let any = match nix::poll::poll(&mut fds, timeout) {
             Ok(count) => count > 0,
             Err(nix::errno::Errno::EINTR) => true,
@@ -203,10 +209,26 @@ impl Server {
             Call::Kill { id, signal } => self.containers.kill(&id, signal),
             Call::Delete { id } => return self.containers.delete(reply, &id),
             Call::Exec(exec) => return self.containers.exec(reply, &exec),
+            Call::Attach(attach) => return self.attach(index, request.id, &attach),
             Call::Stop => return self.containers.stop(Some(reply)),
         };
         let id = request.id;
         connection.send(&Message::Answer { id, answer });
+    }
+
+    /// The connection is the container's from now on.
+    fn attach(&mut self, index: usize, id: u64, attach: &Attach) {
+        let connection = &mut self.connections[index];
+        let (answer, wanted) = match self.containers.attach(attach) {
+            Ok((answer, wanted)) => (answer, Some(wanted)),
+            Err(failure) => (Answer::Failed(failure), None),
+        };
+        connection.send(&Message::Answer { id, answer });
+        let Some(wanted) = wanted else { return };
+        match connection.give_away() {
+            Ok(stream) => self.containers.attached(stream, wanted),
+            Err(error) => eprintln!("attach: {error}"),
+        }
     }
 
     /// Hands out answers and news, and forgets clients that are gone.
@@ -234,7 +256,7 @@ impl Server {
             let Some(reason) = &client.closed else {
                 return true;
             };
-            if !matches!(reason, Closed::End) {
+            if !matches!(reason, Closed::End | Closed::Attached) {
                 eprintln!("client dropped: {reason}");
             }
             containers.hang_up(client.token);

@@ -27,6 +27,7 @@ fn request(id: u64, name: &str) -> Request {
             cgroups: vec!["/sys/fs/cgroup/x".into()],
             oom_events: None,
             stdin: false,
+            stdin_once: false,
             terminal: false,
         }),
     }

@@ -13,11 +13,11 @@ use proto::node::v1::node_sync_client::NodeSyncClient;
 use rand::Rng;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
 use super::identity::Identity;
 use super::intake::Intake;
-use super::logs;
+use super::streams::{NodeServer, Streams};
 use crate::pods::{Machine, TokenWish};
 
 /// A full state of a large cluster comes in batches; one batch is not larger than this.
@@ -60,6 +60,7 @@ pub(crate) struct Client<M: Machine> {
     turn: usize,
     identity: Identity,
     intake: Intake<M>,
+    streams: Arc<Streams<M>>,
     /// The node as it is to be registered, made anew for each stream.
     hello: Box<dyn Fn() -> wire::Hello + Send + Sync>,
     pub(crate) metrics: ClientMetrics,
@@ -98,6 +99,7 @@ impl<M: Machine> Client<M> {
         intake: Intake<M>,
         hello: Box<dyn Fn() -> wire::Hello + Send + Sync>,
         metrics: ClientMetrics,
+        node_server: Option<Arc<dyn NodeServer>>,
     ) -> Result<Self, ClientError> {
         let identity = Identity::new(config);
         let servers: Vec<String> = addresses(&config.server);
@@ -105,12 +107,14 @@ impl<M: Machine> Client<M> {
         for server in &servers {
             endpoint(server, &identity)?;
         }
+        let streams = Streams::new(Arc::clone(&intake.pods), node_server);
         Ok(Self {
             // Nodes do not all go to the same one.
             turn: rand::rng().random_range(0..servers.len().max(1)),
             servers,
             identity,
             intake,
+            streams: Arc::new(streams),
             hello,
             metrics,
         })
@@ -205,7 +209,7 @@ impl<M: Machine> Client<M> {
         loop {
             match incoming.message().await {
                 Ok(Some(message)) => {
-                    if let Err(error) = self.take(message, &client).await {
+                    if let Err(error) = self.take(&server, message).await {
                         let why = format!("a batch that cannot be read: {error}");
                         return ClientError::Refused(Box::new(tonic::Status::data_loss(why)));
                     }
@@ -219,8 +223,8 @@ impl<M: Machine> Client<M> {
     /// After an error the state has a hole: only a new stream, with the full state, fills it.
     async fn take(
         &mut self,
+        server: &str,
         message: wire::ControlMessage,
-        client: &NodeSyncClient<Channel>,
     ) -> Result<(), prost::DecodeError> {
         match message.message {
             Some(Message::Batch(batch)) => {
@@ -228,10 +232,12 @@ impl<M: Machine> Client<M> {
                 self.metrics.batches.inc();
                 self.intake.batch(batch).await;
             }
-            Some(Message::StreamRequest(request)) => {
-                let pods = Arc::clone(&self.intake.pods);
-                tokio::spawn(logs::serve(client.clone(), pods, request));
-            }
+            Some(Message::StreamRequest(request)) => match endpoint(server, &self.identity) {
+                Ok(endpoint) => {
+                    tokio::spawn(Arc::clone(&self.streams).serve(endpoint, request));
+                }
+                Err(error) => tracing::warn!(%error, "a stream was not opened"),
+            },
             Some(Message::TokenResponse(response)) => self.intake.token(response),
             Some(Message::CertificateResponse(response)) => self.identity.answered(response),
             Some(Message::Trust(trust)) => self.identity.trust(&trust.ca_pem),

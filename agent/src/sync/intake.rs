@@ -180,13 +180,24 @@ impl<M: Machine> Intake<M> {
     }
 
     fn object(&mut self, change: wire::ObjectChange, nonsense: &mut Vec<Nonsense>) {
-        let Some(name) = convert::object_name(&change.namespace, &change.name) else {
+        let is_volume = change.kind == "PersistentVolume" && !change.name.is_empty();
+        let name = if is_volume {
+            Some(ObjectName {
+                namespace: String::new(),
+                name: change.name.clone(),
+            })
+        } else {
+            convert::object_name(&change.namespace, &change.name)
+        };
+        let Some(name) = name else {
             nonsense.push(Nonsense::Nameless("object"));
             return;
         };
         let kind = match change.kind.as_str() {
             "ConfigMap" => Kind::ConfigMap,
             "Secret" => Kind::Secret,
+            "PersistentVolumeClaim" => Kind::Claim,
+            "PersistentVolume" => Kind::Volume,
             // Of a service account a pod needs its tokens, which come when they are asked for.
             _ => return,
         };
@@ -198,6 +209,8 @@ impl<M: Machine> Intake<M> {
             Kind::Secret => {
                 read::<Secret>(json).map(|object| self.objects.set_secret(name.clone(), object))
             }
+            Kind::Claim => read(json).map(|object| self.objects.set_claim(name.clone(), object)),
+            Kind::Volume => read(json).map(|object| self.objects.set_volume(name.clone(), object)),
             Kind::Service => Ok(()),
         };
         if let Err(error) = result {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
-use k8s_openapi::api::core::v1::{NodeStatus, PodStatus};
+use k8s_openapi::api::core::v1::{NodeStatus, Pod, PodStatus};
 use prometheus_client::metrics::counter::Counter;
 use proto::node::v1 as wire;
 use proto::node::v1::node_message::Message;
@@ -23,11 +23,17 @@ struct Content {
     /// Uids with a status to send, in the order in which they changed.
     dirty: VecDeque<String>,
     terminated: BTreeMap<String, (PodKey, bool)>,
+    /// Copies of static pods, by the uid that they are reported under.
+    mirrors: BTreeMap<String, Bytes>,
     events: VecDeque<wire::EventReport>,
     node_status: Option<(Bytes, bool)>,
     lease_seconds: Option<u32>,
     applied: u64,
     applied_sent: bool,
+    /// Volumes whose data is gone.
+    removed: BTreeSet<String>,
+    /// The latest only.
+    usage: Option<wire::Usage>,
 }
 
 #[derive(Debug)]
@@ -65,6 +71,16 @@ impl Outbox {
         });
     }
 
+    pub(crate) fn volume_removed(&self, name: String) {
+        self.put(|content| {
+            content.removed.insert(name);
+        });
+    }
+
+    pub(crate) fn usage(&self, usage: wire::Usage) {
+        self.put(|content| content.usage = Some(usage));
+    }
+
     /// The pod is gone from the store.
     pub(crate) fn forget(&self, uid: &str) {
         self.with(|content| {
@@ -76,8 +92,10 @@ impl Outbox {
     /// These are all pods that the store has.
     pub(crate) fn retain(&self, uids: &BTreeSet<String>) {
         self.with(|content| {
-            content.statuses.retain(|uid, _| uids.contains(uid));
-            content.terminated.retain(|uid, _| uids.contains(uid));
+            let mirrors = &content.mirrors;
+            let known = |uid: &String| uids.contains(uid) || mirrors.contains_key(uid);
+            content.statuses.retain(|uid, _| known(uid));
+            content.terminated.retain(|uid, _| known(uid));
         });
     }
 
@@ -138,6 +156,7 @@ impl Content {
             return Some(Message::PodStatus(wire::PodStatus {
                 namespace: status.key.namespace.clone(),
                 name: status.key.name.clone(),
+                mirror_json: self.mirrors.get(&uid).cloned().unwrap_or_default(),
                 uid,
                 status_json: status.json.clone(),
             }));
@@ -158,7 +177,13 @@ impl Content {
                 status_json: json.clone(),
             }));
         }
-        self.events.pop_front().map(Message::Event)
+        if let Some(name) = self.removed.pop_first() {
+            return Some(Message::VolumeRemoved(wire::VolumeRemoved { name }));
+        }
+        if let Some(event) = self.events.pop_front() {
+            return Some(Message::Event(event));
+        }
+        self.usage.take().map(Message::Usage)
     }
 }
 
@@ -197,6 +222,17 @@ impl Reporter for Outbox {
                 content.dirty.push_back(pod.uid.clone());
             }
         });
+    }
+
+    fn mirror(&self, pod: &PodKey, copy: &Pod) {
+        match serde_json::to_vec(copy) {
+            Ok(json) => self.with(|content| {
+                content.mirrors.insert(pod.uid.clone(), json.into());
+            }),
+            Err(error) => {
+                tracing::error!(pod = %pod.name, %error, "a mirror pod cannot be written")
+            }
+        }
     }
 
     fn terminated(&self, pod: &PodKey) {

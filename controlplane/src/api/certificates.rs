@@ -42,7 +42,7 @@ impl Api {
         let verb = match subject.subresource {
             "approval" => "approve",
             "status" => "sign",
-            _ => return Some(Guard::new(|old, new| new_request(old, new))),
+            _ => return Some(Guard::new(new_request)),
         };
         let (authorizer, user) = (self.authorizer.clone(), user.clone());
         Some(Guard::new(move |_, new| {

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::dispatch::header;
 use super::negotiate::media_ranges;
-use super::respond;
+use super::{respond, usage};
 use crate::kinds::{self, Kind, KindRef, Scope};
 use crate::registry::Registry;
 use crate::registry::definitions::Defined;
@@ -84,6 +84,24 @@ const ANSWERED: &[Answered] = &[
     },
 ];
 
+/// What nodes and pods use: read only.
+const MEASURED: &[Answered] = &[
+    Answered {
+        group: usage::GROUP,
+        kind: "NodeMetrics",
+        plural: "nodes",
+        singular: "",
+        scope: Scope::Cluster,
+    },
+    Answered {
+        group: usage::GROUP,
+        kind: "PodMetrics",
+        plural: "pods",
+        singular: "",
+        scope: Scope::Namespaced,
+    },
+];
+
 /// Groups that exist for a subresource only: `kubectl drain` looks for this one.
 const BARE_GROUPS: &[&str] = &["policy"];
 
@@ -93,10 +111,16 @@ pub(super) fn groups(defined: &Defined) -> Vec<(String, Vec<String>)> {
     let built_in = kinds::all().iter().map(|kind| (kind.group, kind.version));
     let answered = ANSWERED.iter().map(|resource| (resource.group, "v1"));
     let bare = BARE_GROUPS.iter().map(|group| (*group, "v1"));
+    let measured = std::iter::once((usage::GROUP, usage::VERSION));
     let custom = defined
         .served()
         .map(|version| (version.common.group.as_str(), version.name.as_str()));
-    for (group, version) in built_in.chain(answered).chain(bare).chain(custom) {
+    for (group, version) in built_in
+        .chain(answered)
+        .chain(bare)
+        .chain(measured)
+        .chain(custom)
+    {
         if group.is_empty() {
             continue;
         }
@@ -151,8 +175,23 @@ fn subresource<'a>(
             vec!["create"],
         ),
         "log" => (own, vec!["get"]),
+        "attach" => (("", "v1", "PodAttachOptions"), vec!["create", "get"]),
+        "exec" => (("", "v1", "PodExecOptions"), vec!["create", "get"]),
+        "portforward" => (("", "v1", "PodPortForwardOptions"), vec!["create", "get"]),
+        "proxy" => (
+            ("", "v1", proxy_options(kind)),
+            vec!["create", "delete", "get", "patch", "update"],
+        ),
         "finalize" => (own, vec!["update"]),
         _ => (own, vec!["get", "patch", "update"]),
+    }
+}
+
+fn proxy_options(kind: &Kind<'_>) -> &'static str {
+    match kind.plural {
+        "nodes" => "NodeProxyOptions",
+        "services" => "ServiceProxyOptions",
+        _ => "PodProxyOptions",
     }
 }
 
@@ -295,6 +334,18 @@ fn resource_list(defined: &Defined, group: &str, version: &str) -> Option<Value>
             "verbs": ["create"],
         }));
     }
+    for resource in MEASURED
+        .iter()
+        .filter(|resource| resource.group == group && version == usage::VERSION)
+    {
+        resources.push(json!({
+            "name": resource.plural,
+            "singularName": resource.singular,
+            "namespaced": resource.scope == Scope::Namespaced,
+            "kind": resource.kind,
+            "verbs": ["get", "list"],
+        }));
+    }
     let bare = BARE_GROUPS.contains(&group) && version == "v1";
     let group_version = if group.is_empty() {
         version.to_owned()
@@ -430,6 +481,16 @@ fn aggregated(defined: &Defined, group: &str, versions: &[String]) -> Value {
                         })
                     }),
             );
+            let measured = MEASURED.iter().filter(|resource| resource.group == group);
+            resources.extend(measured.map(|resource| {
+                json!({
+                    "resource": resource.plural,
+                    "responseKind": response_kind((group, version, resource.kind)),
+                    "scope": scope(resource.scope),
+                    "singularResource": resource.singular,
+                    "verbs": ["get", "list"],
+                })
+            }));
             json!({"version": version, "resources": resources, "freshness": "Current"})
         })
         .collect();

@@ -8,6 +8,7 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 
+use super::audit::Record;
 use super::negotiate;
 use super::read::{Subject, Wish};
 use super::request::{Place, Query, Target, attributes, parse_path};
@@ -19,6 +20,7 @@ use crate::registry::ApiError;
 
 /// How long anything but a watch or a log stream may take.
 const DEADLINE: Duration = Duration::from_secs(60);
+const FOREVER: Duration = Duration::from_secs(1 << 30);
 
 /// What is not Kubernetes' is below this.
 const WAGGLE: [&str; 2] = ["waggle", "v1"];
@@ -34,7 +36,11 @@ impl Api {
     /// Never fails: every error is an answer.
     pub(crate) async fn handle(self: Arc<Self>, request: Request<Body>) -> Response<Body> {
         let started = Instant::now();
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let record = self.audit.as_ref().map(|audit| audit.record(&parts));
+        if let Some(record) = &record {
+            parts.extensions.insert(record.clone());
+        }
         let place = parse_path(parts.uri.path());
         let query = Query::parse(parts.uri.query().unwrap_or(""));
         let (verb, resource) = match &place {
@@ -45,14 +51,22 @@ impl Api {
             _ => ("", String::new()),
         };
         let _inflight = self.metrics.inflight();
+        // What is proxied takes its own time, and has its own form.
+        let proxied =
+            matches!(&place, Some(Place::Resource(target)) if target.subresource == "proxy");
+        let deadline = if proxied { FOREVER } else { DEADLINE };
         let result = match &place {
-            Some(place) => tokio::time::timeout(DEADLINE, self.route(&parts, body, place, &query))
+            Some(place) => tokio::time::timeout(deadline, self.route(&parts, body, place, &query))
                 .await
                 .unwrap_or_else(|_| Err(ApiError::timeout("the request did not complete in time"))),
             None => Err(ApiError::no_such_resource()),
         };
         let mut response = result.unwrap_or_else(|error| respond::error(&error));
-        if query.flag("pretty") && verb != "watch" {
+        if let Some(record) = &record {
+            let streams = verb == "watch" || place.as_ref().is_some_and(streams);
+            response = record.answered(response, streams).await;
+        }
+        if query.flag("pretty") && verb != "watch" && !proxied {
             response = super::pretty::indented(response).await;
         }
         if parts.method == Method::HEAD {
@@ -79,10 +93,22 @@ impl Api {
         place: &Place,
         query: &Query,
     ) -> Result<Response<Body>, ApiError> {
-        let user = self.authenticated(parts).await?;
-        let user = self.impersonated(user, &parts.headers)?;
+        let real = self.authenticated(parts).await?;
         let wanted = attributes(&parts.method, parts.uri.path(), place, query);
-        if !self.authorizer.allows(&user, &wanted) {
+        let record = parts.extensions.get::<Record>();
+        let impersonated = self.impersonated(real.clone(), &parts.headers);
+        if let Some(record) = record {
+            let user = impersonated.as_ref().unwrap_or(&real);
+            record.known(&real, user, &wanted).await;
+        }
+        let user = impersonated?;
+        // Given back when the head of the answer is there: a watch or a log does not keep it.
+        let _seat = self.flow.admit(&user, &wanted).await?;
+        let allowed = self.authorizer.allows(&user, &wanted);
+        if let Some(record) = record {
+            record.decided(allowed);
+        }
+        if !allowed {
             if user.is_anonymous() {
                 return Err(ApiError::unauthorized());
             }
@@ -149,6 +175,10 @@ impl Api {
         target: &Target,
         query: &Query,
     ) -> Result<Response<Body>, ApiError> {
+        if target.group == super::usage::GROUP {
+            let wish = wish(parts)?;
+            return self.usage(&parts.method, target, query, wish).await;
+        }
         let handle = &self.kind(target).await?;
         let kind = &handle.get();
         let subject = Subject {
@@ -164,11 +194,18 @@ impl Api {
                 _ => Err(ApiError::method_not_allowed()),
             };
         }
+        if subject.subresource == "proxy" {
+            return self.proxy(parts, body, target).await;
+        }
+        if kind.plural == "pods" {
+            match subject.subresource {
+                "exec" | "attach" => return self.remote(user, parts, subject).await,
+                "portforward" => return self.port_forward(user, parts, subject, query).await,
+                _ => {}
+            }
+        }
         check_method(&parts.method, subject)?;
-        let wish = Wish {
-            format: negotiate::accept(header(&parts.headers, &ACCEPT))?,
-            gzip: negotiate::accepts_gzip(header(&parts.headers, &ACCEPT_ENCODING)),
-        };
+        let wish = wish(parts)?;
         match super::request::verb(&parts.method, target, query) {
             "get" => return self.get(subject, query, wish).await,
             "list" => return self.list(subject, query, wish).await,
@@ -191,6 +228,9 @@ impl Api {
             body: body::read(body).await?,
             wish,
         };
+        if let Some(record) = parts.extensions.get::<Record>() {
+            record.request(&write.body);
+        }
         if (kind.plural, subject.subresource) == ("serviceaccounts", "token") {
             return self.token(&write, user).await;
         }
@@ -205,6 +245,15 @@ impl Api {
     }
 }
 
+/// Whether an answer goes on for as long as somebody wants it to.
+fn streams(place: &Place) -> bool {
+    const LONG: &[&str] = &["attach", "exec", "log", "portforward", "proxy"];
+    matches!(place, Place::Resource(target) if {
+        let first = target.subresource.split('/').next().unwrap_or_default();
+        LONG.contains(&first)
+    })
+}
+
 /// What the client calls this server.
 fn host(parts: &Parts) -> Option<&str> {
     let authority = parts.uri.authority().map(http::uri::Authority::as_str);
@@ -215,6 +264,14 @@ fn host(parts: &Parts) -> Option<&str> {
             .and_then(|value| value.to_str().ok())
     };
     authority.or_else(header)
+}
+
+/// The form that the client wants the answer in.
+fn wish(parts: &Parts) -> Result<Wish, ApiError> {
+    Ok(Wish {
+        format: negotiate::accept(header(&parts.headers, &ACCEPT))?,
+        gzip: negotiate::accepts_gzip(header(&parts.headers, &ACCEPT_ENCODING)),
+    })
 }
 
 impl Api {

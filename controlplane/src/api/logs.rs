@@ -93,7 +93,7 @@ async fn begin(
                 break;
             }
             Some(StreamFrame {
-                frame: Some(Frame::Open(_)) | None,
+                frame: Some(Frame::Open(_) | Frame::Accepted(_)) | None,
             }) => {}
             Some(StreamFrame {
                 frame: Some(Frame::CloseChannel(_)),
@@ -169,6 +169,23 @@ fn log_request(pod: &str, query: &Query) -> Result<LogsRequest, ApiError> {
             "Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified",
         ));
     }
+    let stream = query.get("stream");
+    match stream {
+        "" | "All" => {}
+        "Stdout" | "Stderr" if tail_lines.is_some() => errors.push(field_error(
+            "",
+            Cause::Forbidden,
+            "Forbidden: `tailLines` and specific `stream` are mutually exclusive for now",
+        )),
+        "Stdout" | "Stderr" => {}
+        other => errors.push(field_error(
+            "stream",
+            Cause::NotSupported,
+            format!(
+                "Unsupported value: \"{other}\": supported values: \"All\", \"Stderr\", \"Stdout\""
+            ),
+        )),
+    }
     if !errors.is_empty() {
         return Err(ApiError::invalid_named("", "PodLogOptions", pod, &errors));
     }
@@ -180,6 +197,7 @@ fn log_request(pod: &str, query: &Query) -> Result<LogsRequest, ApiError> {
         timestamps: query.flag("timestamps"),
         tail_lines,
         limit_bytes,
+        stream: stream.to_owned(),
     })
 }
 
@@ -192,7 +210,7 @@ fn names(list: &Value) -> Vec<&str> {
 }
 
 /// The container whose log is wanted; a pod with several needs to be told which.
-fn container(pod: &Value, wanted: &str) -> Result<String, ApiError> {
+pub(super) fn container(pod: &Value, wanted: &str) -> Result<String, ApiError> {
     let spec = &pod["spec"];
     let main = names(&spec["containers"]);
     let init = names(&spec["initContainers"]);

@@ -87,7 +87,8 @@ impl Api {
                     &json!({"revision": revision}),
                 ))
             }
-            (_, ["status" | "snapshot" | "members" | "compact"] | ["members", _]) => {
+            (&Method::POST, ["rotate", what]) => self.rotate(what).await,
+            (_, ["status" | "snapshot" | "members" | "compact"] | ["members" | "rotate", _]) => {
                 Err(ApiError::method_not_allowed())
             }
             _ => Err(ApiError::no_such_resource()),

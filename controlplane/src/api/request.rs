@@ -34,8 +34,14 @@ pub(crate) enum Place {
 /// Splits a URL path. `None` where it cannot be the path of anything: bad escapes, or segments that would
 /// mean something else to another program (`.`, `..`, an escaped slash).
 pub(crate) fn parse_path(path: &str) -> Option<Place> {
+    let raw: Vec<&str> = path
+        .split('/')
+        .filter(|segment| !segment.is_empty())
+        .collect();
+    // What follows a proxy is the business of whom it leads to.
+    let own = proxy_depth(&raw).unwrap_or(raw.len());
     let mut segments = Vec::new();
-    for segment in path.split('/').filter(|segment| !segment.is_empty()) {
+    for segment in &raw[..own] {
         segments.push(decode_segment(segment)?);
     }
     let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
@@ -45,6 +51,40 @@ pub(crate) fn parse_path(path: &str) -> Option<Place> {
         _ => return Some(Place::Path(segments)),
     };
     Some(Place::Resource(target))
+}
+
+/// How many segments lead to a proxy, itself included.
+fn proxy_depth(segments: &[&str]) -> Option<usize> {
+    match segments {
+        [
+            "api",
+            "v1",
+            "namespaces",
+            _,
+            "pods" | "services",
+            _,
+            "proxy",
+            ..,
+        ] => Some(7),
+        ["api", "v1", "nodes", _, "proxy", ..] => Some(5),
+        _ => None,
+    }
+}
+
+/// The part of a path that follows a proxy, as it was written; empty when there is none.
+pub(crate) fn proxied_path(path: &str) -> &str {
+    let segments: Vec<&str> = path
+        .split('/')
+        .filter(|segment| !segment.is_empty())
+        .collect();
+    let mut left = proxy_depth(&segments).unwrap_or(segments.len());
+    let mut rest = path;
+    while left > 0 {
+        rest = rest.trim_start_matches('/');
+        rest = &rest[rest.find('/').unwrap_or(rest.len())..];
+        left -= 1;
+    }
+    rest
 }
 
 fn decode_segment(segment: &str) -> Option<String> {
@@ -96,7 +136,7 @@ fn target(group: &str, version: &str, rest: &[&str]) -> Option<Target> {
             target.name = (*name).to_owned();
             target.subresource = (*subresource).to_owned();
         }
-        // Deeper paths belong to proxies, which are not served.
+        // Deeper paths belong to proxies, and those are cut off before.
         [resource, name, subresource, ..] => {
             target.resource = (*resource).to_owned();
             target.name = (*name).to_owned();
@@ -127,6 +167,12 @@ impl Query {
             .iter()
             .find(|(known, _)| known == name)
             .map_or("", |(_, value)| value)
+    }
+
+    /// All values of a parameter that may be repeated.
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
+        let found = self.0.iter().filter(move |(known, _)| known == name);
+        found.map(|(_, value)| value.as_str())
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {

@@ -18,15 +18,18 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::Api;
+use super::audit::Peer;
 use crate::auth::User;
 
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// For the handshake, and then for the head of each request. Tests do not wait that long.
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_CONNECTIONS: usize = 8192;
 const MAX_STREAMS: u32 = 1000;
 const MAX_HEADERS: u32 = 64 * 1024;
+/// The same over HTTP/1.1, with the request's line.
+const MAX_HEAD: usize = 128 * 1024;
 /// What one stream and one connection may have in flight towards us.
 const WINDOW: u32 = 256 * 1024;
 const RETRY_ACCEPT: Duration = Duration::from_millis(50);
@@ -101,7 +104,7 @@ async fn connection(
 ) {
     // Nagle's algorithm would hold back single watch events.
     let _ = stream.set_nodelay(true);
-    let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
+    let handshake = tokio::time::timeout(PATIENCE, acceptor.accept(stream));
     let stream = tokio::select! {
         () = stop.cancelled() => return,
         result = handshake => match result {
@@ -126,6 +129,7 @@ async fn connection(
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let served = served.clone();
         let mut request = request.map(Body::new);
+        request.extensions_mut().insert(Peer(peer));
         if let Some(user) = &user {
             request.extensions_mut().insert(user.clone());
         }
@@ -151,7 +155,8 @@ fn builder() -> Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT);
+        .header_read_timeout(PATIENCE)
+        .max_buf_size(MAX_HEAD);
     builder
         .http2()
         .timer(TokioTimer::new())

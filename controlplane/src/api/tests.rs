@@ -1,17 +1,21 @@
 //! The API as clients see it: a real member on loopback, TLS and all, the `kube` client and raw HTTP.
 #![allow(clippy::unwrap_used)]
 
+mod audit;
 mod bad_input;
 mod cluster_status;
 mod definitions;
+mod doors;
 mod kube_client;
 mod lists;
 mod members;
 mod namespaces;
+mod nodes;
 mod pods;
 mod roles;
 mod services;
 mod shapes;
+mod streams;
 mod tokens;
 mod watches;
 mod who;
@@ -28,6 +32,7 @@ pub(super) const CM: &str = "/api/v1/namespaces/default/configmaps";
 
 pub(crate) fn config(dir: &std::path::Path) -> ControllerConfig {
     ControllerConfig {
+        node_grace: std::time::Duration::from_secs(40),
         data_dir: dir.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         extra_sans: Vec::new(),
@@ -44,6 +49,8 @@ pub(crate) fn config(dir: &std::path::Path) -> ControllerConfig {
         name: "c1".to_owned(),
         peers: None,
         advertise: None,
+        audit: crate::AuditConfig::default(),
+        max_requests: 600,
         tokens: crate::TokenConfig::default(),
     }
 }

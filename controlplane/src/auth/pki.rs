@@ -212,12 +212,22 @@ impl Pki {
     /// A client certificate for anybody; tests play strangers with it.
     #[cfg(test)]
     pub(crate) fn issue_client(&self, name: &str, organization: Option<&str>) -> (String, String) {
+        self.issue_client_at(name, organization, jiff::Timestamp::now())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn issue_client_at(
+        &self,
+        name: &str,
+        organization: Option<&str>,
+        now: jiff::Timestamp,
+    ) -> (String, String) {
         let subject = Subject {
             name,
             organization,
             sans: None,
         };
-        let leaf = make_leaf(&subject, &self.issuer, jiff::Timestamp::now());
+        let leaf = make_leaf(&subject, &self.issuer, now);
         let leaf = leaf.expect("a test certificate");
         (leaf.certificate, leaf.key)
     }

@@ -27,8 +27,6 @@ pub(crate) use cidr::PodRanges;
 
 pub(super) const NAME: &str = "node-controller";
 const LEASES: &str = "kube-node-lease";
-/// A node that was not heard of for this long is unreachable.
-const GRACE: Duration = Duration::from_secs(40);
 /// How often the ranges for a node are computed anew.
 const ATTEMPTS: usize = 32;
 
@@ -70,11 +68,8 @@ pub(super) fn subscribe(cache: &Cache, queue: &Queue<ObjectKey>) -> Vec<Subscrip
 }
 
 impl Controller {
-    pub(super) fn new(client: &Client, cache: &Cache, pod_ranges: &PodRanges) -> Self {
-        Self::with_grace(client, cache, pod_ranges, GRACE)
-    }
-
-    pub(super) fn with_grace(
+    /// A node that was not heard of for `grace` is unreachable.
+    pub(super) fn new(
         client: &Client,
         cache: &Cache,
         pod_ranges: &PodRanges,

@@ -1,7 +1,7 @@
-//! Removes pods that nobody else will: on nodes that are gone, terminating without ever having had a node,
-//! and ended ones beyond a number.
+//! Removes pods that nobody else will: on nodes that are gone or were declared out of service, terminating
+//! without ever having had a node, and ended ones beyond a number.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use crate::cache::Cache;
 use crate::registry::{Client, DeleteOptions};
 
+use super::disruption_target::{self, Cause};
 use super::podstate;
 
 const NAME: &str = "pod-garbage-collector";
@@ -18,18 +19,61 @@ const PERIOD: Duration = Duration::from_secs(20);
 const QUARANTINE: Duration = Duration::from_secs(40);
 const MAX_ENDED: usize = 12_500;
 
+/// Said of a node by an operator who has seen that it is off: nothing runs there any more.
+const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
+
+/// A node that is not ready and bears the taint.
+fn is_out_of_service(node: &Node) -> bool {
+    let conditions = node
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
+    let ready = conditions
+        .filter(|condition| condition.type_ == "Ready")
+        .any(|condition| condition.status == "True");
+    let taints = node
+        .spec
+        .iter()
+        .flat_map(|spec| spec.taints.iter().flatten());
+    !ready && taints.into_iter().any(|taint| taint.key == OUT_OF_SERVICE)
+}
+
+/// How it is said of a pod why it went.
+fn cause(pod: &Pod, gone: bool) -> Option<Cause> {
+    if podstate::is_finished(pod) || node_of(pod).is_none() {
+        return None;
+    }
+    Some(Cause {
+        reason: "DeletionByPodGC",
+        message: if gone {
+            "PodGC: node no longer exists"
+        } else {
+            "PodGC: node is out of service"
+        },
+        ended: true,
+    })
+}
+
 fn node_of(pod: &Pod) -> Option<&str> {
     let name = pod.spec.as_ref()?.node_name.as_deref()?;
     (!name.is_empty()).then_some(name)
 }
 
 /// Pure: the pods to remove, given for how long each node has been missing.
-fn plan(pods: &[Arc<Pod>], missing: &HashMap<String, Duration>, max_ended: usize) -> Vec<Arc<Pod>> {
+fn plan(
+    pods: &[Arc<Pod>],
+    missing: &HashMap<String, Duration>,
+    off: &HashSet<String>,
+    max_ended: usize,
+) -> Vec<Arc<Pod>> {
     let mut remove: Vec<Arc<Pod>> = Vec::new();
     let mut ended: Vec<&Arc<Pod>> = Vec::new();
     for pod in pods {
         match node_of(pod) {
             Some(node) if missing.get(node).is_some_and(|gone| *gone >= QUARANTINE) => {
+                remove.push(Arc::clone(pod));
+            }
+            Some(node) if off.contains(node) && podstate::is_terminating(pod) => {
                 remove.push(Arc::clone(pod));
             }
             None if podstate::is_terminating(pod) => remove.push(Arc::clone(pod)),
@@ -80,12 +124,26 @@ pub(super) async fn run(client: Client, cache: Cache) {
             .iter()
             .map(|(node, since)| (node.clone(), now.duration_since(*since)))
             .collect();
-        for pod in plan(&pods, &durations, MAX_ENDED) {
+        let nodes = cache.nodes.list("");
+        let off = nodes
+            .iter()
+            .filter(|node| is_out_of_service(node))
+            .filter_map(|node| node.metadata.name.clone())
+            .collect();
+        for pod in plan(&pods, &durations, &off, MAX_ENDED) {
             // The view may lag: ask the store whether the node is really gone.
             if let Some(node) = node_of(&pod)
                 && durations.contains_key(node)
                 && !matches!(client.get::<Node>("", node).await, Ok(None))
             {
+                continue;
+            }
+            let gone = node_of(&pod).is_some_and(|node| durations.contains_key(node));
+            if let Some(cause) = cause(&pod, gone)
+                && let Err(error) = disruption_target::mark(&client, &pod, cause).await
+            {
+                // It has changed: the next round sees how.
+                tracing::debug!(%error, "pod not marked");
                 continue;
             }
             let options = DeleteOptions {
@@ -133,9 +191,18 @@ mod tests {
             ("just-gone".to_owned(), Duration::from_secs(5)),
         ];
         assert_eq!(
-            names(&plan(&list, &missing.into(), 10)),
+            names(&plan(&list, &missing.into(), &HashSet::new(), 10)),
             ["lost", "homeless"]
         );
+    }
+
+    #[test]
+    fn on_a_node_that_is_off_only_what_was_told_to_end_goes() {
+        let mut ending = pod("ending", Some("off"), None);
+        ending.metadata.deletion_timestamp = Some(Time(at(1)));
+        let list = pods(vec![ending, pod("stays", Some("off"), None)]);
+        let off = HashSet::from(["off".to_owned()]);
+        assert_eq!(names(&plan(&list, &HashMap::new(), &off, 10)), ["ending"]);
     }
 
     #[test]
@@ -150,7 +217,10 @@ mod tests {
                 })
                 .collect(),
         );
-        assert_eq!(names(&plan(&list, &HashMap::new(), 3)), ["p4", "p3"]);
+        assert_eq!(
+            names(&plan(&list, &HashMap::new(), &HashSet::new(), 3)),
+            ["p4", "p3"]
+        );
     }
 
     #[test]

@@ -281,10 +281,7 @@ impl Controller {
         for claim in identity::claims(set, pod) {
             let key = ObjectKey::of(&claim);
             let client = &self.pods.client;
-            let there = client
-                .get::<PersistentVolumeClaim>(&key.namespace, &key.name)
-                .await?;
-            if let Some(there) = there {
+            if let Some(there) = self.pods.cache.claims.get_key(&key) {
                 if there.metadata.deletion_timestamp.is_some() {
                     return Err(super::context_error(&format!(
                         "pvc {} is being deleted",
@@ -343,16 +340,15 @@ impl Controller {
         keeper: Keeper,
     ) -> Result<(), ApiError> {
         let client = &self.pods.client;
-        let live = client
-            .get::<PersistentVolumeClaim>(&key.namespace, &key.name)
-            .await?;
+        let live = self.pods.cache.claims.get_key(key);
         let Some(owners) = live
             .as_ref()
             .and_then(|live| identity::owners(set, Some(pod), live, keeper))
         else {
             return Ok(());
         };
-        let patch = json!({"metadata": {"ownerReferences": owners}});
+        let uid = live.and_then(|live| live.metadata.uid.clone());
+        let patch = json!({"metadata": {"uid": uid, "ownerReferences": owners}});
         let patched = client
             .merge_patch::<PersistentVolumeClaim>(&key.namespace, &key.name, "", &patch)
             .await;

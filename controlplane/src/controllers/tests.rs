@@ -83,8 +83,10 @@ impl Cluster {
     pub(crate) async fn new(nodes: &[&str]) -> Self {
         let mut cluster = Self::bare().await;
         let config = ControllersConfig {
+            node_grace: Duration::from_secs(40),
             ca_pem: "CA".to_owned(),
             pod_ranges: PodRanges::new(vec!["10.244.0.0/16".parse().unwrap()], 24, 64),
+            usage: crate::usage::UsageBook::default(),
         };
         cluster.tasks.spawn(super::run(
             cluster.client.clone(),

@@ -21,9 +21,9 @@ mod volume;
 
 pub(super) const NAME: &str = "persistentvolume-controller";
 /// The driver and provisioner of volumes that are directories of nodes.
-pub(super) const LOCAL: &str = "waggle.dev/local";
+pub(crate) const LOCAL: &str = "waggle.dev/local";
 /// Held until the node has removed the data.
-pub(super) const LOCAL_FINALIZER: &str = "waggle.dev/local-volume";
+pub(crate) const LOCAL_FINALIZER: &str = "waggle.dev/local-volume";
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq)]

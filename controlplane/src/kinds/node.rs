@@ -20,7 +20,7 @@ pub(super) static KIND: Kind = Kind {
     categories: &[],
     scope: Scope::Cluster,
     definition: "io.k8s.api.core.v1.Node",
-    subresources: &["status"],
+    subresources: &["proxy", "status"],
     name_rule: NameRule::DnsSubdomain,
     strategy: &Node,
     register: |generator| {

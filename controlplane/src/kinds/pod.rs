@@ -32,10 +32,14 @@ pub(super) static KIND: Kind = Kind {
     definition: "io.k8s.api.core.v1.Pod",
     // Only what is served: a subresource that nobody acts on would be a way to write past validation.
     subresources: &[
+        "attach",
         "binding",
         "ephemeralcontainers",
         "eviction",
+        "exec",
         "log",
+        "portforward",
+        "proxy",
         "resize",
         "status",
     ],

@@ -21,7 +21,7 @@ pub(super) static KIND: Kind = Kind {
     categories: &["all"],
     scope: Scope::Namespaced,
     definition: "io.k8s.api.core.v1.Service",
-    subresources: &["status"],
+    subresources: &["proxy", "status"],
     name_rule: NameRule::DnsLabel1035,
     strategy: &Service,
     register: |generator| {

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ApiError, Registry, WriteOptions};
 
+mod flow;
 mod roles;
 use crate::kinds::{self, Kind};
 use crate::store::{Freshness, Heard};
@@ -45,6 +46,7 @@ impl Registry {
         if !endpoints.is_empty() {
             self.publish_endpoints(&endpoints).await?;
         }
+        self.bootstrap_flow().await?;
         for class in kinds::priority_class::built_in() {
             self.ensure("scheduling.k8s.io", "priorityclasses", "", class)
                 .await?;

@@ -110,6 +110,8 @@ pub(super) const FIELDS: &[Fact] = &[
     ("io.k8s.api.batch.v1.UncountedTerminatedPods", "succeeded", SET, NONE),
     ("io.k8s.api.batch.v1.PodFailurePolicyOnExitCodesRequirement", "values", SET, NONE),
     ("io.k8s.api.discovery.v1.Endpoint", "addresses", SET, NONE),
+    ("io.k8s.api.flowcontrol.v1.FlowSchemaStatus", "conditions", ListType::Map(&["type"]), merge("type")),
+    ("io.k8s.api.flowcontrol.v1.PriorityLevelConfigurationStatus", "conditions", ListType::Map(&["type"]), merge("type")),
     ("io.k8s.api.policy.v1.PodDisruptionBudgetStatus", "conditions", ListType::Map(&["type"]), merge("type")),
 ];
 

@@ -23,6 +23,7 @@ use super::directory::Directory;
 use super::disk::{Disk, DiskError, SledDisk};
 use super::mvcc::Summary;
 use super::raft::{LogId, Node, StoredMembership, Vote};
+use super::sealed::SealedDisk;
 use super::snapshot::{Decoder, Image, MAX_CHUNK, SnapshotError};
 use super::{FOUNDER, Revision, StoreError, foundation, log, machine, record};
 
@@ -183,7 +184,7 @@ pub(crate) fn restore(file: &Path, dir: &Path) -> Result<SnapshotInfo, StoreErro
             dir.display()
         )));
     }
-    let disk = SledDisk::open(&directory.data())?;
+    let disk = SealedDisk::open(SledDisk::open(&directory.data())?, dir)?;
     write(&disk, &image)?;
     // Last: without it the directory counts as of nobody.
     let card = Card::founder();

@@ -5,7 +5,7 @@
 //! ```
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::JoinHandle as ThreadHandle;
 use std::time::Duration;
 
@@ -32,6 +32,7 @@ use super::peers::network::Network;
 use super::peers::{Nobody, Transport, listener};
 use super::proposals::{self, Proposals};
 use super::raft::{Node, NodeId, Raft};
+use super::sealed::SealedDisk;
 use super::space::{Bounds, Space};
 use super::watch::{Hub, Limits};
 use super::writer::Writer;
@@ -93,12 +94,14 @@ pub(super) struct Member {
     closed: AtomicBool,
     metrics: Metrics,
     tasks: Vec<JoinHandle<()>>,
+    /// Owned by the disk thread.
+    sealed: Option<Weak<SealedDisk<SledDisk>>>,
 }
 
 impl Member {
     pub(super) async fn open(config: StoreConfig, options: Options) -> Result<Self, StoreError> {
         let metrics = Metrics::default();
-        let foundation = {
+        let (foundation, sealed) = {
             let metrics = metrics.clone();
             let node_id = config.identity.id;
             let dir = config.dir;
@@ -106,15 +109,18 @@ impl Member {
                 let directory = Directory::open(&dir)?;
                 let watermark = directory.watermark()?;
                 let disk = SledDisk::open(&directory.data())?;
+                let disk = Arc::new(SealedDisk::open(disk, &dir)?);
                 directory.sync()?;
-                Foundation::lay(
-                    Arc::new(disk),
+                let sealed = Arc::downgrade(&disk);
+                let foundation = Foundation::lay(
+                    disk,
                     watermark,
                     directory,
                     node_id,
                     &options.retention,
                     &metrics,
-                )
+                )?;
+                Ok::<_, StoreError>((foundation, sealed))
             };
             tokio::task::spawn_blocking(open)
                 .await
@@ -127,7 +133,14 @@ impl Member {
             start: config.start,
         };
         let (transport, listen) = over_network(config.peers);
-        Self::start(role, foundation, options, metrics, transport, listen).await
+        let mut member = Self::start(role, foundation, options, metrics, transport, listen).await?;
+        member.sealed = Some(sealed);
+        Ok(member)
+    }
+
+    /// The disk, until it is closed.
+    pub(super) fn sealed(&self) -> Option<Arc<SealedDisk<SledDisk>>> {
+        self.sealed.as_ref()?.upgrade()
     }
 
     /// A member that is alone, on a disk of the test's choice.
@@ -232,6 +245,7 @@ impl Member {
             closed: AtomicBool::new(false),
             metrics,
             tasks,
+            sealed: None,
         };
         match member.become_ready().await {
             Ok(()) => Ok(member),

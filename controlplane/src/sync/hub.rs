@@ -26,6 +26,7 @@ mod dirty;
 mod leaving;
 mod peer;
 mod state;
+mod volumes;
 
 use dirty::{Dirty, subscribe};
 use peer::Peer;
@@ -244,6 +245,13 @@ impl Hub {
             }
             own.pods.push(self.pod(&pod));
         }
+        for reference in volumes::going_on(&self.cache, node) {
+            let (gained, _) = peer.put(&volumes::key(&reference), [reference].into());
+            for reference in gained {
+                own.objects.push(state::object(&self.cache, &reference));
+                self.hold(&reference, node);
+            }
+        }
         peer.send_full(Parcel {
             full: true,
             // Read after the last flush: at least this.
@@ -358,6 +366,7 @@ impl Hub {
 
     fn flush_objects(&mut self, dirty: &Dirty, own: &mut HashMap<String, Own>) {
         for reference in &dirty.objects {
+            self.flush_going_volume(reference, own);
             let Some(nodes) = self.holders.get(reference).cloned() else {
                 continue;
             };
@@ -373,14 +382,15 @@ impl Hub {
                 if !sent {
                     changes.objects.push(change.clone());
                 }
-                if reference.kind == Kind::ServiceAccount {
+                if matches!(reference.kind, Kind::ServiceAccount | Kind::Claim) {
                     self.account_changed(reference, &node, own);
                 }
             }
         }
     }
 
-    /// A ServiceAccount's pull secrets are references of every pod that runs as it.
+    /// A ServiceAccount's pull secrets are references of every pod that runs as it, and a claim's volume of
+    /// every pod that has it.
     fn account_changed(&mut self, account: &Reference, node: &str, own: &mut HashMap<String, Own>) {
         let Some(mut peer) = self.peers.remove(node) else {
             return;

@@ -20,11 +20,13 @@ pub(super) fn merged(pod: &Pod, mut reported: PodStatus) -> Option<Pod> {
             .iter()
             .flatten()
             .filter(|condition| {
-                !reported
-                    .conditions
-                    .iter()
-                    .flatten()
-                    .any(|other| other.type_ == condition.type_)
+                // The node alone says when a resize is over.
+                !condition.type_.starts_with("PodResize")
+                    && !reported
+                        .conditions
+                        .iter()
+                        .flatten()
+                        .any(|other| other.type_ == condition.type_)
             })
             .cloned()
             .collect();

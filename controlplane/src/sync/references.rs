@@ -1,4 +1,5 @@
-//! The ConfigMaps, Secrets and ServiceAccounts that a pod refers to: what its node needs, and no more. Pure.
+//! The ConfigMaps, Secrets, ServiceAccounts and claims (with their volumes) that a pod refers to: what its node
+//! needs, and no more. Pure.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,6 +11,9 @@ pub(super) enum Kind {
     ConfigMap,
     Secret,
     ServiceAccount,
+    Claim,
+    /// Of no namespace.
+    Volume,
 }
 
 impl Kind {
@@ -18,6 +22,8 @@ impl Kind {
             Self::ConfigMap => "ConfigMap",
             Self::Secret => "Secret",
             Self::ServiceAccount => "ServiceAccount",
+            Self::Claim => "PersistentVolumeClaim",
+            Self::Volume => "PersistentVolume",
         }
     }
 }
@@ -39,10 +45,11 @@ impl Reference {
     }
 }
 
-/// `pull_secrets` gives those of a ServiceAccount of the pod's namespace.
+/// `pull_secrets` gives those of a ServiceAccount of the pod's namespace, `volume_of` the volume of a claim.
 pub(super) fn references(
     pod: &Pod,
     pull_secrets: &dyn Fn(&str) -> Vec<String>,
+    volume_of: &dyn Fn(&str) -> Option<String>,
 ) -> BTreeSet<Reference> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let mut found = BTreeSet::new();
@@ -67,6 +74,17 @@ pub(super) fn references(
     for volume in spec.volumes.iter().flatten() {
         from_volume(volume, &mut add);
     }
+    let name = pod.metadata.name.as_deref().unwrap_or_default();
+    let mut volumes = Vec::new();
+    for claim in spec
+        .volumes
+        .iter()
+        .flatten()
+        .filter_map(|volume| claim_of(volume, name))
+    {
+        add(Kind::Claim, &claim);
+        volumes.extend(volume_of(&claim));
+    }
     let init = spec.init_containers.iter().flatten();
     for container in spec.containers.iter().chain(init) {
         from_environment(
@@ -82,7 +100,19 @@ pub(super) fn references(
             &mut add,
         );
     }
+    for volume in volumes {
+        found.insert(Reference::new(Kind::Volume, "", &volume));
+    }
     found
+}
+
+/// The claim of a volume; an ephemeral one has a claim named after its pod.
+fn claim_of(volume: &Volume, pod: &str) -> Option<String> {
+    match (&volume.persistent_volume_claim, &volume.ephemeral) {
+        (Some(source), _) => Some(source.claim_name.clone()),
+        (None, Some(_)) => Some(format!("{pod}-{}", volume.name)),
+        (None, None) => None,
+    }
 }
 
 fn from_environment(

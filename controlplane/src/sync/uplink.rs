@@ -17,9 +17,10 @@ use tonic::{Status, Streaming};
 use super::applied::{Applied, Connection, Introduction};
 use super::credentials::Question;
 use super::metrics::SyncMetrics;
-use super::{podstatus, register};
+use super::{mirrors, podstatus, register, volumes};
 use crate::cache::{Cache, ObjectKey, Queue};
 use crate::registry::{ApiError, Client, DeleteOptions, EventType};
+use crate::usage::UsageBook;
 
 /// Writes of one node that are under way at once.
 const WRITERS: usize = 8;
@@ -33,12 +34,19 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 enum Subject {
     Node,
     Lease,
-    Pod { key: ObjectKey, uid: String },
+    Pod {
+        key: ObjectKey,
+        uid: String,
+    },
+    /// The data of the volume is gone.
+    Volume(String),
 }
 
 #[derive(Debug, Default)]
 struct PodReport {
     status: Option<PodStatus>,
+    /// Of a static pod: what it is shown as.
+    mirror: Option<Pod>,
     terminated: bool,
 }
 
@@ -53,6 +61,7 @@ pub(super) struct Uplink {
     client: Client,
     cache: Cache,
     applied: Connection,
+    usage: UsageBook,
     metrics: SyncMetrics,
     questions: mpsc::Sender<Question>,
     node: String,
@@ -69,10 +78,12 @@ impl Drop for Uplink {
 }
 
 impl Uplink {
+    #[allow(clippy::too_many_arguments)]
     pub(super) fn new(
         client: &Client,
         cache: &Cache,
         applied: &Applied,
+        usage: &UsageBook,
         metrics: &SyncMetrics,
         questions: mpsc::Sender<Question>,
         node: &str,
@@ -82,6 +93,7 @@ impl Uplink {
             client: client.clone(),
             cache: cache.clone(),
             applied: applied.connect(node, introduction),
+            usage: usage.clone(),
             was_ready: AtomicBool::new(false),
             metrics: metrics.clone(),
             questions,
@@ -135,7 +147,14 @@ impl Uplink {
             Message::PodStatus(report) => {
                 let status = parse("PodStatus.status_json", &report.status_json)?;
                 let key = ObjectKey::new(&report.namespace, &report.name);
-                self.note(key, report.uid, |pod| pod.status = Some(status))?;
+                let mirror = match report.mirror_json.is_empty() {
+                    true => None,
+                    false => Some(parse("PodStatus.mirror_json", &report.mirror_json)?),
+                };
+                self.note(key, report.uid, |pod| {
+                    pod.status = Some(status);
+                    pod.mirror = mirror;
+                })?;
             }
             Message::PodTerminated(report) => {
                 let key = ObjectKey::new(&report.namespace, &report.name);
@@ -146,6 +165,8 @@ impl Uplink {
                 self.applied.record(report.revision);
                 self.metrics.applied(&self.node, report.revision);
             }
+            Message::VolumeRemoved(report) => self.queue.add(Subject::Volume(report.name)),
+            Message::Usage(usage) => self.usage.record(&self.node, &usage),
             Message::TokenRequest(request) => self.ask(Question::Token(request))?,
             Message::CertificateRequest(request) => self.ask(Question::Certificate(request))?,
         }
@@ -282,6 +303,9 @@ impl Uplink {
                 }
                 result
             }
+            Subject::Volume(name) => {
+                volumes::removed(&self.client, &self.cache, &self.node, name).await
+            }
             Subject::Pod { key, uid } => {
                 let id = (key.clone(), uid.clone());
                 let Some(report) = self.lock().pods.remove(&id) else {
@@ -294,6 +318,7 @@ impl Uplink {
                     waiting.terminated |= report.terminated;
                     if waiting.status.is_none() {
                         waiting.status = report.status;
+                        waiting.mirror = report.mirror;
                     }
                 }
                 result
@@ -330,6 +355,9 @@ impl Uplink {
         uid: &str,
         report: &PodReport,
     ) -> Result<(), ApiError> {
+        if let Some(mirror) = report.mirror.as_ref().filter(|_| !report.terminated) {
+            mirrors::ensure(&self.client, &self.node, key, uid, mirror).await?;
+        }
         if let Some(status) = &report.status {
             let mut attempt = 0;
             loop {
@@ -347,12 +375,15 @@ impl Uplink {
                 attempt += 1;
             }
         }
-        if !report.terminated || self.stored(key, uid).await?.is_none() {
+        if !report.terminated {
             return Ok(());
         }
+        let Some(pod) = self.stored(key, uid).await? else {
+            return Ok(());
+        };
         let options = DeleteOptions {
             grace_period_seconds: Some(0),
-            uid: Some(uid.to_owned()),
+            uid: pod.metadata.uid,
             ..DeleteOptions::default()
         };
         let deleted = self
@@ -387,7 +418,10 @@ impl Uplink {
     /// The pod with this uid, if it is bound to this node.
     async fn stored(&self, key: &ObjectKey, uid: &str) -> Result<Option<Pod>, ApiError> {
         let pod = self.client.get::<Pod>(&key.namespace, &key.name).await?;
-        Ok(pod.filter(|pod| pod.metadata.uid.as_deref() == Some(uid) && self.is_mine(pod)))
+        Ok(pod.filter(|pod| {
+            let same = pod.metadata.uid.as_deref() == Some(uid) || mirrors::shows(pod, uid);
+            same && self.is_mine(pod)
+        }))
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::{Attached, ImageFailure, Machine, NetworkWishes, PodSandbox};
 use crate::images::{Credentials, Image, PullPolicy};
-use crate::runtime::{ContainerSpec, ContainerState, ExecOutcome, SandboxSpec};
+use crate::runtime::{ContainerSpec, ContainerState, ExecOutcome, Resources, SandboxSpec};
 
 /// What a container's program does, by container name.
 #[derive(Debug, Clone, Default)]
@@ -38,8 +38,20 @@ pub(crate) struct State {
     sandboxes: BTreeMap<PathBuf, FakeSandbox>,
     pub(crate) created: Vec<String>,
     pub(crate) signals: Vec<(String, i32)>,
+    /// Steps that were taken, and the one that the agent does not outlive: before it has an effect, or after.
+    steps: u32,
+    dies: Option<(u32, Moment)>,
+    died: bool,
+    /// Limits that were set on running containers, or (no name) on the pod.
+    pub(crate) resized: Vec<(String, Resources)>,
     /// Commands that were run: container, first word.
     pub(crate) commands: Vec<(String, String)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moment {
+    Before,
+    After,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -54,6 +66,36 @@ impl FakeMachine {
 
     pub(crate) fn program(&self, container: &str, program: Program) {
         self.lock().programs.insert(container.to_owned(), program);
+    }
+
+    /// The agent is killed at this step from now on counted.
+    pub(crate) fn die_at(&self, step: u32, moment: Moment) {
+        let mut state = self.lock();
+        (state.steps, state.dies, state.died) = (0, Some((step, moment)), false);
+    }
+
+    pub(crate) fn has_died(&self) -> bool {
+        self.lock().died
+    }
+
+    /// The next agent lives.
+    pub(crate) fn live_on(&self) {
+        self.lock().dies = None;
+    }
+
+    /// Does not return to an agent that is to die here.
+    async fn step(&self, moment: Moment) {
+        let dies = {
+            let mut state = self.lock();
+            state.steps += u32::from(moment == Moment::Before);
+            let dies =
+                state.dies == Some((state.steps, moment)) || (state.died && state.dies.is_some());
+            state.died |= dies;
+            dies
+        };
+        if dies {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Nothing of any pod is there.
@@ -161,6 +203,7 @@ impl Machine for FakeMachine {
         policy: PullPolicy,
         _credentials: &[Credentials],
     ) -> Result<Image, ImageFailure> {
+        self.step(Moment::Before).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
         if self.lock().missing_images.contains(reference) {
             let reason = match policy {
@@ -184,22 +227,30 @@ impl Machine for FakeMachine {
     }
 
     async fn mount_image(&self, _image: &Image, dir: &Path) -> Result<PathBuf, String> {
+        self.step(Moment::Before).await;
         self.lock().mounts.insert(dir.to_owned());
+        self.step(Moment::After).await;
         Ok(dir.join("rootfs"))
     }
 
     async fn unmount_image(&self, dir: &Path) -> Result<(), String> {
+        self.step(Moment::Before).await;
         self.lock().mounts.remove(dir);
+        self.step(Moment::After).await;
         Ok(())
     }
 
     async fn attach_network(&self, uid: &str, wishes: &NetworkWishes) -> Result<Attached, String> {
-        let mut state = self.lock();
-        if let Some(error) = &state.network_error {
-            return Err(error.clone());
+        self.step(Moment::Before).await;
+        {
+            let mut state = self.lock();
+            if let Some(error) = &state.network_error {
+                return Err(error.clone());
+            }
+            state.networks.insert(uid.to_owned());
+            state.wishes.insert(uid.to_owned(), wishes.clone());
         }
-        state.networks.insert(uid.to_owned());
-        state.wishes.insert(uid.to_owned(), wishes.clone());
+        self.step(Moment::After).await;
         Ok(Attached {
             netns: PathBuf::from("/netns").join(uid),
             addresses: vec![std::net::IpAddr::from([10, 0, 0, 1])],
@@ -207,7 +258,9 @@ impl Machine for FakeMachine {
     }
 
     async fn detach_network(&self, uid: &str) -> Result<(), String> {
+        self.step(Moment::Before).await;
         self.lock().networks.remove(uid);
+        self.step(Moment::After).await;
         Ok(())
     }
 
@@ -216,6 +269,7 @@ impl Machine for FakeMachine {
     }
 
     async fn start_sandbox(&self, spec: &SandboxSpec) -> Result<FakeSandbox, String> {
+        self.step(Moment::Before).await;
         let sandbox = FakeSandbox {
             machine: self.clone(),
             run_dir: spec.run_dir.clone(),
@@ -227,6 +281,7 @@ impl Machine for FakeMachine {
             .sandboxes
             .insert(spec.run_dir.clone(), sandbox.clone());
         assert!(before.is_none(), "a second supervisor for one pod");
+        self.step(Moment::After).await;
         Ok(sandbox)
     }
 
@@ -238,7 +293,9 @@ impl Machine for FakeMachine {
         &self,
         run_dir: &Path,
     ) -> Result<BTreeMap<String, ContainerState>, String> {
+        self.step(Moment::Before).await;
         self.lock().sandboxes.remove(run_dir);
+        self.step(Moment::After).await;
         Ok(BTreeMap::new())
     }
 
@@ -256,6 +313,7 @@ impl Machine for FakeMachine {
 impl PodSandbox for FakeSandbox {
     async fn create(&self, spec: &ContainerSpec) -> Result<(), String> {
         self.check()?;
+        self.machine.step(Moment::Before).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
         if let Some(error) = self.program_of(&spec.id).create_error {
             return Err(error);
@@ -269,11 +327,13 @@ impl PodSandbox for FakeSandbox {
             .insert(spec.id.clone(), ContainerState::Created);
         assert!(known.is_none(), "{} was made before", spec.id);
         self.machine.lock().created.push(spec.id.clone());
+        self.machine.step(Moment::After).await;
         Ok(())
     }
 
     async fn start_container(&self, id: &str) -> Result<(), String> {
         self.check()?;
+        self.machine.step(Moment::Before).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
         let program = self.program_of(id);
         if let Some(state) = self.lock().containers.get_mut(id) {
@@ -290,21 +350,33 @@ impl PodSandbox for FakeSandbox {
             });
         }
         self.announce();
+        self.machine.step(Moment::After).await;
         Ok(())
     }
 
     async fn kill(&self, id: &str, signal: i32) -> Result<(), String> {
         self.check()?;
+        self.machine.step(Moment::Before).await;
         self.machine.lock().signals.push((id.to_owned(), signal));
         if signal == 9 || !self.program_of(id).ignores_signals {
             self.end(id, 128 + signal, Some(signal));
         }
+        self.machine.step(Moment::After).await;
+        Ok(())
+    }
+
+    async fn set_resources(&self, id: Option<&str>, resources: &Resources) -> Result<(), String> {
+        self.check()?;
+        let whose = id.unwrap_or_default().to_owned();
+        self.machine.lock().resized.push((whose, *resources));
         Ok(())
     }
 
     async fn delete(&self, id: &str) -> Result<(), String> {
         self.check()?;
+        self.machine.step(Moment::Before).await;
         self.lock().containers.remove(id);
+        self.machine.step(Moment::After).await;
         Ok(())
     }
 
@@ -327,6 +399,7 @@ impl PodSandbox for FakeSandbox {
         self.check()?;
         let command = (id.to_owned(), args.first().cloned().unwrap_or_default());
         self.machine.lock().commands.push(command);
+        self.machine.step(Moment::Before).await;
         tokio::time::sleep(self.program_of(id).exec_takes).await;
         Ok(ExecOutcome {
             exit_code: self.program_of(id).exec_code,
@@ -336,8 +409,10 @@ impl PodSandbox for FakeSandbox {
     }
 
     async fn stop(self) -> Result<(), String> {
+        self.machine.step(Moment::Before).await;
         self.lock().containers.clear();
         self.machine.lock().sandboxes.remove(&self.run_dir);
+        self.machine.step(Moment::After).await;
         Ok(())
     }
 }

@@ -11,7 +11,7 @@ use super::{Attached, ImageFailure, Machine, NetworkWishes, PodSandbox};
 use crate::dataplane::{DataPlane, HostPort, PodInterface};
 use crate::images::{Credentials, Image, ImageStore, PullPolicy};
 use crate::network::Networks;
-use crate::runtime::{ContainerSpec, ContainerState, ExecOutcome, Sandbox, SandboxSpec};
+use crate::runtime::{ContainerSpec, ContainerState, ExecOutcome, Resources, Sandbox, SandboxSpec};
 use crate::volumes::tmpfs;
 
 /// The node's parts. Networks come later than the rest: they need the node's pod range.
@@ -194,6 +194,12 @@ impl PodSandbox for Sandbox {
 
     async fn kill(&self, id: &str, signal: i32) -> Result<(), String> {
         Sandbox::kill(self, id, signal).await.map_err(text)
+    }
+
+    async fn set_resources(&self, id: Option<&str>, resources: &Resources) -> Result<(), String> {
+        Sandbox::set_resources(self, id, resources)
+            .await
+            .map_err(text)
     }
 
     async fn delete(&self, id: &str) -> Result<(), String> {

@@ -63,6 +63,8 @@ pub(crate) struct TransientContainer {
     pub(crate) started: Option<bool>,
     /// Liveness or startup probe gave up on the current attempt.
     pub(crate) unhealthy: Option<Unhealthy>,
+    /// Its resources changed in a way that takes a new attempt.
+    pub(crate) outdated: bool,
     /// The hook that runs now.
     pub(crate) hook: Option<HookKind>,
     /// The current attempt's `preStop` hook has run, whatever came of it.

@@ -96,6 +96,20 @@ pub(super) fn conditions(facts: &Facts<'_>) -> Vec<PodCondition> {
         containers_ready.condition("ContainersReady", pod, record, now),
         Verdict::yes().condition("PodScheduled", pod, record, now),
     ];
+    if let Some(resize) = &record.resize {
+        let (type_, reason) = match (resize.pending, resize.reason.as_deref()) {
+            (true, Some("Infeasible")) => ("PodResizePending", Some("Infeasible")),
+            (true, _) => ("PodResizePending", Some("Deferred")),
+            (false, Some(_)) => ("PodResizeInProgress", Some("Error")),
+            (false, None) => ("PodResizeInProgress", None),
+        };
+        let verdict = Verdict {
+            status: true,
+            reason,
+            message: resize.message.clone(),
+        };
+        conditions.push(verdict.condition(type_, pod, record, now));
+    }
     if let Some(failed) = record.failed.as_ref().filter(|failed| failed.disrupts) {
         let target = Verdict {
             status: true,
@@ -110,6 +124,7 @@ pub(super) fn conditions(facts: &Facts<'_>) -> Vec<PodCondition> {
             .iter()
             .flat_map(|status| status.conditions.iter().flatten())
             .filter(|condition| !own.contains(&condition.type_))
+            .filter(|condition| !condition.type_.starts_with("PodResize"))
             .cloned(),
     );
     conditions

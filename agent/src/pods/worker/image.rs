@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use k8s_openapi::api::core::v1::Container;
 use tokio::time::Instant;
 
-use super::{Finished, Worker};
-use crate::images::{Credentials, Image, PullPolicy};
+use super::{Finished, Pulled, Worker};
+use crate::images::{Credentials, PullPolicy};
 use crate::pods::machine::{ImageFailure, Machine};
 use crate::pods::objects::Lookup;
 use crate::pods::plan::ImageState;
@@ -24,13 +23,14 @@ impl<M: Machine> Worker<M> {
         };
         self.transient(name).image = ImageState::Pulling;
         let reference = container.image.clone().unwrap_or_default();
-        let policy = policy(&container);
+        let policy = policy(container.image_pull_policy.as_deref(), &reference);
         let credentials = self.credentials();
         let machine = std::sync::Arc::clone(&self.context.machine);
         let reporter = std::sync::Arc::clone(&self.context.reporter);
         let involved = self.involved(Some(name));
         let done = self.finished.0.clone();
         let name = name.to_owned();
+        let volumes = self.image_volumes(&container);
         tokio::spawn(async move {
             let begun = Instant::now();
             let there = machine
@@ -42,31 +42,31 @@ impl<M: Machine> Worker<M> {
                 (PullPolicy::Always, Ok(_)) => false,
                 (_, Err(failure)) => failure.reason != NOT_PRESENT,
             };
-            if settled {
-                let _ = done
-                    .send(Finished::Pull {
-                        container: name,
-                        outcome: there,
-                        took: begun.elapsed(),
-                        was_present: true,
-                    })
-                    .await;
-                return;
-            }
-            reporter.event(crate::pods::report::PodEvent {
-                involved,
-                event_type: EventType::Normal,
-                reason: "Pulling",
-                message: format!("Pulling image \"{reference}\""),
-            });
-            let outcome = machine.ensure_image(&reference, policy, &credentials).await;
+            let image = if settled {
+                there
+            } else {
+                reporter.event(crate::pods::report::PodEvent {
+                    involved,
+                    event_type: EventType::Normal,
+                    reason: "Pulling",
+                    message: format!("Pulling image \"{reference}\""),
+                });
+                machine.ensure_image(&reference, policy, &credentials).await
+            };
+            let took = begun.elapsed();
+            let outcome = match image {
+                Ok(image) => super::image_volumes::pull(machine.as_ref(), volumes, &credentials)
+                    .await
+                    .map(|volumes| Pulled { image, volumes }),
+                Err(failure) => Err(failure),
+            };
             // The worker may be gone; then nobody wants the image.
             let _ = done
                 .send(Finished::Pull {
                     container: name,
                     outcome,
-                    took: begun.elapsed(),
-                    was_present: false,
+                    took,
+                    was_present: settled,
                 })
                 .await;
         });
@@ -75,7 +75,7 @@ impl<M: Machine> Worker<M> {
     pub(super) fn pulled(
         &mut self,
         name: &str,
-        outcome: Result<Image, ImageFailure>,
+        outcome: Result<Pulled, ImageFailure>,
         took: Duration,
         was_present: bool,
     ) {
@@ -84,7 +84,8 @@ impl<M: Machine> Worker<M> {
             .and_then(|container| container.image)
             .unwrap_or_default();
         match outcome {
-            Ok(image) => {
+            Ok(Pulled { image, volumes }) => {
+                self.volume_images.extend(volumes);
                 let message = if was_present {
                     format!("Container image \"{reference}\" already present on machine")
                 } else {
@@ -155,13 +156,12 @@ impl<M: Machine> Worker<M> {
     }
 }
 
-fn policy(container: &Container) -> PullPolicy {
-    match container.image_pull_policy.as_deref() {
+pub(super) fn policy(asked: Option<&str>, image: &str) -> PullPolicy {
+    match asked {
         Some("Always") => PullPolicy::Always,
         Some("Never") => PullPolicy::Never,
         Some(_) => PullPolicy::IfNotPresent,
         None => {
-            let image = container.image.as_deref().unwrap_or_default();
             let last = image.rsplit('/').next().unwrap_or_default();
             let latest = !image.contains('@')
                 && last.rsplit_once(':').is_none_or(|(_, tag)| tag == "latest");

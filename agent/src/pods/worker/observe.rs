@@ -67,6 +67,7 @@ impl<M: Machine> Worker<M> {
             self.stop_probing(Some(&name));
             self.clean_attempt(&name).await;
         }
+        self.resize_due |= self.record.resize.is_some();
         self.start_probing();
     }
 

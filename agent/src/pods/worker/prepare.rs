@@ -6,14 +6,14 @@ use std::path::{Path, PathBuf};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Volume;
 
-use super::Worker;
+use super::{Worker, claims};
 use crate::pods::machine::{Machine, PodSandbox};
 use crate::pods::mounts::{self, VolumeContent};
 use crate::pods::ports;
 use crate::pods::qos;
 use crate::pods::{confine, files};
 use crate::runtime::{Resources, SandboxSpec};
-use crate::volumes::{atomic, host_path};
+use crate::volumes::{atomic, host_path, local};
 
 /// The kernel takes no more.
 const MOST_HOSTNAME: usize = 64;
@@ -167,8 +167,21 @@ impl<M: Machine> Worker<M> {
         let dir = self.dirs.volumes().join(&volume.name);
         match content {
             VolumeContent::HostPath { path, kind } => {
-                host_path::ensure(Path::new(&path), &kind).map_err(|error| error.to_string())
+                host_path::ensure(Path::new(&path), &kind).map_err(|error| error.to_string())?;
+                if volume.host_path.is_some() {
+                    return Ok(());
+                }
+                claims::point(&dir, Path::new(&path)).map_err(|error| error.to_string())
             }
+            VolumeContent::Local { handle } => {
+                let root = self.context.settings.data_dir.join(local::ROOT);
+                let data = local::ensure(&root, &handle).map_err(|error| error.to_string())?;
+                if self.fs_group().is_some() {
+                    self.open_to_all(&data).map_err(|error| error.to_string())?;
+                }
+                claims::point(&dir, &data).map_err(|error| error.to_string())
+            }
+            VolumeContent::Image => Ok(()),
             VolumeContent::Empty { memory, size_bytes } => {
                 std::fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
                 if memory {
@@ -206,7 +219,7 @@ impl<M: Machine> Worker<M> {
     /// Writes anew what ConfigMaps, Secrets and fields give; one that is gone leaves its files as they are.
     pub(super) fn refresh_volumes(&mut self) {
         for volume in self.volumes() {
-            if !mounts::is_read_only(volume) {
+            if !mounts::is_read_only(volume) || volume.image.is_some() {
                 continue;
             }
             if let Err(error) = self.make_volume(volume) {
@@ -285,6 +298,10 @@ impl<M: Machine> Worker<M> {
         }
         let containers = self.dirs.data.join("containers");
         for dir in grandchildren(&containers) {
+            self.context.machine.unmount_image(&dir).await?;
+        }
+        for volume in self.volumes().iter().filter(|it| it.image.is_some()) {
+            let dir = self.dirs.volumes().join(&volume.name);
             self.context.machine.unmount_image(&dir).await?;
         }
         self.context.machine.unmount_below(&self.dirs.data)?;

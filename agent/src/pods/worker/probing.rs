@@ -121,6 +121,7 @@ impl<M: Machine> Worker<M> {
                 state.unhealthy = None;
                 state.hook = None;
                 state.pre_stop_done = false;
+                state.outdated = false;
             }
         }
     }

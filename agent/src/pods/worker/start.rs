@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Container;
 
-use super::Worker;
+use super::{Worker, claims};
 use crate::images::Image;
 use crate::pods::confine;
 use crate::pods::container::{self, Made};
@@ -102,6 +102,9 @@ impl<M: Machine> Worker<M> {
             .surroundings(self.record.addresses.clone());
         let env = environment::environment(&self.pod, container, &self.context.objects, &around)
             .map_err(Refusal::config)?;
+        self.mount_image_volumes(container)
+            .await
+            .map_err(Refusal::create)?;
         let mounts = self
             .volume_mounts(container, &env)
             .map_err(Refusal::config)?;
@@ -115,6 +118,7 @@ impl<M: Machine> Worker<M> {
             known.crash.step(self.context.clock.now());
         }
         known.image_id = image.id();
+        known.resources.clone_from(&container.resources);
         known.attempt = Some(Attempt {
             number,
             id: id.clone(),
@@ -252,7 +256,10 @@ impl<M: Machine> Worker<M> {
                 .ok_or_else(|| format!("volume {} not found", mount.name))?;
             let root = match &volume.host_path {
                 Some(host_path) => PathBuf::from(&host_path.path),
-                None => self.dirs.volumes().join(&volume.name),
+                None if volume.image.is_some() => {
+                    self.dirs.volumes().join(&volume.name).join("rootfs")
+                }
+                None => claims::root(volume, self.dirs.volumes().join(&volume.name)),
             };
             let sub = match (&mount.sub_path, &mount.sub_path_expr) {
                 (Some(sub), _) if !sub.is_empty() => Some(sub.clone()),
@@ -270,12 +277,15 @@ impl<M: Machine> Worker<M> {
             mounts.push(Mount {
                 source,
                 destination: PathBuf::from(&mount.mount_path),
-                read_only: mount.read_only == Some(true) || mounts::is_read_only(volume),
+                read_only: mount.read_only == Some(true)
+                    || mounts::is_read_only(volume)
+                    || claims::is_read_only(volume),
                 recursive_read_only: mount.read_only == Some(true)
                     && matches!(
                         mount.recursive_read_only.as_deref(),
                         Some("Enabled" | "IfPossible")
                     ),
+                no_exec: volume.image.is_some(),
                 propagation: match mount.mount_propagation.as_deref() {
                     Some("HostToContainer") => Propagation::HostToContainer,
                     Some("Bidirectional") => Propagation::Bidirectional,

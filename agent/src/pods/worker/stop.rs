@@ -51,6 +51,7 @@ impl<M: Machine> Worker<M> {
                 };
                 format!("Container {name} failed {probe} probe, will be restarted")
             }
+            StopCause::Resized => format!("Container {name} resize requires restart"),
             StopCause::HookFailed => "FailedPostStartHook".to_owned(),
         }
     }

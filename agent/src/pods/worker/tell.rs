@@ -1,5 +1,7 @@
 //! What a pod's worker says to the outside: statuses when they change, snapshots, events.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, PodStatus};
 
@@ -145,6 +147,7 @@ impl<M: Machine> Worker<M> {
             .collect();
         Snapshot {
             key: self.key.clone(),
+            pod: std::sync::Arc::clone(&self.pod),
             status: status.clone(),
             dirs: self.dirs.clone(),
             containers,

@@ -52,6 +52,7 @@ impl Reader {
         let renderer = Renderer {
             timestamps: options.timestamps,
             since: options.since,
+            stderr: options.stderr,
             budget: options.limit_bytes,
             within_line: false,
         };

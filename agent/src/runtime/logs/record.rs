@@ -6,6 +6,7 @@ use std::time::SystemTime;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Record<'a> {
     pub(super) time: &'a str,
+    pub(super) stderr: bool,
     /// The line ends here; else more of it follows.
     pub(super) ends_line: bool,
     pub(super) text: &'a [u8],
@@ -18,9 +19,11 @@ pub(super) fn parse(line: &[u8]) -> Option<Record<'_>> {
     if !time.as_bytes().first()?.is_ascii_digit() || !time.is_ascii() {
         return None;
     }
-    if !matches!(fields.next()?, b"stdout" | b"stderr") {
-        return None;
-    }
+    let stderr = match fields.next()? {
+        b"stdout" => false,
+        b"stderr" => true,
+        _ => return None,
+    };
     let ends_line = match fields.next()? {
         b"F" => true,
         b"P" => false,
@@ -28,6 +31,7 @@ pub(super) fn parse(line: &[u8]) -> Option<Record<'_>> {
     };
     Some(Record {
         time,
+        stderr,
         ends_line,
         text: fields.next()?,
     })
@@ -47,6 +51,8 @@ pub(super) struct Renderer {
     pub(super) timestamps: bool,
     /// Dropped once a record has passed: what follows is later.
     pub(super) since: Option<SystemTime>,
+    /// Only errors, or only what is none.
+    pub(super) stderr: Option<bool>,
     /// Bytes that may still be given out.
     pub(super) budget: Option<u64>,
     /// The last record did not end its line.
@@ -63,6 +69,9 @@ impl Renderer {
             return true;
         }
         self.since = None;
+        if self.stderr.is_some_and(|wanted| wanted != record.stderr) {
+            return true;
+        }
         let before = out.len();
         if self.timestamps && !self.within_line {
             out.extend_from_slice(record.time.as_bytes());

@@ -56,7 +56,7 @@ proptest! {
         let time = format_time(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
         let mut line = Vec::new();
         encode(&mut line, &time, Stream::Stderr, ends_line, text.as_bytes());
-        let record = Record { time: &time, ends_line, text: text.as_bytes() };
+        let record = Record { time: &time, stderr: true, ends_line, text: text.as_bytes() };
         prop_assert_eq!(parse(line.strip_suffix(b"\n").unwrap()), Some(record));
     }
 

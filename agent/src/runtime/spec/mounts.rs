@@ -39,12 +39,11 @@ fn bind(mount: &runtime::Mount) -> Mount {
         Propagation::HostToContainer => "rslave",
         Propagation::Bidirectional => "rshared",
     };
-    new(
-        &mount.destination,
-        "bind",
-        mount.source.clone(),
-        &["rbind", propagation, access],
-    )
+    let mut options = vec!["rbind", propagation, access];
+    if mount.no_exec {
+        options.push("noexec");
+    }
+    new(&mount.destination, "bind", mount.source.clone(), &options)
 }
 
 fn defaults(container: &ContainerSpec, place: &Place<'_>) -> Vec<Mount> {

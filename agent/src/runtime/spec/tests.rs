@@ -33,6 +33,7 @@ fn container() -> ContainerSpec {
         log_max_files: 2,
         terminal: false,
         stdin: false,
+        stdin_once: false,
         annotations: BTreeMap::from([("key".to_owned(), "value".to_owned())]),
         confinement: Confinement::default(),
     }

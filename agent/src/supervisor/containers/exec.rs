@@ -11,7 +11,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::{Container, Containers, Ended, Reply, internal};
 use crate::supervisor::protocol::{Answer, ContainerState, Exec, Failure};
-use crate::supervisor::runc::{self, ExecFiles};
+use crate::supervisor::runc::{self, ExecFiles, ExecStreams};
 use crate::supervisor::{cgroup, config};
 
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub(super) struct Command {
     deadline: Instant,
     /// By its deadline, or because its client has hung up.
     killed: bool,
+    /// Who asked is told when it runs.
+    tells: bool,
     files: ExecFiles,
 }
 
@@ -83,9 +85,14 @@ impl Containers {
         if exec.output.parent() != Some(&config::exec_dir(&self.dir)) || exec.args.is_empty() {
             return Err(Failure::Internal("invalid command or output".to_owned()));
         }
+        let place = config::exec_dir(&self.dir);
+        let others = exec.errors.iter().chain(&exec.input);
+        if others.into_iter().any(|path| path.parent() != Some(&place)) {
+            return Err(Failure::Internal("invalid input or errors".to_owned()));
+        }
         let files = ExecFiles::beside(&exec.output);
-        let output = open_output(&exec.output).map_err(|error| internal("output", &error))?;
-        let pid = self.runc.exec(&exec.id, &exec.args, &files, output);
+        let streams = streams(exec).map_err(|error| internal("streams", &error))?;
+        let pid = self.runc.exec(&exec.id, &exec.args, &files, streams);
         let pid = pid.map_err(|error| internal("exec", &error))?;
         let now = Instant::now();
         container.commands.push(Command {
@@ -94,6 +101,7 @@ impl Containers {
             // A time too far away to be counted is none that will come.
             deadline: now.checked_add(exec.timeout).unwrap_or(now + FOREVER),
             killed: false,
+            tells: exec.errors.is_some() || exec.console.is_some(),
             files,
         });
         Ok(())
@@ -111,9 +119,16 @@ impl Containers {
             } else {
                 command.begun(ended, &mut self.unknown)
             };
-            if let Some(answer) = answer {
-                let command = container.commands.swap_remove(index);
-                self.answer(Some(command.reply), answer);
+            match answer {
+                Some(answer) => {
+                    let command = container.commands.swap_remove(index);
+                    self.answer(Some(command.reply), answer);
+                }
+                None if command.tells => {
+                    let reply = command.reply;
+                    self.answer(Some(reply), Answer::Begun);
+                }
+                None => {}
             }
             return true;
         }
@@ -189,6 +204,31 @@ const FOREVER: std::time::Duration = std::time::Duration::from_secs(1 << 30);
 
 fn conflict(state: &str) -> Failure {
     Failure::Conflict(state.to_owned())
+}
+
+fn streams(exec: &Exec) -> io::Result<ExecStreams> {
+    let output = open_output(&exec.output)?;
+    // One pipe for both, so that the output has the order in which it was written.
+    let errors = match &exec.errors {
+        Some(path) => open_output(path)?,
+        None => output.try_clone()?,
+    };
+    Ok(ExecStreams {
+        input: exec.input.as_deref().map(open_input).transpose()?,
+        output,
+        errors,
+        console: exec.console.clone(),
+    })
+}
+
+/// The client holds the other end already.
+fn open_input(path: &Path) -> io::Result<File> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+        .open(path)?;
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok(file)
 }
 
 /// Fails instead of waiting when nobody reads; what is written blocks, as programs expect.

@@ -103,6 +103,8 @@ fn options_are_checked() {
         422
     );
     assert_eq!(bad("sinceTime=yesterday").code(), 400);
+    assert_eq!(bad("stream=Both").code(), 422);
+    assert_eq!(bad("stream=Stderr&tailLines=1").code(), 422);
     let good = log_request(
         "p",
         &Query::parse("follow=true&tailLines=5&timestamps=true"),

@@ -48,6 +48,26 @@ fn paths_name_resources() {
 }
 
 #[test]
+fn what_follows_a_proxy_is_not_ours() {
+    let path = "/api/v1/namespaces/a/services/https:b:web/proxy/x//y%2F../";
+    let service = resource(path);
+    assert_eq!(
+        (
+            service.resource.as_str(),
+            service.name.as_str(),
+            service.subresource.as_str()
+        ),
+        ("services", "https:b:web", "proxy")
+    );
+    assert_eq!(proxied_path(path), "/x//y%2F../");
+    assert_eq!(proxied_path("/api/v1/nodes/n/proxy"), "");
+    assert_eq!(proxied_path("/api/v1/nodes/n/proxy/"), "/");
+    assert_eq!(proxied_path("//api/v1/nodes//n/proxy/logs/a"), "/logs/a");
+    // Only where there are proxies.
+    assert_eq!(parse_path("/api/v1/namespaces/a/secrets/b/proxy/%2F"), None);
+}
+
+#[test]
 fn tricks_with_escapes_lead_nowhere() {
     for path in [
         "/api/v1/namespaces/%2e%2e/pods",

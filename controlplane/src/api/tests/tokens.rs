@@ -225,3 +225,77 @@ async fn a_node_gets_tokens_of_its_own_pods_only() {
     assert_eq!(ask(vault).await, 403, "the pod does not ask for it");
     member.controller.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_changed_while_their_work_stays_good() {
+    let member = member().await;
+    member.account("robot").await;
+    let issued = member.token("robot", json!({})).await.ok();
+    let token = text(&issued["status"]["token"]).to_owned();
+    let rotate = async |what: &str| {
+        let path = format!("/waggle/v1/rotate/{what}");
+        member.post(&path, &json!({})).await
+    };
+    rotate("signing-key").await.ok();
+    let keys = member.get("/openid/v1/jwks").await.ok();
+    assert_eq!(keys["keys"].as_array().unwrap().len(), 2);
+    assert_eq!(
+        member.review(&token, Value::Null).await["authenticated"],
+        true
+    );
+    let newer = member.token("robot", json!({})).await.ok();
+    let newer = text(&newer["status"]["token"]);
+    assert_ne!(newer.split('.').next(), token.split('.').next());
+
+    let secret = json!({"metadata": {"name": "s"}, "stringData": {"k": "sesame-open-thyself"}});
+    let secrets = "/api/v1/namespaces/default/secrets";
+    member.post(secrets, &secret).await.ok();
+    let store = member.dir.path().join("store");
+    let keys = || std::fs::read(store.join("keys")).unwrap();
+    let before = keys();
+    rotate("encryption-key").await.ok();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !String::from_utf8_lossy(&keys()).contains("\"generation\": 1") {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "the keys have not changed"
+        );
+        tokio::task::yield_now().await;
+    }
+    assert_ne!(keys(), before);
+    assert_eq!(rotate("nonsense").await.code, 404);
+    let member = member.restarted(|_| ()).await;
+    let found = member.get(&format!("{secrets}/s")).await.ok();
+    // base64 of the text.
+    let encoded = text(&found["data"]["k"]).to_owned();
+    assert_eq!(encoded, "c2VzYW1lLW9wZW4tdGh5c2VsZg==");
+    assert_eq!(
+        member.review(&token, Value::Null).await["authenticated"],
+        true
+    );
+    let dir = member.dir.path().to_owned();
+    member.controller.shutdown().await;
+    for needle in [encoded.as_str(), "sesame-open-thyself", "pkcs8"] {
+        assert_eq!(files_with(&dir.join("store"), needle), Vec::<String>::new());
+    }
+}
+
+/// Files below `dir` that contain `needle`.
+fn files_with(dir: &std::path::Path, needle: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files_with(&path, needle));
+            continue;
+        }
+        let bytes = std::fs::read(&path).unwrap();
+        if bytes
+            .windows(needle.len())
+            .any(|part| part == needle.as_bytes())
+        {
+            found.push(path.display().to_string());
+        }
+    }
+    found
+}

@@ -30,6 +30,11 @@ pub(super) async fn bearer(controller: &Controller, token: &str) -> kube::Client
     client(&kubeconfig(controller, &format!("\n    token: {token}"))).await
 }
 
+/// A client with this certificate.
+pub(super) async fn with(controller: &Controller, certificate: &str, key: &str) -> kube::Client {
+    client(&kubeconfig(controller, &with_certificate(certificate, key))).await
+}
+
 /// A client with the certificate of a node.
 pub(super) async fn certified(controller: &Controller, node: &crate::NodeIdentity) -> kube::Client {
     let user = with_certificate(&node.certificate_pem, &node.key_pem);

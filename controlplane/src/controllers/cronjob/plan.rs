@@ -90,14 +90,16 @@ fn note_jobs(view: &View<'_>, plan: &mut Plan) {
         let listed = active.iter().any(|one| one.uid == job.metadata.uid);
         match job::finished(job) {
             None if !listed => {
-                // Made by this controller, whose status was not written; or by somebody else.
-                let scheduled = job.metadata.annotations.as_ref();
-                if scheduled.is_none_or(|all| !all.contains_key(SCHEDULED_AT)) {
-                    let message =
-                        format!("Saw a job that the controller did not create or forgot: {name}");
-                    plan.event(EventType::Warning, "UnexpectedJob", message);
+                let annotations = job.metadata.annotations.as_ref();
+                if annotations.is_some_and(|all| all.contains_key(SCHEDULED_AT)) {
+                    // Made here, but the status was not written.
+                    active.push(reference(job));
+                    continue;
                 }
-                active.push(reference(job));
+                // Made by hand: it is in nobody's way.
+                let message =
+                    format!("Saw a job that the controller did not create or forgot: {name}");
+                plan.event(EventType::Warning, "UnexpectedJob", message);
             }
             None => {}
             Some(condition) => {

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 
 use crate::cache::{BY_NODE, Cache, ObjectKey, Queue, Subscription};
+use crate::controllers::disruption_target::{self, Cause};
 use crate::controllers::podstate;
 use crate::controllers::worker::Next;
 use crate::registry::{ApiError, Client, DeleteOptions, EventType};
@@ -124,6 +125,12 @@ impl Controller {
     }
 
     async fn evict(&self, key: &ObjectKey, pod: &Pod) -> Result<(), ApiError> {
+        let cause = Cause {
+            reason: "DeletionByTaintManager",
+            message: "Taint manager: deleting due to NoExecute taint",
+            ended: false,
+        };
+        disruption_target::mark(&self.client, pod, cause).await?;
         let message = format!("Marking for deletion Pod {key}");
         self.client
             .event(pod, EventType::Normal, "TaintManagerEviction", &message);

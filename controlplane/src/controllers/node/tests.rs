@@ -194,7 +194,14 @@ async fn no_pod_range_is_given_twice_though_two_leaders_race() {
         node.metadata.name = Some(format!("n{number}"));
         nodes.push(cluster.client.create(&node).await.unwrap());
     }
-    let leaders = [(); 2].map(|()| Controller::new(&cluster.client, &cluster.cache, &pool));
+    let leaders = [(); 2].map(|()| {
+        Controller::new(
+            &cluster.client,
+            &cluster.cache,
+            &pool,
+            Duration::from_secs(40),
+        )
+    });
     let racing = nodes.iter().enumerate().map(|(number, node)| {
         let leader = &leaders[number % 2];
         async move { leader.allocate(node).await }

@@ -181,12 +181,8 @@ async fn a_silent_node_is_unreachable_and_its_pods_are_replaced_elsewhere() {
     let _subscriptions = super::super::node::subscribe(&cluster.cache, &queue);
     let patience = Duration::from_millis(300);
     let none = PodRanges::new(Vec::new(), 24, 64);
-    let node = super::super::node::Controller::with_grace(
-        &cluster.client,
-        &cluster.cache,
-        &none,
-        patience,
-    );
+    let node =
+        super::super::node::Controller::new(&cluster.client, &cluster.cache, &none, patience);
     let metrics = ControllerMetrics::default();
     let impatient =
         super::super::worker::work("test", queue, 1, metrics, |key| node.reconcile(key));

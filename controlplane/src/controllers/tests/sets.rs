@@ -111,6 +111,89 @@ async fn a_stateful_set_keeps_names_through_updates_and_scaling() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn claims_are_made_for_pods_and_go_as_the_policy_says() {
+    use k8s_openapi::api::core::v1::{
+        PersistentVolumeClaim, PersistentVolumeClaimSpec, VolumeResourceRequirements,
+    };
+    let cluster = Cluster::new(&["n1"]).await;
+    let claim = PersistentVolumeClaim {
+        metadata: ObjectMeta {
+            name: Some("data".into()),
+            ..ObjectMeta::default()
+        },
+        spec: Some(PersistentVolumeClaimSpec {
+            access_modes: Some(vec!["ReadWriteOnce".into()]),
+            storage_class_name: Some(String::new()),
+            resources: Some(VolumeResourceRequirements {
+                requests: Some([("storage".to_owned(), Quantity("1Gi".into()))].into()),
+                limits: None,
+            }),
+            ..PersistentVolumeClaimSpec::default()
+        }),
+        status: None,
+    };
+    let set = StatefulSet {
+        metadata: named("db"),
+        spec: Some(StatefulSetSpec {
+            replicas: Some(2),
+            selector: selector(),
+            template: template(),
+            pod_management_policy: Some("Parallel".into()),
+            volume_claim_templates: Some(vec![claim]),
+            ..StatefulSetSpec::default()
+        }),
+        status: None,
+    };
+    cluster.client.create(&set).await.unwrap();
+    let names = |cache: &Cache| -> Vec<String> {
+        let claims = cache.claims.list("ns");
+        claims
+            .iter()
+            .filter_map(|claim| claim.metadata.name.clone())
+            .collect()
+    };
+    cluster
+        .eventually("two claims", |cache| {
+            names(cache) == ["data-db-0", "data-db-1"]
+        })
+        .await;
+    let policy =
+        json!({"spec": {"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}}});
+    cluster
+        .client
+        .merge_patch::<StatefulSet>("ns", "db", "", &policy)
+        .await
+        .unwrap();
+    cluster
+        .eventually("claims that are owned", |cache| {
+            let claims = cache.claims.list("ns");
+            claims
+                .iter()
+                .all(|claim| claim.metadata.owner_references.iter().flatten().count() == 1)
+        })
+        .await;
+    let options = DeleteOptions {
+        propagation: Some("Background".into()),
+        ..DeleteOptions::default()
+    };
+    cluster
+        .client
+        .delete::<StatefulSet>("ns", "db", options)
+        .await
+        .unwrap();
+    cluster
+        .eventually("nothing is left", |cache| {
+            cache.pods.list("ns").is_empty()
+                && cache
+                    .claims
+                    .list("ns")
+                    .iter()
+                    .all(|claim| claim.metadata.deletion_timestamp.is_some())
+        })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_set_follows_nodes_and_its_template() {
     let cluster = Cluster::new(&["n1", "n2"]).await;
     let set = DaemonSet {

@@ -287,6 +287,7 @@ fn view() -> Vec<Value> {
             READ,
         ),
         rule(&["discovery.k8s.io"], &["endpointslices"], READ),
+        rule(&["metrics.k8s.io"], &["nodes", "pods"], READ),
         rule(&["events.k8s.io"], &["events"], READ),
         rule(
             &["apps"],

@@ -48,6 +48,8 @@ pub(super) fn subscribe(cache: &Cache, dirty: &Arc<Mutex<Dirty>>) -> Vec<Subscri
     let config_map = object(Kind::ConfigMap);
     let secret = object(Kind::Secret);
     let account = object(Kind::ServiceAccount);
+    let claim = object(Kind::Claim);
+    let volume = object(Kind::Volume);
     let [services, slices, nodes, pods] = std::array::from_fn(|_| Arc::clone(dirty));
     vec![
         cache.services.subscribe(move |delta| {
@@ -85,5 +87,7 @@ pub(super) fn subscribe(cache: &Cache, dirty: &Arc<Mutex<Dirty>>) -> Vec<Subscri
         cache
             .service_accounts
             .subscribe(move |delta| account(delta.key)),
+        cache.claims.subscribe(move |delta| claim(delta.key)),
+        cache.volumes.subscribe(move |delta| volume(delta.key)),
     ]
 }

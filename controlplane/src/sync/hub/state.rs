@@ -100,6 +100,8 @@ pub(super) fn object(cache: &Cache, reference: &Reference) -> ObjectChange {
             .service_accounts
             .get(namespace, name)
             .map(|found| json(&found)),
+        Kind::Claim => cache.claims.get(namespace, name).map(|found| json(&found)),
+        Kind::Volume => cache.volumes.get("", name).map(|found| json(&found)),
     };
     ObjectChange {
         object_json: object_json.unwrap_or_default(),
@@ -129,5 +131,9 @@ pub(super) fn references(cache: &Cache, pod: &Pod) -> std::collections::BTreeSet
             .map(|secret| secret.name.clone())
             .collect()
     };
-    references::references(pod, &pull_secrets)
+    let volume_of = |claim: &str| {
+        let claim = cache.claims.get(namespace, claim)?;
+        claim.spec.as_ref()?.volume_name.clone()
+    };
+    references::references(pod, &pull_secrets, &volume_of)
 }

@@ -34,7 +34,7 @@ fn every_way_to_refer_to_an_object_is_found() {
             {"name": "4", "emptyDir": {}}],
     }));
     let pull = |account: &str| vec![format!("pull-of-{account}")];
-    let found: Vec<_> = references(&pod, &pull)
+    let found: Vec<_> = references(&pod, &pull, &|_| None)
         .into_iter()
         .map(|reference| format!("{:?} {}", reference.kind, reference.name))
         .collect();
@@ -54,9 +54,9 @@ fn every_way_to_refer_to_an_object_is_found() {
             "ServiceAccount robot",
         ]
     );
-    let nothing = references(&Pod::default(), &|_| vec![]);
+    let nothing = references(&Pod::default(), &|_| vec![], &|_| None);
     assert!(nothing.is_empty());
-    let default = references(&pod_of(json!({"containers": []})), &|_| vec![]);
+    let default = references(&pod_of(json!({"containers": []})), &|_| vec![], &|_| None);
     assert_eq!(
         default,
         [Reference::new(Kind::ServiceAccount, "ns", "default")].into()

@@ -1,107 +1,20 @@
-//! Byte streams out of pods that the control plane asked for: logs.
+//! The log of a container, for `kubectl logs`.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use proto::node::v1 as wire;
-use proto::node::v1::node_sync_client::NodeSyncClient;
-use proto::node::v1::stream_frame::Frame;
-use proto::node::v1::stream_request::Kind;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 
+use super::{FROM_POD, Refusal, data};
 use crate::pods::{ContainerSnapshot, Machine, Pods, Snapshot};
 use crate::runtime::logs::{LogOptions, LogStream};
 
-/// Channel of the output.
-const OUTPUT: u32 = 1;
-/// Frames that wait for a slow reader; more of the log is read when they are gone.
-const FRAMES: usize = 8;
-
-/// Why there is no stream: as the API server is to answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Refusal {
-    code: u32,
-    reason: &'static str,
-    message: String,
-}
-
-impl Refusal {
-    fn bad_request(message: String) -> Self {
-        Self {
-            code: 400,
-            reason: "BadRequest",
-            message,
-        }
-    }
-
-    fn not_found(message: String) -> Self {
-        Self {
-            code: 404,
-            reason: "NotFound",
-            message,
-        }
-    }
-}
-
-/// Opens the stream that was asked for and serves it to its end.
-pub(crate) async fn serve<M: Machine>(
-    mut client: NodeSyncClient<Channel>,
-    pods: Arc<Pods<M>>,
-    request: wire::StreamRequest,
-) {
-    let (send, frames) = mpsc::channel(FRAMES);
-    let open = Frame::Open(wire::StreamOpen {
-        id: request.id.clone(),
-    });
-    if send.send(frame(open)).await.is_err() {
-        return;
-    }
-    let id = request.id.clone();
-    let writer = async {
-        if let Err(refusal) = write(&pods, &request, &send).await {
-            let error = Frame::Error(wire::StreamError {
-                code: refusal.code,
-                reason: refusal.reason.to_owned(),
-                message: refusal.message,
-            });
-            let _ = send.send(frame(error)).await;
-        }
-        drop(send);
-        // The reader below decides when the call is over.
-        std::future::pending::<()>().await;
-    };
-    let reader = async {
-        let mut incoming = client
-            .stream(ReceiverStream::new(frames))
-            .await?
-            .into_inner();
-        while incoming.message().await?.is_some() {}
-        Ok::<(), tonic::Status>(())
-    };
-    tokio::select! {
-        outcome = reader => if let Err(status) = outcome {
-            tracing::debug!(stream = %id, %status, "stream ended");
-        },
-        () = writer => {}
-    }
-}
-
-fn frame(frame: Frame) -> wire::StreamFrame {
-    wire::StreamFrame { frame: Some(frame) }
-}
-
-async fn write<M: Machine>(
+pub(super) async fn write<M: Machine>(
     pods: &Pods<M>,
     request: &wire::StreamRequest,
+    logs: &wire::LogsRequest,
     send: &mpsc::Sender<wire::StreamFrame>,
 ) -> Result<(), Refusal> {
-    let Some(Kind::Logs(logs)) = &request.kind else {
-        return Err(Refusal::bad_request(
-            "the node does not know this kind of stream".to_owned(),
-        ));
-    };
     let snapshot = pods
         .find(&request.namespace, &request.pod)
         .ok_or_else(|| Refusal::not_found(format!("pod \"{}\" not found", request.pod)))?;
@@ -120,12 +33,8 @@ async fn write<M: Machine>(
     let copying = async {
         loop {
             match stream.next_chunk().await {
-                Ok(Some(data)) => {
-                    let data = Frame::Data(wire::StreamData {
-                        channel: OUTPUT,
-                        data,
-                    });
-                    if send.send(frame(data)).await.is_err() {
+                Ok(Some(bytes)) => {
+                    if send.send(data(FROM_POD, bytes)).await.is_err() {
                         return;
                     }
                 }
@@ -186,6 +95,11 @@ fn options(logs: &wire::LogsRequest) -> Result<LogOptions, Refusal> {
         tail_lines: logs.tail_lines.map(|n| u64::try_from(n).unwrap_or(0)),
         since,
         timestamps: logs.timestamps,
+        stderr: match logs.stream.as_str() {
+            "Stdout" => Some(false),
+            "Stderr" => Some(true),
+            _ => None,
+        },
         limit_bytes: logs.limit_bytes.map(|n| u64::try_from(n).unwrap_or(0)),
     })
 }
@@ -212,6 +126,10 @@ fn attempt(snapshot: &Snapshot, container: &str, previous: bool) -> Result<u32, 
         _ => {
             // What ended without having begun has written nothing.
             let state = match known.waiting.as_deref() {
+                Some("ErrImagePull") => "waiting to start: image can't be pulled".to_owned(),
+                Some("ImagePullBackOff") => {
+                    "waiting to start: trying and failing to pull image".to_owned()
+                }
                 Some(waiting) => format!("waiting to start: {waiting}"),
                 None => "terminated".to_owned(),
             };

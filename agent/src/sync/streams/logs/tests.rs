@@ -11,11 +11,13 @@ use crate::pods::{PodDirs, PodKey};
 fn snapshot(container: ContainerSnapshot) -> Snapshot {
     let dir = std::path::Path::new("/x");
     Snapshot {
+        pod: std::sync::Arc::default(),
         key: PodKey {
             namespace: "ns".to_owned(),
             name: "p".to_owned(),
             uid: "u".to_owned(),
         },
+        pod: std::sync::Arc::default(),
         status: PodStatus::default(),
         dirs: PodDirs::new(dir, dir, "ns", "p", "u"),
         containers: BTreeMap::from([("c".to_owned(), container)]),

@@ -1,0 +1,114 @@
+//! Tells the control plane now and then what the node and its pods use.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::node::v1 as wire;
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use crate::pods::Pods;
+use crate::runtime::{Hierarchies, usage};
+use crate::sync::Outbox;
+
+/// Two reports make a rate; autoscalers look every 15 s.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// The containers of a pod that run: name and identity.
+#[derive(Debug)]
+struct Running {
+    namespace: String,
+    name: String,
+    uid: String,
+    containers: Vec<(String, String)>,
+}
+
+fn running<M: crate::pods::Machine>(pods: &Pods<M>) -> Vec<Running> {
+    let all = pods.snapshots().into_iter().map(|pod| {
+        let statuses = pod
+            .status
+            .container_statuses
+            .iter()
+            .chain(&pod.status.init_container_statuses)
+            .flatten();
+        let containers = statuses
+            .filter(|status| {
+                let state = status.state.as_ref();
+                state.is_some_and(|state| state.running.is_some())
+            })
+            .filter_map(|status| {
+                let id = status.container_id.as_deref()?.strip_prefix("runc://")?;
+                Some((status.name.clone(), id.to_owned()))
+            });
+        Running {
+            containers: containers.collect(),
+            namespace: pod.key.namespace,
+            name: pod.key.name,
+            uid: pod.key.uid,
+        }
+    });
+    all.filter(|pod| !pod.containers.is_empty()).collect()
+}
+
+/// Reads files only.
+fn measure(hierarchies: &Hierarchies, parent: &str, pods: Vec<Running>) -> wire::Usage {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let machine = usage::machine(&read("/proc/stat"), &read("/proc/meminfo"));
+    let parent = parent.trim_matches('/');
+    let pods = pods.into_iter().filter_map(|pod| {
+        let containers: Vec<wire::ContainerUsage> = pod
+            .containers
+            .into_iter()
+            .filter_map(|(name, id)| {
+                let cgroup = format!("/{parent}/pod{}/{id}", pod.uid);
+                let used = usage::of(hierarchies, &cgroup)?;
+                Some(wire::ContainerUsage {
+                    name,
+                    cpu_nanos: used.cpu_nanos,
+                    memory_bytes: used.memory_bytes,
+                })
+            })
+            .collect();
+        (!containers.is_empty()).then_some(wire::PodUsage {
+            namespace: pod.namespace,
+            name: pod.name,
+            uid: pod.uid,
+            containers,
+        })
+    });
+    wire::Usage {
+        cpu_nanos: machine.cpu_nanos,
+        memory_bytes: machine.memory_bytes,
+        pods: pods.collect(),
+    }
+}
+
+pub(super) async fn report<M: crate::pods::Machine>(
+    pods: Arc<Pods<M>>,
+    cgroup_parent: String,
+    outbox: Arc<Outbox>,
+    mut stop: watch::Receiver<bool>,
+) {
+    let hierarchies = match Hierarchies::detect() {
+        Ok(hierarchies) => Arc::new(hierarchies),
+        Err(error) => {
+            tracing::warn!(%error, "usage is not reported: the mount table cannot be read");
+            return;
+        }
+    };
+    let mut tick = tokio::time::interval(EVERY);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {}
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+        let running = running(&pods);
+        let (hierarchies, parent) = (Arc::clone(&hierarchies), cgroup_parent.clone());
+        let measured =
+            tokio::task::spawn_blocking(move || measure(&hierarchies, &parent, running)).await;
+        if let Ok(usage) = measured {
+            outbox.usage(usage);
+        }
+    }
+}

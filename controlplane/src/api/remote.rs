@@ -1,0 +1,339 @@
+//! `pods/exec` and `pods/attach`: a command in a container, or the container itself, on the client's own
+//! connection. The node does it; here its frames become those of the client's protocol.
+//!
+//! `remote/websocket` and `remote/spdy` are the two ways; `remote/status` says how it ended.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
+use proto::node::v1::stream_frame::Frame;
+use proto::node::v1::stream_request::Kind;
+use proto::node::v1::{
+    AttachRequest, ExecRequest, StreamAccepted, StreamError, StreamFrame, StreamRequest,
+};
+use serde_json::Value;
+
+use super::logs::container;
+use super::read::Subject;
+use super::upgrade::{self, Way};
+use super::{Api, respond};
+use crate::auth::{Attributes, User};
+use crate::nodestream::NodeStream;
+use crate::registry::{ApiError, object};
+use crate::store::Freshness;
+
+mod spdy;
+mod status;
+mod websocket;
+
+pub(super) use websocket::{Protocol as Channels, Said, end};
+
+/// Channels of remote commands.
+const STDIN: u32 = 0;
+const STDOUT: u32 = 1;
+const STDERR: u32 = 2;
+const ERROR: u32 = 3;
+const RESIZE: u32 = 4;
+
+/// How long a node may take to say whether it can.
+const ACCEPT: Duration = Duration::from_secs(15);
+
+/// Which streams there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Streams {
+    pub(super) stdin: bool,
+    pub(super) stdout: bool,
+    pub(super) stderr: bool,
+    pub(super) tty: bool,
+}
+
+/// `PodExecOptions` and `PodAttachOptions`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Options {
+    streams: Streams,
+    container: String,
+    command: Vec<String>,
+}
+
+/// Read from the query itself: a command may have more words than other requests have parameters.
+fn options(query: &str) -> Result<Options, ApiError> {
+    let mut options = Options {
+        streams: Streams {
+            stdin: false,
+            stdout: false,
+            stderr: false,
+            tty: false,
+        },
+        container: String::new(),
+        command: Vec::new(),
+    };
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        let on = !matches!(&*value, "false" | "0" | "f" | "F" | "False" | "FALSE");
+        match &*name {
+            "stdin" => options.streams.stdin = on,
+            "stdout" => options.streams.stdout = on,
+            "stderr" => options.streams.stderr = on,
+            "tty" => options.streams.tty = on,
+            "container" if options.container.is_empty() => options.container = value.into_owned(),
+            "command" => options.command.push(value.into_owned()),
+            _ => {}
+        }
+    }
+    let streams = &mut options.streams;
+    if streams.tty {
+        // A terminal has one output.
+        streams.stderr = false;
+    }
+    if !(streams.stdin || streams.stdout || streams.stderr) {
+        return Err(ApiError::bad_request(
+            "you must specify at least 1 of stdin, stdout, stderr",
+        ));
+    }
+    Ok(options)
+}
+
+impl Options {
+    fn kind(self, exec: bool) -> Result<Kind, ApiError> {
+        let Streams {
+            stdin,
+            stdout,
+            stderr,
+            tty,
+        } = self.streams;
+        if !exec {
+            return Ok(Kind::Attach(AttachRequest {
+                stdin,
+                stdout,
+                stderr,
+            }));
+        }
+        if self.command.is_empty() {
+            return Err(ApiError::bad_request(
+                "you must specify at least one command for the container",
+            ));
+        }
+        Ok(Kind::Exec(ExecRequest {
+            command: self.command,
+            stdin,
+            stdout,
+            stderr,
+            tty,
+        }))
+    }
+}
+
+impl Api {
+    pub(super) async fn remote(
+        &self,
+        user: &User,
+        parts: &Parts,
+        subject: Subject<'_>,
+    ) -> Result<Response<Body>, ApiError> {
+        self.check_connect(user, parts, subject)?;
+        let options = options(parts.uri.query().unwrap_or(""))?;
+        let (pod, node) = self.pod_on_node(subject).await?;
+        let container = container(&pod, &options.container)?;
+        let wanted = upgrade::wanted(parts)?;
+        let streams = options.streams;
+        let exec = subject.subresource == "exec";
+        let request = StreamRequest {
+            id: String::new(),
+            namespace: subject.namespace.to_owned(),
+            pod: subject.name.to_owned(),
+            container,
+            kind: Some(options.kind(exec)?),
+        };
+        let protocol = match &wanted.way {
+            Way::WebSocket { .. } => upgrade::choose(&wanted.offered, websocket::PROTOCOLS)
+                .map(|(name, protocol)| (name, Protocol::WebSocket(protocol)))
+                .ok_or_else(|| upgrade::disagree(&wanted.offered, websocket::PROTOCOLS)),
+            Way::Spdy => upgrade::choose(&wanted.offered, spdy::PROTOCOLS)
+                .map(|(name, protocol)| (name, Protocol::Spdy(protocol)))
+                .ok_or_else(|| upgrade::disagree(&wanted.offered, spdy::PROTOCOLS)),
+        };
+        let (name, protocol) = match protocol {
+            Ok(agreed) => agreed,
+            Err(response) => return Ok(response),
+        };
+        let mut node = self.streams.open(&node, request).await?;
+        if let Err(refused) = accepted(&mut node).await {
+            return refused.response();
+        }
+        let answer = wanted.answer(&name);
+        let stopping = self.stopping.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = carry(wanted, protocol, node, streams) => {}
+                () = stopping.cancelled() => {}
+            }
+        });
+        Ok(answer)
+    }
+
+    /// Method and permission of what takes over a connection. A WebSocket begins as a GET, which may be allowed
+    /// to many who only look: what is done through it has to be allowed too.
+    pub(super) fn check_connect(
+        &self,
+        user: &User,
+        parts: &Parts,
+        subject: Subject<'_>,
+    ) -> Result<(), ApiError> {
+        if !matches!(parts.method, Method::GET | Method::POST) {
+            return Err(ApiError::method_not_allowed());
+        }
+        if parts.method != Method::GET || !upgrade::is_websocket(&parts.headers) {
+            return Ok(());
+        }
+        let wanted = Attributes {
+            verb: "create".to_owned(),
+            version: "v1".to_owned(),
+            resource: subject.kind.plural.to_owned(),
+            subresource: subject.subresource.to_owned(),
+            namespace: subject.namespace.to_owned(),
+            name: subject.name.to_owned(),
+            ..Attributes::default()
+        };
+        if self.authorizer.allows(user, &wanted) {
+            return Ok(());
+        }
+        let why = wanted.refusal(user);
+        Err(ApiError::forbidden("", "pods", subject.name, &why))
+    }
+
+    /// The pod and the node that it is on.
+    pub(super) async fn pod_on_node(
+        &self,
+        subject: Subject<'_>,
+    ) -> Result<(Value, String), ApiError> {
+        let Subject {
+            kind,
+            namespace,
+            name,
+            ..
+        } = subject;
+        let kv = self
+            .registry
+            .get(kind, namespace, name, Freshness::Linearizable)
+            .await?;
+        let pod = object::decode(&kv);
+        match pod["spec"]["nodeName"].as_str() {
+            Some(node) if !node.is_empty() => {
+                let node = node.to_owned();
+                Ok((pod, node))
+            }
+            _ => Err(ApiError::bad_request(format!(
+                "pod {name} does not have a host assigned"
+            ))),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Protocol {
+    WebSocket(websocket::Protocol),
+    Spdy(spdy::Protocol),
+}
+
+async fn carry(wanted: upgrade::Wanted, protocol: Protocol, node: NodeStream, streams: Streams) {
+    match protocol {
+        Protocol::WebSocket(protocol) => {
+            if let Some(client) = wanted.websocket().await {
+                websocket::carry(client, protocol, node, streams).await;
+            }
+        }
+        Protocol::Spdy(protocol) => {
+            if let Some(client) = wanted.connection().await {
+                spdy::carry(client, protocol, node, streams).await;
+            }
+        }
+    }
+}
+
+/// What a node says instead of a stream.
+#[derive(Debug)]
+pub(super) enum Refused {
+    Status(ApiError),
+    /// In the words of the kubelet, which are no Status; clients print them as they are.
+    Words(StatusCode, String),
+}
+
+impl From<StreamError> for Refused {
+    fn from(error: StreamError) -> Self {
+        let code = u16::try_from(error.code)
+            .ok()
+            .filter(|code| (400..600).contains(code))
+            .unwrap_or(500);
+        if error.reason.is_empty() {
+            let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            return Self::Words(code, error.message);
+        }
+        Self::Status(ApiError::new(code, &error.reason, error.message))
+    }
+}
+
+impl From<ApiError> for Refused {
+    fn from(error: ApiError) -> Self {
+        Self::Status(error)
+    }
+}
+
+impl Refused {
+    pub(super) fn response(self) -> Result<Response<Body>, ApiError> {
+        match self {
+            Self::Status(error) => Err(error),
+            Self::Words(code, text) => Ok(respond::text(code, text)),
+        }
+    }
+
+    pub(super) fn message(self) -> String {
+        match self {
+            Self::Status(error) => error.to_string(),
+            Self::Words(_, text) => text,
+        }
+    }
+}
+
+/// Waits for the node to say that it can.
+pub(super) async fn accepted(node: &mut NodeStream) -> Result<StreamAccepted, Refused> {
+    let first = async {
+        loop {
+            match node.from_node.recv().await {
+                None => {
+                    let gone = ApiError::unavailable("the node broke off the stream");
+                    return Err(gone.into());
+                }
+                Some(StreamFrame {
+                    frame: Some(Frame::Accepted(accepted)),
+                }) => return Ok(accepted),
+                Some(StreamFrame {
+                    frame: Some(Frame::Error(error)),
+                }) => return Err(error.into()),
+                Some(_) => {}
+            }
+        }
+    };
+    match tokio::time::timeout(ACCEPT, first).await {
+        Ok(answer) => answer,
+        Err(_) => Err(ApiError::timeout("the node did not answer in time").into()),
+    }
+}
+
+pub(super) fn data(channel: u32, bytes: bytes::Bytes) -> StreamFrame {
+    StreamFrame {
+        frame: Some(Frame::Data(proto::node::v1::StreamData {
+            channel,
+            data: bytes,
+        })),
+    }
+}
+
+pub(super) fn close(channel: u32) -> StreamFrame {
+    StreamFrame {
+        frame: Some(Frame::CloseChannel(channel)),
+    }
+}
+
+#[cfg(test)]
+mod tests;
