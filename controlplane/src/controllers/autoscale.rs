@@ -208,7 +208,7 @@ impl Controller {
         &self,
         namespace: &str,
         spec: &HorizontalPodAutoscalerSpec,
-    ) -> Result<(&'static Kind, Value), String> {
+    ) -> Result<(&'static Kind<'static>, Value), String> {
         let reference = &spec.scale_target_ref;
         let api_version = reference.api_version.as_deref().unwrap_or("v1");
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
@@ -246,7 +246,7 @@ impl Controller {
 
     async fn scale(
         &self,
-        kind: &'static Kind,
+        kind: &'static Kind<'static>,
         namespace: &str,
         workload: &Value,
         replicas: i64,
