@@ -7,7 +7,7 @@ use anyhow::{Context as _, ensure};
 use controlplane::SnapshotInfo;
 use http_body_util::BodyExt as _;
 
-#[derive(Debug, clap::Subcommand)]
+#[derive(Debug, Clone, clap::Subcommand)]
 pub(super) enum SnapshotAction {
     /// Write everything that the store holds to a file, and check it.
     Save { file: PathBuf },
