@@ -30,6 +30,8 @@ pub const STICKY_SEARCH: u32 = 64;
 pub const MAX_REMOTES: usize = 65_536;
 /// Addresses of this node, on any interface.
 pub const MAX_LOCALS: usize = 4096;
+/// Interfaces of the node that lead to some network.
+pub const MAX_LINKS: usize = 256;
 /// Clients that are kept on a backend by ClientIP affinity.
 pub const MAX_AFFINITIES: usize = 262_144;
 /// Ranges of `loadBalancerSourceRanges` of all Services.
@@ -183,6 +185,8 @@ pub struct Config {
 pub const CONFIG_OVERLAY: u16 = 1;
 /// North-south traffic for a backend elsewhere keeps the client's address: its node answers the client directly.
 pub const CONFIG_DSR: u16 = 2;
+/// There are several links (`LINKS`): routes say by which one a packet leaves.
+pub const CONFIG_LINKS: u16 = 4;
 
 impl OriginPlace {
     #[inline(always)]
@@ -231,6 +235,15 @@ pub struct Remote {
 
 /// The range is a node's own address, not pods'.
 pub const REMOTE_NODE: u32 = 1;
+
+/// An interface of the node by which packets may leave it, by its index: what is masqueraded there bears its address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Link {
+    /// Unspecified if it has none of the family.
+    pub v4: Address,
+    pub v6: Address,
+}
 
 /// A range in `loadBalancerSourceRanges`. In its longest-prefix match table 32 bits of the prefix are the Service's
 /// number, the others the range's (96 more for IPv4).
@@ -417,6 +430,7 @@ plain! {
     PodSource: 40,
     Config: 520,
     Remote: 24,
+    Link: 32,
     SourceRange: 20,
     MaglevKey: 8,
     MaglevBlock: 128,

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use nix::fcntl::Flock;
 use prometheus_client::registry::Registry;
@@ -18,6 +19,7 @@ use proto::node::v1::{DataPlaneMode, Hello};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::cluster::{Batch, memory};
 use crate::dataplane::{Attachment, DataPlane, DataPlaneConfig, NorthSouth, Routing, Xdp};
 use crate::dns::keeper::Keeper;
 use crate::dns::{DnsConfig, DnsServer};
@@ -32,14 +34,25 @@ mod error;
 mod local;
 mod names;
 mod node_server;
+mod options;
 mod preflight;
 mod ranges;
 
 pub use error::AgentError;
+pub use options::PodOptions;
 
-/// Where the node's DNS server listens: a link-local address that the data plane puts on `lo`.
-const DNS_LISTEN: SocketAddr =
-    SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 20, 10)), 53);
+/// Where the node's DNS server listens: an address that the data plane puts on `lo` and that nothing else has, of the
+/// family that it is asked by.
+fn dns_listen(config: &AgentConfig) -> SocketAddr {
+    let address = match config.cluster_dns {
+        IpAddr::V4(_) => IpAddr::from([169, 254, 20, 10]),
+        IpAddr::V6(_) => IpAddr::from([0xfd77, 0x6167, 0x676c, 0x6500, 0, 0, 0, 0x10]),
+    };
+    SocketAddr::new(address, 53)
+}
+
+/// What is remembered of the cluster, below the data directory.
+const MEMORY: &str = "cluster";
 /// Batches that a consumer has not taken yet.
 const BATCHES: usize = 16;
 /// How long a pod may take to end when the agent leaves nothing behind, and how long all are waited for.
@@ -60,6 +73,8 @@ pub struct AgentConfig {
     pub ca_pem: Vec<u8>,
     pub certificate_pem: Vec<u8>,
     pub key_pem: Vec<u8>,
+    /// Where `ca.crt`, `node.crt` and `node.key` are kept and renewed; in memory alone where there is none.
+    pub identity_dir: Option<PathBuf>,
     /// Below which cgroups are made: `<root>/waggle/<pod uid>/<container>` in every hierarchy.
     pub cgroup_parent: String,
     /// Where cgroup programs attach; the v2 root by default, so that host processes reach Services too.
@@ -93,6 +108,7 @@ pub struct AgentConfig {
     pub pod_mtu: Option<u32>,
     /// Registries (`host:port`) that are spoken to without TLS, besides those on loopback addresses.
     pub insecure_registries: Vec<String>,
+    pub pods: PodOptions,
 }
 
 /// What becomes of the pods when the agent stops.
@@ -134,7 +150,7 @@ struct Shared {
     data_plane: DataPlane,
     registry: Registry,
     node_name: String,
-    addresses: Vec<IpAddr>,
+    addresses: Arc<ArcSwap<Vec<IpAddr>>>,
     client: ClientMetrics,
     applied: [watch::Receiver<u64>; 2],
 }
@@ -204,18 +220,24 @@ impl Agent {
         (host, addresses, runc_version): (Host, Vec<IpAddr>, String),
         lock: Flock<std::fs::File>,
     ) -> Result<Self, AgentError> {
+        // A data plane that was adopted is at least as new as what is remembered.
+        let remembered = remembered(&config.data_dir);
         let (data_plane_batches, batches) = mpsc::channel(BATCHES);
         let (applied, data_plane_applied) = watch::channel(0);
         let follow = data_plane.follow(batches, applied);
+        if data_plane.is_fresh() {
+            hand(&data_plane_batches, remembered.as_ref());
+        }
 
         let (dns_batches, batches) = mpsc::channel(BATCHES);
+        hand(&dns_batches, remembered.as_ref());
         let (applied, dns_applied) = watch::channel(0);
         let host_resolver = preflight::host_resolver();
         let (sockets, dns_keeper) = names::sockets(&config).await?;
         let dns = DnsServer::start_on(
             sockets,
             DnsConfig {
-                listen: DNS_LISTEN,
+                listen: dns_listen(&config),
                 cluster_domain: config.cluster_domain.clone(),
                 upstreams: upstreams(&config, &host_resolver),
             },
@@ -225,11 +247,16 @@ impl Agent {
         .await?;
 
         let (health_batches, batches) = mpsc::channel(BATCHES);
+        hand(&health_batches, remembered.as_ref());
+        drop(remembered);
         let health = tokio::spawn(crate::health::follow(
             config.node_name.clone(),
             batches,
             data_plane_applied.clone(),
         ));
+
+        let (memory_batches, batches) = mpsc::channel(BATCHES);
+        let memory = tokio::spawn(memory::keep(config.data_dir.join(MEMORY), batches));
 
         let images = ImageStore::open(&config.data_dir.join("images"))
             .await?
@@ -271,19 +298,23 @@ impl Agent {
 
         let metrics = PodMetrics::default();
         let client_metrics = ClientMetrics::default();
-        let mut registry = Registry::with_prefix("waggle_agent");
-        metrics.register(&mut registry);
-        client_metrics.register(&mut registry);
-        registry.register(
+        let mut registry = Registry::default();
+        data_plane.register(&mut registry);
+        dns.register(&mut registry);
+        let own = registry.sub_registry_with_prefix("waggle_agent");
+        metrics.register(own);
+        client_metrics.register(own);
+        own.register(
             "events_dropped",
             "Events that were dropped because too many waited",
             outbox.dropped_events.clone(),
         );
+        let known_addresses = Arc::new(ArcSwap::from_pointee(addresses));
         let context = Arc::new(Context {
             machine: Arc::clone(&machine),
             objects: Arc::clone(&objects),
             reporter: Arc::clone(&outbox) as Arc<dyn crate::pods::Reporter>,
-            settings: settings(&config, &host, addresses.clone(), host_resolver),
+            settings: settings(&config, &host, Arc::clone(&known_addresses), host_resolver),
             clock: Clock::new(),
             metrics,
         });
@@ -297,7 +328,12 @@ impl Agent {
             Arc::clone(&pods),
             objects,
             Arc::clone(&outbox),
-            vec![data_plane_batches, dns_batches, health_batches],
+            vec![
+                data_plane_batches,
+                dns_batches,
+                health_batches,
+                memory_batches,
+            ],
             pod_cidrs,
         );
         let hello = {
@@ -312,13 +348,15 @@ impl Agent {
             data_plane,
             registry,
             node_name: config.node_name.clone(),
-            addresses,
+            addresses: known_addresses,
             client: client_metrics.clone(),
             applied: [data_plane_applied, dns_applied],
         });
         let client = Client::new(
             &ClientConfig {
                 server: config.server.clone(),
+                node_name: config.node_name.clone(),
+                identity_dir: config.identity_dir.clone(),
                 ca_pem: config.ca_pem.clone(),
                 certificate_pem: config.certificate_pem.clone(),
                 key_pem: config.key_pem.clone(),
@@ -330,6 +368,7 @@ impl Agent {
         )?;
         let mut tasks = vec![
             health,
+            memory,
             tokio::spawn(client.run(stopped.clone())),
             tokio::spawn(Arc::clone(&heartbeat).run(stopped.clone())),
             tokio::spawn(report_applied(
@@ -347,7 +386,7 @@ impl Agent {
         if config.node_addresses.is_empty() {
             tasks.push(tokio::spawn(follow_addresses(
                 new_addresses,
-                Arc::clone(&heartbeat),
+                (Arc::clone(&heartbeat), Arc::clone(&shared)),
                 stopped.clone(),
             )));
         }
@@ -482,7 +521,7 @@ impl Shared {
                 .collect();
         AgentStatus {
             node_name: self.node_name.clone(),
-            addresses: self.addresses.clone(),
+            addresses: self.addresses.load().to_vec(),
             connected: self.client.connected.get() == 1,
             applied_revision: self.applied_revision(),
             attachments: self.data_plane.attachments(),
@@ -518,6 +557,26 @@ impl Shared {
     }
 }
 
+/// What the agent before knew of the cluster.
+fn remembered(data_dir: &std::path::Path) -> Option<Arc<Batch>> {
+    let path = data_dir.join(MEMORY);
+    match memory::read(&path) {
+        Ok(batch) => batch.map(Arc::new),
+        Err(error) => {
+            tracing::warn!(path = %path.display(), %error, "what the agent before knew cannot be read");
+            None
+        }
+    }
+}
+
+/// As the first that a consumer gets.
+fn hand(consumer: &mpsc::Sender<Arc<Batch>>, remembered: Option<&Arc<Batch>>) {
+    if let Some(batch) = remembered {
+        // A new channel has room.
+        let _ = consumer.try_send(Arc::clone(batch));
+    }
+}
+
 fn has_entries(dir: &std::path::Path) -> bool {
     std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some())
 }
@@ -548,11 +607,15 @@ fn hello(node_name: &str, heartbeat: &Heartbeat, mode: &DataPlaneMode) -> Hello 
 /// The node is known by the addresses that its uplink has.
 async fn follow_addresses(
     mut addresses: watch::Receiver<Vec<IpAddr>>,
-    heartbeat: Arc<Heartbeat>,
+    (heartbeat, shared): (Arc<Heartbeat>, Arc<Shared>),
     mut stop: watch::Receiver<bool>,
 ) {
     loop {
         let now = addresses.borrow_and_update().clone();
+        if !now.is_empty() && now != **shared.addresses.load() {
+            shared.addresses.store(Arc::new(now.clone()));
+            shared.pods.addresses_changed().await;
+        }
         if !now.is_empty() {
             heartbeat.set_addresses(now);
         }
@@ -599,7 +662,7 @@ fn data_plane_config(config: &AgentConfig, uplink: Option<String>) -> DataPlaneC
         pod_cidrs: config.pod_cidrs.clone(),
         service_cidrs: config.service_cidrs.clone(),
         cluster_dns: config.cluster_dns,
-        dns_listen: DNS_LISTEN,
+        dns_listen: dns_listen(config),
         routing: config.routing,
         north_south: config.north_south,
         xdp: config.xdp,
@@ -617,7 +680,7 @@ fn upstreams(config: &AgentConfig, host: &Resolver) -> Vec<SocketAddr> {
         .iter()
         .filter_map(|address| address.parse::<IpAddr>().ok())
         // Asking ourselves would go round in circles.
-        .filter(|address| *address != DNS_LISTEN.ip() && *address != config.cluster_dns)
+        .filter(|address| *address != dns_listen(config).ip() && *address != config.cluster_dns)
         .map(|address| SocketAddr::new(address, 53))
         .collect()
 }
@@ -625,7 +688,7 @@ fn upstreams(config: &AgentConfig, host: &Resolver) -> Vec<SocketAddr> {
 fn settings(
     config: &AgentConfig,
     host: &Host,
-    node_addresses: Vec<IpAddr>,
+    node_addresses: Arc<ArcSwap<Vec<IpAddr>>>,
     host_resolver: Resolver,
 ) -> Settings {
     let (cpu, memory) = node::allocatable(host);
@@ -643,5 +706,7 @@ fn settings(
         memory_bytes: host.memory_bytes,
         allocatable_cpu_millis: cpu,
         allocatable_memory_bytes: memory,
+        allowed_sysctls: config.pods.allowed_unsafe_sysctls.clone(),
+        pids_limit: config.pods.pids_limit.and_then(|it| i64::try_from(it).ok()),
     }
 }

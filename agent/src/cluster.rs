@@ -3,26 +3,29 @@
 //! Node sync is one source of them; a stock Kubernetes API server will be another (`waggle proxy`). A
 //! consumer gets whole batches: it applies all of one, then reports the batch's revision as applied.
 
+pub(crate) mod memory;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 /// Name and namespace of an object.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ObjectName {
     pub namespace: String,
     pub name: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Protocol {
     Tcp,
     Udp,
     Sctp,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum ServiceType {
     #[default]
     ClusterIp,
@@ -32,7 +35,8 @@ pub enum ServiceType {
 }
 
 /// What routing and names need of a Service.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Service {
     pub service_type: ServiceType,
     /// Empty for headless and ExternalName.
@@ -52,7 +56,7 @@ pub struct Service {
     pub traffic_distribution: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     /// Empty for the only port of a Service.
     pub name: String,
@@ -62,7 +66,7 @@ pub struct ServicePort {
 }
 
 /// An EndpointSlice; endpoints of an address type other than IPv4 and IPv6 are left out by the source.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointSlice {
     /// Name of the Service in the same namespace.
     pub service: String,
@@ -70,7 +74,7 @@ pub struct EndpointSlice {
     pub endpoints: Vec<Endpoint>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointPort {
     /// Matches [`ServicePort::name`].
     pub name: String,
@@ -79,7 +83,8 @@ pub struct EndpointPort {
 }
 
 /// Conditions have the defaults of `discovery.k8s.io/v1` applied.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Endpoint {
     pub addresses: Vec<IpAddr>,
     pub ready: bool,
@@ -94,14 +99,15 @@ pub struct Endpoint {
     pub pod: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Node {
     pub internal_ips: Vec<IpAddr>,
     pub pod_cidrs: Vec<IpNet>,
     pub zone: Option<String>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     ServiceSet(ObjectName, Service),
     ServiceRemoved(ObjectName),
@@ -119,6 +125,17 @@ pub struct Batch {
     /// The events are everything there is: what a consumer holds beyond them is gone.
     pub full: bool,
     pub events: Vec<Event>,
+}
+
+impl Batch {
+    /// The revision of what an agent remembers from before it was started; the store's begin above.
+    pub const REMEMBERED: u64 = 0;
+
+    /// All there was when an earlier agent last heard of the control plane.
+    #[must_use]
+    pub const fn is_remembered(&self) -> bool {
+        self.full && self.revision == Self::REMEMBERED
+    }
 }
 
 /// Where a consumer takes its batches from; the `Arc` is shared with the other consumers.

@@ -9,6 +9,7 @@
 //!   namespaces sockdiag   network namespaces of node and pods, and their sockets
 //!   migrate           from the maps of an older layout to this one's
 //!   objects attach    the eBPF object; where its programs are attached
+//!   syscall mapped    bpf(2) where aya has nothing; arrays in our own memory
 //!   nodes             pure: nodes in, table entries and routes to their pods out
 //!   reach             doing: follows nodes, links and addresses
 //!   overlay routes links   the VXLAN device; routes to other nodes' pods; the node's interfaces
@@ -26,6 +27,7 @@ mod config;
 mod error;
 mod flows;
 mod links;
+mod mapped;
 mod metrics;
 mod migrate;
 mod namespaces;
@@ -103,8 +105,12 @@ pub struct DataPlane {
 #[derive(Debug)]
 struct Inner {
     config: DataPlaneConfig,
+    /// There was nothing to adopt.
+    is_fresh: bool,
     state: Mutex<State>,
     closing: Closing,
+    /// The revision that the maps have.
+    in_force: watch::Sender<u64>,
     /// Held over a whole pass, which asks the kernel over and over; always before `state`.
     reach: tokio::sync::Mutex<Reach>,
     addresses: watch::Sender<Vec<IpAddr>>,
@@ -166,9 +172,6 @@ fn settings(config: &DataPlaneConfig) -> Result<Config, DataPlaneError> {
     check_ranges(config)?;
     let (nat_port_minimum, nat_port_maximum) = node::masquerade_ports();
     let direct = config.north_south == NorthSouth::Dsr;
-    if direct && config.routing == Routing::Native {
-        tracing::warn!("direct server return goes through the overlay: without it, SNAT it is");
-    }
     Ok(Config {
         flags: if direct { CONFIG_DSR } else { 0 },
         cluster_dns: Address::from(config.cluster_dns),
@@ -221,6 +224,7 @@ impl DataPlane {
         let reached = reach.adopt(&config, &netlink, &objects).await?;
         let dsr = config.north_south == NorthSouth::Dsr;
         let tables = Tables::adopt(&config.node_name, dsr, &objects, &mut settings)?;
+        let is_fresh = tables.planner().services() == 0 && reached.remotes.is_empty();
         let mut state = State {
             attachments: Attachments::open(&config.pin_dir)?,
             objects,
@@ -253,10 +257,12 @@ impl DataPlane {
             addresses: watch::channel(reach.node_addresses()).0,
             pod_mtu: watch::channel(reach.pod_mtu()).0,
             config,
+            is_fresh,
             state: Mutex::new(state),
             reach: tokio::sync::Mutex::new(reach),
             _alive: alive,
             closing: Closing::new(host),
+            in_force: watch::channel(0).0,
         });
         tokio::spawn(reach::follow(Arc::downgrade(&inner), ended));
         tokio::spawn(keep_house(Arc::downgrade(&inner)));
@@ -298,6 +304,9 @@ impl DataPlane {
                 let (outcome, gone) = run(&inner, move |state| step(state, batch.as_deref())).await;
                 incomplete = outcome == Outcome::Incomplete || unreached;
                 let in_force = (!incomplete).then_some(revision);
+                if let Some(revision) = in_force {
+                    inner.in_force.send_replace(revision);
+                }
                 if done.send((gone, in_force)).is_err() {
                     return;
                 }
@@ -361,6 +370,17 @@ impl DataPlane {
             remove_pod(state, &interface, cookie)
         })
         .await
+    }
+
+    /// The revision that new connections go by. It is reported as applied a moment later, when what talked to backends
+    /// that are gone has been ended.
+    pub fn in_force(&self) -> watch::Receiver<u64> {
+        self.inner.in_force.subscribe()
+    }
+
+    /// Whether nothing of the cluster was in force when it was loaded: no Service, no other node.
+    pub fn is_fresh(&self) -> bool {
+        self.inner.is_fresh
     }
 
     /// Addresses by which other nodes know this one, as they change; empty while it never had one.
@@ -429,8 +449,7 @@ impl DataPlane {
         {
             let mut state = self.inner.state();
             state.ended = true;
-            let uplink = state.reached.uplink.clone();
-            state.attachments.remove_all(uplink.as_ref());
+            state.attachments.remove_all();
         }
         // Waits for a pass that is under way; the next one sees that all has ended.
         let reach = self.inner.reach.lock().await;
@@ -677,6 +696,12 @@ async fn sweep(inner: &Inner, before: flows::Occupancy) -> flows::Occupancy {
     }
     inner.state().flows = occupancy.entries;
     occupancy
+}
+
+/// Any bytes as the kernel's list of sockets.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz_sockets(bytes: &[u8]) {
+    sockdiag::fuzz(bytes);
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   transport    UDP and TCP sockets; keeper: a process that keeps them while there is no agent
+//!   questions    what was asked and is not answered yet, for the next agent
 //!   answer       from a request to a reply
 //!   zone         the cluster's names (pure); feed makes it from the cluster's events (pure)
 //!   forward      upstream resolvers and their cache
@@ -15,19 +16,20 @@ mod feed;
 mod forward;
 pub mod keeper;
 mod metrics;
+mod questions;
 mod transport;
 mod zone;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use hickory_proto::rr::Name;
 use prometheus_client::registry::Registry;
 use tokio::task::JoinHandle;
 
-use self::answer::Answerer;
+use self::answer::{Answerer, Known};
 use self::feed::Feed;
 use self::forward::Forward;
 pub use self::forward::system_upstreams;
@@ -35,8 +37,10 @@ use self::metrics::Metrics;
 pub use self::transport::DnsSockets;
 use self::transport::Transport;
 use self::zone::Zone;
-use crate::cluster::{AppliedSender, BatchReceiver};
+use crate::cluster::{AppliedSender, Batch, BatchReceiver};
 
+/// For how long after a start names that are not among the remembered ones wait for the control plane's word.
+const UNSETTLED: Duration = Duration::from_secs(2);
 /// How long a stopping server waits for upstream resolvers.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -102,7 +106,7 @@ impl DnsServer {
         let zone = Zone::new(domain, address.ip());
         let answerer = Arc::new(Answerer {
             zone: ArcSwap::from_pointee(zone.clone()),
-            known: tokio::sync::watch::Sender::new(false),
+            known: tokio::sync::watch::Sender::new(Known::Nothing),
             forward: Forward::new(&config.upstreams, address, metrics.clone()),
             metrics: metrics.clone(),
         });
@@ -149,8 +153,19 @@ async fn follow(
     applied: AppliedSender,
 ) {
     while let Some(batch) = batches.recv().await {
-        answerer.swap(feed.apply(&batch), batch.full);
+        answerer.swap(feed.apply(&batch), known_by(&batch));
         applied.send_replace(batch.revision);
+    }
+}
+
+/// What a batch makes of what is known, if it changes that.
+fn known_by(batch: &Batch) -> Option<Known> {
+    if batch.is_remembered() {
+        Some(Known::Remembered {
+            settled: Instant::now() + UNSETTLED,
+        })
+    } else {
+        batch.full.then_some(Known::All)
     }
 }
 
@@ -178,7 +193,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
         let domain = domain("cluster.local").expect("a name");
         Answerer {
             zone: ArcSwap::from_pointee(Zone::new(domain, from.ip())),
-            known: tokio::sync::watch::Sender::new(true),
+            known: tokio::sync::watch::Sender::new(Known::All),
             forward: Forward::new(&[], from, metrics.clone()),
             metrics,
         }

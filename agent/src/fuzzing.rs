@@ -15,6 +15,11 @@ pub fn layer(bytes: &[u8]) {
     crate::images::fuzz_layer(bytes);
 }
 
+/// As the kernel's list of sockets.
+pub fn sockets(bytes: &[u8]) {
+    crate::dataplane::fuzz_sockets(bytes);
+}
+
 /// As messages of node sync.
 pub fn sync(bytes: &[u8]) {
     crate::sync::fuzz(bytes);

@@ -31,4 +31,7 @@ pub mod supervisor;
 mod sync;
 mod volumes;
 
-pub use agent::{Agent, AgentConfig, AgentError, AgentStatus, PodSummary, Shutdown};
+#[cfg(test)]
+mod tests;
+
+pub use agent::{Agent, AgentConfig, AgentError, AgentStatus, PodOptions, PodSummary, Shutdown};

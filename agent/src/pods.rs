@@ -6,6 +6,8 @@
 //!   record               what survives the agent    status   what is reported (pure)
 //!   machine              the seam to images, network, runtime and mounts
 //!   environment fields files mounts container       references resolved into final values
+//!   admit                what a node refuses to run
+//!   confine              seccomp profiles, system controls, process ids
 //!   ports                what a pod asks of the network: hostPorts, opting out
 //!   probe prober         verdicts (pure) and asking
 //! ```
@@ -19,7 +21,9 @@ use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+mod admit;
 mod backoff;
+mod confine;
 mod container;
 mod context;
 mod credentials;
@@ -40,6 +44,7 @@ mod quantity;
 mod record;
 mod report;
 mod status;
+mod tokens;
 mod wanted;
 mod worker;
 
@@ -52,6 +57,7 @@ pub(crate) use objects::{Kind, Objects, ServiceFacts};
 #[cfg(test)]
 pub(crate) use record::PodDirs;
 pub(crate) use report::{EventType, PodEvent, PodKey, Reporter};
+pub(crate) use tokens::TokenWish;
 pub(crate) use worker::{ContainerSnapshot, Snapshot};
 
 use plan::Leaving;
@@ -242,6 +248,14 @@ impl<M: Machine> Pods<M> {
         }
     }
 
+    /// The node has other addresses: pods say where they run, and those on the node's own network have them too.
+    pub(crate) async fn addresses_changed(&self) {
+        let all: Vec<_> = self.lock().values().map(|it| it.inbox.clone()).collect();
+        for inbox in all {
+            let _ = inbox.send(Command::Addresses).await;
+        }
+    }
+
     /// After a full state: these are all pods that there are.
     pub(crate) async fn retain(&self, uids: &BTreeSet<String>) {
         let gone: Vec<String> = self
@@ -319,6 +333,7 @@ impl<M: Machine> Pods<M> {
 fn is_safe(key: &PodKey, pod: &Pod) -> bool {
     let spec = pod.spec.iter();
     let inner = spec.flat_map(|spec| {
+        let ephemeral = spec.ephemeral_containers.iter().flatten();
         let containers = spec
             .containers
             .iter()
@@ -326,6 +341,7 @@ fn is_safe(key: &PodKey, pod: &Pod) -> bool {
         let volumes = spec.volumes.iter().flatten();
         containers
             .map(|container| &container.name)
+            .chain(ephemeral.map(|container| &container.name))
             .chain(volumes.map(|volume| &volume.name))
     });
     [&key.namespace, &key.name, &key.uid]

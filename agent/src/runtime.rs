@@ -10,6 +10,7 @@
 
 mod cgroups;
 mod client;
+mod confinement;
 mod error;
 mod exec;
 mod launch;
@@ -30,9 +31,11 @@ use std::time::Duration;
 
 pub(crate) use cgroups::Hierarchies;
 use client::Client;
+pub(crate) use confinement::{Confinement, PidNamespace, Propagation, Seccomp};
 pub(crate) use error::RuntimeError;
 pub(crate) use sweep::sweep;
 
+pub(crate) use crate::supervisor::config::Sharing;
 use crate::supervisor::config::{self, Config};
 pub(crate) use crate::supervisor::protocol::ContainerState;
 use crate::supervisor::protocol::{Answer, Call, Create, LogTarget};
@@ -49,6 +52,7 @@ pub(crate) struct SandboxSpec {
     pub(crate) cgroup_parent: String,
     /// Sum of the containers' requests and limits, for the pod's cgroup.
     pub(crate) resources: Resources,
+    pub(crate) sharing: Sharing,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -60,11 +64,14 @@ pub(crate) struct Resources {
     pub(crate) pids_limit: Option<i64>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Mount {
     pub(crate) source: PathBuf,
     pub(crate) destination: PathBuf,
     pub(crate) read_only: bool,
+    /// What is mounted below is read-only, too.
+    pub(crate) recursive_read_only: bool,
+    pub(crate) propagation: Propagation,
 }
 
 /// Everything needed to create one container; all values final (no references left).
@@ -98,6 +105,7 @@ pub(crate) struct ContainerSpec {
     /// The input ends with the first client's.
     pub(crate) stdin_once: bool,
     pub(crate) annotations: BTreeMap<String, String>,
+    pub(crate) confinement: Confinement,
 }
 
 /// The program that runs containers, by the command line that runc and crun have in common.
@@ -268,8 +276,14 @@ impl Sandbox {
         cgroup: String,
     ) -> Result<(), RuntimeError> {
         let config = Arc::clone(&self.config);
-        let shm = launch::shm(&self.dir);
+        let own_ipc = !config.sharing.host_ipc;
+        let shm = if own_ipc {
+            launch::shm(&self.dir)
+        } else {
+            PathBuf::from("/dev/shm")
+        };
         let supervisor = self.client.pid;
+        let init = self.client.init;
         let unified = self.hierarchies.is_unified();
         launch::blocking(move || {
             let (passwd, group) = user::read_files(&spec.rootfs)
@@ -279,6 +293,7 @@ impl Sandbox {
                 group: spec.run_as_group,
                 supplemental: &spec.supplemental_groups,
                 non_root: spec.run_as_non_root,
+                strict: spec.confinement.strict_groups,
             };
             let user = user::resolve(&wanted, &passwd, &group)?;
             let devices = if spec.privileged {
@@ -292,7 +307,8 @@ impl Sandbox {
                 cgroup_namespace: unified,
                 netns: config.netns.as_deref(),
                 uts: format!("/proc/{supervisor}/ns/uts").into(),
-                ipc: format!("/proc/{supervisor}/ns/ipc").into(),
+                ipc: own_ipc.then(|| format!("/proc/{supervisor}/ns/ipc").into()),
+                pid: pid_namespace(&spec.confinement.pid, init),
                 shm,
                 user: &user,
                 capabilities: launch::host_capabilities(),
@@ -302,6 +318,17 @@ impl Sandbox {
             launch::write_bundle(&bundle, &built)
         })
         .await
+    }
+}
+
+/// As the specification has it: none for a new one.
+fn pid_namespace(wanted: &PidNamespace, init: Option<u32>) -> spec::Pid {
+    let of = |pid: u32| spec::Pid::Path(format!("/proc/{pid}/ns/pid").into());
+    match wanted {
+        PidNamespace::Own => spec::Pid::New,
+        PidNamespace::Host => spec::Pid::Host,
+        PidNamespace::Of(pid) => of(*pid),
+        PidNamespace::Pod => init.map_or(spec::Pid::New, of),
     }
 }
 

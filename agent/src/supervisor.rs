@@ -10,6 +10,7 @@
 //!
 //! ```text
 //!   daemon       detaches, takes the pod's namespaces, listens
+//!   init         first process of a namespace of process ids that containers share
 //!   footprint    staying small
 //!   serve        the poll loop
 //!   containers   the table of containers: requests, exits, one runc per container at a time
@@ -30,6 +31,7 @@ pub(crate) mod console;
 mod containers;
 mod daemon;
 mod footprint;
+mod init;
 pub(crate) mod logfile;
 mod output;
 pub(crate) mod protocol;

@@ -3,10 +3,12 @@
 //! `sync/client` holds the stream and dials again when it is lost; `sync/intake` hands on what comes in (pods,
 //! the objects that they refer to, batches for the data plane and DNS); `sync/outbox` keeps what is to go
 //! out, the latest of everything; `sync/convert` turns messages into what the rest of the agent knows (pure);
-//! `sync/streams` serves byte streams that the control plane asks for. Nothing listens here.
+//! `sync/identity` is who the node is, and renews that; `sync/streams` serves byte streams that the control plane asks for.
+//! Nothing listens here.
 
 mod client;
 mod convert;
+mod identity;
 mod intake;
 mod outbox;
 mod streams;

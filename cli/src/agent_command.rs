@@ -6,15 +6,20 @@ use agent::{Agent, AgentConfig, Shutdown};
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::join::{self, JoinArguments};
 use crate::logging::{self, LogSettings};
 use crate::settings::{ClusterSettings, NetworkSettings, NodeSettings};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct AgentArguments {
-    /// The control plane, https://host:port.
-    #[arg(long)]
-    server: String,
-    /// Directory with ca.crt, node.crt and node.key (see `waggle controller --issue-node`).
+    /// The control plane, https://host:port; that of --join by default. Given several times where it has several
+    /// members: any of them will do, and the next one is asked when one is lost.
+    #[arg(long, required_unless_present = "join", value_delimiter = ',')]
+    server: Vec<String>,
+    #[command(flatten)]
+    join: JoinArguments,
+    /// Directory with ca.crt, node.crt and node.key, which --join fills (see also
+    /// `waggle controller --issue-node`). The certificate is renewed in it before it ends.
     #[arg(long, default_value = "/etc/waggle/node")]
     identity: PathBuf,
     /// Everything durable: images, pods, logs.
@@ -47,14 +52,21 @@ fn read(directory: &Path, name: &str) -> anyhow::Result<Vec<u8>> {
 async fn serve(arguments: &AgentArguments) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+    let node_name = arguments.node.node_name()?;
+    join::ensure_identity(&arguments.join, &arguments.identity, &node_name).await?;
+    let mut servers = arguments.server.clone();
+    servers.extend(arguments.join.join.clone());
+    servers.dedup();
+    anyhow::ensure!(!servers.is_empty(), "--server is missing");
     let agent = Agent::start(AgentConfig {
-        node_name: arguments.node.node_name()?,
+        node_name,
         data_dir: arguments.data_dir.clone(),
         run_dir: arguments.node.run_dir.clone(),
-        server: arguments.server.clone(),
-        ca_pem: read(&arguments.identity, "ca.crt")?,
-        certificate_pem: read(&arguments.identity, "node.crt")?,
-        key_pem: read(&arguments.identity, "node.key")?,
+        server: servers.join(","),
+        ca_pem: read(&arguments.identity, join::CA)?,
+        certificate_pem: read(&arguments.identity, join::CERTIFICATE)?,
+        key_pem: read(&arguments.identity, join::KEY)?,
+        identity_dir: Some(arguments.identity.clone()),
         cgroup_parent: arguments.node.cgroup_parent.clone(),
         cgroup_attach: arguments.node.cgroup_attach.clone(),
         uplink: arguments.node.uplink.clone(),
@@ -73,6 +85,7 @@ async fn serve(arguments: &AgentArguments) -> anyhow::Result<()> {
         vxlan_port: arguments.network.vxlan_port,
         pod_mtu: arguments.network.pod_mtu,
         insecure_registries: arguments.node.insecure_registries.clone(),
+        pods: arguments.node.pods.options(),
     })
     .await?;
     tokio::select! {

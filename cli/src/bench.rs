@@ -351,7 +351,7 @@ impl Run<'_> {
     }
 
     fn rounds(&mut self, services: u32, stages: &mut [Stage]) -> anyhow::Result<()> {
-        let mut changes: BTreeMap<Column, Vec<f64>> = BTreeMap::new();
+        let mut changes: BTreeMap<Column, Vec<[f64; 2]>> = BTreeMap::new();
         for round in 0..self.plan.rounds {
             say(
                 services,
@@ -377,7 +377,7 @@ impl Run<'_> {
                         .context("a column without its node")?;
                     if work == Work::Change {
                         let made = changes.entry(column).or_default();
-                        if made.iter().sum::<f64>() < CHANGES_BUDGET {
+                        if made.iter().map(|[took, _]| took).sum::<f64>() < CHANGES_BUDGET {
                             made.extend(change(stage, self.plan.turn_seconds)?);
                         }
                     } else {
@@ -386,10 +386,18 @@ impl Run<'_> {
                 }
             }
         }
-        for (column, seconds) in changes {
+        for (column, made) in changes {
+            let in_force: Vec<f64> = made.iter().map(|[in_force, _]| *in_force).collect();
             for (figure, fraction) in [(figures::CHANGE_P50, 0.5), (figures::CHANGE_P99, 0.99)] {
-                let value = percentile(&seconds, fraction) * 1e3;
+                let value = percentile(&in_force, fraction) * 1e3;
                 self.measured.add(services, figure, column, value);
+            }
+            // Nobody else ends them.
+            if column == Column::Waggle {
+                let ended: Vec<f64> = made.iter().map(|[_, ended]| *ended).collect();
+                let value = percentile(&ended, 0.99) * 1e3;
+                self.measured
+                    .add(services, figures::ENDED_P99, column, value);
             }
         }
         Ok(())
@@ -476,7 +484,7 @@ impl Run<'_> {
 }
 
 /// Seconds of each change of a turn; at least one, however long it takes.
-fn change(stage: &mut Stage, seconds: f64) -> anyhow::Result<Vec<f64>> {
+fn change(stage: &mut Stage, seconds: f64) -> anyhow::Result<Vec<[f64; 2]>> {
     stage.control.ask(&Request::Change {
         seconds,
         at_most: CHANGES,

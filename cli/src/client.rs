@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Node;
 use kube::api::Api;
@@ -14,6 +14,37 @@ use serde::de::DeserializeOwned;
 
 /// Longest wait for one condition; nothing that is waited for takes a tenth of it.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+
+/// The administrator's kubeconfig of `waggle dev`, then of `waggle controller`.
+const KUBECONFIGS: [&str; 2] = [
+    "/var/lib/waggle/dev/kubeconfig",
+    "/var/lib/waggle/controller/admin.kubeconfig",
+];
+
+/// The cluster of a kubeconfig: the one that is given, $KUBECONFIG, or one of this machine.
+pub(crate) async fn administrator(given: Option<&Path>) -> anyhow::Result<Config> {
+    let kubeconfig = match given {
+        Some(path) => Kubeconfig::read_from(path)
+            .with_context(|| format!("--kubeconfig {}", path.display()))?,
+        None => match Kubeconfig::from_env().context("$KUBECONFIG")? {
+            Some(kubeconfig) => kubeconfig,
+            None => {
+                let path = KUBECONFIGS
+                    .into_iter()
+                    .find(|path| Path::new(path).exists());
+                let path = path.with_context(|| {
+                    format!(
+                        "give --kubeconfig or $KUBECONFIG: there is no {}",
+                        KUBECONFIGS.join(" nor ")
+                    )
+                })?;
+                Kubeconfig::read_from(path)?
+            }
+        },
+    };
+    let options = KubeConfigOptions::default();
+    Ok(Config::from_custom_kubeconfig(kubeconfig, &options).await?)
+}
 
 pub(crate) async fn connect(kubeconfig: &Path) -> anyhow::Result<Client> {
     let config = Config::from_custom_kubeconfig(

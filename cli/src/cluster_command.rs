@@ -5,7 +5,11 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use controlplane::{ClusterStatus, NodeStatus};
-use kube::config::KubeConfigOptions;
+
+mod members;
+mod snapshot;
+
+pub(crate) use members::join_token;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ClusterArguments {
@@ -23,6 +27,26 @@ enum Action {
         #[arg(long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
+    /// The members of the control plane: who leads, who is away, how far each is.
+    Members {
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// Print the command with which another machine becomes a member of the control plane.
+    Add {
+        /// How long the command is good for.
+        #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = crate::control_settings::duration)]
+        ttl: std::time::Duration,
+    },
+    /// Take a member out, by its name or number; its process stops by itself.
+    Remove { member: String },
+    /// Forget the history of the store, up to a revision or all of it. It is done without being asked, too.
+    Compact { revision: Option<u64> },
+    /// Save everything to a file, or make a new cluster of one.
+    Snapshot {
+        #[command(subcommand)]
+        action: snapshot::SnapshotAction,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -35,19 +59,57 @@ pub(crate) fn run(arguments: &ClusterArguments) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let Action::Status { output } = arguments.action;
-    let status = runtime.block_on(status(arguments))?;
+    let config = async || crate::client::administrator(arguments.kubeconfig.as_deref()).await;
+    match &arguments.action {
+        Action::Status { output } => {
+            let status = runtime.block_on(status(arguments))?;
+            show(&status, *output, text)
+        }
+        Action::Members { output } => {
+            let status = runtime.block_on(status(arguments))?;
+            match output {
+                Output::Text => show(&status, *output, members::table),
+                Output::Json => {
+                    println!("{}", serde_json::to_string_pretty(&status.members)?);
+                    Ok(())
+                }
+            }
+        }
+        Action::Add { ttl } => {
+            runtime.block_on(async { members::add(config().await?, *ttl).await })
+        }
+        Action::Remove { member } => {
+            runtime.block_on(async { members::remove(config().await?, member).await })
+        }
+        Action::Compact { revision } => {
+            runtime.block_on(async { members::compact(config().await?, *revision).await })
+        }
+        Action::Snapshot { action } => match action {
+            snapshot::SnapshotAction::Save { file } => {
+                runtime.block_on(async { snapshot::save(config().await?, file).await })
+            }
+            snapshot::SnapshotAction::Restore { file, data_dir } => {
+                snapshot::restore(file, data_dir)
+            }
+            snapshot::SnapshotAction::Status { file } => snapshot::status(file),
+        },
+    }
+}
+
+fn show(
+    status: &ClusterStatus,
+    output: Output,
+    text: impl Fn(&ClusterStatus) -> String,
+) -> anyhow::Result<()> {
     match output {
-        Output::Text => print!("{}", text(&status)),
-        Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
+        Output::Text => print!("{}", text(status)),
+        Output::Json => println!("{}", serde_json::to_string_pretty(status)?),
     }
     Ok(())
 }
 
 async fn status(arguments: &ClusterArguments) -> anyhow::Result<ClusterStatus> {
-    let kubeconfig = crate::objects::kubeconfig(arguments.kubeconfig.as_deref())?;
-    let options = KubeConfigOptions::default();
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+    let config = crate::client::administrator(arguments.kubeconfig.as_deref()).await?;
     let server = config.cluster_url.clone();
     let client = kube::Client::try_from(config)?;
     let request = http::Request::get("/waggle/v1/status").body(Vec::new())?;

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use controlplane::{ControllerConfig, NodeRanges, Termination};
+use controlplane::{ControllerConfig, NodeRanges, PeerSettings, Termination, TokenConfig};
 
 use crate::settings::ClusterSettings;
 
@@ -32,6 +32,40 @@ pub(crate) struct ControlSettings {
     /// Prefix length of the IPv6 range that each node gets for its pods.
     #[arg(long, value_name = "LENGTH", default_value_t = 64)]
     node_cidr_mask_size_ipv6: u8,
+    /// Issuer of service-account tokens; https://kubernetes.default.svc.CLUSTER-DOMAIN by default.
+    #[arg(long, value_name = "URL", default_value = "")]
+    service_account_issuer: String,
+    /// What the API calls itself in tokens; the issuer by default.
+    #[arg(long, value_name = "AUDIENCE", value_delimiter = ',')]
+    api_audiences: Vec<String>,
+    /// Longest life of a token, whatever is asked for; 0s is no limit.
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    service_account_max_token_expiration: Duration,
+}
+
+/// Who the member is to the others.
+#[derive(Debug, Clone)]
+pub(crate) struct MemberSettings {
+    pub(crate) name: String,
+    pub(crate) peers: Option<PeerSettings>,
+    pub(crate) advertise: Option<SocketAddr>,
+}
+
+impl MemberSettings {
+    /// For a control plane of one.
+    pub(crate) fn alone() -> anyhow::Result<Self> {
+        Ok(Self {
+            name: host_name()?,
+            peers: None,
+            advertise: None,
+        })
+    }
+}
+
+/// This machine's name.
+pub(crate) fn host_name() -> anyhow::Result<String> {
+    let name = nix::unistd::gethostname()?;
+    Ok(name.to_string_lossy().into_owned())
 }
 
 impl ControlSettings {
@@ -42,8 +76,12 @@ impl ControlSettings {
         data_dir: PathBuf,
         listen: SocketAddr,
         extra_sans: Vec<String>,
+        member: MemberSettings,
     ) -> anyhow::Result<ControllerConfig> {
         Ok(ControllerConfig {
+            name: member.name,
+            peers: member.peers,
+            advertise: member.advertise,
             data_dir,
             listen,
             extra_sans,
@@ -60,11 +98,16 @@ impl ControlSettings {
                 ipv4: self.node_cidr_mask_size_ipv4,
                 ipv6: self.node_cidr_mask_size_ipv6,
             },
+            tokens: TokenConfig {
+                issuer: self.service_account_issuer.clone(),
+                audiences: self.api_audiences.clone(),
+                max_expiration: i64::try_from(self.service_account_max_token_expiration.as_secs())?,
+            },
         })
     }
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let signed: jiff::SignedDuration = text.parse().map_err(|error| format!("{error}"))?;
     Duration::try_from(signed).map_err(|_| "it is negative".to_owned())
 }

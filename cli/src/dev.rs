@@ -44,8 +44,8 @@ struct StartArguments {
     /// Everything durable: the store, certificates, images, logs, the kubeconfig.
     #[arg(long, default_value = DATA_DIR)]
     data_dir: PathBuf,
-    /// Address of the API server.
-    #[arg(long, default_value = "127.0.0.1:6443")]
+    /// Address of the API server; pods reach it where it is not loopback.
+    #[arg(long, default_value = "0.0.0.0:6443")]
     listen: SocketAddr,
     /// Apply the demo (three echo servers behind a Service), call it by its name and show what happened.
     #[arg(long)]

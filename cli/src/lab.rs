@@ -24,6 +24,7 @@ mod spawn;
 mod status;
 mod sweep;
 mod up;
+mod xdp;
 
 use std::path::PathBuf;
 

@@ -9,13 +9,16 @@ mod controller_command;
 mod dev;
 mod files;
 mod image;
+mod join;
 mod lab;
 mod logging;
 mod objects;
+mod pod_settings;
 mod process;
 mod progress;
 mod settings;
 mod table;
+mod token_command;
 
 use std::process::ExitCode;
 
@@ -58,6 +61,8 @@ enum Command {
     Lab(Box<lab::LabArguments>),
     /// What kubectl cannot say of a cluster: its members, and what each node has in force.
     Cluster(cluster_command::ClusterArguments),
+    /// Tokens with which nodes join the cluster.
+    Token(token_command::TokenArguments),
     #[command(flatten)]
     Objects(objects::Verb),
     /// Images on this node.
@@ -108,6 +113,7 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
         Command::Agent(agent) => agent_command::run(&agent, &log),
         Command::Lab(lab) => lab::run(*lab, &log),
         Command::Cluster(cluster) => cluster_command::run(&cluster),
+        Command::Token(token) => token_command::run(&token),
         Command::Image(image) => image::run(&image, &log),
         Command::Bench(bench) => bench::run(&bench),
         Command::BenchPart(part) => bench::part::main(part),

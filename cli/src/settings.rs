@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
+use crate::pod_settings::PodSettings;
+
 /// Facts of the cluster: the same on every controller and every agent.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ClusterSettings {
@@ -65,6 +67,8 @@ pub(crate) struct NodeSettings {
     /// Registry (host:port) that is spoken to without TLS; those on loopback are anyway.
     #[arg(long = "insecure-registry")]
     pub(crate) insecure_registries: Vec<String>,
+    #[command(flatten)]
+    pub(crate) pods: PodSettings,
     /// Label of the node, key=value.
     #[arg(long = "node-label", value_parser = parse_label)]
     pub(crate) node_labels: Vec<(String, String)>,

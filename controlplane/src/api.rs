@@ -7,21 +7,23 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::Chain;
 use crate::auth::rbac::Rbac;
+use crate::auth::{Chain, Tokens};
 use crate::nodestream::NodeStreams;
 use crate::registry::Registry;
 
+mod authenticate;
 mod body;
+mod certificates;
 pub(crate) mod cluster_status;
 mod discovery;
 mod dispatch;
 mod escalation;
-mod event_versions;
 mod forward;
 mod health;
 mod impersonate;
 mod logs;
+pub(crate) mod members;
 mod metrics;
 mod negotiate;
 mod openapi;
@@ -34,7 +36,9 @@ mod request;
 mod respond;
 mod review;
 pub(crate) mod server;
+mod shown;
 mod table;
+mod token;
 mod tunnel;
 mod upgrade;
 mod watch;
@@ -52,6 +56,7 @@ pub(crate) struct Api {
     authorizer: Chain,
     /// One of the links of `authorizer`.
     rbac: Rbac,
+    tokens: Tokens,
     streams: NodeStreams,
     metrics: Arc<Metrics>,
     view: cluster_status::View,
@@ -63,6 +68,7 @@ impl Api {
     pub(crate) fn new(
         registry: Registry,
         rbac: Rbac,
+        tokens: Tokens,
         streams: NodeStreams,
         metrics: Arc<Metrics>,
         view: cluster_status::View,
@@ -72,6 +78,7 @@ impl Api {
             registry,
             authorizer: Chain::new(rbac.clone()),
             rbac,
+            tokens,
             streams,
             metrics,
             view,

@@ -8,13 +8,21 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{
+    ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
+};
+use k8s_openapi::api::autoscaling::v2::HorizontalPodAutoscaler;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, Pod, Secret, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod,
+    PodTemplate, ReplicationController, Secret, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
+use k8s_openapi::api::storage::v1::StorageClass;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -55,6 +63,9 @@ macro_rules! informers {
             config_maps: ConfigMap = vec![],
             secrets: Secret = vec![],
             service_accounts: ServiceAccount = vec![],
+            storage_classes: StorageClass = vec![],
+            volumes: PersistentVolume = vec![],
+            claims: PersistentVolumeClaim = vec![],
             pods: Pod = vec![
                 (BY_NODE, node_of),
                 (BY_LABEL, labels_of),
@@ -62,13 +73,23 @@ macro_rules! informers {
             ],
             replica_sets: ReplicaSet = vec![(BY_CONTROLLER, controller_uid)],
             deployments: Deployment = vec![],
+            replication_controllers: ReplicationController = vec![],
+            pod_templates: PodTemplate = vec![],
+            stateful_sets: StatefulSet = vec![],
+            daemon_sets: DaemonSet = vec![],
+            controller_revisions: ControllerRevision = vec![(BY_CONTROLLER, controller_uid)],
+            jobs: Job = vec![(BY_CONTROLLER, controller_uid)],
+            cron_jobs: CronJob = vec![],
             services: Service = vec![(BY_LABEL, first_of_selector)],
             endpoints: Endpoints = vec![],
             endpoint_slices: EndpointSlice = vec![(BY_SERVICE, service_of)],
+            certificate_signing_requests: CertificateSigningRequest = vec![],
             cluster_roles: ClusterRole = vec![],
             cluster_role_bindings: ClusterRoleBinding = vec![],
             roles: Role = vec![],
             role_bindings: RoleBinding = vec![],
+            disruption_budgets: PodDisruptionBudget = vec![],
+            autoscalers: HorizontalPodAutoscaler = vec![],
         }
     };
 }

@@ -1,10 +1,11 @@
 //! The composition root of the control plane: opens the store, then starts what runs on it, and stops it
 //! in the opposite order.
 //!
-//! Order of start: data directory, store (whose lock tells a second process), port, certificates, bootstrap
+//! Order of start: data directory, store (whose lock tells a second process; with other members it waits for a
+//! majority of them), port, certificates, bootstrap
 //! objects, what runs while this member leads, and the server last, when all it serves is there.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,25 +20,33 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::cluster_status::View;
 pub use crate::api::cluster_status::{ClusterStatus, DataPlane, MemberStatus, NodeStatus};
+pub use crate::api::members::{Admission, JoinRequest};
 use crate::api::server::{Served, serve};
 use crate::api::{Api, Metrics};
-pub use crate::auth::NodeIdentity;
+pub use crate::auth::TokenConfig;
 use crate::auth::rbac::Rbac;
-use crate::auth::{Pki, PkiError, Sans};
+pub use crate::auth::{CaStep, NodeIdentity};
+use crate::auth::{Chain, Pki, PkiError, Sans, Tokens};
 use crate::cache::{Cache, Subscription};
+use crate::controllers::credentials::Keys;
 use crate::controllers::{ControllerMetrics, ControllersConfig, PodRanges};
 use crate::nodestream::NodeStreams;
 use crate::registry::bootstrap::first_address;
 use crate::registry::{Registry, ServiceRanges};
 use crate::scheduler::SchedulerMetrics;
-use crate::store::{Store, StoreConfig, StoreError};
+use crate::store::Store;
+pub use crate::store::backup::SnapshotInfo;
 use crate::sync::{self, Limits, SyncMetrics};
 
 mod check;
 mod leading;
+mod members;
 mod roles;
 
 use leading::Leading;
+pub use members::{
+    PeerSettings, accept_admission, has_member, inspect_snapshot, join_request, restore_snapshot,
+};
 
 /// What a control plane member is started with.
 #[derive(Debug, Clone)]
@@ -62,6 +71,14 @@ pub struct ControllerConfig {
     pub node_ports: std::ops::RangeInclusive<u16>,
     /// How large the range of each node is.
     pub node_ranges: NodeRanges,
+    /// This member's name among the members.
+    pub name: String,
+    /// Where it listens for other members; none can join it otherwise.
+    pub peers: Option<PeerSettings>,
+    /// Where nodes, pods and clients reach the API; found out where it is not given.
+    pub advertise: Option<SocketAddr>,
+    /// How service-account tokens are signed.
+    pub tokens: TokenConfig,
 }
 
 /// Prefix lengths of the ranges that nodes get for their pods.
@@ -127,8 +144,6 @@ impl From<PkiError> for StartError {
 
 /// Open requests may take this long to end when the member stops.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Identity of the only member of a new Raft group.
-const FIRST_MEMBER: u64 = 1;
 /// Writes of the member itself are made under this name.
 const MANAGER: &str = "waggle";
 
@@ -136,7 +151,7 @@ const MANAGER: &str = "waggle";
 #[derive(Debug)]
 pub struct Controller {
     address: SocketAddr,
-    pki: Pki,
+    pki: Arc<Pki>,
     store: Store,
     /// Ends watches, streams and what runs while leading.
     stop: CancellationToken,
@@ -153,8 +168,9 @@ impl Controller {
         check::check(&config).map_err(StartError::Config)?;
         let data_dir = &config.data_dir;
         prepare(data_dir)?;
-        let store = open_store(&data_dir.join("store")).await?;
-        match Self::start_on(&config, store.clone()).await {
+        let stop = CancellationToken::new();
+        let store = members::open_store(&config, &stop).await?;
+        match Self::start_on(&config, store.clone(), stop).await {
             Ok(controller) => Ok(controller),
             Err(error) => {
                 // The next start must find the directory unlocked.
@@ -164,7 +180,11 @@ impl Controller {
         }
     }
 
-    async fn start_on(config: &ControllerConfig, store: Store) -> Result<Self, StartError> {
+    async fn start_on(
+        config: &ControllerConfig,
+        store: Store,
+        stop: CancellationToken,
+    ) -> Result<Self, StartError> {
         let listen_error = |source| StartError::Listen {
             address: config.listen,
             source,
@@ -173,9 +193,13 @@ impl Controller {
             .await
             .map_err(listen_error)?;
         let address = listener.local_addr().map_err(listen_error)?;
-        let endpoints = endpoints(address);
+        let endpoints = match config.advertise {
+            Some(advertised) => vec![advertised],
+            None => endpoints(address),
+        };
         let sans = sans(config, address, &endpoints);
         let pki = Pki::open(&config.data_dir.join("pki"), &sans, jiff::Timestamp::now())?;
+        let pki = Arc::new(pki);
         let tls = Arc::new(pki.server_config()?);
 
         let ranges = ServiceRanges {
@@ -188,7 +212,13 @@ impl Controller {
             .await
             .map_err(|error| StartError::Bootstrap(error.to_string()))?;
 
-        let stop = CancellationToken::new();
+        registry.require_accounts();
+        let tokens = Tokens::open(&registry, config.tokens.clone(), &config.cluster_domain)
+            .await
+            .map_err(|error| StartError::Bootstrap(error.to_string()))?;
+
+        let following_keys = tokio::spawn(tokens.clone().follow(stop.clone()));
+        let renewing = tokio::spawn(Arc::clone(&pki).keep_renewed(stop.clone()));
         let bootstrap = tokio::spawn(registry.clone().keep_bootstrapped(
             config.cluster_dns,
             endpoints,
@@ -200,11 +230,24 @@ impl Controller {
         let sync_metrics = SyncMetrics::default();
         let Termination { wait, drain } = config.termination;
         let limits = Limits { wait, drain };
-        let (node_sync, applied) =
-            sync::service(&client, &cache, &streams, limits, &sync_metrics, &stop);
+        let credentials = sync::Credentials {
+            tokens: tokens.clone(),
+            pki: Arc::clone(&pki),
+        };
+        let (node_sync, applied) = sync::service(
+            &client,
+            &cache,
+            &streams,
+            limits,
+            &sync_metrics,
+            Some(credentials),
+            &stop,
+        );
+        let rbac = Rbac::default();
         let view = View {
             cache: cache.clone(),
             applied,
+            pki: config.data_dir.join("pki"),
         };
         let leading = Leading {
             client,
@@ -217,6 +260,11 @@ impl Controller {
                     config.node_ranges.ipv6,
                 ),
             },
+            keys: Keys {
+                tokens: tokens.clone(),
+                pki: Arc::clone(&pki),
+                authorizer: Chain::new(rbac.clone()),
+            },
             controller_metrics: ControllerMetrics::default(),
             scheduler_metrics: SchedulerMetrics::default(),
         };
@@ -227,7 +275,6 @@ impl Controller {
             leading.controller_metrics.register(all);
             leading.scheduler_metrics.register(all);
         });
-        let rbac = Rbac::default();
         let roles = roles::follow(&cache, &rbac);
         // Nobody is refused because the roles are not read yet.
         cache.synced().await;
@@ -235,6 +282,7 @@ impl Controller {
             api: Arc::new(Api::new(
                 registry,
                 rbac,
+                tokens,
                 streams,
                 metrics,
                 view,
@@ -258,7 +306,14 @@ impl Controller {
             pki,
             store,
             stop,
-            tasks: vec![recorder, bootstrap, leading, watchdog],
+            tasks: vec![
+                recorder,
+                bootstrap,
+                following_keys,
+                renewing,
+                leading,
+                watchdog,
+            ],
             _roles: roles,
             failure,
         })
@@ -267,6 +322,24 @@ impl Controller {
     /// Where the API is served; the port is the real one where the configuration said 0.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The API's address as seen from this machine.
+    pub fn local_url(&self) -> String {
+        let mut address = self.address;
+        if address.ip().is_unspecified() {
+            let loopback = match address.ip() {
+                IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+                IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            };
+            address.set_ip(loopback);
+        }
+        format!("https://{address}")
+    }
+
+    /// By which the CA is recognized: `sha256:` and the digest of its public key.
+    pub fn ca_hash(&self) -> Result<String, StartError> {
+        Ok(self.pki.ca_hash()?)
     }
 
     /// The cluster CA, PEM.
@@ -328,6 +401,19 @@ pub fn issue_node_identity(data_dir: &Path, name: &str) -> Result<NodeIdentity, 
     )?)
 }
 
+/// Takes a step to a new CA with the files of a member that is stopped (see `auth/pki/rotation.rs`).
+///
+/// # Errors
+/// When it is not the next step, or the files cannot be written.
+pub fn rotate_ca(data_dir: &Path, step: CaStep) -> Result<(), StartError> {
+    let directory = data_dir.join("pki");
+    Ok(crate::auth::rotate_ca(
+        &directory,
+        step,
+        jiff::Timestamp::now(),
+    )?)
+}
+
 /// Waits for the server to end. An end that nobody asked for, or a store that fails, is a failure.
 async fn watch_over(
     store: Store,
@@ -362,20 +448,6 @@ fn prepare(data_dir: &Path) -> Result<(), StartError> {
     };
     std::fs::create_dir_all(data_dir).map_err(failed)?;
     std::fs::read_dir(data_dir).map(drop).map_err(failed)
-}
-
-async fn open_store(dir: &Path) -> Result<Store, StartError> {
-    let config = StoreConfig {
-        dir: dir.to_owned(),
-        node_id: FIRST_MEMBER,
-    };
-    Store::open(config).await.map_err(|error| match error {
-        StoreError::Locked { dir, holder } => StartError::InUse { path: dir, holder },
-        other => StartError::Store {
-            path: dir.to_owned(),
-            why: other.to_string(),
-        },
-    })
 }
 
 /// The addresses under which others reach this member: the one it listens on, or those of the ways out, at

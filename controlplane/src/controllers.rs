@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use tokio_util::sync::CancellationToken;
 
@@ -13,22 +15,32 @@ use crate::registry::{ApiError, Client};
 
 mod aggregation;
 mod collector;
+pub(crate) mod credentials;
+mod cronjob;
+mod daemonset;
+mod definitions;
 mod deployment;
+mod disruption;
 mod endpointslice;
 mod expectations;
 #[cfg(test)]
 pub(crate) mod fixtures;
+mod job;
 mod metrics;
 mod namespace;
 mod node;
 mod owner;
+mod podcontrol;
 mod podgc;
 mod podstate;
 mod replicaset;
+mod revisions;
 mod selector;
 mod serviceaccount;
+mod statefulset;
 #[cfg(test)]
 pub(crate) mod tests;
+mod volumes;
 mod worker;
 
 /// How often the allocations of Services are compared with the Services.
@@ -81,14 +93,31 @@ async fn run_all(
         };
     }
     tokio::join!(
+        controller!(cronjob, 4, cronjob::Controller::new(&client, &cache)),
+        controller!(daemonset, 4, daemonset::Controller::new(&client, &cache)),
         controller!(deployment, 8, deployment::Controller::new(&client, &cache)),
-        controller!(replicaset, 8, replicaset::Controller::new(&client, &cache)),
+        controller!(
+            statefulset,
+            8,
+            statefulset::Controller::new(&client, &cache)
+        ),
+        replicated::<ReplicaSet>(&client, &cache, &metrics),
+        replicated::<ReplicationController>(&client, &cache, &metrics),
         controller!(
             endpointslice,
             8,
             endpointslice::Controller::new(&client, &cache)
         ),
+        controller!(job, 8, job::Controller::new(&client, &cache)),
+        controller!(
+            job::orphans,
+            4,
+            job::orphans::Controller::new(&client, &cache)
+        ),
+        controller!(job::ttl, 2, job::ttl::Controller::new(&client, &cache)),
+        controller!(disruption, 2, disruption::Controller::new(&client, &cache)),
         controller!(namespace, 2, namespace::Controller::new(&client, &cache)),
+        controller!(volumes, 4, volumes::Controller::new(&client, &cache)),
         controller!(
             serviceaccount,
             2,
@@ -111,14 +140,39 @@ async fn run_all(
         ),
         async {
             let queue = Queue::default();
-            let (controller, _subscriptions) = collector::Controller::new(&client, &cache, &queue);
+            let (controller, feed) = collector::Controller::new(&client, &queue);
             let metrics = metrics.clone();
             let reconcile = |key| controller.reconcile(key);
-            worker::work(collector::NAME, queue, 8, metrics, reconcile).await;
+            tokio::join!(
+                worker::work(collector::NAME, queue, 8, metrics, reconcile),
+                feed
+            );
+        },
+        async {
+            let queue = Queue::default();
+            let controller = definitions::Controller::new(&client, &queue);
+            let metrics = metrics.clone();
+            let reconcile = |key| controller.reconcile(key);
+            tokio::join!(
+                worker::work(definitions::NAME, queue.clone(), 4, metrics, reconcile),
+                definitions::follow(&client, &queue)
+            );
         },
         podgc::run(client.clone(), cache.clone()),
         repair(&client),
     );
+}
+
+async fn replicated<K: replicaset::Replicated>(
+    client: &Client,
+    cache: &Cache,
+    metrics: &ControllerMetrics,
+) {
+    let queue = Queue::default();
+    let _subscriptions = replicaset::subscribe::<K>(cache, &queue);
+    let controller = replicaset::Controller::<K>::new(client, cache);
+    let reconcile = |key| controller.reconcile(key);
+    worker::work(K::name(), queue, 8, metrics.clone(), reconcile).await;
 }
 
 /// Allocations of Services that belong to nobody are looked for now and then.

@@ -12,7 +12,7 @@ mod typed;
 
 use serde_json::Value;
 
-use crate::schema;
+use crate::schema::{self, TypeRef};
 
 /// Why a patch cannot be applied; [`crate::registry::ApiError`] gives each its status.
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -58,18 +58,19 @@ pub(crate) fn merge_patch(object: &Value, patch: &Value) -> Value {
 
 /// Strategic merge patch with the merge keys of `definition`'s lists, `$patch`, `$retainKeys`,
 /// `$deleteFromPrimitiveList` and `$setElementOrder`.
-pub(crate) fn strategic_merge_patch(
-    definition: &str,
+pub(crate) fn strategic_merge_patch<'a>(
+    of: impl Into<TypeRef<'a>>,
     object: &Value,
     patch: &Value,
 ) -> Result<Value, PatchError> {
-    strategic::patch(schema::schema(), definition, object, patch)
+    let of = of.into();
+    strategic::patch(of.schema, of.definition, object, patch)
 }
 
 /// Server-side apply. `live` is `None` when the object does not exist. Returns the merged object with its
 /// `metadata.managedFields` brought up to date (`now` is RFC 3339).
-pub(crate) fn server_side_apply(
-    definition: &str,
+pub(crate) fn server_side_apply<'a>(
+    of: impl Into<TypeRef<'a>>,
     live: Option<&Value>,
     applied: &Value,
     manager: &str,
@@ -77,33 +78,35 @@ pub(crate) fn server_side_apply(
     subresource: &str,
     now: &str,
 ) -> Result<Value, PatchError> {
+    let of = of.into();
     let request = managed::Request {
-        definition,
+        of,
         manager,
         subresource,
         now,
     };
     // `1000m` is no other value than `1`.
     let mut applied = applied.clone();
-    schema::normalize_values(definition, &mut applied);
-    apply::apply(schema::schema(), &request, live, &applied, force)
+    schema::normalize_values(of, &mut applied);
+    apply::apply(of.schema, &request, live, &applied, force)
 }
 
 /// Brings `metadata.managedFields` up to date after a create, update or (non-apply) patch. Call it with the
 /// object as it is going to be stored (defaulted), before its managed fields are looked at.
-pub(crate) fn track_update(
-    definition: &str,
+pub(crate) fn track_update<'a>(
+    of: impl Into<TypeRef<'a>>,
     old: Option<&Value>,
     new: &mut Value,
     manager: &str,
     subresource: &str,
     now: &str,
 ) {
+    let of = of.into();
     let request = managed::Request {
-        definition,
+        of,
         manager,
         subresource,
         now,
     };
-    managed::track_update(schema::schema(), &request, old, new);
+    managed::track_update(of.schema, &request, old, new);
 }

@@ -7,21 +7,24 @@
 //! generated on demand.
 
 mod check;
+mod custom;
 mod duplicates;
 mod facts;
 mod load;
 mod openapi;
 #[cfg(test)]
 mod tests;
-mod types;
 
 use std::sync::LazyLock;
 
 use serde_json::Value;
 
+use crate::kinds::{self, Kind, custom::Version};
+
+pub(crate) use crate::types::{ListType, Node, PatchStrategy, Schema};
+pub(crate) use openapi::Custom;
 #[cfg(test)]
 pub(crate) use openapi::group_versions;
-pub(crate) use types::{ListType, Node, PatchStrategy, Schema};
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(load::load);
 
@@ -44,7 +47,7 @@ pub(crate) enum ProblemKind {
     /// Wrong JSON type: what was expected and what was there.
     Type {
         /// The type that has the field, such as `ServicePort`.
-        holder: &'static str,
+        holder: String,
         expected: String,
         found: String,
     },
@@ -124,11 +127,57 @@ pub(crate) fn strict_error(problems: &[FieldProblem]) -> Option<String> {
     (!all.is_empty()).then(|| format!("strict decoding error: {}", all.join(", ")))
 }
 
-/// Checks `body` against the type (definition name such as `io.k8s.api.core.v1.Pod`) and removes unknown
-/// fields from it. Type problems are always errors; unknown ones depend on the request's fieldValidation.
-/// Quantities and times are brought into the form that Kubernetes stores; `null` means absent.
-pub(crate) fn check_and_prune(definition: &str, body: &mut Value) -> Vec<FieldProblem> {
-    check::check_and_prune(schema(), definition, body)
+/// A type and the schema that it is in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TypeRef<'a> {
+    pub(crate) schema: &'a Schema,
+    pub(crate) definition: &'a str,
+    /// The kind of this type has a status subresource.
+    pub(crate) has_status: bool,
+    custom: Option<&'a Version>,
+}
+
+impl<'a> From<&'a str> for TypeRef<'a> {
+    fn from(definition: &'a str) -> Self {
+        let has_status = kinds::all()
+            .iter()
+            .any(|kind| kind.definition == definition && kind.has_subresource("status"));
+        Self {
+            schema: schema(),
+            definition,
+            has_status,
+            custom: None,
+        }
+    }
+}
+
+impl<'a> From<&'a Kind<'a>> for TypeRef<'a> {
+    fn from(kind: &'a Kind<'a>) -> Self {
+        let custom = kind.strategy.custom();
+        Self {
+            schema: match custom {
+                Some(version) => custom::compact(version),
+                None => schema(),
+            },
+            definition: kind.definition,
+            has_status: kind.has_subresource("status"),
+            custom,
+        }
+    }
+}
+
+/// Checks `body` against its type and removes unknown fields from it. Type problems are always errors; unknown ones
+/// depend on the request's fieldValidation. Quantities and times are brought into the form that Kubernetes stores;
+/// `null` means absent.
+pub(crate) fn check_and_prune<'a>(
+    of: impl Into<TypeRef<'a>>,
+    body: &mut Value,
+) -> Vec<FieldProblem> {
+    let of = of.into();
+    match of.custom {
+        Some(version) => custom::check_and_prune(version, body),
+        None => check::check_and_prune(of.schema, of.definition, body),
+    }
 }
 
 /// The fields that a JSON body has more than once; to be judged with the problems of [`check_and_prune`].
@@ -138,23 +187,27 @@ pub(crate) fn duplicate_fields(json: &[u8]) -> Vec<FieldProblem> {
 
 /// Brings quantities, times and numbers into the form that is stored, and drops nulls. What is unknown or wrong
 /// stays as it is, for [`check_and_prune`] to find.
-pub(crate) fn normalize_values(definition: &str, body: &mut Value) {
-    check::normalize_values(schema(), definition, body);
+pub(crate) fn normalize_values<'a>(of: impl Into<TypeRef<'a>>, body: &mut Value) {
+    let of = of.into();
+    match of.custom {
+        Some(_) => custom::normalize(body),
+        None => check::normalize_values(of.schema, of.definition, body),
+    }
 }
 
 /// OpenAPI v3 document of one group version (`/openapi/v3/apis/apps/v1`), as JSON.
-pub(crate) fn openapi_v3(group: &str, version: &str) -> Option<Value> {
-    openapi::v3::document(group, version)
+pub(crate) fn openapi_v3(group: &str, version: &str, custom: Custom<'_>) -> Option<Value> {
+    openapi::v3::document(group, version, custom)
 }
 
 /// OpenAPI v2 document of everything, as JSON.
-pub(crate) fn openapi_v2() -> Value {
-    openapi::v2::document()
+pub(crate) fn openapi_v2(custom: Custom<'_>) -> Value {
+    openapi::v2::document(custom)
 }
 
 /// The same as [`openapi_v2`] in the protobuf form that kubectl up to 1.26 asks for
 /// (`application/com.github.proto-openapi.spec.v2@v1.0+protobuf`). The answer's `Content-Type` must
 /// have a dot for the `@`: clients parse it, and the name that they ask for is no valid media type.
-pub(crate) fn openapi_v2_protobuf() -> Vec<u8> {
-    openapi::protobuf::encode(&openapi_v2())
+pub(crate) fn openapi_v2_protobuf(custom: Custom<'_>) -> Vec<u8> {
+    openapi::protobuf::encode(&openapi_v2(custom))
 }

@@ -9,15 +9,16 @@
 //! |---|---|
 //! | `member`, `foundation` | open the parts in order and run the tasks between them |
 //! | `upkeep` | gives up old history, bounds the log |
-//! | `proposals` | packs the transactions that wait into one log entry |
+//! | `proposals`, `space` | packs the transactions that wait into one log entry; refuses them before the disk is full |
+//! | `group` | who leads, and what is asked of the leader; members come and go |
 //! | `raft`, `peers` | the types openraft is told; how members reach each other |
 //! | `log`, `machine` | openraft's storage: the log and vote, and applying what is committed |
 //! | `mvcc` | the index: all keys with their history; pure |
 //! | `watch` | hands changes to watchers |
-//! | `compaction`, `snapshot` | what history is given up; the state as a stream of chunks; pure |
+//! | `compaction`, `snapshot`, `backup` | what history is given up; the state as a stream of chunks, and as a file |
 //! | `writer` | the one thread that writes: group commit, tidying up |
 //! | `codec`, `record` | what the bytes on the disk mean, and how damage is noticed; pure |
-//! | `disk`, `directory` | sled and its `fdatasync`; lock, format and watermark |
+//! | `disk`, `directory`, `card` | sled and its `fdatasync`; lock, format and watermark; who this member is |
 //!
 //! Invariants
 //! - Nothing is acknowledged before the log entry is durable; after a failed sync nothing is acknowledged at all.
@@ -34,25 +35,37 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
+pub(crate) mod backup;
+mod card;
 mod codec;
 mod compaction;
 mod directory;
 mod disk;
 mod foundation;
+mod group;
 mod log;
 mod machine;
 mod member;
 mod metrics;
 mod mvcc;
 mod peers;
+#[cfg(test)]
+mod planted;
 mod proposals;
 mod raft;
 mod record;
 mod snapshot;
+mod space;
 mod upkeep;
 mod watch;
 mod writer;
 
+pub(crate) use card::{Card, FOUNDER};
+pub(crate) use group::Identity;
+pub(crate) use group::change::Change;
+pub(crate) use group::report::Heard;
+pub(crate) use peers::listener::IsMember;
+pub(crate) use raft::Node;
 pub(crate) use watch::Watch;
 
 /// A revision of the whole store; the first write has revision 1... Zero means "the key does not exist" in
@@ -210,9 +223,17 @@ pub(crate) enum StoreError {
     Locked { dir: PathBuf, holder: String },
     #[error("transaction: {0}")]
     InvalidTxn(String),
-    /// The transaction may still happen.
-    #[error("the store did not answer in time")]
-    Timeout,
+    /// The transaction may have happened, or may still happen.
+    #[error("it is not known whether the write has happened: {0}")]
+    OutcomeUnknown(String),
+    /// The members cannot be changed like that.
+    #[error("{0}")]
+    InvalidChange(String),
+    /// The others go on without this member.
+    #[error(
+        "member {id} was removed from the cluster (change {at}); its data is of no use any more"
+    )]
+    Removed { id: u64, at: u64 },
     #[error("storage: {0}")]
     Storage(String),
     #[error("the store is shutting down")]
@@ -327,11 +348,58 @@ impl WatchEvent {
     }
 }
 
-#[derive(Debug, Clone)]
+/// What becomes of a store that is empty.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// It is the first of a new cluster.
+    Found,
+    /// A cluster knows it already and will bring it everything.
+    Join,
+}
+
+/// How members talk to each other.
+pub(crate) struct PeerConfig {
+    pub(crate) listener: tokio::net::TcpListener,
+    pub(crate) server: Arc<rustls::ServerConfig>,
+    pub(crate) client: Arc<rustls::ClientConfig>,
+    /// The name that every member's certificate bears.
+    pub(crate) name: rustls_pki_types::ServerName<'static>,
+    pub(crate) is_member: IsMember,
+}
+
+impl std::fmt::Debug for PeerConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PeerConfig").finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
 pub(crate) struct StoreConfig {
     pub(crate) dir: PathBuf,
-    /// Identity of this member in the Raft group.
-    pub(crate) node_id: u64,
+    pub(crate) identity: Identity,
+    /// What the others are to know of this member.
+    pub(crate) node: Node,
+    pub(crate) start: Start,
+    /// None: it stays alone.
+    pub(crate) peers: Option<PeerConfig>,
+}
+
+impl StoreConfig {
+    /// A cluster of one, which nobody can join.
+    #[cfg(test)]
+    pub(crate) fn alone(dir: PathBuf, id: u64) -> Self {
+        Self {
+            dir,
+            identity: Identity {
+                id,
+                cluster: Arc::from(""),
+                since: 0,
+            },
+            node: Node::default(),
+            start: Start::Found,
+            peers: None,
+        }
+    }
 }
 
 /// A cheap handle to the member's store.
@@ -347,6 +415,9 @@ impl std::fmt::Debug for Store {
             .finish_non_exhaustive()
     }
 }
+
+/// How long a reader or watcher may wait for a revision that it has heard of from another member.
+const FUTURE: std::time::Duration = std::time::Duration::from_secs(3);
 
 impl Store {
     /// Opens (or creates) the store and waits until this member can serve. Fails when another process owns
@@ -369,7 +440,27 @@ impl Store {
 
     pub(crate) async fn range(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
         self.member.freshen(request.freshness).await?;
+        if let Some(revision) = request.revision {
+            self.reach(revision).await;
+        }
         self.member.state().read().mvcc.range(&request)
+    }
+
+    /// Waits a moment for a revision that another member may have told of and this one has not applied yet.
+    pub(crate) async fn reach(&self, revision: Revision) {
+        if self.revision() >= revision {
+            return;
+        }
+        let mut applied = self.member.state().applied_index();
+        let reached = async {
+            while self.revision() < revision {
+                if applied.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // Whoever asks then learns that it is in the future.
+        let _ = tokio::time::timeout(FUTURE, reached).await;
     }
 
     /// Returns once the transaction is durable and applied. A transaction that changes nothing gets no revision
@@ -404,11 +495,58 @@ impl Store {
         self.member.state().read().mvcc.revision()
     }
 
-    #[cfg(test)]
     /// Drops history before `revision`; later watches from there get [`StoreError::Compacted`]. Old history is
     /// also dropped without being asked (`store/compaction.rs`).
     pub(crate) async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         self.member.compact(revision).await
+    }
+
+    /// Everything as it is now, as the pieces of a file (`store/backup.rs`).
+    pub(crate) async fn backup(
+        &self,
+    ) -> Result<impl Iterator<Item = Bytes> + Send + use<>, StoreError> {
+        self.member.freshen(Freshness::Linearizable).await?;
+        let image = snapshot::Image::capture(&self.member.state().read().mvcc);
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let created = now.map_or(0, |now| now.as_secs() as i64);
+        let cluster = &self.member.group().own.cluster;
+        Ok(backup::pieces(&image, cluster, created))
+    }
+
+    /// Adds, promotes or removes a member. Returns the change's place in the log.
+    pub(crate) async fn change(&self, change: &Change) -> Result<u64, StoreError> {
+        self.member.usable()?;
+        self.member.group().change(change).await
+    }
+
+    /// What the other members have said of themselves of late, by their ids.
+    pub(crate) fn heard(&self) -> std::collections::BTreeMap<u64, Heard> {
+        self.member.group().reports.all()
+    }
+
+    /// Tells all other members something, within a moment; they find it under the topic in [`Self::heard`].
+    pub(crate) fn note(&self, topic: &str, note: Bytes) {
+        self.member.group().reports.note(topic, note);
+    }
+
+    /// Changes when a note of another member does, or one comes or goes.
+    pub(crate) fn news(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.member.group().reports.news()
+    }
+
+    /// What this member says of itself to the others.
+    pub(crate) fn report(&self) -> proto::raft::v1::Report {
+        self.member.group().report()
+    }
+
+    /// The cluster's own name for itself.
+    pub(crate) fn cluster(&self) -> &str {
+        &self.member.group().own.cluster
+    }
+
+    /// This member's own id.
+    pub(crate) fn id(&self) -> u64 {
+        self.member.group().own.id
     }
 
     /// The members of the group, by their ids.
@@ -440,8 +578,11 @@ impl Store {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Member {
     pub(crate) id: u64,
+    pub(crate) name: String,
     /// Where the others reach it; empty in a group of one.
     pub(crate) address: String,
+    /// Where clients reach its API.
+    pub(crate) api_address: String,
     pub(crate) leads: bool,
     pub(crate) votes: bool,
 }

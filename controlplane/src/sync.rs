@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
+use proto::node::v1 as wire;
 use proto::node::v1::control_message::Message as Down;
 use proto::node::v1::node_message::Message as Up;
 use proto::node::v1::node_sync_server::{NodeSync, NodeSyncServer};
@@ -27,12 +28,14 @@ use crate::registry::{ApiError, Client};
 mod applied;
 mod batch;
 mod convert;
+mod credentials;
 mod hold;
 mod hub;
 mod metrics;
 mod podstatus;
 mod references;
 mod register;
+mod share;
 mod uplink;
 
 #[cfg(test)]
@@ -40,6 +43,7 @@ mod tests;
 
 use applied::Introduction;
 pub(crate) use applied::{Applied, Connected};
+pub(crate) use credentials::Credentials;
 pub(crate) use hold::Limits;
 pub(crate) use metrics::SyncMetrics;
 
@@ -61,6 +65,8 @@ pub(crate) struct Service {
     streams: NodeStreams,
     applied: Applied,
     metrics: SyncMetrics,
+    /// Absent where nothing is given out.
+    credentials: Option<Credentials>,
     shutdown: CancellationToken,
 }
 
@@ -72,6 +78,7 @@ pub(crate) fn service(
     streams: &NodeStreams,
     limits: Limits,
     metrics: &SyncMetrics,
+    credentials: Option<Credentials>,
     shutdown: &CancellationToken,
 ) -> (axum::Router, Applied) {
     let applied = Applied::default();
@@ -82,8 +89,11 @@ pub(crate) fn service(
         streams: streams.clone(),
         applied: applied.clone(),
         metrics: metrics.clone(),
+        credentials,
         shutdown: shutdown.clone(),
     };
+    let store = client.registry().store().clone();
+    tokio::spawn(share::share(store, applied.clone(), shutdown.clone()));
     let server = NodeSyncServer::new(service).max_decoding_message_size(MAX_MESSAGE);
     (
         tonic::service::Routes::new(server).into_axum_router(),
@@ -186,11 +196,35 @@ impl Service {
         let mut requests = self.streams.register(node);
         let mut batches = self.hub.connect(node).await?;
         let _connected = self.metrics.connected();
+        let (ask, questions) = mpsc::channel(credentials::QUESTIONS);
+        let (reply, mut answers) = mpsc::channel(MESSAGES);
+        let answering = async {
+            match self.credentials.clone() {
+                Some(credentials) => {
+                    let client = self.client.clone();
+                    credentials.answer(client, node, questions, reply).await;
+                }
+                None => drop((questions, reply)),
+            }
+            std::future::pending::<()>().await;
+        };
+        if let Some(credentials) = &self.credentials {
+            let trust = wire::Trust {
+                ca_pem: credentials.pki.trusted_pem(),
+            };
+            let message = ControlMessage {
+                message: Some(Down::Trust(trust)),
+            };
+            if sender.send(Ok(message)).await.is_err() {
+                return Ok(());
+            }
+        }
         let uplink = uplink::Uplink::new(
             &self.client,
             &self.cache,
             &self.applied,
             &self.metrics,
+            ask,
             node,
             Introduction {
                 agent_version: hello.agent_version,
@@ -205,6 +239,7 @@ impl Service {
                         None => return Err(Status::aborted("another stream of this node took over")),
                     },
                     Some(request) = requests.recv() => (Down::StreamRequest(request), 0),
+                    Some(answer) = answers.recv() => (answer, 0),
                 };
                 let message = ControlMessage {
                     message: Some(message),
@@ -218,6 +253,7 @@ impl Service {
         tokio::select! {
             ended = down => ended,
             ended = uplink.run(incoming) => ended,
+            () = answering => Ok(()),
             () = sender.closed() => Ok(()),
             () = self.shutdown.cancelled() => Err(Status::unavailable("the server is shutting down")),
         }

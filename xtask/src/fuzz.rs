@@ -11,7 +11,7 @@ use crate::run::{self, checked};
 
 #[derive(Debug, Args)]
 pub(crate) struct FuzzArguments {
-    /// One target (`packet`, `refusal`, `dns`, `image`, `layer`, `sync`, `spdy`); all without.
+    /// One target (`packet`, `refusal`, `dns`, `image`, `layer`, `sockets`, `sync`, `spdy`); all without.
     target: Option<String>,
     /// Seconds for each target.
     #[arg(long, default_value_t = 60)]
@@ -19,12 +19,13 @@ pub(crate) struct FuzzArguments {
 }
 
 /// Targets, and the whole crate that they need, if any.
-const TARGETS: [(&str, Option<&str>); 7] = [
+const TARGETS: [(&str, Option<&str>); 8] = [
     ("packet", None),
     ("refusal", None),
     ("dns", Some("agent")),
     ("image", Some("agent")),
     ("layer", Some("agent")),
+    ("sockets", Some("agent")),
     ("sync", Some("agent")),
     ("spdy", Some("controlplane")),
 ];

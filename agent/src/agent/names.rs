@@ -1,8 +1,9 @@
 //! The DNS server's sockets: those that the agent before left, or new ones with a process that keeps them.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
-use super::{AgentConfig, AgentError, DNS_LISTEN};
+use super::{AgentConfig, AgentError, dns_listen};
 use crate::dns::keeper::Keeper;
 use crate::dns::{DnsError, DnsSockets};
 
@@ -14,13 +15,15 @@ pub(super) async fn sockets(
     config: &AgentConfig,
 ) -> Result<(DnsSockets, Option<Keeper>), AgentError> {
     let directory = config.run_dir.join(DIRECTORY);
-    if let Some((keeper, sockets)) = adopt(&directory) {
-        return Ok((sockets, Some(keeper)));
-    }
-    let sockets = DnsSockets::bind(DNS_LISTEN).map_err(|source| DnsError::Listen {
-        address: DNS_LISTEN,
-        source,
-    })?;
+    let listen = dns_listen(config);
+    let sockets = match adopt(&directory, listen) {
+        Some((Some(keeper), sockets)) => return Ok((sockets, Some(keeper))),
+        Some((None, sockets)) => sockets,
+        None => DnsSockets::bind(listen).map_err(|source| DnsError::Listen {
+            address: listen,
+            source,
+        })?,
+    };
     let cgroups = crate::runtime::supervisor_cgroups(&config.cgroup_parent).unwrap_or_default();
     let program = &config.supervisor_program;
     let keeper = match Keeper::start(program, &directory, &cgroups, &sockets).await {
@@ -33,12 +36,17 @@ pub(super) async fn sockets(
     Ok((sockets, keeper))
 }
 
-fn adopt(directory: &Path) -> Option<(Keeper, DnsSockets)> {
+/// The sockets, and their keeper unless it is an older one, which knows less than is to be kept: that one ends.
+fn adopt(directory: &Path, listen: SocketAddr) -> Option<(Option<Keeper>, DnsSockets)> {
     match Keeper::adopt(directory) {
-        Ok(Some((keeper, sockets))) => {
-            if sockets.address().is_ok_and(|at| at == DNS_LISTEN) && sockets.are_of_this_network() {
+        Ok(Some((keeper, sockets, is_whole))) => {
+            if sockets.address().is_ok_and(|at| at == listen) && sockets.are_of_this_network() {
                 tracing::info!("DNS goes on with the sockets of the agent before");
-                return Some((keeper, sockets));
+                if is_whole {
+                    return Some((Some(keeper), sockets));
+                }
+                keeper.end();
+                return Some((None, sockets));
             }
             // Another network's or another version's.
             keeper.end();

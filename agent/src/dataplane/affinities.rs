@@ -9,7 +9,7 @@ use std::path::Path;
 use agent_ebpf::layout::{AffinityKey, AffinityValue};
 
 use super::error::DataPlaneError;
-use super::syscall::{Walk, map_delete, map_lookup, object_get};
+use super::syscall::{Scan, map_delete, map_lookup, object_get};
 
 /// The table of clients that are kept; looking through it takes no lock.
 #[derive(Debug)]
@@ -27,19 +27,13 @@ impl AffinityTable {
     /// Services with affinity, by number, in seconds; it is asked only if there are entries.
     pub(crate) fn sweep(&self, now: u32, timeouts: impl FnOnce() -> HashMap<u32, u32>) {
         let mut entries = Vec::new();
-        let mut walk = Walk::<AffinityKey, AffinityValue>::new(self.fd.as_fd());
-        loop {
-            match walk.next_entries() {
-                Ok(None) => break,
-                Ok(Some((keys, values))) => {
-                    let seen = values.iter().map(|value| value.seen);
-                    entries.extend(keys.iter().copied().zip(seen));
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot look through the table of affinities");
-                    return;
-                }
-            }
+        let scan = Scan::of::<AffinityKey, AffinityValue>(self.fd.as_fd());
+        let scanned = scan.for_each(|key: AffinityKey, value: AffinityValue| {
+            entries.push((key, value.seen));
+        });
+        if let Err(error) = scanned {
+            tracing::warn!(%error, "cannot look through the table of affinities");
+            return;
         }
         if entries.is_empty() {
             return;
@@ -66,10 +60,9 @@ impl AffinityTable {
     #[cfg(test)]
     pub(crate) fn entries(&self) -> Vec<(AffinityKey, AffinityValue)> {
         let mut entries = Vec::new();
-        let mut walk = Walk::<AffinityKey, AffinityValue>::new(self.fd.as_fd());
-        while let Ok(Some((keys, values))) = walk.next_entries() {
-            entries.extend(keys.iter().copied().zip(values.iter().copied()));
-        }
+        let scan = Scan::of::<AffinityKey, AffinityValue>(self.fd.as_fd());
+        scan.for_each(|key, value| entries.push((key, value)))
+            .expect("the table is there");
         entries
     }
 

@@ -93,18 +93,74 @@ impl Attachments {
                     hook: hook.clone(),
                     source,
                 })?;
-            self.remove_others(program, &pin);
+            self.remove_others(program, std::slice::from_ref(&pin));
             self.record(pin, program, hook.clone());
         }
         Ok(())
     }
 
-    pub(crate) fn uplink(
+    /// At these interfaces and at no others; those that take no program are left out of what is returned. The uplink's
+    /// must.
+    pub(crate) fn links<'a>(
         &mut self,
         objects: &mut Objects,
-        interface: &Interface,
-    ) -> Result<(), DataPlaneError> {
-        self.only(objects, interface, UPLINK_HOOKS)
+        interfaces: impl Iterator<Item = &'a Interface>,
+        uplink: Option<&Interface>,
+    ) -> Result<Vec<&'a Interface>, DataPlaneError> {
+        let mut attached = Vec::new();
+        for interface in interfaces {
+            match self.link(objects, interface) {
+                Ok(()) => attached.push(interface),
+                Err(error) if Some(interface) == uplink => return Err(error),
+                Err(error) => {
+                    tracing::warn!(
+                        interface = interface.name,
+                        error = &error as &dyn std::error::Error,
+                        "pods do not get out by this interface"
+                    );
+                }
+            }
+        }
+        for (program, attach_type) in UPLINK_HOOKS {
+            let pins: Vec<String> = attached
+                .iter()
+                .map(|interface| pin(program, interface))
+                .collect();
+            if !self.tcx {
+                self.detach_filters(program, attach_type, &pins);
+            }
+            self.remove_others(program, &pins);
+            self.list
+                .retain(|(other, entry)| entry.program != program || pins.contains(other));
+        }
+        Ok(attached)
+    }
+
+    fn link(&mut self, objects: &mut Objects, interface: &Interface) -> Result<(), DataPlaneError> {
+        for (program, attach_type) in UPLINK_HOOKS {
+            self.traffic(
+                objects,
+                program,
+                pin(program, interface),
+                interface,
+                attach_type,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Of a program, where it is attached by filter and is not to be any more.
+    fn detach_filters(&self, program: &str, attach_type: AttachType, keep: &[String]) {
+        let others = self
+            .list
+            .iter()
+            .filter(|(pin, entry)| entry.program == program && !keep.contains(pin));
+        for (pin, _) in others {
+            let index = pin.rsplit('_').next().and_then(|index| index.parse().ok());
+            if let Some(name) = index.and_then(interface_name) {
+                detach_filter(&name, attach_type, program);
+            }
+        }
     }
 
     /// XDP at the uplink, or none. Where the driver has no place for it, tc goes on alone.
@@ -116,7 +172,11 @@ impl Attachments {
     ) -> Result<(), DataPlaneError> {
         let (program, attach_type) = XDP_HOOK;
         let pin = format!("{program}_{}", interface.index);
-        let keep = if wanted == Xdp::On { pin.as_str() } else { "" };
+        let keep = if wanted == Xdp::On {
+            std::slice::from_ref(&pin)
+        } else {
+            &[]
+        };
         self.remove_others(program, keep);
         self.list.retain(|(_, entry)| entry.program != program);
         if wanted == Xdp::Off {
@@ -155,7 +215,7 @@ impl Attachments {
     ) -> Result<(), DataPlaneError> {
         for (program, attach_type) in hooks {
             let pin = format!("{program}_{}", interface.index);
-            self.remove_others(program, &pin);
+            self.remove_others(program, std::slice::from_ref(&pin));
             self.list
                 .retain(|(other, entry)| entry.program != program || *other == pin);
             self.traffic(objects, program, pin, interface, attach_type)?;
@@ -256,14 +316,14 @@ impl Attachments {
     }
 
     /// Detaches a program from where an earlier run with another configuration attached it.
-    fn remove_others(&self, program: &str, keep: &str) {
+    fn remove_others(&self, program: &str, keep: &[String]) {
         let entries = std::fs::read_dir(&self.directory).into_iter().flatten();
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let same = name
                 .strip_prefix(program)
                 .is_some_and(|rest| rest.starts_with('_'));
-            if same && name != keep {
+            if same && !keep.contains(&name) {
                 remove(&entry.path());
             }
         }
@@ -283,19 +343,15 @@ impl Attachments {
     }
 
     /// Detaches everything, also what an earlier run attached.
-    pub(crate) fn remove_all(&mut self, uplink: Option<&Interface>) {
+    pub(crate) fn remove_all(&mut self) {
         if let Ok(entries) = std::fs::read_dir(&self.directory) {
             for entry in entries.flatten() {
                 remove(&entry.path());
             }
         }
         if !self.tcx {
-            for (program, attach_type) in uplink.iter().flat_map(|_| UPLINK_HOOKS) {
-                detach_filter(
-                    uplink.map_or("", |at| at.name.as_str()),
-                    attach_type,
-                    program,
-                );
+            for (program, attach_type) in UPLINK_HOOKS.into_iter().chain(OVERLAY_HOOKS) {
+                self.detach_filters(program, attach_type, &[]);
             }
             let pins = self.list.iter();
             let pods: BTreeSet<u32> = pins
@@ -310,13 +366,17 @@ impl Attachments {
     }
 }
 
-/// Routes are looked up for the XDP program as for packets from `lo`, which never forwards any: only there has
+fn pin(program: &str, interface: &Interface) -> String {
+    format!("{program}_{}", interface.index)
+}
+
+/// Routes are looked up for packets from outside as if they came from `lo`, which never forwards any: only there has
 /// forwarding to be on.
-fn allow_lookups() {
+pub(crate) fn allow_lookups() {
     for path in ["ipv4/conf/lo/forwarding", "ipv6/conf/lo/forwarding"] {
         let path = Path::new("/proc/sys/net").join(path);
         if let Err(error) = std::fs::write(&path, "1") {
-            tracing::warn!(path = %path.display(), %error, "XDP finds no routes: Services are balanced at tc only");
+            tracing::warn!(path = %path.display(), %error, "routes for packets from outside cannot be looked up: they leave by the uplink, past XDP");
         }
     }
 }

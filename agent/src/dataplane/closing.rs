@@ -16,13 +16,14 @@ use agent_ebpf::address::Address;
 use agent_ebpf::counter::EventKind;
 use agent_ebpf::layout::{
     FLOW_KIND_DSR_LOCAL, FLOW_KIND_MASQUERADE, FLOW_KIND_POD_SERVICE, FlowKey, FlowValue,
-    OriginPlace, PROTOCOL_TCP, PROTOCOL_UDP, SCOPE_INSIDE, SCOPE_LOCAL, SCOPE_OUTSIDE, ServiceKey,
-    ServiceValue, SocketOrigin,
+    ORIGIN_PLACES, OriginPlace, PROTOCOL_TCP, PROTOCOL_UDP, SCOPE_INSIDE, SCOPE_LOCAL,
+    SCOPE_OUTSIDE, ServiceKey, ServiceValue, SocketOrigin,
 };
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::Inner;
+use super::mapped::Mapped;
 use super::namespaces::Namespace;
 use super::objects::Objects;
 use super::plan::{Gone, GoneState};
@@ -154,28 +155,12 @@ async fn second_look(inner: Weak<Inner>) {
     let gone = std::mem::take(&mut *lock(&inner.closing.again));
     // Not to finish is to be shutting down.
     let _ = tokio::task::spawn_blocking(move || {
-        let gone: Vec<_> = {
-            let state = inner.state();
-            let still = |gone: &Gone| !is_used(&state.objects, gone);
-            gone.into_iter().filter(still).collect()
-        };
+        // Each under the lock alone: changes do not wait for all of them. Come back meanwhile: not gone.
+        let still = |gone: &Gone| !inner.state().tables.planner().has(&gone.key, &gone.backend);
+        let gone: Vec<_> = gone.into_iter().filter(still).collect();
         pass(&inner, &gone);
     })
     .await;
-}
-
-/// Whether the backend is one of the Service's (again).
-fn is_used(objects: &Objects, gone: &Gone) -> bool {
-    let Ok(Wire(value)) = objects.services.get(&Wire(gone.key), 0) else {
-        return false;
-    };
-    (value.base..value.base.saturating_add(value.count)).any(|index| {
-        objects.slots.get(&index, 0).is_ok_and(|Wire(slot)| {
-            slot.set == value.set
-                && slot.address == gone.backend.address
-                && slot.port == gone.backend.port.to_be()
-        })
-    })
 }
 
 /// What is gone of one protocol, by where sockets would be connected to (port in network order).
@@ -374,8 +359,7 @@ fn candidates(inner: &Inner, wanted: &[(u8, &Wanted)]) -> Option<HashSet<u64>> {
         map_lookup::<_, ServiceValue>(services.as_fd(), key).is_ok_and(|found| found.is_some())
     };
     let mut cookies = HashSet::new();
-    let scan = Scan::new(places.as_fd(), size_of::<u32>(), size_of::<OriginPlace>());
-    let scanned = scan.for_each_value::<OriginPlace>(|place| {
+    let mut look = |place: OriginPlace| {
         let peer = (place.origin.backend, place.origin.backend_port);
         let concerns = |(protocol, wanted): &(u8, &Wanted)| {
             wanted.concerns(peer, &place.origin, *protocol, is_own)
@@ -383,8 +367,15 @@ fn candidates(inner: &Inner, wanted: &[(u8, &Wanted)]) -> Option<HashSet<u64>> {
         if place.owners != 0 && wanted.iter().any(concerns) {
             cookies.insert(place.cookie);
         }
-    });
-    scanned.is_ok().then_some(cookies)
+    };
+    match Mapped::<OriginPlace>::new(places.as_fd(), ORIGIN_PLACES) {
+        Ok(mapped) => mapped.values().for_each(look),
+        // An older binary's array, which the programs go on using.
+        Err(_) => Scan::array::<OriginPlace>(places.as_fd())
+            .for_each_value(&mut look)
+            .ok()?,
+    }
+    Some(cookies)
 }
 
 fn in_family(

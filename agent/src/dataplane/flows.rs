@@ -10,7 +10,7 @@ use agent_ebpf::layout::{FlowKey, FlowValue, MAX_FLOWS};
 use agent_ebpf::nat::{SHORTEST_LIMIT, idle_limit};
 
 use super::error::DataPlaneError;
-use super::syscall::{Walk, map_delete, map_lookup, object_get};
+use super::syscall::{Scan, map_delete, map_lookup, object_get};
 
 /// The table of flows, apart from the other maps: looking through it takes no lock.
 #[derive(Debug)]
@@ -90,20 +90,9 @@ impl FlowTable {
 
     /// Calls `with` for all entries. Entries that come or go meanwhile may be missed, or seen twice.
     fn each(&self, mut with: impl FnMut(FlowKey, &FlowValue)) {
-        let mut walk = Walk::<FlowKey, FlowValue>::new(self.fd.as_fd());
-        loop {
-            match walk.next_entries() {
-                Ok(None) => return,
-                Ok(Some((keys, values))) => {
-                    for (key, value) in keys.iter().zip(values) {
-                        with(*key, value);
-                    }
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot look through the table of flows");
-                    return;
-                }
-            }
+        let scan = Scan::of::<FlowKey, FlowValue>(self.fd.as_fd());
+        if let Err(error) = scan.for_each(|key, value| with(key, &value)) {
+            tracing::warn!(%error, "cannot look through the table of flows");
         }
     }
 

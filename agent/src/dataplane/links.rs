@@ -47,10 +47,20 @@ pub(crate) struct Links {
     addresses: Vec<Assigned>,
 }
 
+/// An interface by which packets may leave the node, and what they bear then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WayOut {
+    pub(crate) interface: Interface,
+    pub(crate) v4: Option<Ipv4Addr>,
+    pub(crate) v6: Option<Ipv6Addr>,
+}
+
 /// The node as its links make it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Here {
     pub(crate) uplink: Option<Interface>,
+    /// The uplink, and every other Ethernet interface with an address.
+    pub(crate) ways_out: Vec<WayOut>,
     pub(crate) uplink_v4: Option<Ipv4Addr>,
     pub(crate) uplink_v6: Option<Ipv6Addr>,
     pub(crate) node_v4: Option<Ipv4Addr>,
@@ -183,6 +193,7 @@ impl Links {
             )
         };
         let mut here = Here {
+            ways_out: self.ways_out(uplink),
             uplink: uplink.map(|link| link.interface.clone()),
             uplink_v4,
             uplink_v6,
@@ -197,6 +208,21 @@ impl Links {
             here.measure(config, uplink.map_or(USUAL_MTU, |link| link.mtu));
         }
         here
+    }
+
+    fn ways_out(&self, uplink: Option<&Link>) -> Vec<WayOut> {
+        let ethernet = self.links.iter().filter(|link| link.ethernet);
+        ethernet
+            .filter_map(|link| {
+                let (v4, v6) = self.addresses_of(link.interface.index);
+                let leads_out = v4.is_some() || v6.is_some() || uplink == Some(link);
+                leads_out.then(|| WayOut {
+                    interface: link.interface.clone(),
+                    v4,
+                    v6,
+                })
+            })
+            .collect()
     }
 
     fn networks(&self) -> Vec<IpNet> {

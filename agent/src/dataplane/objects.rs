@@ -8,10 +8,10 @@ use agent_ebpf::address::Address;
 use agent_ebpf::counter::{EventKind, Traffic};
 use agent_ebpf::layout::{
     AffinityKey, AffinityValue, Config, DROP_REASONS, EVENT_KINDS, FORWARD_KINDS, FlowKey,
-    FlowValue, FragmentKey, FragmentValue, LAYOUT, MAX_AFFINITIES, MAX_FLOWS, MAX_FRAGMENTS,
-    MAX_LOCALS, MAX_MAGLEV_BLOCKS, MAX_OPTED_OUT, MAX_PODS, MAX_REMOTES, MAX_SERVICES, MAX_SLOTS,
-    MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, ORIGIN_PLACES, OriginPlace, Pod, PodSource, Remote,
-    ServiceKey, ServiceValue, Slot, SocketOrigin, SourceRange, UdpFlows,
+    FlowValue, FragmentKey, FragmentValue, LAYOUT, Link, MAX_AFFINITIES, MAX_FLOWS, MAX_FRAGMENTS,
+    MAX_LINKS, MAX_LOCALS, MAX_MAGLEV_BLOCKS, MAX_OPTED_OUT, MAX_PODS, MAX_REMOTES, MAX_SERVICES,
+    MAX_SLOTS, MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, ORIGIN_PLACES, OriginPlace, Pod,
+    PodSource, Remote, ServiceKey, ServiceValue, Slot, SocketOrigin, SourceRange, UdpFlows,
 };
 use aya::maps::lpm_trie;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapInfo, MapType, PerCpuArray, PerCpuValues};
@@ -85,13 +85,14 @@ const fn shape<K, V>(name: &'static str, kind: MapType, entries: usize) -> Shape
     }
 }
 
-pub(crate) const SHAPES: [Shape; 20] = [
+pub(crate) const SHAPES: [Shape; 21] = [
     shape::<u32, Config>("CONFIG", MapType::Array, 1),
     shape::<ServiceKey, ServiceValue>("SERVICES", MapType::Hash, MAX_SERVICES),
     shape::<u32, Slot>("SLOTS", MapType::Array, MAX_SLOTS),
     shape::<Address, Pod>("PODS", MapType::Hash, MAX_PODS),
     shape::<u32, PodSource>("SOURCES", MapType::Hash, MAX_PODS),
     shape::<Prefix<Address>, Remote>("REMOTES", MapType::LpmTrie, MAX_REMOTES),
+    shape::<u32, Link>("LINKS", MapType::Hash, MAX_LINKS),
     shape::<Address, u32>("LOCALS", MapType::Hash, MAX_LOCALS),
     shape::<MaglevKey, MaglevBlock>("MAGLEV", MapType::Hash, MAX_MAGLEV_BLOCKS),
     shape::<Prefix<SourceRange>, u32>("SOURCE_RANGES", MapType::LpmTrie, MAX_SOURCE_RANGES),
@@ -138,11 +139,11 @@ pub(crate) struct Objects {
     pub(crate) config: Array<MapData, Wire<Config>>,
     pub(crate) services: Table<ServiceKey, ServiceValue>,
     pub(crate) services_fd: OwnedFd,
-    pub(crate) slots: Array<MapData, Wire<Slot>>,
     pub(crate) slots_fd: OwnedFd,
     pub(crate) pods: HashMap<MapData, [u8; 16], Wire<Pod>>,
     pub(crate) sources: HashMap<MapData, u32, Wire<PodSource>>,
     pub(crate) remotes: Trie<Address, Wire<Remote>>,
+    pub(crate) links: HashMap<MapData, u32, Wire<Link>>,
     pub(crate) locals: HashMap<MapData, [u8; 16], u32>,
     pub(crate) maglev: Table<MaglevKey, MaglevBlock>,
     pub(crate) maglev_fd: OwnedFd,
@@ -243,11 +244,11 @@ impl Objects {
             config: take(&mut programs, "CONFIG")?,
             services: take(&mut programs, "SERVICES")?,
             services_fd: fd("SERVICES")?,
-            slots: take(&mut programs, "SLOTS")?,
             slots_fd: fd("SLOTS")?,
             pods: take(&mut programs, "PODS")?,
             sources: take(&mut programs, "SOURCES")?,
             remotes: take(&mut programs, "REMOTES")?,
+            links: take(&mut programs, "LINKS")?,
             locals: take(&mut programs, "LOCALS")?,
             maglev: take(&mut programs, "MAGLEV")?,
             maglev_fd: fd("MAGLEV")?,

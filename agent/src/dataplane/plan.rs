@@ -70,7 +70,7 @@ struct Known {
 pub struct Planner {
     dsr: bool,
     place: Place,
-    /// This node's own addresses.
+    /// This node's own addresses, in order.
     own: Vec<Address>,
     limits: Limits,
     owners: Slab<OwnerState>,
@@ -145,6 +145,17 @@ impl Planner {
         self.kernel.adopt(found);
         self.adopted
             .extend(found.services.iter().map(|(_, value)| value.service));
+    }
+
+    /// Whether a key has the backend, by the last plan.
+    pub fn has(&self, key: &ServiceKey, backend: &Backend) -> bool {
+        let value = self.kernel.entry(key);
+        value.is_some_and(|value| {
+            self.kernel
+                .backends_of(value)
+                .binary_search(backend)
+                .is_ok()
+        })
     }
 
     /// Keys in the service table.
@@ -440,7 +451,11 @@ impl Planner {
     fn asks(&self, spec: Option<&Spec>) -> Vec<Ask> {
         let mut asks = Vec::new();
         if let Some(spec) = spec {
-            spec.asks(self.dsr, |address| self.own.contains(address), &mut asks);
+            spec.asks(
+                self.dsr,
+                |address| self.own.binary_search(address).is_ok(),
+                &mut asks,
+            );
         }
         asks
     }
@@ -615,11 +630,11 @@ impl Planner {
                 self.mark(id);
             }
         }
-        let own: Vec<Address> = node
-            .into_iter()
-            .flat_map(|node| &node.internal_ips)
-            .map(|ip| Address::from(ip.to_canonical()))
-            .collect();
+    }
+
+    /// The node's own addresses, on any interface: to be followed by [`Self::retry`].
+    pub fn set_own(&mut self, mut own: Vec<Address>) {
+        own.sort_unstable();
         if own != self.own {
             self.own = own;
             self.mark_all();
@@ -646,6 +661,10 @@ impl Planner {
             let Some(holder) = self.claims.holder(&key).filter(|holder| *holder != owner) else {
                 continue;
             };
+            if Some(holder) == self.fixed && self.is_dns_service(owner) {
+                // What it asks for is answered on every node.
+                continue;
+            }
             if let (Some(refused), Some(holder)) = (self.name_of(owner), self.name_of(holder)) {
                 plan.problems.push(Problem::Conflict {
                     key,
@@ -654,6 +673,12 @@ impl Planner {
                 });
             }
         }
+    }
+
+    /// The Service that says where cluster DNS is, and has no endpoints.
+    fn is_dns_service(&self, owner: OwnerId) -> bool {
+        matches!(self.owners.get(owner.0), Some(OwnerState::Service(state))
+            if state.name.namespace == "kube-system" && state.name.name == "kube-dns")
     }
 
     fn name_of(&self, owner: OwnerId) -> Option<String> {

@@ -9,7 +9,9 @@ use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
 use agent_ebpf::address::Address;
-use agent_ebpf::layout::{CONFIG_OVERLAY, Config, MAX_LOCALS, MAX_REMOTES, Remote};
+use agent_ebpf::layout::{
+    CONFIG_LINKS, CONFIG_OVERLAY, Config, Link, MAX_LINKS, MAX_LOCALS, MAX_REMOTES, Remote,
+};
 use agent_ebpf::overlay::VNI;
 use aya::maps::lpm_trie::Key;
 use futures::StreamExt as _;
@@ -17,10 +19,10 @@ use ipnet::IpNet;
 use rtnetlink::MulticastGroup;
 use tokio::sync::watch;
 
-use super::attach::Interface;
-use super::config::{DataPlaneConfig, Routing};
+use super::attach::{Interface, allow_lookups};
+use super::config::{DataPlaneConfig, NorthSouth, Routing};
 use super::error::DataPlaneError;
-use super::links::{Here, Links};
+use super::links::{Here, Links, WayOut};
 use super::node::Netlink;
 use super::nodes::{NodePlan, NodeProblem, Nodes};
 use super::objects::Objects;
@@ -47,6 +49,9 @@ struct Goal {
 #[derive(Debug, Default)]
 pub(crate) struct Reached {
     pub(crate) uplink: Option<Interface>,
+    /// What is attached to, and in `LINKS`.
+    ways_out: Vec<WayOut>,
+    linked: bool,
     overlay: Option<Interface>,
     pub(crate) remotes: BTreeMap<IpNet, Remote>,
     pub(crate) locals: BTreeSet<IpAddr>,
@@ -137,7 +142,8 @@ impl Reach {
         netlink: &Netlink,
     ) -> Result<(), DataPlaneError> {
         let name = overlay::name(&config.pin_dir);
-        if config.routing == Routing::Native {
+        // Packets that keep their client's address go from node to node in the tunnel, whatever pods' do.
+        if config.routing == Routing::Native && config.north_south == NorthSouth::Snat {
             self.goal.overlay = None;
             return overlay::remove(netlink, &name).await;
         }
@@ -219,7 +225,10 @@ impl Goal {
         self.here.fill(settings);
         settings.vni = VNI;
         settings.overlay = self.overlay.as_ref().map_or(0, |device| device.index);
-        settings.flags &= !CONFIG_OVERLAY;
+        settings.flags &= !(CONFIG_OVERLAY | CONFIG_LINKS);
+        if self.here.ways_out.len() > 1 {
+            settings.flags |= CONFIG_LINKS;
+        }
         if config.routing == Routing::Overlay {
             settings.flags |= CONFIG_OVERLAY;
         }
@@ -246,10 +255,10 @@ impl Goal {
             state.attachments.overlay(&mut state.objects, device)?;
         }
         state.reached.overlay.clone_from(&self.overlay);
+        self.put_links(state)?;
         if let Some(uplink) = &self.here.uplink
             && state.reached.uplink.as_ref() != Some(uplink)
         {
-            state.attachments.uplink(&mut state.objects, uplink)?;
             state.attachments.xdp(&state.objects, uplink, config.xdp)?;
         }
         state.reached.uplink.clone_from(&self.here.uplink);
@@ -259,6 +268,55 @@ impl Goal {
             tracing::error!(%problem, "a node is not reached as it says");
         }
         state.reached.problems.clone_from(&self.plan.problems);
+        Ok(())
+    }
+
+    /// Programs are there before packets are sent that way, and go after that.
+    fn put_links(&self, state: &mut State) -> Result<(), DataPlaneError> {
+        let Here {
+            ways_out, uplink, ..
+        } = &self.here;
+        // The first time also what an earlier run left is looked at.
+        let same = state.reached.ways_out == *ways_out && state.reached.linked;
+        if same {
+            return Ok(());
+        }
+        let State {
+            objects,
+            reached,
+            attachments,
+            ..
+        } = state;
+        let gone: Vec<u32> = objects
+            .links
+            .keys()
+            .flatten()
+            .filter(|index| ways_out.iter().all(|way| way.interface.index != *index))
+            .collect();
+        for index in gone {
+            remove_key(objects.links.remove(&index), "LINKS")?;
+        }
+        let interfaces = ways_out.iter().take(MAX_LINKS).map(|way| &way.interface);
+        let attached = attachments.links(objects, interfaces, uplink.as_ref())?;
+        for way in ways_out
+            .iter()
+            .filter(|way| attached.contains(&&way.interface))
+        {
+            let address = |ip: Option<IpAddr>| ip.map_or(Address::UNSPECIFIED, Address::from);
+            let link = Link {
+                v4: address(way.v4.map(IpAddr::V4)),
+                v6: address(way.v6.map(IpAddr::V6)),
+            };
+            objects
+                .links
+                .insert(way.interface.index, Wire(link), 0)
+                .map_err(DataPlaneError::map("LINKS"))?;
+        }
+        if ways_out.len() > 1 {
+            allow_lookups();
+        }
+        reached.ways_out.clone_from(ways_out);
+        reached.linked = true;
         Ok(())
     }
 
@@ -285,7 +343,11 @@ impl Goal {
                 .insert(key(address), 0, 0)
                 .map_err(DataPlaneError::map("LOCALS"))?;
         }
-        reached.locals = wanted;
+        if reached.locals != wanted {
+            let own = wanted.iter().map(|address| Address::from(*address));
+            state.tables.set_own(own.collect());
+        }
+        state.reached.locals = wanted;
         Ok(())
     }
 
@@ -337,7 +399,15 @@ async fn pass(inner: &Arc<Inner>, batch: Option<&Batch>) -> Result<(), DataPlane
     reach.device(config, &netlink).await?;
     let goal = reach.goal.clone();
     let owner = Arc::clone(inner);
-    run(inner, move |state| goal.put(&owner.config, state)).await?;
+    run(inner, move |state| {
+        goal.put(&owner.config, state)?;
+        let (tables, objects, settings) =
+            (&mut state.tables, &mut state.objects, &mut state.settings);
+        // Who refuses packets for an address depends on whether it is the node's own. No backend goes by that.
+        tables.retry(objects, settings);
+        Ok(())
+    })
+    .await?;
     reach.routes(config, &netlink).await?;
     publish(inner, &reach.goal.here);
     Ok(())

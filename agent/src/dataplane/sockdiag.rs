@@ -340,5 +340,23 @@ fn origin(value: &[u8]) -> Option<SocketOrigin> {
     })
 }
 
+/// Any bytes as the kernel's answer: its end is found, and nothing is read beyond it.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let mut seen = 0;
+    for message in Messages(bytes) {
+        let Ok((_, payload)) = message else { break };
+        seen += HEADER + payload.len();
+        assert!(seen <= bytes.len());
+        let _ = status(payload);
+        if let Some(socket) = parse(payload) {
+            assert!(payload.len() >= ID + ID_LENGTH);
+            assert!(socket.origin.is_none() || payload.len() >= ENTRY);
+        }
+        let inside: usize = attributes(payload).map(|(_, value)| 4 + value.len()).sum();
+        assert!(inside <= payload.len());
+    }
+}
+
 #[cfg(test)]
 mod tests;

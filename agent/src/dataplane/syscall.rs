@@ -186,7 +186,7 @@ pub(crate) fn array_update_batch<V: Plain>(
 const SCANNED: usize = 4096;
 
 /// Reads a whole map, many elements a call (Linux 5.6; 5.13 for longest-prefix match tables). Elements that come or go
-/// meanwhile may be missed.
+/// meanwhile may be missed, or seen twice.
 #[derive(Debug)]
 pub(crate) struct Scan<'a> {
     map: BorrowedFd<'a>,
@@ -201,6 +201,16 @@ impl<'a> Scan<'a> {
             key_size,
             value_size,
         }
+    }
+
+    /// Of a map whose keys and values are of these types.
+    pub(crate) fn of<K: Plain, V: Plain>(map: BorrowedFd<'a>) -> Self {
+        Self::new(map, size_of::<K>(), size_of::<V>())
+    }
+
+    /// Of an array of this type.
+    pub(crate) fn array<V: Plain>(map: BorrowedFd<'a>) -> Self {
+        Self::new(map, size_of::<u32>(), size_of::<V>())
     }
 
     /// How many elements there are.
@@ -327,57 +337,4 @@ pub(crate) fn map_delete<K: Plain>(map: BorrowedFd<'_>, key: &K) -> io::Result<(
         .u64(8, core::ptr::from_ref(key) as u64)
         .call(BPF_MAP_DELETE_ELEM)
         .map(drop)
-}
-
-/// Entries fetched in one call; a bucket of the hash table must fit in.
-const FETCH: usize = 1024;
-
-/// Goes through a hash map, many entries a call (Linux 5.6). Entries that come or go meanwhile may be missed.
-pub(crate) struct Walk<'a, K, V> {
-    map: BorrowedFd<'a>,
-    keys: Vec<K>,
-    values: Vec<V>,
-    /// The kernel's: which bucket is next.
-    position: Option<u32>,
-    ended: bool,
-}
-
-impl<'a, K: Plain + Default, V: Plain + Default> Walk<'a, K, V> {
-    pub(crate) fn new(map: BorrowedFd<'a>) -> Self {
-        Self {
-            map,
-            keys: vec![K::default(); FETCH],
-            values: vec![V::default(); FETCH],
-            position: None,
-            ended: false,
-        }
-    }
-
-    /// Some entries; nothing at the end.
-    pub(crate) fn next_entries(&mut self) -> io::Result<Option<(&[K], &[V])>> {
-        if self.ended {
-            return Ok(None);
-        }
-        let mut next = 0u32;
-        let from = self
-            .position
-            .as_ref()
-            .map_or(0, |position| core::ptr::from_ref(position) as u64);
-        let mut attributes = Attributes::new()
-            .u64(0, from)
-            .u64(8, (&raw mut next) as u64)
-            .u64(16, self.keys.as_mut_ptr() as u64)
-            .u64(24, self.values.as_mut_ptr() as u64)
-            .u32(32, FETCH as u32)
-            .u32(36, raw(self.map));
-        // The kernel says in the attributes how many it found, also when it is at the end.
-        match attributes.call_again(BPF_MAP_LOOKUP_BATCH) {
-            Ok(_) => self.position = Some(next),
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => self.ended = true,
-            Err(error) => return Err(error),
-        }
-        let count = attributes.read_u32(32) as usize;
-        let count = count.min(FETCH);
-        Ok(Some((&self.keys[..count], &self.values[..count])))
-    }
 }

@@ -1,6 +1,6 @@
 //! Carries out plans on the maps, and remembers when, so that what was retired rests before it is reused.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use agent_ebpf::layout::{
 
 use super::error::DataPlaneError;
 use super::objects::Objects;
-use super::plan::{Fixed, Found, Gone, HostPort, Limits, Plan, Planner, Problem, Range};
+use super::plan::{Fixed, Found, Gone, HostPort, Limits, Operation, Plan, Planner, Problem, Range};
 use super::syscall::Scan;
 use super::wire::Wire;
 
@@ -27,6 +27,8 @@ const GRACE: Duration = Duration::from_millis(100);
 pub(crate) struct Tables {
     planner: Planner,
     retired: VecDeque<(u64, Instant)>,
+    /// What is gone with changes that could not be made yet.
+    withheld: Vec<Gone>,
     pub(crate) problems: u64,
     pub(crate) revision: u64,
 }
@@ -54,6 +56,7 @@ impl Tables {
         Ok(Self {
             planner,
             retired: VecDeque::new(),
+            withheld: Vec::new(),
             problems: 0,
             revision: 0,
         })
@@ -61,6 +64,11 @@ impl Tables {
 
     pub(crate) fn planner(&self) -> &Planner {
         &self.planner
+    }
+
+    /// The node's own addresses; to be followed by [`Self::retry`].
+    pub(crate) fn set_own(&mut self, addresses: Vec<Address>) {
+        self.planner.set_own(addresses);
     }
 
     pub(crate) fn fix(
@@ -149,7 +157,8 @@ impl Tables {
         self.report(&plan.problems);
         let mut writer = Writer::new(objects, settings);
         writer.write(&plan.operations);
-        self.finish(writer);
+        let unmade = self.finish(writer);
+        let gone = self.in_force(plan.gone, &unmade);
         self.retired
             .push_back((self.planner.epoch(), Instant::now()));
         let outcome = if self.planner.is_pending() {
@@ -157,10 +166,28 @@ impl Tables {
         } else {
             Outcome::InForce
         };
-        (outcome, plan.gone)
+        (outcome, gone)
     }
 
-    fn finish(&mut self, writer: Writer<'_>) {
+    /// Of what is gone by plan, now or earlier, what the kernel's tables do not have any more: sockets are ended when
+    /// no new one can get there.
+    fn in_force(&mut self, planned: Vec<Gone>, unmade: &HashSet<ServiceKey>) -> Vec<Gone> {
+        if unmade.is_empty() && self.withheld.is_empty() {
+            return planned;
+        }
+        let mut all = std::mem::take(&mut self.withheld);
+        // Come back meanwhile.
+        all.retain(|gone| !self.planner.has(&gone.key, &gone.backend));
+        all.extend(planned);
+        let (withheld, gone) = all
+            .into_iter()
+            .partition(|gone: &Gone| unmade.contains(&gone.key));
+        self.withheld = withheld;
+        gone
+    }
+
+    /// Returns the keys that are not yet as planned.
+    fn finish(&mut self, writer: Writer<'_>) -> HashSet<ServiceKey> {
         let (failures, error) = writer.finish();
         if let Some(error) = error {
             let count = failures.operations().len();
@@ -168,6 +195,11 @@ impl Tables {
             self.problems += count as u64;
         }
         self.planner.failed(failures.operations());
+        let keys = failures.operations().iter().filter_map(|at| match at {
+            Operation::Set { key, .. } | Operation::Remove { key } => Some(*key),
+            _ => None,
+        });
+        keys.collect()
     }
 
     fn report(&mut self, problems: &[Problem]) {
@@ -187,29 +219,17 @@ impl Tables {
 fn found(objects: &Objects) -> Result<Found, DataPlaneError> {
     let failed = |action| move |source| DataPlaneError::System { action, source };
     let mut services = Vec::new();
-    Scan::new(
-        objects.services_fd.as_fd(),
-        size_of::<ServiceKey>(),
-        size_of::<ServiceValue>(),
-    )
-    .for_each(|key, value| services.push((key, value)))
-    .map_err(failed("read map SERVICES"))?;
+    Scan::of::<ServiceKey, ServiceValue>(objects.services_fd.as_fd())
+        .for_each(|key, value| services.push((key, value)))
+        .map_err(failed("read map SERVICES"))?;
     let mut slots = Vec::with_capacity(MAX_SLOTS);
-    Scan::new(
-        objects.slots_fd.as_fd(),
-        size_of::<u32>(),
-        size_of::<Slot>(),
-    )
-    .for_each_value::<Slot>(|slot| slots.push(slot))
-    .map_err(failed("read map SLOTS"))?;
+    Scan::array::<Slot>(objects.slots_fd.as_fd())
+        .for_each_value::<Slot>(|slot| slots.push(slot))
+        .map_err(failed("read map SLOTS"))?;
     let mut tables: HashMap<u32, u32> = HashMap::new();
-    Scan::new(
-        objects.maglev_fd.as_fd(),
-        size_of::<MaglevKey>(),
-        size_of::<MaglevBlock>(),
-    )
-    .for_each(|key: MaglevKey, _: MaglevBlock| *tables.entry(key.table).or_default() += 1)
-    .map_err(failed("read map MAGLEV"))?;
+    Scan::of::<MaglevKey, MaglevBlock>(objects.maglev_fd.as_fd())
+        .for_each(|key: MaglevKey, _: MaglevBlock| *tables.entry(key.table).or_default() += 1)
+        .map_err(failed("read map MAGLEV"))?;
     let mut ranges = Vec::new();
     for item in objects.source_ranges.iter() {
         let (key, _) = item.map_err(DataPlaneError::map("SOURCE_RANGES"))?;

@@ -25,11 +25,36 @@ const MAX_ALIASES: usize = 8;
 /// give up after 5 s.
 const UNKNOWN: Duration = Duration::from_secs(4);
 
+/// How much the zone has of what there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// It would deny names that exist.
+    Nothing,
+    /// What there was when an earlier agent last heard. What it has is told; that a name is not there is told once the
+    /// control plane has had the time to say otherwise.
+    Remembered {
+        settled: Instant,
+    },
+    All,
+}
+
+impl Known {
+    /// How long a reply may have to wait for better knowledge; nothing if it need not.
+    fn wait(self, reply: &Reply, now: Instant) -> Option<Duration> {
+        match self {
+            Self::Nothing => Some(UNKNOWN),
+            Self::Remembered { settled } if reply.answers.is_empty() => {
+                Some(settled.saturating_duration_since(now)).filter(|wait| !wait.is_zero())
+            }
+            Self::Remembered { .. } | Self::All => None,
+        }
+    }
+}
+
 /// Answers questions; shared by all sockets.
 pub(crate) struct Answerer {
     pub(crate) zone: ArcSwap<Zone>,
-    /// Whether the zone has all there is. Before, it would deny names that exist.
-    pub(crate) known: tokio::sync::watch::Sender<bool>,
+    pub(crate) known: tokio::sync::watch::Sender<Known>,
     pub(crate) forward: Forward,
     pub(crate) metrics: Metrics,
 }
@@ -43,8 +68,8 @@ pub(crate) enum Step {
 /// A question that cannot be answered at once.
 pub(crate) enum Question {
     Outside(Outside),
-    /// About a cluster name, before the zone is known.
-    Early(Request),
+    /// About a cluster name, before all of the zone is known; how long it may wait for that.
+    Early(Request, Duration),
 }
 
 /// A question that goes on outside.
@@ -84,16 +109,30 @@ enum Local {
 impl Answerer {
     /// Answers what the zone can answer. Never waits.
     pub(crate) fn start(&self, request: Request) -> Step {
+        self.answer(request, true)
+    }
+
+    /// `patient`: what may become better by waiting is not answered yet.
+    fn answer(&self, request: Request, patient: bool) -> Step {
         let started = Instant::now();
         let local = match check(&request) {
             Err(code) => Local::Reply(Reply::error(code)),
             Ok((name, kind)) => local(&self.zone.load(), name, kind),
         };
         match local {
-            Local::Reply(reply) if reply.authoritative && !*self.known.borrow() => {
-                Step::Forward(Box::new(Question::Early(request)))
-            }
-            Local::Reply(reply) => {
+            Local::Reply(mut reply) => {
+                let known = *self.known.borrow();
+                let wait = known.wait(&reply, started).filter(|_| reply.authoritative);
+                match wait {
+                    Some(wait) if patient => {
+                        return Step::Forward(Box::new(Question::Early(request, wait)));
+                    }
+                    // Nobody knows whether what the zone says is so.
+                    Some(_) if known == Known::Nothing => {
+                        reply = Reply::error(ResponseCode::ServFail)
+                    }
+                    _ => {}
+                }
                 let kind = kind(&request);
                 let taken = started.elapsed();
                 self.metrics.answered("cluster", kind, reply.code, taken);
@@ -111,24 +150,21 @@ impl Answerer {
     }
 
     pub(crate) async fn finish(&self, question: Question) -> Vec<u8> {
-        match question {
-            Question::Outside(question) => self.ask(question).await,
-            Question::Early(request) => {
-                let mut known = self.known.subscribe();
-                let wait = tokio::time::timeout(UNKNOWN, known.wait_for(|known| *known));
-                if !matches!(wait.await, Ok(Ok(_))) {
-                    return encode(&request, Reply::error(ResponseCode::ServFail));
+        let (request, wait) = match question {
+            Question::Outside(question) => return self.ask(question).await,
+            Question::Early(request, wait) => (request, wait),
+        };
+        let mut known = self.known.subscribe();
+        let all = known.wait_for(|known| *known == Known::All);
+        let _ = tokio::time::timeout(wait, all).await;
+        match self.answer(request, false) {
+            Step::Done(reply) => reply,
+            Step::Forward(question) => match *question {
+                Question::Outside(question) => self.ask(question).await,
+                Question::Early(request, _) => {
+                    encode(&request, Reply::error(ResponseCode::ServFail))
                 }
-                match self.start(request) {
-                    Step::Done(reply) => reply,
-                    Step::Forward(question) => match *question {
-                        Question::Outside(question) => self.ask(question).await,
-                        Question::Early(request) => {
-                            encode(&request, Reply::error(ResponseCode::ServFail))
-                        }
-                    },
-                }
-            }
+            },
         }
     }
 
@@ -150,11 +186,11 @@ impl Answerer {
         encode(&question.request, reply)
     }
 
-    /// `full`: it has all there is.
-    pub(crate) fn swap(&self, zone: Arc<Zone>, full: bool) {
+    /// `known`: how much the zone has from now on, if that is new.
+    pub(crate) fn swap(&self, zone: Arc<Zone>, known: Option<Known>) {
         self.zone.store(zone);
-        if full {
-            self.known.send_replace(true);
+        if let Some(known) = known {
+            self.known.send_replace(known);
         }
     }
 }

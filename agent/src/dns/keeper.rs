@@ -1,8 +1,8 @@
 //! Keeps the DNS server's sockets open while no agent runs: a small process that outlives the agent.
 //!
-//! Runs as `waggle keep-dns --dir <run dir>`, with the UDP socket as standard input and the listening TCP socket as standard
-//! output; the `cli` calls [`main`] before it starts anything else. Whoever connects to its socket in that
-//! directory is the agent, and gets both sockets. Questions that come while there is none wait in them, and are answered
+//! Runs as `waggle keep-dns --dir <run dir>`, with the UDP socket as standard input, the listening TCP socket as standard
+//! output and the memory of unanswered questions as standard error; the `cli` calls [`main`] before it starts anything else. Whoever connects to its socket in that
+//! directory is the agent, and gets all three. Questions that come while there is none wait in them, and are answered
 //! by the next agent; without, they would be refused. It ends when an agent says so, or [`PATIENCE`] after the last one
 //! is gone: then nobody answers any more, and clients had better be refused.
 
@@ -16,9 +16,12 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
+use super::questions::Questions;
 use super::transport::DnsSockets;
 
 const SOCKET: &str = "dns.sock";
+/// Both sockets and the memory of questions.
+const KEPT: usize = 3;
 /// How long the sockets are kept without an agent.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A new keeper listens within this time.
@@ -35,8 +38,9 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// The sockets that an earlier agent left with its keeper, if there is one.
-    pub fn adopt(directory: &Path) -> io::Result<Option<(Self, DnsSockets)>> {
+    /// The sockets that an earlier agent left with its keeper, if there is one, and whether it has all that there is to
+    /// keep: an older one has no memory of questions.
+    pub fn adopt(directory: &Path) -> io::Result<Option<(Self, DnsSockets, bool)>> {
         let connection = match UnixStream::connect(directory.join(SOCKET)) {
             Ok(connection) => connection,
             Err(error)
@@ -50,12 +54,21 @@ impl Keeper {
             Err(error) => return Err(error),
         };
         connection.set_read_timeout(Some(READY))?;
-        let [udp, tcp] = receive(&connection)?;
+        let mut found = receive(&connection)?.into_iter();
+        let (Some(udp), Some(tcp)) = (found.next(), found.next()) else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "no sockets came",
+            ));
+        };
+        let known = found.next().and_then(Questions::adopt);
+        let is_whole = known.is_some();
         let sockets = DnsSockets {
             udp: udp.into(),
             tcp: tcp.into(),
+            questions: known.map_or_else(Questions::new, Ok)?,
         };
-        Ok(Some((Self { connection }, sockets)))
+        Ok(Some((Self { connection }, sockets, is_whole)))
     }
 
     /// Starts a keeper for these sockets: `program` is a `waggle`.
@@ -75,11 +88,11 @@ impl Keeper {
         let mut child = command
             .stdin(OwnedFd::from(own.udp))
             .stdout(OwnedFd::from(own.tcp))
-            .stderr(std::process::Stdio::null())
+            .stderr(OwnedFd::from(own.questions))
             .spawn()?;
         let began = Instant::now();
         loop {
-            if let Some((keeper, _)) = Self::adopt(directory)? {
+            if let Some((keeper, ..)) = Self::adopt(directory)? {
                 return Ok(keeper);
             }
             if let Some(status) = child.try_wait()? {
@@ -102,10 +115,10 @@ impl Keeper {
     }
 }
 
-fn receive(connection: &UnixStream) -> io::Result<[OwnedFd; 2]> {
+fn receive(connection: &UnixStream) -> io::Result<Vec<OwnedFd>> {
     let mut byte = [0];
     let mut buffers = [IoSliceMut::new(&mut byte)];
-    let mut space = nix::cmsg_space!([std::os::fd::RawFd; 2]);
+    let mut space = nix::cmsg_space!([std::os::fd::RawFd; KEPT]);
     let message = recvmsg::<()>(
         connection.as_raw_fd(),
         &mut buffers,
@@ -123,8 +136,7 @@ fn receive(connection: &UnixStream) -> io::Result<[OwnedFd; 2]> {
             );
         }
     }
-    <[OwnedFd; 2]>::try_from(found)
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "no sockets came"))
+    Ok(found)
 }
 
 /// Entry point of `waggle keep-dns`; returns the process's exit code.
@@ -159,12 +171,13 @@ fn run(directory: &Path, cgroups: &[PathBuf]) -> io::Result<()> {
     let sockets = [
         std::io::stdin().as_fd().try_clone_to_owned()?,
         std::io::stdout().as_fd().try_clone_to_owned()?,
+        std::io::stderr().as_fd().try_clone_to_owned()?,
     ];
     let null = std::fs::File::options()
         .read(true)
         .write(true)
         .open("/dev/null")?;
-    for standard in 0..2 {
+    for standard in 0..3 {
         // SAFETY: numbers of descriptors; the standard ones are not owned by any object here.
         if unsafe { libc::dup2(null.as_raw_fd(), standard) } < 0 {
             return Err(io::Error::last_os_error());
@@ -193,7 +206,7 @@ fn listen(directory: &Path) -> io::Result<UnixListener> {
 /// Gives the sockets to every agent that comes; returns when it is time to end, with those that are still there.
 fn keep(
     listener: &UnixListener,
-    sockets: &[OwnedFd; 2],
+    sockets: &[OwnedFd; KEPT],
     patience: Duration,
 ) -> io::Result<Vec<UnixStream>> {
     let mut agents: Vec<UnixStream> = Vec::new();
@@ -253,8 +266,8 @@ fn wait(
     }
 }
 
-fn give(agent: &UnixStream, sockets: &[OwnedFd; 2]) -> io::Result<()> {
-    let numbers = [sockets[0].as_raw_fd(), sockets[1].as_raw_fd()];
+fn give(agent: &UnixStream, sockets: &[OwnedFd; KEPT]) -> io::Result<()> {
+    let numbers = sockets.each_ref().map(|kept| kept.as_raw_fd());
     sendmsg::<()>(
         agent.as_raw_fd(),
         &[IoSlice::new(&[HERE])],

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::zone::tests::{cluster_ip, example, object};
 use super::*;
-use crate::cluster::{Batch, Endpoint, EndpointSlice, Event, Service};
+use crate::cluster::{Batch, Endpoint, EndpointSlice, Event, ObjectName, Service};
 
 const ANSWER: Duration = Duration::from_secs(8);
 
@@ -648,6 +648,86 @@ async fn a_query_between_two_servers_waits_in_the_kept_socket() {
     assert!(stream.read_u16().await.unwrap() > 12);
 }
 
+/// What an agent had taken from the socket when it was killed, the next one answers.
+#[tokio::test]
+async fn what_an_agent_took_to_its_end_is_answered_by_the_next() {
+    let sockets = DnsSockets::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = sockets.address().unwrap();
+    let query = question("web.default.svc.cluster.local.", RecordType::A);
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        client
+            .send_to(&query.to_vec().unwrap(), address)
+            .await
+            .unwrap();
+        clients.push(client);
+    }
+    // One waits for somebody else, the other has just been taken. A kill runs no destructor.
+    let ledger = sockets.questions.open().unwrap();
+    let mut desk = ledger.desk(0);
+    let socket = std::os::fd::AsRawFd::as_raw_fd(&sockets.udp);
+    desk.receive(socket).unwrap();
+    let (bytes, from) = desk.content().unwrap();
+    std::mem::forget(ledger.hold(bytes, from).unwrap());
+    desk.receive(socket).unwrap();
+    let _next = Fixture::on(sockets, &[]).await;
+    for client in clients {
+        let mut buffer = [0; 512];
+        let answered = tokio::time::timeout(ANSWER, client.recv(&mut buffer));
+        let length = answered.await.unwrap().unwrap();
+        let answer = Message::from_vec(&buffer[..length]).unwrap();
+        assert_eq!(answer.metadata.id, query.metadata.id);
+    }
+}
+
+/// What an agent remembers is told at once; that a name is not there, when the control plane had time to say so.
+#[tokio::test]
+async fn what_is_remembered_is_told_before_the_control_plane_is_heard_of() {
+    let sockets = DnsSockets::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let (batches, receiver) = mpsc::channel(8);
+    let (sender, mut applied) = watch::channel(7);
+    let config = DnsConfig {
+        listen: sockets.address().unwrap(),
+        cluster_domain: "cluster.local".into(),
+        upstreams: Vec::new(),
+    };
+    let server = DnsServer::start_on(sockets, config, receiver, sender)
+        .await
+        .unwrap();
+    let batch = |revision, name: &str| {
+        let service = Service {
+            cluster_ips: vec!["10.96.0.9".parse().unwrap()],
+            ..Service::default()
+        };
+        let name = ObjectName {
+            namespace: "default".into(),
+            name: name.into(),
+        };
+        Arc::new(Batch {
+            revision,
+            full: true,
+            events: vec![Event::ServiceSet(name, service)],
+        })
+    };
+    batches.send(batch(Batch::REMEMBERED, "old")).await.unwrap();
+    applied.wait_for(|applied| *applied == 0).await.unwrap();
+    let ask = async |name: &str| {
+        let name = format!("{name}.default.svc.cluster.local.");
+        udp(server.address(), &question(&name, RecordType::A)).await
+    };
+    assert_eq!(data(&ask("old").await.answers), ["10.96.0.9"]);
+    let (new, _) = tokio::join!(ask("new"), async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        batches.send(batch(8, "new")).await.unwrap();
+    });
+    assert_eq!(data(&new.answers), ["10.96.0.9"], "not denied before");
+    assert_eq!(
+        ask("old").await.metadata.response_code,
+        ResponseCode::NXDomain
+    );
+}
+
 /// After a start, the names that there are come from the control plane.
 #[tokio::test]
 async fn before_the_first_full_batch_no_name_is_denied() {
@@ -742,7 +822,7 @@ fn tests_answerer() -> Answerer {
         zone: ArcSwap::from(
             Feed::new(Zone::new(domain, Ipv4Addr::LOCALHOST.into())).apply(&example()),
         ),
-        known: watch::Sender::new(true),
+        known: watch::Sender::new(super::answer::Known::All),
         forward: Forward::new(&[], listen, metrics.clone()),
         metrics,
     }

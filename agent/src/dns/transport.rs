@@ -15,16 +15,15 @@ use hickory_proto::op::ResponseCode;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::shares::Shares;
 use super::answer::{Answerer, Step, failure};
+use super::questions::{DESKS, Desk, Held, Ledger, MAX_QUERY, Questions};
 
-/// Queries are small; what is longer is no query.
-const MAX_QUERY: usize = 4096;
 /// Connections, in all and of one client.
 const MAX_CONNECTIONS: usize = 512;
 const MAX_CONNECTIONS_EACH: usize = 64;
@@ -41,6 +40,8 @@ const IDLE: Duration = Duration::from_secs(10);
 pub struct DnsSockets {
     pub udp: std::net::UdpSocket,
     pub tcp: std::net::TcpListener,
+    /// What was taken from the first and is not answered yet.
+    pub questions: Questions,
 }
 
 impl DnsSockets {
@@ -56,6 +57,7 @@ impl DnsSockets {
                     return Ok(Self {
                         udp,
                         tcp: tcp.into(),
+                        questions: Questions::new()?,
                     });
                 }
                 Err(error) => last = error,
@@ -69,6 +71,7 @@ impl DnsSockets {
         Ok(Self {
             udp: self.udp.try_clone()?,
             tcp: self.tcp.try_clone()?,
+            questions: self.questions.try_clone()?,
         })
     }
 
@@ -166,22 +169,27 @@ impl Transport {
         let udp = Arc::new(UdpSocket::from_std(sockets.udp)?);
         let tcp = TcpListener::from_std(sockets.tcp)?;
         let waiting = Shares::new(MAX_WAITING, MAX_WAITING_EACH);
-        let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
-        for _ in 0..workers {
-            let worker = Worker {
-                answerer: answerer.clone(),
-                stop: transport.stop.clone(),
-                tasks: transport.tasks.clone(),
-            };
-            transport
-                .tasks
-                .spawn(worker.serve_udp(udp.clone(), waiting.clone()));
-        }
-        let worker = Worker {
+        let ledger = sockets.questions.open()?;
+        let worker = || Worker {
             answerer: answerer.clone(),
             stop: transport.stop.clone(),
             tasks: transport.tasks.clone(),
+            ledger: ledger.clone(),
         };
+        // What the agent before took to its end.
+        let left = ledger.left();
+        let desks = (0..DESKS)
+            .map(|index| ledger.desk(index))
+            .collect::<Vec<_>>();
+        for ((query, from), held) in left {
+            worker().datagram(&query, from, held, &udp, &waiting);
+        }
+        let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        for desk in desks.into_iter().take(workers) {
+            let serving = worker().serve_udp(udp.clone(), waiting.clone(), desk);
+            transport.tasks.spawn(serving);
+        }
+        let worker = worker();
         transport.tasks.spawn(worker.serve_tcp(tcp));
         Ok(transport)
     }
@@ -204,18 +212,19 @@ struct Worker {
     answerer: Arc<Answerer>,
     stop: CancellationToken,
     tasks: TaskTracker,
+    ledger: Ledger,
 }
 
 impl Worker {
-    async fn serve_udp(self, socket: Arc<UdpSocket>, waiting: Shares) {
-        let mut buffer = vec![0; MAX_QUERY];
+    async fn serve_udp(self, socket: Arc<UdpSocket>, waiting: Shares, mut desk: Desk) {
+        let descriptor = socket.as_raw_fd();
         loop {
             let received = tokio::select! {
-                received = socket.recv_from(&mut buffer) => received,
+                received = socket.async_io(Interest::READABLE, || desk.receive(descriptor)) => received,
                 () = self.stop.cancelled() => break,
             };
             match received {
-                Ok((length, from)) => self.datagram(&buffer[..length], from, &socket, &waiting),
+                Ok(()) => self.at_desk(&desk, &socket, &waiting),
                 // An earlier reply could not be delivered; the socket is as good as before.
                 Err(error) => {
                     tracing::debug!(%error, "receive");
@@ -225,14 +234,32 @@ impl Worker {
         }
         // What had arrived before the stop was asked before it. Bounded: others go on asking.
         for _ in 0..MAX_WAITING {
-            let Ok((length, from)) = socket.try_recv_from(&mut buffer) else {
+            if socket
+                .try_io(Interest::READABLE, || desk.receive(descriptor))
+                .is_err()
+            {
                 return;
-            };
-            self.datagram(&buffer[..length], from, &socket, &waiting);
+            }
+            self.at_desk(&desk, &socket, &waiting);
         }
     }
 
-    fn datagram(&self, query: &[u8], from: SocketAddr, socket: &Arc<UdpSocket>, waiting: &Shares) {
+    fn at_desk(&self, desk: &Desk, socket: &Arc<UdpSocket>, waiting: &Shares) {
+        if let Some((query, from)) = desk.content() {
+            self.datagram(query, from, None, socket, waiting);
+        }
+        desk.clear();
+    }
+
+    /// Answers, or has somebody wait for the answer; then `held`, or a place of its own, keeps the question.
+    fn datagram(
+        &self,
+        query: &[u8],
+        from: SocketAddr,
+        held: Option<Held>,
+        socket: &Arc<UdpSocket>,
+        waiting: &Shares,
+    ) {
         // Nobody can be answered at port 0.
         if from.port() == 0 {
             return;
@@ -247,10 +274,11 @@ impl Worker {
             return send(socket, &failure(query, ResponseCode::ServFail), from);
         };
         let (answerer, socket) = (self.answerer.clone(), socket.clone());
+        let held = held.or_else(|| self.ledger.hold(query, from));
         self.tasks.spawn(async move {
             let reply = answerer.finish(*question).await;
             send(&socket, &reply, from);
-            drop(share);
+            drop((share, held));
         });
     }
 
@@ -348,11 +376,15 @@ pub(super) fn read(
     }
 }
 
-/// A reply that cannot be sent at once is lost, as datagrams are: nobody waits for a full socket.
+/// A reply that cannot be sent at once is lost, as datagrams are: nobody waits for a full socket. The kernel is asked,
+/// not the runtime, which knows nothing of a socket that it has just been given.
 fn send(socket: &UdpSocket, reply: &[u8], to: SocketAddr) {
-    if !reply.is_empty()
-        && let Err(error) = socket.try_send_to(reply, to)
-    {
+    if reply.is_empty() {
+        return;
+    }
+    let address = SockaddrStorage::from(to);
+    let flags = nix::sys::socket::MsgFlags::MSG_DONTWAIT;
+    if let Err(error) = nix::sys::socket::sendto(socket.as_raw_fd(), reply, &address, flags) {
         tracing::debug!(%to, %error, "send");
     }
 }

@@ -7,10 +7,11 @@ use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use futures::TryStreamExt as _;
 use netlink_packet_route::address::AddressFlags;
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, State as LinkState};
 use netlink_packet_route::neighbour::NeighbourState;
 use netlink_packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -22,6 +23,8 @@ use crate::dataplane::PodInterface;
 const POD_SIDE: &str = "eth0";
 const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
 const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+/// A pair that does not come up within this time does not come up.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Names and MAC addresses of a pair, from the pod's uid: the same again after a crash.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,8 +123,12 @@ pub(super) async fn create(
         .execute()
         .await
         .map_err(netlink(uid, "make a veth pair"))?;
+    // The side that is brought up last sends at once. The kernel lets the other one send some time later, and drops
+    // what it is given until then: that is waited for.
+    let host_ifindex = open_host_side(uid, &connection.handle, &names, addresses).await?;
     configure_pod_side(uid, netns, addresses, names.host_mac).await?;
-    let host_ifindex = configure_host_side(uid, &connection.handle, &names, addresses).await?;
+    lead_to_pod(uid, &connection.handle, (host_ifindex, &names), addresses).await?;
+    carries(uid, &connection.handle, host_ifindex).await?;
     Ok(PodInterface {
         addresses: addresses.to_vec(),
         netns: netns.to_owned(),
@@ -223,7 +230,7 @@ async fn default_route(
     handle.route().add(message).replace().execute().await
 }
 
-async fn configure_host_side(
+async fn open_host_side(
     uid: &str,
     handle: &Handle,
     names: &Names,
@@ -244,6 +251,16 @@ async fn configure_host_side(
     up(handle, index)
         .await
         .map_err(netlink(uid, "bring up the host side"))?;
+    Ok(index)
+}
+
+/// Routes and neighbours, so that the node asks nobody where the pod is.
+async fn lead_to_pod(
+    uid: &str,
+    handle: &Handle,
+    (index, names): (u32, &Names),
+    addresses: &[IpAddr],
+) -> Result<(), NetworkError> {
     for address in addresses {
         let message = match address {
             IpAddr::V4(address) => RouteMessageBuilder::<Ipv4Addr>::new()
@@ -273,7 +290,30 @@ async fn configure_host_side(
             .await
             .map_err(netlink(uid, "add the pod's neighbour entry"))?;
     }
-    Ok(index)
+    Ok(())
+}
+
+/// Until the interface sends.
+async fn carries(uid: &str, handle: &Handle, index: u32) -> Result<(), NetworkError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut found = handle.link().get().match_index(index).execute();
+        let link = found
+            .try_next()
+            .await
+            .map_err(netlink(uid, "look at the host side"))?;
+        let is_up = |attribute: &LinkAttribute| {
+            matches!(attribute, LinkAttribute::OperState(LinkState::Up))
+        };
+        if link.is_some_and(|link| link.attributes.iter().any(is_up)) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            let late = std::io::ErrorKind::TimedOut.into();
+            return Err(NetworkError::system("wait for a veth pair")(late));
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 async fn up(handle: &Handle, index: u32) -> Result<(), rtnetlink::Error> {

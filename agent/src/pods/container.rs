@@ -8,7 +8,7 @@ use oci_spec::image::Config;
 
 use super::expand::expand;
 use super::qos;
-use crate::runtime::{ContainerSpec, Mount};
+use crate::runtime::{Confinement, ContainerSpec, Mount};
 
 /// Logs are kept up to `LOG_MAX_FILES` times this.
 const LOG_MAX_BYTES: u64 = 10 << 20;
@@ -44,6 +44,7 @@ pub(crate) struct Made<'a> {
     pub(crate) termination_log: PathBuf,
     pub(crate) log_path: PathBuf,
     pub(crate) node_memory_bytes: u64,
+    pub(crate) confinement: Confinement,
 }
 
 pub(crate) fn container_spec(
@@ -114,6 +115,7 @@ pub(crate) fn container_spec(
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),
         annotations: BTreeMap::new(),
+        confinement: made.confinement,
     })
 }
 
@@ -200,6 +202,7 @@ fn standard_mounts(container: &Container, made: &Made<'_>, read_only_root: bool)
                 source: made.pod_dir.join(file),
                 destination: PathBuf::from(path),
                 read_only: read_only_root,
+                ..Mount::default()
             });
         }
     }
@@ -212,7 +215,7 @@ fn standard_mounts(container: &Container, made: &Made<'_>, read_only_root: bool)
         mounts.push(Mount {
             source: made.termination_log.clone(),
             destination: PathBuf::from(message),
-            read_only: false,
+            ..Mount::default()
         });
     }
     mounts

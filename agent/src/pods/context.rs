@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
@@ -20,7 +21,8 @@ pub(crate) struct Settings {
     pub(crate) cgroup_parent: String,
     pub(crate) node_name: String,
     pub(crate) node_hostname: String,
-    pub(crate) node_addresses: Vec<IpAddr>,
+    /// The one fact that may change: see [`Self::addresses`].
+    pub(crate) node_addresses: Arc<ArcSwap<Vec<IpAddr>>>,
     pub(crate) cluster_domain: String,
     pub(crate) cluster_dns: IpAddr,
     /// The node's own /etc/resolv.conf and /etc/hosts.
@@ -29,13 +31,22 @@ pub(crate) struct Settings {
     pub(crate) memory_bytes: u64,
     pub(crate) allocatable_cpu_millis: u64,
     pub(crate) allocatable_memory_bytes: u64,
+    /// Names or patterns of system controls that pods may set besides the safe ones.
+    pub(crate) allowed_sysctls: Vec<String>,
+    /// Processes that a pod may have.
+    pub(crate) pids_limit: Option<i64>,
 }
 
 impl Settings {
+    /// The node's, as they are now.
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        self.node_addresses.load().to_vec()
+    }
+
     pub(crate) fn surroundings(&self, pod_addresses: Vec<IpAddr>) -> Surroundings {
         Surroundings {
             pod_addresses,
-            host_addresses: self.node_addresses.clone(),
+            host_addresses: self.addresses(),
             node_name: self.node_name.clone(),
             allocatable_cpu_millis: self.allocatable_cpu_millis,
             allocatable_memory_bytes: self.allocatable_memory_bytes,

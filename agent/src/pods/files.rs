@@ -116,6 +116,22 @@ fn unique(values: &mut Vec<String>) {
     values.retain(|value| seen.insert(value.clone()));
 }
 
+/// The hostname inside the pod: its full name where that is asked for.
+pub(crate) fn kernel_hostname(pod: &Pod, node_hostname: &str, domain: &str) -> String {
+    let short = hostname(pod, node_hostname);
+    let spec = pod.spec.as_ref();
+    let asked = spec
+        .is_some_and(|it| it.set_hostname_as_fqdn == Some(true) && it.host_network != Some(true));
+    let subdomain = spec.and_then(|spec| spec.subdomain.as_deref());
+    match subdomain.filter(|subdomain| asked && !subdomain.is_empty()) {
+        Some(subdomain) => {
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+            format!("{short}.{subdomain}.{namespace}.svc.{domain}")
+        }
+        None => short,
+    }
+}
+
 /// The hostname inside the pod.
 pub(crate) fn hostname(pod: &Pod, node_hostname: &str) -> String {
     let spec = pod.spec.as_ref();

@@ -4,14 +4,19 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, Volume, VolumeProjection,
+    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, ServiceAccountTokenProjection,
+    Volume, VolumeProjection,
 };
 
 use super::environment::{ConfigError, require};
 use super::fields::{self, Surroundings};
 use super::objects::{Lookup, Objects};
 use super::quantity;
+use super::tokens::TokenWish;
 use crate::volumes::payload::{self, File};
+
+/// How long a token is to live when nobody says.
+const TOKEN_SECONDS: i64 = 3600;
 
 /// A volume, ready to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,8 +44,8 @@ pub(crate) enum VolumeError {
     Payload(#[from] payload::PayloadError),
     #[error("volumes of this type are not supported")]
     Unsupported,
-    #[error("service account tokens in volumes are not supported")]
-    Token,
+    #[error("{0}")]
+    Token(String),
 }
 
 /// What `volume` is to hold.
@@ -159,10 +164,36 @@ fn projected(
         let items = source.items.as_deref().unwrap_or_default();
         return downward_files(pod, items, default_mode, around);
     }
-    if projection.service_account_token.is_some() {
-        return Err(VolumeError::Token);
+    if let Some(source) = &projection.service_account_token {
+        return token_file(pod, namespace, source, default_mode, objects);
     }
     Err(VolumeError::Unsupported)
+}
+
+fn token_file(
+    pod: &Pod,
+    namespace: &str,
+    source: &ServiceAccountTokenProjection,
+    mode: Option<i32>,
+    objects: &Objects,
+) -> Result<Vec<File>, VolumeError> {
+    let account = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.service_account_name.clone());
+    let wish = TokenWish {
+        pod_uid: pod.metadata.uid.clone().unwrap_or_default(),
+        namespace: namespace.to_owned(),
+        pod: pod.metadata.name.clone().unwrap_or_default(),
+        account: account
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| "default".to_owned()),
+        audience: source.audience.clone().unwrap_or_default(),
+        seconds: source.expiration_seconds.unwrap_or(TOKEN_SECONDS),
+    };
+    let token = objects.tokens.get(&wish).map_err(VolumeError::Token)?;
+    let mode = payload::mode(mode).unwrap_or(payload::DEFAULT_MODE);
+    Ok(vec![payload::file(&source.path, mode, token.into_bytes())?])
 }
 
 fn config_map_files(

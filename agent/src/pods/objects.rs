@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use tokio::sync::watch;
 
+use super::tokens::Tokens;
 use crate::cluster::ObjectName;
 
 /// What is known of an object.
@@ -39,6 +40,8 @@ struct Content {
 #[derive(Debug)]
 pub(crate) struct Objects {
     content: Mutex<Content>,
+    /// Those of the accounts that pods run as.
+    pub(crate) tokens: Tokens,
     changed: watch::Sender<u64>,
 }
 
@@ -46,6 +49,7 @@ impl Default for Objects {
     fn default() -> Self {
         Self {
             content: Mutex::default(),
+            tokens: Tokens::default(),
             changed: watch::Sender::new(0),
         }
     }

@@ -3,101 +3,21 @@
 //! Nothing is done here and nothing is remembered here. The worker executes the actions, notes what came of
 //! them in the record, and asks again. What must never happen (two live attempts of one container, a pod
 //! that does not end) is decided here and tested here.
+//!
+//! `plan/ending` has the end of attempts, `plan/transient` what else plans are made from.
 
-use std::collections::BTreeMap;
+use jiff::Timestamp;
 
-use jiff::{SignedDuration, Timestamp};
-
-use super::record::{Attempt, AttemptState, ContainerRecord, Record};
-use super::status::container_id;
+use super::record::{Attempt, AttemptState, ContainerRecord, PostStart, Record};
 use super::wanted::{Wanted, WantedContainer};
+use ending::{Ending, end_all};
 
-/// SIGKILL is sent again after this long: the first one may have met a runtime that was not listening.
-const KILL_AGAIN_AFTER: SignedDuration = SignedDuration::from_secs(5);
+mod ending;
+mod transient;
 
-/// What is known in this agent's lifetime only.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Transient {
-    /// Volumes, network and supervisor are there.
-    pub(crate) prepared: bool,
-    /// Not before this may preparing be tried again.
-    pub(crate) prepare_again: Option<Timestamp>,
-    pub(crate) containers: BTreeMap<String, TransientContainer>,
-    /// The agent stops and takes the pod with it: end it as if deleted, but keep it in the books.
-    pub(crate) leaving: Option<Leaving>,
-    /// Not before this may releasing be tried again.
-    pub(crate) release_again: Option<Timestamp>,
-}
-
-impl Transient {
-    /// For an agent that takes over from another: what the probes said last of containers that run on stays true until
-    /// they are asked again. Otherwise every start of an agent would take its pods out of their Services.
-    pub(crate) fn taken_over(record: &Record) -> Self {
-        let mut transient = Self::default();
-        let reported = record.reported.iter();
-        let statuses = reported.flat_map(|status| status.container_statuses.iter().flatten());
-        for status in statuses {
-            let attempt = record
-                .container(&status.name)
-                .filter(|known| known.running_since().is_some())
-                .and_then(|known| known.attempt.as_ref());
-            if attempt.is_some_and(|it| status.container_id == Some(container_id(&it.id))) {
-                let container = TransientContainer {
-                    ready: status.ready.then_some(true),
-                    started: status.started.filter(|started| *started),
-                    ..TransientContainer::default()
-                };
-                transient.containers.insert(status.name.clone(), container);
-            }
-        }
-        transient
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Leaving {
-    pub(crate) grace_seconds: i64,
-}
-
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct TransientContainer {
-    pub(crate) image: ImageState,
-    /// Why the last try to make an attempt came to nothing.
-    pub(crate) trouble: Option<Trouble>,
-    /// What the probes say of the current attempt; `None` while they have not spoken.
-    pub(crate) ready: Option<bool>,
-    pub(crate) started: Option<bool>,
-    /// Liveness or startup probe gave up on the current attempt.
-    pub(crate) unhealthy: Option<Unhealthy>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Unhealthy {
-    /// The probe's own grace period.
-    pub(crate) grace_seconds: Option<i64>,
-}
-
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) enum ImageState {
-    #[default]
-    Unknown,
-    Pulling,
-    Present,
-    Failed {
-        reason: String,
-        message: String,
-        at: Timestamp,
-        again: Timestamp,
-    },
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Trouble {
-    pub(crate) reason: String,
-    pub(crate) message: String,
-    /// Not before this is it tried again (or when an object changed).
-    pub(crate) again: Timestamp,
-}
+pub(crate) use transient::{
+    HookKind, ImageState, Leaving, Transient, TransientContainer, Trouble, Unhealthy,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Action {
@@ -109,12 +29,16 @@ pub(crate) enum Action {
     Start { container: String, number: u32 },
     /// Start what was created.
     Launch(String),
-    /// First signal to an attempt, with the time that it has.
+    /// Run a hook of an attempt; what comes of it comes later.
+    Hook(String, HookKind),
+    /// An attempt is to end, in the time that it has.
     Stop {
         container: String,
         grace_seconds: i64,
         cause: StopCause,
     },
+    /// The signal that ends its program.
+    Signal(String),
     /// SIGKILL.
     Kill(String),
     /// Fail the pod as a whole.
@@ -129,6 +53,8 @@ pub(crate) enum Action {
 pub(crate) enum StopCause {
     PodEnds,
     Unhealthy,
+    /// Its `postStart` hook failed.
+    HookFailed,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -157,7 +83,7 @@ pub(crate) fn plan(
 ) -> Plan {
     let mut plan = Plan::default();
     if let Some(grace_seconds) = end_grace(wanted, record, transient) {
-        end_all(&mut plan, record, transient, now, grace_seconds);
+        end_all(&mut plan, wanted, record, transient, now, grace_seconds);
         return plan;
     }
     if record.released {
@@ -174,8 +100,12 @@ pub(crate) fn plan(
         }
         plan.wake_at(deadline);
     }
-    match progress(wanted, record) {
-        Progress::Done => end_all(&mut plan, record, transient, now, wanted.grace_seconds),
+    match progress(wanted, record, transient) {
+        Progress::Done => {
+            let grace_seconds = wanted.grace_seconds;
+            end_all(&mut plan, wanted, record, transient, now, grace_seconds);
+            return plan;
+        }
         Progress::Init(index) => {
             prepare(&mut plan, transient, now);
             for container in &wanted.init[..index] {
@@ -197,12 +127,34 @@ pub(crate) fn plan(
             for container in wanted.init.iter().filter(|container| container.sidecar) {
                 step(&mut plan, container, wanted, record, transient, now);
             }
+            let mut held = false;
             for container in &wanted.main {
-                step(&mut plan, container, wanted, record, transient, now);
+                if !held || record.attempt(&container.name).is_some() {
+                    step(&mut plan, container, wanted, record, transient, now);
+                }
+                held |= holds_others(container, record, transient);
             }
         }
     }
+    for container in &wanted.ephemeral {
+        step(&mut plan, container, wanted, record, transient, now);
+    }
     plan
+}
+
+/// Containers begin in order, and each waits for the `postStart` hooks of those before it.
+fn holds_others(container: &WantedContainer, record: &Record, transient: &Transient) -> bool {
+    if !container.post_start {
+        return false;
+    }
+    match record.attempt(&container.name) {
+        Some(attempt) => {
+            attempt.number == 0 && attempt.is_live() && attempt.post_start == PostStart::Due
+        }
+        None => transient.containers.get(&container.name).is_none_or(|it| {
+            it.trouble.is_none() && !matches!(it.image, ImageState::Failed { .. })
+        }),
+    }
 }
 
 /// Where a pod stands that is not being ended.
@@ -215,7 +167,7 @@ pub(crate) enum Progress {
     Done,
 }
 
-pub(crate) fn progress(wanted: &Wanted, record: &Record) -> Progress {
+pub(crate) fn progress(wanted: &Wanted, record: &Record, transient: &Transient) -> Progress {
     // Once a main container was tried, init containers are history.
     let begun = wanted
         .main
@@ -223,20 +175,16 @@ pub(crate) fn progress(wanted: &Wanted, record: &Record) -> Progress {
         .any(|container| record.attempt(&container.name).is_some());
     if !begun {
         for (index, container) in wanted.init.iter().enumerate() {
-            let known = record.container(&container.name);
-            let passed = if container.sidecar {
-                known.is_some_and(|known| known.running_since().is_some())
-            } else {
-                match known.and_then(ContainerRecord::ended) {
-                    Some(ended)
-                        if ended.exit_code != 0
-                            && !wanted.policy(&container.name).restarts(ended.exit_code) =>
-                    {
-                        return Progress::Done;
-                    }
-                    Some(ended) => ended.exit_code == 0,
-                    None => false,
+            let ended = record
+                .container(&container.name)
+                .and_then(ContainerRecord::ended);
+            let passed = match ended {
+                _ if container.sidecar => is_up(container, record, transient),
+                Some(ended) if ended.exit_code == 0 => true,
+                Some(ended) if !container.restarts.after(ended.exit_code) => {
+                    return Progress::Done;
                 }
+                _ => false,
             };
             if !passed {
                 return Progress::Init(index);
@@ -247,13 +195,27 @@ pub(crate) fn progress(wanted: &Wanted, record: &Record) -> Progress {
         record
             .container(&container.name)
             .and_then(ContainerRecord::ended)
-            .is_some_and(|ended| !wanted.restart_policy.restarts(ended.exit_code))
+            .is_some_and(|ended| !container.restarts.after(ended.exit_code))
     };
     if wanted.main.iter().all(ended_for_good) {
         Progress::Done
     } else {
         Progress::Main
     }
+}
+
+/// What comes after a sidecar begins when it runs, has done its `postStart` hook and passed its startup probe.
+fn is_up(container: &WantedContainer, record: &Record, transient: &Transient) -> bool {
+    let Some(attempt) = record.attempt(&container.name) else {
+        return false;
+    };
+    let started = || {
+        let state = transient.containers.get(&container.name);
+        state.is_some_and(|state| state.started == Some(true))
+    };
+    matches!(attempt.state, AttemptState::Running { .. })
+        && (!container.post_start || attempt.post_start == PostStart::Done)
+        && (!container.startup_probe || started())
 }
 
 /// The grace period, when everything is to end.
@@ -269,7 +231,8 @@ fn end_grace(wanted: &Wanted, record: &Record, transient: &Transient) -> Option<
     if let Some(terminating) = record.terminating {
         return Some(terminating.grace_seconds);
     }
-    record.failed.as_ref().map(|_| wanted.grace_seconds)
+    let failed = record.failed.as_ref()?;
+    Some(failed.grace_seconds.unwrap_or(wanted.grace_seconds))
 }
 
 fn prepare(plan: &mut Plan, transient: &Transient, now: Timestamp) {
@@ -279,77 +242,6 @@ fn prepare(plan: &mut Plan, transient: &Transient, now: Timestamp) {
     match transient.prepare_again {
         Some(again) if now < again => plan.wake_at(again),
         _ => plan.push(Action::Prepare),
-    }
-}
-
-/// Ends what runs, then releases, then finishes.
-fn end_all(
-    plan: &mut Plan,
-    record: &Record,
-    transient: &Transient,
-    now: Timestamp,
-    grace_seconds: i64,
-) {
-    let mut live = false;
-    for (name, container) in &record.containers {
-        if let Some(attempt) = container
-            .attempt
-            .as_ref()
-            .filter(|attempt| attempt.is_live())
-        {
-            live = true;
-            end_attempt(plan, name, attempt, now, grace_seconds, StopCause::PodEnds);
-        }
-    }
-    if live {
-        return;
-    }
-    if record.prepared {
-        match transient.release_again {
-            Some(again) if now < again => plan.wake_at(again),
-            _ => plan.push(Action::Release),
-        }
-    } else if !record.released && transient.leaving.is_none() {
-        // Nothing was ever made outside the directory, but the record does not say so yet.
-        plan.push(Action::Release);
-    } else if record.terminating.is_some() || transient.leaving.is_some() {
-        plan.push(Action::Finish);
-    }
-}
-
-fn end_attempt(
-    plan: &mut Plan,
-    name: &str,
-    attempt: &Attempt,
-    now: Timestamp,
-    grace_seconds: i64,
-    cause: StopCause,
-) {
-    let Some(kill) = attempt.kill else {
-        // A program that was never started has nothing to say to a signal.
-        let grace_seconds = match attempt.state {
-            AttemptState::Running { .. } => grace_seconds,
-            _ => 0,
-        };
-        plan.push(Action::Stop {
-            container: name.to_owned(),
-            grace_seconds,
-            cause,
-        });
-        return;
-    };
-    match kill.forced {
-        None => {
-            if now >= kill.deadline {
-                plan.push(Action::Kill(name.to_owned()));
-            } else {
-                plan.wake_at(kill.deadline);
-            }
-        }
-        Some(forced) if now >= forced + KILL_AGAIN_AFTER => {
-            plan.push(Action::Kill(name.to_owned()));
-        }
-        Some(forced) => plan.wake_at(forced + KILL_AGAIN_AFTER),
     }
 }
 
@@ -375,23 +267,27 @@ fn step(
                     plan.push(Action::Launch(name.clone()));
                 }
             }
-            AttemptState::Running { .. } => {
-                if let Some(unhealthy) = &state.unhealthy {
-                    let grace = unhealthy.grace_seconds.unwrap_or(wanted.grace_seconds);
-                    end_attempt(plan, name, attempt, now, grace, StopCause::Unhealthy);
-                } else if attempt.kill.is_some() {
-                    end_attempt(
-                        plan,
+            AttemptState::Running { .. } => match why_end(attempt, state, wanted) {
+                Some((grace_seconds, cause)) => {
+                    let ending = Ending {
                         name,
                         attempt,
-                        now,
-                        wanted.grace_seconds,
-                        StopCause::Unhealthy,
-                    );
+                        grace_seconds,
+                        cause,
+                        is_its_turn: true,
+                    };
+                    ending.step(plan, wanted, transient, now);
                 }
-            }
+                None if container.post_start
+                    && attempt.post_start == PostStart::Due
+                    && state.hook.is_none() =>
+                {
+                    plan.push(Action::Hook(name.clone(), HookKind::PostStart));
+                }
+                None => {}
+            },
             AttemptState::Ended(ended) => {
-                if !wanted.policy(name).restarts(ended.exit_code) {
+                if !container.restarts.after(ended.exit_code) {
                     return;
                 }
                 let crash = known.map(|known| known.crash).unwrap_or_default();
@@ -402,6 +298,23 @@ fn step(
             }
         },
     }
+}
+
+/// Why an attempt of a pod that goes on is to end, and in how many seconds.
+fn why_end(
+    attempt: &Attempt,
+    state: &TransientContainer,
+    wanted: &Wanted,
+) -> Option<(i64, StopCause)> {
+    if let Some(unhealthy) = &state.unhealthy {
+        let grace = unhealthy.grace_seconds.unwrap_or(wanted.grace_seconds);
+        return Some((grace, StopCause::Unhealthy));
+    }
+    if attempt.post_start == PostStart::Failed {
+        return Some((wanted.grace_seconds, StopCause::HookFailed));
+    }
+    let asked = attempt.kill.is_some();
+    asked.then_some((wanted.grace_seconds, StopCause::Unhealthy))
 }
 
 /// Towards a new attempt: image, then start.

@@ -61,6 +61,17 @@ pub(crate) struct Attempt {
     pub(crate) state: AttemptState,
     pub(crate) kill: Option<Kill>,
     pub(crate) stop_signal: Option<i32>,
+    #[serde(default)]
+    pub(crate) post_start: PostStart,
+}
+
+/// What has become of an attempt's `postStart` hook, where it has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) enum PostStart {
+    #[default]
+    Due,
+    Done,
+    Failed,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -93,14 +104,28 @@ pub(crate) struct Ended {
 pub(crate) struct PodFailure {
     pub(crate) reason: String,
     pub(crate) message: String,
+    /// The node ended it, for the node's sake.
+    #[serde(default)]
+    pub(crate) disrupts: bool,
+    /// Less than its own, where the node cannot wait.
+    #[serde(default)]
+    pub(crate) grace_seconds: Option<i64>,
 }
 
 /// The end of an attempt was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Kill {
     pub(crate) deadline: Timestamp,
+    /// The program was told; before that come its `preStop` hook and, for sidecars, the end of those that use them.
+    #[serde(default = "told")]
+    pub(crate) signalled: bool,
     /// When SIGKILL was sent last.
     pub(crate) forced: Option<Timestamp>,
+}
+
+/// Records of earlier versions knew nothing between being asked and being told.
+fn told() -> bool {
+    true
 }
 
 impl Attempt {

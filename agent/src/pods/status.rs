@@ -6,29 +6,22 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus,
+    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodIP, PodStatus, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::plan::{self, ImageState, Progress, Transient, TransientContainer};
 use super::qos;
-use super::record::{AttemptState, ContainerRecord, Ended, Record};
-use super::wanted::Wanted;
+use super::record::{Attempt, AttemptState, ContainerRecord, Ended, PostStart, Record};
+use super::wanted::{Wanted, ephemeral_container};
+
+mod conditions;
 
 /// What the status takes from the node.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct HostFacts {
     pub(crate) addresses: Vec<IpAddr>,
 }
-
-/// Conditions that this module writes; all others are carried over.
-const OWN_CONDITIONS: [&str; 5] = [
-    "PodReadyToStartContainers",
-    "Initialized",
-    "Ready",
-    "ContainersReady",
-    "PodScheduled",
-];
 
 pub(crate) fn status(
     pod: &Pod,
@@ -40,7 +33,7 @@ pub(crate) fn status(
 ) -> PodStatus {
     let spec = pod.spec.clone().unwrap_or_default();
     let all_over = ending(record) && !any_live(record);
-    let init_done = init_done(wanted, record);
+    let init_done = init_done(wanted, record, transient);
     let render = |container: &Container| {
         container_status(
             container, wanted, record, transient, init_done, all_over, now,
@@ -48,13 +41,29 @@ pub(crate) fn status(
     };
     let init: Vec<ContainerStatus> = spec.init_containers.iter().flatten().map(render).collect();
     let main: Vec<ContainerStatus> = spec.containers.iter().map(render).collect();
-    let phase = phase(wanted, record);
+    let ephemeral = spec.ephemeral_containers.iter().flatten();
+    let ephemeral: Vec<ContainerStatus> = ephemeral
+        .map(|container| render(&ephemeral_container(container)))
+        .collect();
+    let phase = phase(wanted, record, transient);
     let addresses = &record.addresses;
+    let shown = shown_phase(wanted, record, phase);
+    // Why it failed is said when it has: with its phase.
+    let failed = record.failed.as_ref().filter(|_| shown == "Failed");
     PodStatus {
-        phase: Some(phase.to_owned()),
-        reason: record.failed.as_ref().map(|failed| failed.reason.clone()),
-        message: record.failed.as_ref().map(|failed| failed.message.clone()),
-        conditions: Some(conditions(pod, record, &main, &init, phase, init_done, now)),
+        phase: Some(shown.to_owned()),
+        reason: failed.map(|failed| failed.reason.clone()),
+        message: failed.map(|failed| failed.message.clone()),
+        conditions: Some(conditions::conditions(&conditions::Facts {
+            pod,
+            wanted,
+            record,
+            main: &main,
+            init: &init,
+            phase,
+            init_done,
+            now,
+        })),
         host_ip: host.addresses.first().map(IpAddr::to_string),
         host_ips: (!host.addresses.is_empty()).then(|| {
             host.addresses
@@ -73,6 +82,7 @@ pub(crate) fn status(
         qos_class: Some(qos::class(&spec).as_str().to_owned()),
         init_container_statuses: (!init.is_empty()).then_some(init),
         container_statuses: Some(main),
+        ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
         observed_generation: pod.metadata.generation,
         ..PodStatus::default()
     }
@@ -88,11 +98,11 @@ fn any_live(record: &Record) -> bool {
         .containers
         .values()
         .filter_map(|container| container.attempt.as_ref())
-        .any(super::record::Attempt::is_live)
+        .any(Attempt::is_live)
 }
 
-fn init_done(wanted: &Wanted, record: &Record) -> bool {
-    match plan::progress(wanted, record) {
+fn init_done(wanted: &Wanted, record: &Record, transient: &Transient) -> bool {
+    match plan::progress(wanted, record, transient) {
         Progress::Init(_) => false,
         Progress::Main => true,
         Progress::Done => !init_failed(wanted, record),
@@ -101,22 +111,17 @@ fn init_done(wanted: &Wanted, record: &Record) -> bool {
 
 fn init_failed(wanted: &Wanted, record: &Record) -> bool {
     wanted.init.iter().any(|container| {
+        let known = record.container(&container.name);
+        let ended = known.and_then(ContainerRecord::ended);
         !container.sidecar
-            && record
-                .container(&container.name)
-                .and_then(ContainerRecord::ended)
-                .is_some_and(|ended| {
-                    ended.exit_code != 0
-                        && !wanted.policy(&container.name).restarts(ended.exit_code)
-                })
+            && ended.is_some_and(|ended| {
+                ended.exit_code != 0 && !container.restarts.after(ended.exit_code)
+            })
     })
 }
 
-pub(crate) fn phase(wanted: &Wanted, record: &Record) -> &'static str {
-    if record.failed.is_some() {
-        return "Failed";
-    }
-    if init_failed(wanted, record) {
+pub(crate) fn phase(wanted: &Wanted, record: &Record, transient: &Transient) -> &'static str {
+    if record.failed.is_some() || init_failed(wanted, record) {
         return "Failed";
     }
     let ended: Vec<Option<&Ended>> = wanted
@@ -124,39 +129,58 @@ pub(crate) fn phase(wanted: &Wanted, record: &Record) -> &'static str {
         .iter()
         .map(|container| record.container(&container.name)?.ended())
         .collect();
-    let over = record.released || (record.terminating.is_some() && !any_live(record));
-    if over {
-        let all_well = !ended.is_empty()
-            && ended
-                .iter()
-                .all(|ended| ended.is_some_and(|ended| ended.exit_code == 0));
-        return if all_well { "Succeeded" } else { "Failed" };
+    let well = |ended: &Option<&Ended>| ended.is_some_and(|ended| ended.exit_code == 0);
+    let result = if !ended.is_empty() && ended.iter().all(well) {
+        "Succeeded"
+    } else {
+        "Failed"
+    };
+    if record.released || (record.terminating.is_some() && !any_live(record)) {
+        return result;
     }
-    match plan::progress(wanted, record) {
+    match plan::progress(wanted, record, transient) {
         Progress::Init(_) => "Pending",
-        Progress::Done => {
-            if ended
-                .iter()
-                .all(|ended| ended.is_some_and(|ended| ended.exit_code == 0))
-            {
-                "Succeeded"
+        // Sidecars end after the others, and the pod with them.
+        Progress::Done if any_live(record) => "Running",
+        Progress::Done => result,
+        Progress::Main => {
+            let never_begun = |name: &String| match record.attempt(name) {
+                None => true,
+                Some(attempt) => attempt.number == 0 && is_being_made(attempt),
+            };
+            if wanted.main.iter().any(|it| never_begun(&it.name)) {
+                "Pending"
             } else {
-                "Failed"
+                "Running"
             }
         }
-        Progress::Main => {
-            let never_begun = wanted.main.iter().any(|container| {
-                record.attempt(&container.name).is_none_or(|attempt| {
-                    attempt.number == 0
-                        && matches!(
-                            attempt.state,
-                            AttemptState::Creating | AttemptState::Created
-                        )
-                })
-            });
-            if never_begun { "Pending" } else { "Running" }
-        }
     }
+}
+
+/// A phase that is the last one is not told while a container may still run.
+fn shown_phase(wanted: &Wanted, record: &Record, phase: &'static str) -> &'static str {
+    if !matches!(phase, "Failed" | "Succeeded") || !any_live(record) {
+        return phase;
+    }
+    let begun = |name: &String| record.attempt(name).is_some();
+    if wanted.main.iter().any(|it| begun(&it.name)) {
+        "Running"
+    } else {
+        "Pending"
+    }
+}
+
+fn is_being_made(attempt: &Attempt) -> bool {
+    matches!(
+        attempt.state,
+        AttemptState::Creating | AttemptState::Created
+    )
+}
+
+/// Until its `postStart` hook is done, a container is shown as being made.
+fn awaits_hook(wanted: &Wanted, name: &str, attempt: &Attempt) -> bool {
+    let has_hook = wanted.container(name).is_some_and(|it| it.post_start);
+    has_hook && attempt.post_start == PostStart::Due && attempt.kill.is_none()
 }
 
 fn container_status(
@@ -175,17 +199,19 @@ fn container_status(
         .containers
         .get(&container.name)
         .unwrap_or(&nothing);
+    let hooked = |attempt: &Attempt| awaits_hook(wanted, &container.name, attempt);
     let is_init = wanted.init.iter().any(|init| init.name == container.name);
     let sidecar = wanted
         .init
         .iter()
         .any(|init| init.name == container.name && init.sidecar);
-    let running = known.running_since().is_some();
+    let running = known.running_since().is_some() && !known.attempt.as_ref().is_some_and(hooked);
+    let is_ephemeral = wanted.ephemeral.iter().any(|it| it.name == container.name);
     let started = running && is_started(container, state);
     let ready = if is_init && !sidecar {
         known.ended().is_some_and(|ended| ended.exit_code == 0)
     } else {
-        running && started && is_ready(container, state)
+        running && started && !is_ephemeral && is_ready(container, state)
     };
     let (current, last) = states(
         container,
@@ -208,12 +234,32 @@ fn container_status(
             .filter(|attempt| !matches!(attempt.state, AttemptState::Creating))
             .map(|attempt| container_id(&attempt.id)),
         ready,
-        started: Some(started),
+        started: Some(started && !is_ephemeral),
         restart_count: i32::try_from(known.restart_count()).unwrap_or(i32::MAX),
         state: Some(current),
         last_state: Some(last.unwrap_or_default()),
+        volume_mounts: volume_mounts(container),
         ..ContainerStatus::default()
     }
+}
+
+fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
+    let mounts = container.volume_mounts.iter().flatten();
+    let mounts: Vec<VolumeMountStatus> = mounts
+        .map(|mount| VolumeMountStatus {
+            name: mount.name.clone(),
+            mount_path: mount.mount_path.clone(),
+            read_only: mount.read_only.filter(|read_only| *read_only),
+            recursive_read_only: (mount.read_only == Some(true)).then(|| {
+                let asked = mount.recursive_read_only.as_deref();
+                let recursive = matches!(asked, Some("Enabled" | "IfPossible"));
+                let shown = if recursive { "Enabled" } else { "Disabled" };
+                shown.to_owned()
+            }),
+            ..VolumeMountStatus::default()
+        })
+        .collect();
+    (!mounts.is_empty()).then_some(mounts)
 }
 
 fn is_started(container: &Container, state: &TransientContainer) -> bool {
@@ -243,6 +289,9 @@ fn states(
     };
     match &attempt.state {
         AttemptState::Creating | AttemptState::Created => (being_made(wanted), before),
+        AttemptState::Running { .. } if awaits_hook(wanted, &container.name, attempt) => {
+            (being_made(wanted), before)
+        }
         AttemptState::Running { started_at } => (
             ContainerState {
                 running: Some(ContainerStateRunning {
@@ -253,7 +302,7 @@ fn states(
             before,
         ),
         AttemptState::Ended(ended) => {
-            let restarts = !all_over && wanted.policy(&container.name).restarts(ended.exit_code);
+            let restarts = !all_over && wanted.restarts(&container.name, ended.exit_code);
             if !restarts {
                 return (terminated(ended), before);
             }
@@ -336,155 +385,6 @@ pub(crate) const PULL_ERROR_SHOWN: jiff::SignedDuration = jiff::SignedDuration::
 /// Whether waiting after this reason is shown as back-off; a name that can never work is not waited for.
 pub(crate) fn backs_off(reason: &str) -> bool {
     !matches!(reason, "InvalidImageName" | "ErrImageNeverPull")
-}
-
-fn conditions(
-    pod: &Pod,
-    record: &Record,
-    main: &[ContainerStatus],
-    init: &[ContainerStatus],
-    phase: &str,
-    init_done: bool,
-    now: Timestamp,
-) -> Vec<PodCondition> {
-    let succeeded = phase == "Succeeded";
-    let unready = names(main.iter().filter(|status| !status.ready));
-    let uninitialized = names(init.iter().filter(|status| !status.ready));
-    let containers_ready = if succeeded {
-        Verdict::not("PodCompleted", None)
-    } else if phase == "Failed" {
-        Verdict::not("PodFailed", None)
-    } else if unready.is_empty() {
-        Verdict::yes()
-    } else {
-        Verdict::not(
-            "ContainersNotReady",
-            Some(format!("containers with unready status: [{unready}]")),
-        )
-    };
-    let ready = match unmet_gates(pod) {
-        Some(message) if containers_ready.status => {
-            Verdict::not("ReadinessGatesNotReady", Some(message))
-        }
-        _ => containers_ready.clone(),
-    };
-    let initialized = if succeeded {
-        Verdict {
-            status: true,
-            reason: Some("PodCompleted"),
-            message: None,
-        }
-    } else if init_done {
-        Verdict::yes()
-    } else {
-        Verdict::not(
-            "ContainersNotInitialized",
-            Some(format!(
-                "containers with incomplete status: [{uninitialized}]"
-            )),
-        )
-    };
-    let sandbox = Verdict {
-        status: record.prepared && !record.addresses.is_empty(),
-        reason: None,
-        message: None,
-    };
-    let mut conditions = vec![
-        sandbox.condition("PodReadyToStartContainers", pod, record, now),
-        initialized.condition("Initialized", pod, record, now),
-        ready.condition("Ready", pod, record, now),
-        containers_ready.condition("ContainersReady", pod, record, now),
-        Verdict::yes().condition("PodScheduled", pod, record, now),
-    ];
-    conditions.extend(
-        pod.status
-            .iter()
-            .flat_map(|status| status.conditions.iter().flatten())
-            .filter(|condition| !OWN_CONDITIONS.contains(&condition.type_.as_str()))
-            .cloned(),
-    );
-    conditions
-}
-
-fn names<'a>(statuses: impl Iterator<Item = &'a ContainerStatus>) -> String {
-    statuses
-        .map(|status| status.name.as_str())
-        .collect::<Vec<_>>()
-        .join(" ")
-}
-
-fn unmet_gates(pod: &Pod) -> Option<String> {
-    let gates = pod.spec.as_ref()?.readiness_gates.as_ref()?;
-    let met = |gate: &str| {
-        pod.status
-            .iter()
-            .flat_map(|status| status.conditions.iter().flatten())
-            .any(|condition| condition.type_ == gate && condition.status == "True")
-    };
-    let unmet: Vec<String> = gates
-        .iter()
-        .filter(|gate| !met(&gate.condition_type))
-        .map(|gate| {
-            format!(
-                "corresponding condition of pod readiness gate \"{}\" does not exist or is not true.",
-                gate.condition_type
-            )
-        })
-        .collect();
-    (!unmet.is_empty()).then(|| unmet.join(", "))
-}
-
-#[derive(Debug, Clone)]
-struct Verdict {
-    status: bool,
-    reason: Option<&'static str>,
-    message: Option<String>,
-}
-
-impl Verdict {
-    fn yes() -> Self {
-        Self {
-            status: true,
-            reason: None,
-            message: None,
-        }
-    }
-
-    fn not(reason: &'static str, message: Option<String>) -> Self {
-        Self {
-            status: false,
-            reason: Some(reason),
-            message,
-        }
-    }
-
-    fn condition(self, type_: &str, pod: &Pod, record: &Record, now: Timestamp) -> PodCondition {
-        let status = if self.status { "True" } else { "False" };
-        let find = |status: &PodStatus| {
-            status
-                .conditions
-                .iter()
-                .flatten()
-                .find(|condition| condition.type_ == type_)
-                .cloned()
-        };
-        let before = record
-            .reported
-            .as_ref()
-            .and_then(find)
-            .or_else(|| pod.status.as_ref().and_then(find))
-            .filter(|before| before.status == status)
-            .and_then(|before| before.last_transition_time);
-        PodCondition {
-            type_: type_.to_owned(),
-            status: status.to_owned(),
-            reason: self.reason.map(str::to_owned),
-            message: self.message,
-            last_transition_time: Some(before.unwrap_or_else(|| time(now))),
-            observed_generation: pod.metadata.generation,
-            ..PodCondition::default()
-        }
-    }
 }
 
 fn waiting(reason: &str, message: Option<String>) -> ContainerState {

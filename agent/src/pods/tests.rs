@@ -1,7 +1,8 @@
 //! Pods from their manifests to their ends: with a machine that is not there and a clock that does not wait
-//! (`life`, `faults`), and with real containers (`real`).
+//! (`life`, `hooks`), and with real containers (`real`).
 #![allow(clippy::unwrap_used)]
 
+mod hooks;
 mod life;
 mod real;
 
@@ -20,7 +21,9 @@ fn settings(dir: &std::path::Path) -> Settings {
         cgroup_parent: format!("waggle-test-{}", uuid::Uuid::new_v4().simple()),
         node_name: "node1".to_owned(),
         node_hostname: "node1".to_owned(),
-        node_addresses: vec!["192.0.2.2".parse().unwrap()],
+        node_addresses: Arc::new(arc_swap::ArcSwap::from_pointee(vec![
+            "192.0.2.2".parse().unwrap(),
+        ])),
         cluster_domain: "cluster.local".to_owned(),
         cluster_dns: "10.96.0.10".parse().unwrap(),
         host_resolver: Resolver::default(),
@@ -28,6 +31,8 @@ fn settings(dir: &std::path::Path) -> Settings {
         memory_bytes: 8 << 30,
         allocatable_cpu_millis: 2_000,
         allocatable_memory_bytes: 7 << 30,
+        allowed_sysctls: Vec::new(),
+        pids_limit: None,
     }
 }
 

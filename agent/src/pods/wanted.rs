@@ -1,7 +1,9 @@
 //! A pod's specification reduced to what decides about steps.
 
 use jiff::SignedDuration;
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerRestartRule, EphemeralContainer, Lifecycle, Pod, PodSpec,
+};
 
 /// A grace period longer than this is not distinguishable from it, and keeps arithmetic on time safe.
 const LONGEST_GRACE: i64 = 10 * 365 * 24 * 3600;
@@ -13,55 +15,61 @@ pub(crate) enum RestartPolicy {
     Never,
 }
 
+/// When a container that has ended is started again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Restarts {
+    pub(crate) policy: RestartPolicy,
+    /// Exit codes after which it is started again whatever the policy says: `(codes, when it is one of them)`.
+    pub(crate) rules: Vec<(Vec<i32>, bool)>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WantedContainer {
     pub(crate) name: String,
     /// An init container that keeps running beside the others (`restartPolicy: Always`).
     pub(crate) sidecar: bool,
+    pub(crate) restarts: Restarts,
+    pub(crate) startup_probe: bool,
+    pub(crate) post_start: bool,
+    pub(crate) pre_stop: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Wanted {
-    pub(crate) restart_policy: RestartPolicy,
     pub(crate) init: Vec<WantedContainer>,
     pub(crate) main: Vec<WantedContainer>,
+    /// Added to look into the pod; they do not count for its life.
+    pub(crate) ephemeral: Vec<WantedContainer>,
     pub(crate) grace_seconds: i64,
     pub(crate) active_deadline: Option<SignedDuration>,
 }
 
 impl Wanted {
     pub(crate) fn of(pod: &Pod) -> Self {
-        let Some(spec) = &pod.spec else {
-            return Self {
-                restart_policy: RestartPolicy::Never,
-                init: Vec::new(),
-                main: Vec::new(),
-                grace_seconds: 0,
-                active_deadline: None,
-            };
+        let empty = PodSpec {
+            restart_policy: Some("Never".to_owned()),
+            termination_grace_period_seconds: Some(0),
+            ..PodSpec::default()
         };
+        let spec = pod.spec.as_ref().unwrap_or(&empty);
+        let policy = named(spec.restart_policy.as_deref()).unwrap_or(RestartPolicy::Always);
+        let init_policy = match policy {
+            RestartPolicy::Never => RestartPolicy::Never,
+            RestartPolicy::Always | RestartPolicy::OnFailure => RestartPolicy::OnFailure,
+        };
+        let init = spec.init_containers.iter().flatten();
+        let main = spec.containers.iter();
+        let ephemeral = spec.ephemeral_containers.iter().flatten();
         Self {
-            restart_policy: match spec.restart_policy.as_deref() {
-                Some("Never") => RestartPolicy::Never,
-                Some("OnFailure") => RestartPolicy::OnFailure,
-                _ => RestartPolicy::Always,
-            },
-            init: spec
-                .init_containers
-                .iter()
-                .flatten()
+            init: init
                 .map(|container| WantedContainer {
-                    name: container.name.clone(),
                     sidecar: is_sidecar(container),
+                    ..WantedContainer::of(container, init_policy)
                 })
                 .collect(),
-            main: spec
-                .containers
-                .iter()
-                .map(|container| WantedContainer {
-                    name: container.name.clone(),
-                    sidecar: false,
-                })
+            main: main.map(|it| WantedContainer::of(it, policy)).collect(),
+            ephemeral: ephemeral
+                .map(|it| WantedContainer::of(&ephemeral_container(it), RestartPolicy::Never))
                 .collect(),
             grace_seconds: clamp_grace(spec.termination_grace_period_seconds.unwrap_or(30)),
             active_deadline: spec
@@ -70,42 +78,112 @@ impl Wanted {
         }
     }
 
-    /// Every container with the policy that decides about its restarts.
-    pub(crate) fn all(&self) -> impl Iterator<Item = (&WantedContainer, RestartPolicy)> {
-        let init = self.init.iter().map(|container| {
-            let policy = match (container.sidecar, self.restart_policy) {
-                (true, _) => RestartPolicy::Always,
-                (false, RestartPolicy::Never) => RestartPolicy::Never,
-                (false, _) => RestartPolicy::OnFailure,
-            };
-            (container, policy)
-        });
-        init.chain(
-            self.main
-                .iter()
-                .map(|container| (container, self.restart_policy)),
-        )
+    pub(crate) fn all(&self) -> impl Iterator<Item = &WantedContainer> {
+        self.init.iter().chain(&self.main).chain(&self.ephemeral)
     }
 
-    pub(crate) fn policy(&self, name: &str) -> RestartPolicy {
-        self.all()
-            .find(|(container, _)| container.name == name)
-            .map_or(RestartPolicy::Never, |(_, policy)| policy)
+    pub(crate) fn container(&self, name: &str) -> Option<&WantedContainer> {
+        self.all().find(|container| container.name == name)
+    }
+
+    /// Whether a container that ended with this code is started again.
+    pub(crate) fn restarts(&self, name: &str, exit_code: i32) -> bool {
+        self.container(name)
+            .is_some_and(|container| container.restarts.after(exit_code))
     }
 }
 
-impl RestartPolicy {
-    pub(crate) fn restarts(self, exit_code: i32) -> bool {
-        match self {
-            Self::Always => true,
-            Self::OnFailure => exit_code != 0,
-            Self::Never => false,
+impl WantedContainer {
+    fn of(container: &Container, pod_policy: RestartPolicy) -> Self {
+        let hook = |of: fn(&Lifecycle) -> bool| container.lifecycle.as_ref().is_some_and(of);
+        let rules = container.restart_policy_rules.iter().flatten();
+        Self {
+            name: container.name.clone(),
+            sidecar: false,
+            restarts: Restarts {
+                policy: named(container.restart_policy.as_deref()).unwrap_or(pod_policy),
+                rules: rules.filter_map(rule).collect(),
+            },
+            startup_probe: container.startup_probe.is_some(),
+            post_start: hook(|lifecycle| lifecycle.post_start.is_some()),
+            pre_stop: hook(|lifecycle| lifecycle.pre_stop.is_some()),
         }
+    }
+}
+
+fn named(policy: Option<&str>) -> Option<RestartPolicy> {
+    match policy? {
+        "Always" => Some(RestartPolicy::Always),
+        "OnFailure" => Some(RestartPolicy::OnFailure),
+        "Never" => Some(RestartPolicy::Never),
+        _ => None,
+    }
+}
+
+fn rule(rule: &ContainerRestartRule) -> Option<(Vec<i32>, bool)> {
+    let codes = rule.exit_codes.as_ref()?;
+    let values = codes.values.clone().unwrap_or_default();
+    match (rule.action.as_str(), codes.operator.as_str()) {
+        ("Restart", "In") => Some((values, true)),
+        ("Restart", "NotIn") => Some((values, false)),
+        _ => None,
+    }
+}
+
+impl Restarts {
+    #[cfg(test)]
+    pub(crate) fn plain(policy: RestartPolicy) -> Self {
+        Self {
+            policy,
+            rules: Vec::new(),
+        }
+    }
+
+    pub(crate) fn after(&self, exit_code: i32) -> bool {
+        let by_rule = |(codes, within): &(Vec<i32>, bool)| codes.contains(&exit_code) == *within;
+        self.rules.iter().any(by_rule)
+            || match self.policy {
+                RestartPolicy::Always => true,
+                RestartPolicy::OnFailure => exit_code != 0,
+                RestartPolicy::Never => false,
+            }
     }
 }
 
 pub(crate) fn is_sidecar(container: &Container) -> bool {
     container.restart_policy.as_deref() == Some("Always")
+}
+
+/// An ephemeral container as the container that it is but for its target.
+pub(crate) fn ephemeral_container(ephemeral: &EphemeralContainer) -> Container {
+    let it = ephemeral.clone();
+    Container {
+        args: it.args,
+        command: it.command,
+        env: it.env,
+        env_from: it.env_from,
+        image: it.image,
+        image_pull_policy: it.image_pull_policy,
+        name: it.name,
+        security_context: it.security_context,
+        stdin: it.stdin,
+        stdin_once: it.stdin_once,
+        termination_message_path: it.termination_message_path,
+        termination_message_policy: it.termination_message_policy,
+        tty: it.tty,
+        volume_devices: it.volume_devices,
+        volume_mounts: it.volume_mounts,
+        working_dir: it.working_dir,
+        ..Container::default()
+    }
+}
+
+/// All containers of a pod: init, main, ephemeral.
+pub(crate) fn containers(spec: &PodSpec) -> impl Iterator<Item = Container> + '_ {
+    let plain = spec.init_containers.iter().flatten();
+    let plain = plain.chain(&spec.containers).cloned();
+    let ephemeral = spec.ephemeral_containers.iter().flatten();
+    plain.chain(ephemeral.map(ephemeral_container))
 }
 
 pub(crate) fn clamp_grace(seconds: i64) -> i64 {
@@ -119,4 +197,43 @@ pub(crate) fn deletion_grace(pod: &Pod) -> i64 {
         .deletion_grace_period_seconds
         .unwrap_or_else(|| Wanted::of(pod).grace_seconds);
     clamp_grace(asked).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn exit_codes_may_overrule_the_policy() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {
+            "restartPolicy": "Never",
+            "initContainers": [{"name": "side", "restartPolicy": "Always"}, {"name": "init"}],
+            "containers": [
+                {"name": "plain"},
+                {"name": "own", "restartPolicy": "OnFailure"},
+                {"name": "ruled", "restartPolicy": "Never", "restartPolicyRules": [
+                    {"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]},
+                {"name": "but", "restartPolicyRules": [
+                    {"action": "Restart", "exitCodes": {"operator": "NotIn", "values": [0, 1]}}]},
+            ],
+            "ephemeralContainers": [{"name": "look"}]}}))
+        .unwrap();
+        let wanted = Wanted::of(&pod);
+        for (name, code, again) in [
+            ("side", 0, true),
+            ("init", 1, false),
+            ("plain", 1, false),
+            ("own", 1, true),
+            ("own", 0, false),
+            ("ruled", 42, true),
+            ("ruled", 1, false),
+            ("but", 2, true),
+            ("but", 1, false),
+            ("look", 1, false),
+            ("none", 1, false),
+        ] {
+            assert_eq!(wanted.restarts(name, code), again, "{name} {code}");
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! The loop of one pod: look, plan, do, note, tell. The only writer of the pod's record.
 //!
 //! The steps themselves are in `worker/`: `prepare` (volumes, network, supervisor, and their release),
-//! `image` (pulls), `start` (attempts begin), `observe` (attempts as the supervisor sees them), `probing`.
+//! `image` (pulls), `start` (attempts begin), `hooks`, `stop` (attempts end), `observe` (attempts as the
+//! supervisor sees them), `probing`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,26 +12,26 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
+use super::admit;
 use super::backoff::Backoff;
 use super::context::Context;
 use super::machine::{ImageFailure, Machine, PodSandbox};
-use super::plan::{self, Action, Leaving, StopCause, Transient, TransientContainer};
+use super::plan::{self, Action, HookKind, Leaving, Transient, TransientContainer};
 use super::probe::ProbeKind;
 use super::prober::ProbeReport;
-use super::record::{AttemptState, Kill, PodDirs, PodFailure, Record, Terminating};
+use super::record::{PodDirs, PodFailure, Record, Terminating};
 use super::report::{EventType, PodKey};
-use super::wanted::{Wanted, clamp_grace, deletion_grace};
+use super::wanted::{self, Wanted, clamp_grace, deletion_grace};
 use crate::images::Image;
 
+mod hooks;
 mod image;
 mod observe;
 mod prepare;
 mod probing;
 mod start;
+mod stop;
 mod tell;
-
-const SIGKILL: i32 = 9;
-const SIGTERM: i32 = 15;
 
 /// The supervisor is asked for all states at least this often.
 const LOOK_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
@@ -40,6 +41,8 @@ const LOOK_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(60)
 pub(crate) enum Command {
     /// The pod as the control plane has it now.
     Update(Box<Pod>),
+    /// The node has other addresses.
+    Addresses,
     /// The control plane has it no more.
     Gone,
     /// End the containers and release everything, but keep the pod in the books.
@@ -76,6 +79,12 @@ enum Finished {
         took: std::time::Duration,
         was_present: bool,
     },
+    Hook {
+        container: String,
+        number: u32,
+        kind: HookKind,
+        outcome: Result<(), String>,
+    },
 }
 
 pub(crate) struct Worker<M: Machine> {
@@ -96,6 +105,8 @@ pub(crate) struct Worker<M: Machine> {
     images: BTreeMap<String, Image>,
     pull_backoffs: BTreeMap<String, Backoff>,
     probers: BTreeMap<(String, ProbeKind), AbortHandle>,
+    /// By container: one hook at a time.
+    hooks: BTreeMap<String, AbortHandle>,
     /// Last message of each kind of failure, so that an event is sent when something new is to be said.
     told: BTreeMap<String, String>,
     inbox: mpsc::Receiver<Command>,
@@ -106,8 +117,8 @@ pub(crate) struct Worker<M: Machine> {
 
 impl<M: Machine> Drop for Worker<M> {
     fn drop(&mut self) {
-        for prober in self.probers.values() {
-            prober.abort();
+        for task in self.probers.values().chain(self.hooks.values()) {
+            task.abort();
         }
     }
 }
@@ -149,6 +160,7 @@ impl<M: Machine> Worker<M> {
             images: BTreeMap::new(),
             pull_backoffs: BTreeMap::new(),
             probers: BTreeMap::new(),
+            hooks: BTreeMap::new(),
             told: BTreeMap::new(),
             inbox,
             finished: mpsc::channel(16),
@@ -160,6 +172,7 @@ impl<M: Machine> Worker<M> {
     /// Runs until the pod has ended and may be forgotten, or until nobody holds the other end of the inbox.
     pub(crate) async fn run(mut self) {
         self.save_pod();
+        self.admit();
         self.note_deletion();
         self.adopt().await;
         let mut objects = self.context.objects.changes();
@@ -211,6 +224,23 @@ impl<M: Machine> Worker<M> {
         }
     }
 
+    /// A pod that was not begun yet may be one that this node does not run.
+    fn admit(&mut self) {
+        let begun = self.record.prepared || self.record.released || self.record.failed.is_some();
+        let allowed = &self.context.settings.allowed_sysctls;
+        let Some(refused) = admit::refused(&self.pod, allowed).filter(|_| !begun) else {
+            return;
+        };
+        let (reason, message) = (refused.reason, refused.message);
+        self.event(None, EventType::Warning, reason, message.clone());
+        self.record.failed = Some(PodFailure {
+            reason: reason.to_owned(),
+            message,
+            disrupts: false,
+            grace_seconds: None,
+        });
+    }
+
     fn now(&self) -> Timestamp {
         self.context.clock.now()
     }
@@ -228,6 +258,12 @@ impl<M: Machine> Worker<M> {
                     self.wanted = Wanted::of(&self.pod);
                     self.save_pod();
                     self.note_deletion();
+                }
+            }
+            Command::Addresses => {
+                if self.record.prepared && self.host_network() {
+                    self.record.addresses = self.context.settings.addresses();
+                    self.save();
                 }
             }
             Command::Gone => {
@@ -285,11 +321,13 @@ impl<M: Machine> Worker<M> {
             Action::Pull(container) => self.pull(&container),
             Action::Start { container, number } => self.start(&container, number).await,
             Action::Launch(container) => self.launch(&container).await,
+            Action::Hook(container, kind) => self.hook(&container, kind).await,
             Action::Stop {
                 container,
                 grace_seconds,
                 cause,
             } => self.stop(&container, grace_seconds, cause).await,
+            Action::Signal(container) => self.signal_end(&container).await,
             Action::Kill(container) => self.kill(&container).await,
             Action::Fail { reason, message } => {
                 self.event(
@@ -298,79 +336,15 @@ impl<M: Machine> Worker<M> {
                     "DeadlineExceeded",
                     message.clone(),
                 );
-                self.record.failed = Some(PodFailure { reason, message });
+                self.record.failed = Some(PodFailure {
+                    reason,
+                    message,
+                    disrupts: false,
+                    grace_seconds: None,
+                });
             }
             Action::Release => self.release().await,
             Action::Finish => {}
-        }
-    }
-
-    async fn stop(&mut self, name: &str, grace_seconds: i64, cause: StopCause) {
-        let now = self.now();
-        let message = match cause {
-            StopCause::PodEnds => format!("Stopping container {name}"),
-            StopCause::Unhealthy => {
-                let probe = if self.awaits_startup(name) {
-                    "startup"
-                } else {
-                    "liveness"
-                };
-                format!("Container {name} failed {probe} probe, will be restarted")
-            }
-        };
-        let Some(attempt) = self
-            .record
-            .containers
-            .get_mut(name)
-            .and_then(|container| container.attempt.as_mut())
-        else {
-            return;
-        };
-        let running = matches!(attempt.state, AttemptState::Running { .. });
-        let forced = !running || grace_seconds == 0;
-        attempt.kill = Some(Kill {
-            deadline: now + SignedDuration::from_secs(clamp_grace(grace_seconds)),
-            forced: forced.then_some(now),
-        });
-        let signal = if forced {
-            SIGKILL
-        } else {
-            attempt.stop_signal.unwrap_or(SIGTERM)
-        };
-        let id = attempt.id.clone();
-        if running {
-            self.event(Some(name), EventType::Normal, "Killing", message);
-        }
-        self.save();
-        self.signal(name, &id, signal).await;
-    }
-
-    async fn kill(&mut self, name: &str) {
-        let now = self.now();
-        let Some(attempt) = self
-            .record
-            .containers
-            .get_mut(name)
-            .and_then(|container| container.attempt.as_mut())
-        else {
-            return;
-        };
-        if let Some(kill) = &mut attempt.kill {
-            kill.forced = Some(now);
-        }
-        let id = attempt.id.clone();
-        self.signal(name, &id, SIGKILL).await;
-    }
-
-    async fn signal(&mut self, name: &str, id: &str, signal: i32) {
-        self.look = true;
-        if self.sandbox.is_none() {
-            self.connect().await;
-        }
-        // Without a supervisor there is nothing to signal; looking will find the attempt lost.
-        let Some(sandbox) = &self.sandbox else { return };
-        if let Err(error) = sandbox.kill(id, signal).await {
-            tracing::warn!(pod = %self.key.name, container = name, signal, %error, "signal not sent");
         }
     }
 
@@ -392,6 +366,23 @@ impl<M: Machine> Worker<M> {
             {
                 tracing::warn!(dir = %dir.display(), %error, "a pod's directory was not removed");
             }
+        }
+    }
+
+    fn finished(&mut self, finished: Finished) {
+        match finished {
+            Finished::Pull {
+                container,
+                outcome,
+                took,
+                was_present,
+            } => self.pulled(&container, outcome, took, was_present),
+            Finished::Hook {
+                container,
+                number,
+                kind,
+                outcome,
+            } => self.hook_finished(&container, number, kind, outcome),
         }
     }
 
@@ -438,12 +429,8 @@ impl<M: Machine> Worker<M> {
     }
 
     fn container(&self, name: &str) -> Option<Container> {
-        let spec = self.pod.spec.as_ref()?;
-        spec.containers
-            .iter()
-            .chain(spec.init_containers.iter().flatten())
-            .find(|container| container.name == name)
-            .cloned()
+        let mut all = wanted::containers(self.pod.spec.as_ref()?);
+        all.find(|container| container.name == name)
     }
 
     async fn connect(&mut self) {

@@ -27,6 +27,8 @@ pub(super) struct Client {
     dir: PathBuf,
     /// Process id of the supervisor.
     pub(super) pid: u32,
+    /// Of the process that keeps the pod's process id namespace, if it has one.
+    pub(super) init: Option<u32>,
     calls: mpsc::Sender<(Call, Waiter)>,
     changes: watch::Receiver<u64>,
 }
@@ -38,7 +40,7 @@ impl Client {
         let Some(link) = Link::open(dir).await.map_err(failed)? else {
             return Ok(None);
         };
-        let pid = link.peer;
+        let (pid, init) = (link.peer, link.init);
         let (calls, requests) = mpsc::channel(64);
         let (counter, changes) = watch::channel(0);
         let task = Task {
@@ -52,6 +54,7 @@ impl Client {
         let client = Self {
             dir: dir.to_owned(),
             pid,
+            init,
             calls,
             changes,
         };
@@ -100,6 +103,7 @@ pub(super) struct Link {
     stream: UnixStream,
     decoder: Decoder,
     peer: u32,
+    init: Option<u32>,
 }
 
 impl Link {
@@ -116,6 +120,7 @@ impl Link {
             stream,
             decoder: Decoder::default(),
             peer,
+            init: None,
         };
         match tokio::time::timeout(HELLO, link.greet()).await {
             Ok(Ok(())) => Ok(Some(link)),
@@ -130,9 +135,12 @@ impl Link {
         self.send(0, Call::Hello).await?;
         match self.receive().await? {
             Message::Answer {
-                answer: Answer::Hello { .. },
+                answer: Answer::Hello { init, .. },
                 ..
-            } => Ok(()),
+            } => {
+                self.init = init;
+                Ok(())
+            }
             other => Err(io::Error::other(format!("unexpected greeting {other:?}"))),
         }
     }

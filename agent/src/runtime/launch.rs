@@ -91,6 +91,7 @@ pub(super) fn prepare(spec: &SandboxSpec, runtime: &OciRuntime) -> Result<(), Ru
         runc_deadline: runtime.deadline,
         cgroup: cgroup.clone(),
         own_cgroups: cgroups::supervisor_directories(&hierarchies, &spec.cgroup_parent),
+        sharing: spec.sharing,
     };
     make_dir(dir)?;
     let failed = |error| RuntimeError::io("write configuration in", dir, error);

@@ -6,6 +6,7 @@
 
 mod reader;
 mod record;
+mod tail;
 mod watch;
 
 #[cfg(test)]
@@ -19,6 +20,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch as signal};
 
 use reader::{Progress, Reader};
+pub(crate) use tail::tail;
 
 /// Chunks that wait for a slow client.
 const AHEAD: usize = 2;

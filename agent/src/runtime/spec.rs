@@ -1,11 +1,11 @@
 //! The OCI specification of a container (pure): what runc is told, from a [`ContainerSpec`] and the place
 //! where it is to run.
 //!
-//! Not here yet: seccomp profiles, sysctls, user namespaces and mount propagation, which pods cannot ask
-//! for so far.
+//! Not here yet: user namespaces.
 
 mod capabilities;
 mod mounts;
+mod seccomp;
 
 #[cfg(test)]
 mod tests;
@@ -13,11 +13,11 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    Linux, LinuxDevice, LinuxNamespace, LinuxNamespaceType, Process, Root, Spec,
+    Linux, LinuxDevice, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Process, Root, Spec,
 };
 
 use super::user::User;
-use super::{ContainerSpec, resources};
+use super::{ContainerSpec, Seccomp, resources};
 
 pub(crate) use capabilities::UnknownCapability;
 
@@ -56,7 +56,9 @@ pub(crate) struct Place<'a> {
     /// The host's when absent.
     pub(crate) netns: Option<&'a Path>,
     pub(crate) uts: PathBuf,
-    pub(crate) ipc: PathBuf,
+    /// The host's when absent.
+    pub(crate) ipc: Option<PathBuf>,
+    pub(crate) pid: Pid,
     /// The pod's `/dev/shm`.
     pub(crate) shm: PathBuf,
     pub(crate) user: &'a User,
@@ -64,6 +66,14 @@ pub(crate) struct Place<'a> {
     pub(crate) capabilities: u64,
     /// The host's devices, for privileged containers.
     pub(crate) devices: Vec<LinuxDevice>,
+}
+
+/// The process id namespace of a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Pid {
+    New,
+    Host,
+    Path(PathBuf),
 }
 
 pub(crate) fn build(
@@ -79,7 +89,7 @@ pub(crate) fn build(
         .set_hostname(None)
         .set_process(Some(process(container, place)?))
         .set_mounts(Some(mounts::build(container, place)))
-        .set_linux(Some(linux(container, place)))
+        .set_linux(Some(linux(container, place)?))
         .set_annotations(Some(container.annotations.clone().into_iter().collect()));
     Ok(spec)
 }
@@ -125,10 +135,12 @@ fn environment(container: &ContainerSpec, hostname: &str) -> Vec<String> {
     environment
 }
 
-fn linux(container: &ContainerSpec, place: &Place<'_>) -> Linux {
+fn linux(container: &ContainerSpec, place: &Place<'_>) -> Result<Linux, UnknownCapability> {
     let mut linux = Linux::default();
     let paths = |paths: &[&str]| {
-        let shown = if container.privileged { &[] } else { paths };
+        let confinement = &container.confinement;
+        let open = container.privileged || confinement.unmasked_proc;
+        let shown = if open { &[] } else { paths };
         Some(shown.iter().map(|path| (*path).to_owned()).collect())
     };
     linux
@@ -143,7 +155,31 @@ fn linux(container: &ContainerSpec, place: &Place<'_>) -> Linux {
     if container.privileged {
         linux.set_devices(Some(place.devices.clone()));
     }
+    let confinement = &container.confinement;
+    if !confinement.sysctls.is_empty() {
+        linux.set_sysctl(Some(confinement.sysctls.clone().into_iter().collect()));
+    }
     linux
+        .set_seccomp(seccomp(container, place)?)
+        .set_rootfs_propagation(mounts::root_propagation(container));
+    Ok(linux)
+}
+
+/// Privileged containers are not confined, whatever they ask for.
+fn seccomp(
+    container: &ContainerSpec,
+    place: &Place<'_>,
+) -> Result<Option<LinuxSeccomp>, UnknownCapability> {
+    Ok(match &container.confinement.seccomp {
+        _ if container.privileged => None,
+        Seccomp::Unconfined => None,
+        Seccomp::Profile(profile) => Some(profile.as_ref().clone()),
+        Seccomp::RuntimeDefault => {
+            let capabilities = capabilities::build(container, place.capabilities)?;
+            let bounding = capabilities.bounding().clone().unwrap_or_default();
+            Some(seccomp::runtime_default(&bounding))
+        }
+    })
 }
 
 fn namespaces(place: &Place<'_>) -> Vec<LinuxNamespace> {
@@ -152,12 +188,17 @@ fn namespaces(place: &Place<'_>) -> Vec<LinuxNamespace> {
         namespace.set_typ(kind).set_path(path.map(Path::to_owned));
         namespace
     };
-    let mut namespaces = vec![
-        namespace(LinuxNamespaceType::Pid, None),
-        namespace(LinuxNamespaceType::Mount, None),
-        namespace(LinuxNamespaceType::Ipc, Some(&place.ipc)),
-        namespace(LinuxNamespaceType::Uts, Some(&place.uts)),
-    ];
+    let pid = match &place.pid {
+        Pid::New => Some(namespace(LinuxNamespaceType::Pid, None)),
+        Pid::Path(path) => Some(namespace(LinuxNamespaceType::Pid, Some(path))),
+        Pid::Host => None,
+    };
+    let mut namespaces: Vec<LinuxNamespace> = pid.into_iter().collect();
+    namespaces.push(namespace(LinuxNamespaceType::Mount, None));
+    if let Some(ipc) = &place.ipc {
+        namespaces.push(namespace(LinuxNamespaceType::Ipc, Some(ipc)));
+    }
+    namespaces.push(namespace(LinuxNamespaceType::Uts, Some(&place.uts)));
     if let Some(netns) = place.netns {
         namespaces.push(namespace(LinuxNamespaceType::Network, Some(netns)));
     }

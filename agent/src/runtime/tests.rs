@@ -1,6 +1,7 @@
 //! Real containers: runc, a root file system with nothing but busybox, this test program as the supervisor.
 #![allow(clippy::unwrap_used)]
 
+mod confined;
 mod faults;
 mod life;
 mod limits;
@@ -77,6 +78,7 @@ impl Fixture {
             hostname: "bee".to_owned(),
             cgroup_parent: self.cgroup_parent.clone(),
             resources: Resources::default(),
+            sharing: Sharing::default(),
         }
     }
 
@@ -112,6 +114,7 @@ impl Fixture {
             stdin: false,
             stdin_once: false,
             annotations: BTreeMap::new(),
+            confinement: Confinement::default(),
         }
     }
 

@@ -44,6 +44,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) group: Option<u32>,
     pub(crate) supplemental: &'a [u32],
     pub(crate) non_root: bool,
+    /// Only the groups that were asked for.
+    pub(crate) strict: bool,
 }
 
 /// Reads the files that [`resolve`] needs; missing ones are empty.
@@ -104,7 +106,9 @@ pub(crate) fn resolve(wanted: &Wanted<'_>, passwd: &[u8], group: &[u8]) -> Resul
     let member_of = entry.iter().flat_map(|account| {
         let name = account.name;
         groups(group)
-            .filter(move |group| group.members.split(',').any(|member| member == name))
+            .filter(move |group| {
+                !wanted.strict && group.members.split(',').any(|member| member == name)
+            })
             .map(|group| group.gid)
     });
     let mut additional_gids = vec![gid];

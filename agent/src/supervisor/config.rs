@@ -22,6 +22,16 @@ pub(crate) struct Config {
     pub(crate) cgroup: String,
     /// Directories of the cgroup in which the supervisor itself lives.
     pub(crate) own_cgroups: Vec<PathBuf>,
+    #[serde(default)]
+    pub(crate) sharing: Sharing,
+}
+
+/// What a pod's containers have in common with each other, or with the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sharing {
+    /// One process id namespace for all containers.
+    pub(crate) processes: bool,
+    pub(crate) host_ipc: bool,
 }
 
 impl Config {

@@ -14,7 +14,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::ForkResult;
 
 use super::config::{self, Config};
-use super::{cgroup, protocol, serve};
+use super::{cgroup, init, protocol, serve};
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DaemonError {
@@ -78,11 +78,11 @@ pub(crate) fn launch(dir: &Path) -> Result<(), DaemonError> {
 /// The child's life: prepare, tell the waiting parent, serve.
 fn run(dir: &Path, config: &Config, mut report: io::PipeWriter) {
     match prepare(dir, config) {
-        Ok((listener, signals)) => {
+        Ok(prepared) => {
             let told = report.write_all(b"ready");
             drop(report);
             if told.is_ok() {
-                serve::serve(dir, config, &listener, &signals);
+                serve::serve(dir, config, &prepared);
             }
         }
         Err(error) => {
@@ -91,7 +91,14 @@ fn run(dir: &Path, config: &Config, mut report: io::PipeWriter) {
     }
 }
 
-fn prepare(dir: &Path, config: &Config) -> Result<(UnixListener, SignalFd), DaemonError> {
+/// What serving begins with.
+pub(crate) struct Prepared {
+    pub(crate) listener: UnixListener,
+    pub(crate) signals: SignalFd,
+    pub(crate) init: Option<u32>,
+}
+
+fn prepare(dir: &Path, config: &Config) -> Result<Prepared, DaemonError> {
     nix::unistd::setsid().step("setsid")?;
     redirect(dir).step("redirect output")?;
     for own in &config.own_cgroups {
@@ -102,6 +109,10 @@ fn prepare(dir: &Path, config: &Config) -> Result<(UnixListener, SignalFd), Daem
     nix::sched::unshare(CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC).step("unshare")?;
     nix::unistd::sethostname(&config.hostname).step("set host name")?;
     nix::sys::prctl::set_child_subreaper(true).step("become subreaper")?;
+    let init = match config.sharing.processes {
+        true => Some(init::start().step("make process id namespace")?),
+        false => None,
+    };
     // A wish: in a user namespace or without the capability the default has to do.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-999");
     let mut mask = SigSet::empty();
@@ -118,7 +129,11 @@ fn prepare(dir: &Path, config: &Config) -> Result<(UnixListener, SignalFd), Daem
     let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
     let signals = SignalFd::with_flags(&mask, flags).step("make signal descriptor")?;
     let listener = listen(dir).step("listen")?;
-    Ok((listener, signals))
+    Ok(Prepared {
+        listener,
+        signals,
+        init,
+    })
 }
 
 /// Standard input and output lead nowhere, errors to a file in the run directory.

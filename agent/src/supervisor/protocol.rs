@@ -141,6 +141,9 @@ pub(crate) enum Answer {
     Hello {
         version: u32,
         pid: u32,
+        /// The process that keeps the namespace of process ids that the containers share.
+        #[serde(default)]
+        init: Option<u32>,
     },
     Done,
     /// A command with streams of its own runs: what comes on them is its own. Another answer follows.

@@ -13,6 +13,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use super::config::Config;
 use super::connection::{Closed, Connection};
 use super::containers::{Containers, Ended, Reply};
+use super::daemon::Prepared;
 use super::footprint;
 use super::protocol::{Answer, Attach, Call, Failure, Message, Request, VERSION};
 use super::runc::Runc;
@@ -29,16 +30,24 @@ struct Server {
     next_token: u64,
     counter: u64,
     buffer: Vec<u8>,
+    /// First process of the namespace that the containers share.
+    init: Option<u32>,
 }
 
 /// Serves until it is told to stop.
-pub(crate) fn serve(dir: &Path, config: &Config, listener: &UnixListener, signals: &SignalFd) {
+pub(crate) fn serve(dir: &Path, config: &Config, prepared: &Prepared) {
+    let Prepared {
+        listener,
+        signals,
+        init,
+    } = prepared;
     let mut server = Server {
         containers: Containers::new(dir, Runc::new(dir, config)),
         connections: Vec::new(),
         next_token: 0,
         counter: 0,
         buffer: vec![0; 16 << 10],
+        init: *init,
     };
     let mut again = false;
     // Nothing has happened since the pages that were needed last have been given back.
@@ -191,6 +200,7 @@ impl Server {
                 Answer::Hello {
                     version: VERSION,
                     pid: std::process::id(),
+                    init: self.init,
                 }
             }
             Call::States => Answer::States(self.containers.states()),

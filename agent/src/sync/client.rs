@@ -1,5 +1,6 @@
 //! The stream to the control plane: dialled, held, dialled again.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,11 +13,12 @@ use proto::node::v1::node_sync_client::NodeSyncClient;
 use rand::Rng;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
 
+use super::identity::Identity;
 use super::intake::Intake;
 use super::streams::{NodeServer, Streams};
-use crate::pods::Machine;
+use crate::pods::{Machine, TokenWish};
 
 /// A full state of a large cluster comes in batches; one batch is not larger than this.
 const MOST_BYTES: usize = 64 << 20;
@@ -43,13 +45,20 @@ pub(crate) enum ClientError {
 #[derive(Clone)]
 pub(crate) struct ClientConfig {
     pub(crate) server: String,
+    pub(crate) node_name: String,
     pub(crate) ca_pem: Vec<u8>,
     pub(crate) certificate_pem: Vec<u8>,
     pub(crate) key_pem: Vec<u8>,
+    /// Where renewed certificates are written; they are kept in memory alone where there is none.
+    pub(crate) identity_dir: Option<PathBuf>,
 }
 
 pub(crate) struct Client<M: Machine> {
-    endpoint: Endpoint,
+    /// The members of the control plane that are known, any of which will do.
+    servers: Vec<String>,
+    /// Which of them is next.
+    turn: usize,
+    identity: Identity,
     intake: Intake<M>,
     streams: Arc<Streams<M>>,
     /// The node as it is to be registered, made anew for each stream.
@@ -92,26 +101,18 @@ impl<M: Machine> Client<M> {
         metrics: ClientMetrics,
         node_server: Option<Arc<dyn NodeServer>>,
     ) -> Result<Self, ClientError> {
-        let wrong = |source| ClientError::Server {
-            server: config.server.clone(),
-            source,
-        };
-        let tls = ClientTlsConfig::new()
-            .ca_certificate(Certificate::from_pem(&config.ca_pem))
-            .identity(Identity::from_pem(&config.certificate_pem, &config.key_pem));
-        let endpoint = Endpoint::from_shared(config.server.clone())
-            .map_err(wrong)?
-            .tls_config(tls)
-            .map_err(wrong)?
-            .connect_timeout(Duration::from_secs(5))
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(Duration::from_secs(10))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .keep_alive_while_idle(true);
-        let pods = Arc::clone(&intake.pods);
-        let streams = Streams::new(endpoint.clone(), pods, node_server);
+        let identity = Identity::new(config);
+        let servers: Vec<String> = addresses(&config.server);
+        // What cannot work is told at once.
+        for server in &servers {
+            endpoint(server, &identity)?;
+        }
+        let streams = Streams::new(Arc::clone(&intake.pods), node_server);
         Ok(Self {
-            endpoint,
+            // Nodes do not all go to the same one.
+            turn: rand::rng().random_range(0..servers.len().max(1)),
+            servers,
+            identity,
             intake,
             streams: Arc::new(streams),
             hello,
@@ -145,14 +146,24 @@ impl<M: Machine> Client<M> {
                 () = tokio::time::sleep(jittered) => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            // One round over all of them before the pause grows.
+            if self.turn.is_multiple_of(self.servers.len()) {
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
         }
     }
 
     /// One stream, until it is lost; or, when `stop` says so, until all that waits is told and the control
     /// plane has ended the stream, too.
     async fn once(&mut self, stop: &watch::Receiver<bool>) -> ClientError {
-        let channel = match self.endpoint.connect().await {
+        let server = self.servers[self.turn % self.servers.len()].clone();
+        // Whatever becomes of this one, another is asked next.
+        self.turn += 1;
+        let endpoint = match endpoint(&server, &self.identity) {
+            Ok(endpoint) => endpoint,
+            Err(error) => return error,
+        };
+        let channel = match endpoint.connect().await {
             Ok(channel) => channel,
             Err(error) => return ClientError::Connect(error),
         };
@@ -170,18 +181,24 @@ impl<M: Machine> Client<M> {
             Ok(response) => response.into_inner(),
             Err(status) => return ClientError::Refused(Box::new(status)),
         };
-        tracing::info!(server = %self.endpoint.uri(), "connected to the control plane");
+        tracing::info!(server, "connected to the control plane");
         self.metrics.connections.inc();
         self.metrics.connected.set(1);
         self.intake.begin();
         let outbox = Arc::clone(&self.intake.outbox);
         outbox.begin();
+        let objects = Arc::clone(&self.intake.objects);
+        objects.tokens.begin();
+        let certificate = self.identity.request();
         let mut stop = stop.clone();
         let _sending = AbortOnDrop(tokio::spawn(async move {
+            tokio::pin!(certificate);
             loop {
                 let message = tokio::select! {
                     biased;
                     message = outbox.next() => message,
+                    (id, wish) = objects.tokens.next() => token_request(id, wish),
+                    request = &mut certificate => certificate_request(request),
                     _ = stop.wait_for(|stop| *stop) => return,
                 };
                 if send.send(message).await.is_err() {
@@ -192,7 +209,7 @@ impl<M: Machine> Client<M> {
         loop {
             match incoming.message().await {
                 Ok(Some(message)) => {
-                    if let Err(error) = self.take(message).await {
+                    if let Err(error) = self.take(&server, message).await {
                         let why = format!("a batch that cannot be read: {error}");
                         return ClientError::Refused(Box::new(tonic::Status::data_loss(why)));
                     }
@@ -204,19 +221,83 @@ impl<M: Machine> Client<M> {
     }
 
     /// After an error the state has a hole: only a new stream, with the full state, fills it.
-    async fn take(&mut self, message: wire::ControlMessage) -> Result<(), prost::DecodeError> {
+    async fn take(
+        &mut self,
+        server: &str,
+        message: wire::ControlMessage,
+    ) -> Result<(), prost::DecodeError> {
         match message.message {
             Some(Message::Batch(batch)) => {
                 let batch = wire::Batch::decode(batch)?;
                 self.metrics.batches.inc();
                 self.intake.batch(batch).await;
             }
-            Some(Message::StreamRequest(request)) => {
-                tokio::spawn(Arc::clone(&self.streams).serve(request));
-            }
+            Some(Message::StreamRequest(request)) => match endpoint(server, &self.identity) {
+                Ok(endpoint) => {
+                    tokio::spawn(Arc::clone(&self.streams).serve(endpoint, request));
+                }
+                Err(error) => tracing::warn!(%error, "a stream was not opened"),
+            },
+            Some(Message::TokenResponse(response)) => self.intake.token(response),
+            Some(Message::CertificateResponse(response)) => self.identity.answered(response),
+            Some(Message::Trust(trust)) => self.identity.trust(&trust.ca_pem),
             None => tracing::warn!("passed over: an empty message from the control plane"),
         }
         Ok(())
+    }
+}
+
+/// Several addresses are given with commas between them. There is always one.
+fn addresses(server: &str) -> Vec<String> {
+    server
+        .split(',')
+        .map(|address| address.trim().to_owned())
+        .collect()
+}
+
+/// The control plane, spoken to as who this node is now.
+fn endpoint(server: &str, identity: &Identity) -> Result<Endpoint, ClientError> {
+    let wrong = |source| ClientError::Server {
+        server: server.to_owned(),
+        source,
+    };
+    let (ca, certificate, key) = identity.pem();
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(ca))
+        .identity(tonic::transport::Identity::from_pem(certificate, key));
+    Ok(Endpoint::from_shared(server.to_owned())
+        .map_err(wrong)?
+        .tls_config(tls)
+        .map_err(wrong)?
+        .connect_timeout(Duration::from_secs(5))
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true))
+}
+
+fn token_request(id: u64, wish: TokenWish) -> wire::NodeMessage {
+    let audiences = (!wish.audience.is_empty()).then_some(wish.audience);
+    wire::NodeMessage {
+        message: Some(wire::node_message::Message::TokenRequest(
+            wire::TokenRequest {
+                id,
+                namespace: wish.namespace,
+                pod: wish.pod,
+                pod_uid: wish.pod_uid,
+                service_account: wish.account,
+                audiences: audiences.into_iter().collect(),
+                expiration_seconds: wish.seconds,
+            },
+        )),
+    }
+}
+
+fn certificate_request(csr_pem: String) -> wire::NodeMessage {
+    wire::NodeMessage {
+        message: Some(wire::node_message::Message::CertificateRequest(
+            wire::CertificateRequest { csr_pem },
+        )),
     }
 }
 

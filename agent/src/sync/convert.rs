@@ -1,6 +1,6 @@
 //! Messages of node sync as neutral events. What makes no sense is left out, with its reason; the rest goes on.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use proto::node::v1 as wire;
@@ -63,7 +63,7 @@ impl Reader<'_> {
 
     fn ranges(&mut self, all: &[String]) -> Vec<IpNet> {
         all.iter()
-            .filter_map(|text| match text.parse() {
+            .filter_map(|text| match text.trim().parse() {
                 Ok(range) => Some(range),
                 Err(_) => {
                     let object = self.object.clone();
@@ -74,6 +74,16 @@ impl Reader<'_> {
                 }
             })
             .collect()
+    }
+
+    /// Who may come: where ranges were named and none can be read, nobody.
+    fn admitted(&mut self, all: &[String]) -> Vec<IpNet> {
+        let read = self.ranges(all);
+        if read.is_empty() && !all.is_empty() {
+            // No packet that is let in has this source.
+            return vec![IpNet::from(IpAddr::V4(Ipv4Addr::UNSPECIFIED))];
+        }
+        read
     }
 
     fn port(&mut self, port: u32) -> Option<u16> {
@@ -155,7 +165,7 @@ pub(crate) fn service(change: wire::ServiceChange, nonsense: &mut Vec<Nonsense>)
             ports,
             external_ips: reader.addresses(&service.external_ips),
             load_balancer_ips: reader.addresses(&service.load_balancer_ips),
-            load_balancer_source_ranges: reader.ranges(&service.load_balancer_source_ranges),
+            load_balancer_source_ranges: reader.admitted(&service.load_balancer_source_ranges),
             session_affinity: (service.session_affinity_seconds > 0)
                 .then_some(service.session_affinity_seconds),
             internal_traffic_local: service.internal_traffic_local,

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
@@ -113,6 +114,7 @@ impl<M: Machine> Intake<M> {
         }
         if last && let Some(full) = self.full.take() {
             self.outbox.retain(&full.pods);
+            self.objects.tokens.retain(&full.pods);
             self.pods.retain(&full.pods).await;
         }
     }
@@ -132,6 +134,7 @@ impl<M: Machine> Intake<M> {
     async fn pod(&mut self, change: wire::PodChange) {
         if change.pod_json.is_empty() {
             self.outbox.forget(&change.uid);
+            self.objects.tokens.forget(&change.uid);
             self.pods.gone(&change.uid).await;
             return;
         }
@@ -159,6 +162,23 @@ impl<M: Machine> Intake<M> {
         }
     }
 
+    /// A token came, or why there is none.
+    pub(crate) fn token(&self, response: wire::TokenResponse) {
+        let now = jiff::Timestamp::now().as_second();
+        let answer = if response.token.is_empty() {
+            tracing::warn!(error = response.error, "a token was refused");
+            Err(response.error)
+        } else {
+            // Clocks differ: never so long or so short that a token is asked for all the time.
+            let lives = (response.expiration - now).clamp(60, 1 << 32);
+            let lives = u64::try_from(lives).unwrap_or(60);
+            Ok((response.token, Duration::from_secs(lives)))
+        };
+        if self.objects.tokens.answered(response.id, answer) {
+            self.objects.announce();
+        }
+    }
+
     fn object(&mut self, change: wire::ObjectChange, nonsense: &mut Vec<Nonsense>) {
         let Some(name) = convert::object_name(&change.namespace, &change.name) else {
             nonsense.push(Nonsense::Nameless("object"));
@@ -167,7 +187,7 @@ impl<M: Machine> Intake<M> {
         let kind = match change.kind.as_str() {
             "ConfigMap" => Kind::ConfigMap,
             "Secret" => Kind::Secret,
-            // Service accounts are for tokens in volumes, which are not here yet.
+            // Of a service account a pod needs its tokens, which come when they are asked for.
             _ => return,
         };
         self.mention(kind, &name);

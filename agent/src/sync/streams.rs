@@ -81,7 +81,6 @@ impl Refusal {
 
 /// What serves streams; one per agent.
 pub(crate) struct Streams<M: Machine> {
-    endpoint: Endpoint,
     pods: Arc<Pods<M>>,
     node_server: Option<Arc<dyn NodeServer>>,
     places: Arc<Semaphore>,
@@ -102,13 +101,8 @@ impl Call {
 }
 
 impl<M: Machine> Streams<M> {
-    pub(crate) fn new(
-        endpoint: Endpoint,
-        pods: Arc<Pods<M>>,
-        node_server: Option<Arc<dyn NodeServer>>,
-    ) -> Self {
+    pub(crate) fn new(pods: Arc<Pods<M>>, node_server: Option<Arc<dyn NodeServer>>) -> Self {
         Self {
-            endpoint: endpoint.connect_timeout(CONNECT),
             pods,
             node_server,
             places: Arc::new(Semaphore::new(MAX_STREAMS)),
@@ -116,19 +110,27 @@ impl<M: Machine> Streams<M> {
     }
 
     /// Opens the stream that was asked for and serves it to its end.
-    pub(crate) async fn serve(self: Arc<Self>, request: wire::StreamRequest) {
+    pub(crate) async fn serve(self: Arc<Self>, endpoint: Endpoint, request: wire::StreamRequest) {
         let Ok(_place) = Arc::clone(&self.places).try_acquire_owned() else {
             tracing::warn!("a stream was not opened: there are too many");
             return;
         };
-        if let Err(status) = self.call(&request).await {
+        if let Err(status) = self.call(endpoint, &request).await {
             tracing::debug!(stream = %request.id, %status, "stream ended");
         }
     }
 
-    async fn call(&self, request: &wire::StreamRequest) -> Result<(), tonic::Status> {
+    async fn call(
+        &self,
+        endpoint: Endpoint,
+        request: &wire::StreamRequest,
+    ) -> Result<(), tonic::Status> {
         let failed = |error: tonic::transport::Error| tonic::Status::unavailable(error.to_string());
-        let channel = self.endpoint.connect().await.map_err(failed)?;
+        let channel = endpoint
+            .connect_timeout(CONNECT)
+            .connect()
+            .await
+            .map_err(failed)?;
         let (send, frames) = mpsc::channel(FRAMES);
         let open = wire::StreamOpen {
             id: request.id.clone(),

@@ -191,6 +191,7 @@ figures! {
     NORTH_SOUTH_CPU: NorthSouth, "nodePortCpu", "NodePort: CPU each", "us", Lower;
     CHANGE_P50: Change, "changeP50", "one endpoint's change, p50", "ms", Lower;
     CHANGE_P99: Change, "changeP99", "one endpoint's change, p99", "ms", Lower;
+    ENDED_P99: Change, "changeEndedP99", "..., old sockets ended too, p99", "ms", Lower;
     LOAD: Load, "load", "whole table from nothing", "ms", Lower;
     MEMORY_USER: Memory, "memoryUser", "memory, user space", "MiB", Lower;
     MEMORY_KERNEL: Memory, "memoryKernel", "memory, kernel", "MiB", Lower;

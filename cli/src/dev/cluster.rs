@@ -101,10 +101,11 @@ impl Cluster {
             arguments.data_dir.join("controller"),
             arguments.listen,
             Vec::new(),
+            crate::control_settings::MemberSettings::alone()?,
         )?)
         .await
         .context("control plane")?;
-        let server = format!("https://{}", controller.address());
+        let server = controller.local_url();
         let kubeconfig = arguments.data_dir.join("kubeconfig");
         files::write_private(&kubeconfig, controller.admin_kubeconfig(&server).as_bytes())?;
         progress.done("control plane", &format!("serves {server}"));
@@ -124,6 +125,7 @@ impl Cluster {
             ca_pem: identity.ca_pem.into_bytes(),
             certificate_pem: identity.certificate_pem.into_bytes(),
             key_pem: identity.key_pem.into_bytes(),
+            identity_dir: None,
             cgroup_parent: arguments.node.cgroup_parent.clone(),
             cgroup_attach: arguments.node.cgroup_attach.clone(),
             uplink: arguments.node.uplink.clone(),
@@ -142,6 +144,7 @@ impl Cluster {
             vxlan_port: arguments.network.vxlan_port,
             pod_mtu: arguments.network.pod_mtu,
             insecure_registries: arguments.node.insecure_registries.clone(),
+            pods: arguments.node.pods.options(),
         })
         .await
         .context("node agent")?;

@@ -61,7 +61,9 @@ pub(super) fn set(netns: &Path, settings: &[&str], value: &str) -> anyhow::Resul
 }
 
 /// A thread's namespaces end with it: the caller's stay as they are.
-fn on_own_thread<T: Send>(work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+pub(super) fn on_own_thread<T: Send>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send,
+) -> anyhow::Result<T> {
     std::thread::scope(|scope| match scope.spawn(work).join() {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),

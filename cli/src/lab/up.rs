@@ -17,13 +17,17 @@ use crate::progress::Progress;
 
 /// How long the control plane may take to serve.
 const SERVING: Duration = Duration::from_secs(60);
+/// Their addresses are between the router's and those of nodes.
+const MOST_CONTROLLERS: u8 = 5;
+/// Where members of the control plane listen for each other.
+const PEER_PORT: u16 = 6444;
 /// Where the API server listens in its namespace.
 pub(super) const API_PORT: u16 = 6443;
 
 pub(super) fn run(place: &Place, arguments: &UpArguments, log: &LogSettings) -> anyhow::Result<()> {
     ensure!(
-        arguments.controllers == 1,
-        "--controllers {}: a lab has one controller so far",
+        (1..=MOST_CONTROLLERS).contains(&arguments.controllers),
+        "--controllers {}: a lab has 1 to {MOST_CONTROLLERS}",
         arguments.controllers
     );
     let _lock = record::lock(place)?;
@@ -124,12 +128,13 @@ async fn start(place: &Place, mut record: Record) -> anyhow::Result<Record> {
     // Agents wait for the control plane; each loads its programs meanwhile.
     let stale = place.inner_kubeconfig();
     let _ = std::fs::remove_file(&stale);
-    for host in &hosts {
+    let controller = Host::Controller(1);
+    let further = |host: &Host| matches!(host, Host::Controller(number) if *number > 1);
+    for host in hosts.iter().filter(|host| !further(host)) {
         let process = start_member(place, &record, *host)?;
         record.set_process(*host, Some(process));
         record.write(place)?;
     }
-    let controller = Host::Controller(1);
     await_controller(place, &record, controller).await?;
     record.forward = Some(forward(place, &record, controller)?);
     record.write(place)?;
@@ -137,6 +142,13 @@ async fn start(place: &Place, mut record: Record) -> anyhow::Result<Record> {
         "control plane",
         &format!("serves {}", server(&record, controller)?),
     );
+    for host in hosts.iter().filter(|host| further(host)) {
+        join(place, &mut record, *host).await?;
+    }
+    let count = hosts.iter().filter(|host| further(host)).count();
+    if count > 0 {
+        progress.done("members", &format!("{} of the control plane", count + 1));
+    }
     futures::future::try_join_all(
         nodes
             .iter()
@@ -165,7 +177,11 @@ pub(super) fn connect(place: &Place, record: &Record, host: Host) -> anyhow::Res
     let path = place.netns(&host.name());
     netns::create(&path)?;
     netns::ip(&place.netns(FABRIC), &plan::cable(host, record.mtu, &path))?;
-    netns::ip(&path, &plan::addresses(host, record.families))
+    netns::ip(&path, &plan::addresses(host, record.families))?;
+    if matches!(host, Host::Node(_)) && record.network.iter().any(|option| option == "--xdp=on") {
+        super::xdp::accept_returned(&place.netns(FABRIC), &host.name())?;
+    }
+    Ok(())
 }
 
 pub(super) fn load_balancers(place: &Place, record: &Record) -> anyhow::Result<()> {
@@ -218,11 +234,39 @@ pub(super) fn server(record: &Record, controller: Host) -> anyhow::Result<String
     Ok(format!("https://{}", api_address(record, controller)?))
 }
 
+/// Starts a controller that is to be a member beside the first, and waits until it serves.
+async fn join(place: &Place, record: &mut Record, host: Host) -> anyhow::Result<()> {
+    let config = crate::client::administrator(Some(&place.kubeconfig())).await?;
+    let hash = crate::token_command::ca_hash(&config)?;
+    let hour = Duration::from_secs(3600);
+    let token = crate::cluster_command::join_token(config, hour).await?;
+    let first = server(record, Host::Controller(1))?;
+    let further = [
+        format!("--join={first}"),
+        format!("--token={token}"),
+        format!("--ca-hash={hash}"),
+    ];
+    let process = start_with(place, record, host, &further)?;
+    record.set_process(host, Some(process));
+    record.write(place)?;
+    let kubeconfig = place.data_of(&host.name()).join("admin.kubeconfig");
+    await_file(place, record, host, &kubeconfig).await
+}
+
 /// Starts a controller or an agent.
 pub(super) fn start_member(
     place: &Place,
     record: &Record,
     host: Host,
+) -> anyhow::Result<ProcessId> {
+    start_with(place, record, host, &[])
+}
+
+fn start_with(
+    place: &Place,
+    record: &Record,
+    host: Host,
+    further: &[String],
 ) -> anyhow::Result<ProcessId> {
     let name = host.name();
     let cgroup = place.cgroup_of(&name);
@@ -234,11 +278,18 @@ pub(super) fn start_member(
             arguments.push("controller".to_owned());
             arguments.push(option("data-dir", &place.data_of(&name).display()));
             arguments.push(option("listen", &api_address(record, host)?));
+            let peers = std::net::SocketAddr::new(api_address(record, host)?.ip(), PEER_PORT);
+            arguments.push(option("peer-listen", &peers));
+            arguments.extend(further.iter().cloned());
         }
         Host::Node(_) => {
             let attach = cgroups::unified(&cgroup)?;
             arguments.push("agent".to_owned());
-            arguments.push(option("server", &server(record, Host::Controller(1))?));
+            for member in &record.members {
+                if let Host::Controller(_) = member.host {
+                    arguments.push(option("server", &server(record, member.host)?));
+                }
+            }
             arguments.push(option("node-name", &name));
             arguments.push(option("identity", &place.identity(&name).display()));
             arguments.push(option("data-dir", &agent_data(place, host).display()));
@@ -267,8 +318,17 @@ pub(super) fn start_member(
 
 /// Waits until the control plane has written its kubeconfig, which it does when it serves.
 async fn await_controller(place: &Place, record: &Record, host: Host) -> anyhow::Result<()> {
+    await_file(place, record, host, &place.inner_kubeconfig()).await
+}
+
+async fn await_file(
+    place: &Place,
+    record: &Record,
+    host: Host,
+    file: &std::path::Path,
+) -> anyhow::Result<()> {
     let deadline = tokio::time::Instant::now() + SERVING;
-    while !place.inner_kubeconfig().exists() {
+    while !file.exists() {
         members::check_alive(place, record, host)?;
         ensure!(
             tokio::time::Instant::now() < deadline,

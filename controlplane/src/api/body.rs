@@ -78,7 +78,7 @@ impl FieldValidation {
     /// Errors of wrong types and, where asked for, of unknown fields; warnings of the rest.
     pub(crate) fn judge(
         self,
-        kind: &Kind,
+        kind: &Kind<'_>,
         problems: &[FieldProblem],
     ) -> Result<Vec<String>, ApiError> {
         if let Some(wrong) = problems.iter().find(|problem| problem.is_fatal()) {
@@ -120,15 +120,15 @@ pub(super) fn parse_yaml(bytes: &[u8]) -> Result<Value, ApiError> {
 
 /// The body as an object of the kind, without unknown fields, and the warnings.
 pub(super) fn object_of(
-    kind: &Kind,
+    kind: &Kind<'_>,
     bytes: &[u8],
     encoding: Encoding,
     validation: FieldValidation,
 ) -> Result<(Value, Vec<String>), ApiError> {
     let mut body = parse(bytes, encoding)?;
     check_type(kind, &body)?;
-    object::strip_nulls(&mut body);
-    let mut problems = check_and_prune(kind.definition, &mut body);
+    object::strip_absent(kind, &mut body);
+    let mut problems = check_and_prune(kind, &mut body);
     if encoding == Encoding::Json && validation != FieldValidation::Ignore {
         problems.extend(duplicate_fields(bytes));
     }
@@ -137,7 +137,7 @@ pub(super) fn object_of(
 }
 
 /// A body must say that it is what the URL says; saying nothing is fine.
-fn check_type(kind: &Kind, body: &Value) -> Result<(), ApiError> {
+fn check_type(kind: &Kind<'_>, body: &Value) -> Result<(), ApiError> {
     if !body.is_object() {
         return Err(ApiError::bad_request(
             "the object provided is unrecognized (must be of type Object): couldn't get version/kind; json \

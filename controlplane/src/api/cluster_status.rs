@@ -1,6 +1,8 @@
 //! `GET /waggle/v1/status`: the members, and how far each node is. Made from this member's memory at each
 //! request; nothing of it is stored, so that a node's progress costs no write.
 
+use std::collections::BTreeMap;
+
 use axum::body::Body;
 use http::{Response, StatusCode};
 use k8s_openapi::api::core::v1::Node;
@@ -8,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Api, respond};
 use crate::cache::Cache;
+use crate::registry::ApiError;
 use crate::sync::{Applied, Connected};
 
 /// What the status is made of.
@@ -15,6 +18,25 @@ use crate::sync::{Applied, Connected};
 pub(crate) struct View {
     pub(crate) cache: Cache,
     pub(crate) applied: Applied,
+    /// Where the CA is, which a new member is given.
+    pub(crate) pki: std::path::PathBuf,
+}
+
+impl View {
+    /// What all members have of the directory with the certificates: the CA, and nothing of this member's own.
+    pub(super) fn shared_files(&self) -> Result<BTreeMap<String, String>, ApiError> {
+        let failed = |error: std::io::Error| ApiError::internal(format!("reading the CA: {error}"));
+        let mut files = BTreeMap::new();
+        for entry in std::fs::read_dir(&self.pki).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with("ca") && (name.ends_with(".crt") || name.ends_with(".key")) {
+                let text = std::fs::read_to_string(entry.path()).map_err(failed)?;
+                files.insert(name, text);
+            }
+        }
+        Ok(files)
+    }
 }
 
 impl std::fmt::Debug for View {
@@ -40,10 +62,27 @@ pub struct ClusterStatus {
 #[serde(rename_all = "camelCase")]
 pub struct MemberStatus {
     pub id: u64,
+    #[serde(default)]
+    pub name: String,
     /// Where other members reach it; empty in a control plane of one.
     pub address: String,
+    /// Where clients reach its API.
+    #[serde(default)]
+    pub api_address: String,
     pub leader: bool,
     pub voter: bool,
+    /// It answers the member that says this.
+    #[serde(default)]
+    pub present: bool,
+    #[serde(default)]
+    pub revision: u64,
+    #[serde(default)]
+    pub version: String,
+    #[serde(default)]
+    pub disk_bytes: u64,
+    /// Its disk is about to be full: the cluster takes no more writes.
+    #[serde(default)]
+    pub no_space: bool,
 }
 
 /// A node, and its stream to the member that answers.
@@ -82,11 +121,28 @@ pub struct DataPlane {
 impl Api {
     pub(super) fn cluster_status(&self) -> Response<Body> {
         let store = self.registry.store();
-        let members = store.members().into_iter().map(|member| MemberStatus {
-            id: member.id,
-            address: member.address,
-            leader: member.leads,
-            voter: member.votes,
+        let (own, own_id) = (store.report(), store.id());
+        let heard = store.heard();
+        let members = store.members().into_iter().map(|member| {
+            let report = match heard.get(&member.id) {
+                _ if member.id == own_id => Some((true, own.clone())),
+                Some(heard) => Some((heard.is_present(), heard.report.clone())),
+                None => None,
+            };
+            let (present, report) = report.unwrap_or_default();
+            MemberStatus {
+                id: member.id,
+                name: member.name,
+                address: member.address,
+                api_address: member.api_address,
+                leader: member.leads,
+                voter: member.votes,
+                present,
+                revision: report.revision,
+                version: report.version,
+                disk_bytes: report.disk_bytes,
+                no_space: report.no_space,
+            }
         });
         let connected = self.view.applied.connected();
         let nodes = self.view.cache.nodes.list("");

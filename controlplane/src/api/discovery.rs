@@ -1,7 +1,8 @@
 //! What the API is: `/api`, `/apis`, resource lists, aggregated discovery, `/version`. Made from the kinds.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwapOption;
 use axum::body::Body;
 use http::header::{ACCEPT, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -10,15 +11,17 @@ use sha2::{Digest, Sha256};
 
 use super::dispatch::header;
 use super::negotiate::media_ranges;
-use super::request::Target;
 use super::respond;
-use crate::kinds::{self, Kind, Scope};
+use crate::kinds::{self, Kind, KindRef, Scope};
+use crate::registry::Registry;
+use crate::registry::definitions::Defined;
+use crate::registry::versions::precedence;
 
 const MAJOR: &str = "1";
 const MINOR: &str = "36";
 
 /// What can be done with objects of a kind.
-fn verbs(kind: &Kind) -> Vec<&'static str> {
+fn verbs(kind: &Kind<'_>) -> Vec<&'static str> {
     let mut verbs = vec!["create", "delete"];
     if kind.deletes_collections() {
         verbs.push("deletecollection");
@@ -42,6 +45,13 @@ const ANSWERED: &[Answered] = &[
         kind: "SelfSubjectReview",
         plural: "selfsubjectreviews",
         singular: "selfsubjectreview",
+        scope: Scope::Cluster,
+    },
+    Answered {
+        group: "authentication.k8s.io",
+        kind: "TokenReview",
+        plural: "tokenreviews",
+        singular: "tokenreview",
         scope: Scope::Cluster,
     },
     Answered {
@@ -77,23 +87,43 @@ const ANSWERED: &[Answered] = &[
 /// Groups that exist for a subresource only: `kubectl drain` looks for this one.
 const BARE_GROUPS: &[&str] = &["policy"];
 
-/// Groups with their versions, in order; the core group is not among them.
-pub(super) fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
-    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
-    let stored = kinds::all().iter().map(|kind| (kind.group, kind.version));
+/// Groups with their versions, in order; the core group is not among them. Those that users have defined come last.
+pub(super) fn groups(defined: &Defined) -> Vec<(String, Vec<String>)> {
+    let mut groups: Vec<(String, Vec<String>)> = Vec::new();
+    let built_in = kinds::all().iter().map(|kind| (kind.group, kind.version));
     let answered = ANSWERED.iter().map(|resource| (resource.group, "v1"));
     let bare = BARE_GROUPS.iter().map(|group| (*group, "v1"));
-    for (group, version) in stored.chain(answered).chain(bare) {
+    let custom = defined
+        .served()
+        .map(|version| (version.common.group.as_str(), version.name.as_str()));
+    for (group, version) in built_in.chain(answered).chain(bare).chain(custom) {
         if group.is_empty() {
             continue;
         }
-        match groups.iter_mut().find(|(known, _)| *known == group) {
-            Some((_, versions)) if versions.contains(&version) => {}
-            Some((_, versions)) => versions.push(version),
-            None => groups.push((group, vec![version])),
+        match groups.iter_mut().find(|(known, _)| known == group) {
+            Some((_, versions)) if versions.iter().any(|known| known == version) => {}
+            Some((_, versions)) => versions.push(version.to_owned()),
+            None => groups.push((group.to_owned(), vec![version.to_owned()])),
         }
     }
+    for (_, versions) in &mut groups {
+        versions.sort_by_key(|version| precedence(version));
+    }
     groups
+}
+
+/// The kinds of one group version, built in or defined.
+fn kinds_of(defined: &Defined, group: &str, version: &str) -> Vec<KindRef> {
+    let built_in = kinds::all()
+        .iter()
+        .filter(|kind| kind.group == group && kind.version == version);
+    let custom = defined
+        .served()
+        .filter(|known| known.common.group == group && known.name == version);
+    built_in
+        .map(|kind| KindRef::BuiltIn(kind))
+        .chain(custom.map(|version| KindRef::Custom(Arc::clone(version))))
+        .collect()
 }
 
 fn scope(scope: Scope) -> &'static str {
@@ -104,13 +134,10 @@ fn scope(scope: Scope) -> &'static str {
 }
 
 /// Group, version and kind that a subresource speaks, and its verbs.
-fn subresource(
-    kind: &Kind,
+fn subresource<'a>(
+    kind: &Kind<'a>,
     name: &str,
-) -> (
-    (&'static str, &'static str, &'static str),
-    Vec<&'static str>,
-) {
+) -> ((&'a str, &'a str, &'a str), Vec<&'static str>) {
     let own = (kind.group, kind.version, kind.kind);
     match name {
         "scale" => (
@@ -136,32 +163,12 @@ fn subresource(
     }
 }
 
-fn proxy_options(kind: &Kind) -> &'static str {
+fn proxy_options(kind: &Kind<'_>) -> &'static str {
     match kind.plural {
         "nodes" => "NodeProxyOptions",
         "services" => "ServiceProxyOptions",
         _ => "PodProxyOptions",
     }
-}
-
-/// kubectl looks for a custom definition before it says that a kind is unknown. There are none, and it can
-/// say so only when it is told.
-pub(super) fn is_empty_list(target: &Target) -> bool {
-    target.group == "apiextensions.k8s.io"
-        && target.version == "v1"
-        && target.resource == "customresourcedefinitions"
-        && target.name.is_empty()
-        && target.namespace.is_empty()
-        && !target.watch
-}
-
-pub(super) fn no_definitions() -> Value {
-    json!({
-        "kind": "CustomResourceDefinitionList",
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "metadata": {"resourceVersion": "1"},
-        "items": [],
-    })
 }
 
 /// `/version`.
@@ -189,14 +196,19 @@ fn platform() -> &'static str {
 }
 
 /// Answers everything below `/api` and `/apis`, and `/` itself.
-pub(super) fn serve(segments: &[&str], headers: &HeaderMap) -> Option<Response<Body>> {
+pub(super) fn serve(
+    registry: &Registry,
+    segments: &[&str],
+    headers: &HeaderMap,
+) -> Option<Response<Body>> {
+    let defined = &*registry.defined();
     if matches!(segments, ["api"] | ["apis"])
         && let Some(version) = aggregated_version(header(headers, &ACCEPT))
     {
-        return Some(serve_aggregated(segments[0], version, headers));
+        return Some(serve_aggregated(defined, segments[0], version, headers));
     }
     let value = match segments {
-        [] => json!({"paths": paths()}),
+        [] => json!({"paths": paths(defined)}),
         ["api"] => json!({
             "kind": "APIVersions",
             "versions": ["v1"],
@@ -205,26 +217,26 @@ pub(super) fn serve(segments: &[&str], headers: &HeaderMap) -> Option<Response<B
         ["apis"] => json!({
             "kind": "APIGroupList",
             "apiVersion": "v1",
-            "groups": groups().iter().map(group).collect::<Vec<_>>(),
+            "groups": groups(defined).iter().map(group).collect::<Vec<_>>(),
         }),
-        ["api", version] => resource_list("", version)?,
+        ["api", version] => resource_list(defined, "", version)?,
         ["apis", name] => {
-            let groups = groups();
+            let groups = groups(defined);
             let found = groups.iter().find(|(known, _)| known == name)?;
             let mut value = group(found);
             value["kind"] = "APIGroup".into();
             value["apiVersion"] = "v1".into();
             value
         }
-        ["apis", group, version] => resource_list(group, version)?,
+        ["apis", group, version] => resource_list(defined, group, version)?,
         _ => return None,
     };
     Some(respond::value(StatusCode::OK, &value))
 }
 
-fn paths() -> Vec<String> {
+fn paths(defined: &Defined) -> Vec<String> {
     let mut paths = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned()];
-    for (group, versions) in groups() {
+    for (group, versions) in groups(defined) {
         paths.push(format!("/apis/{group}"));
         paths.extend(
             versions
@@ -233,11 +245,13 @@ fn paths() -> Vec<String> {
         );
     }
     let others = [
+        "/.well-known/openid-configuration",
         "/healthz",
         "/livez",
         "/metrics",
         "/openapi/v2",
         "/openapi/v3",
+        "/openid/v1/jwks",
         "/readyz",
         "/version",
     ];
@@ -245,9 +259,9 @@ fn paths() -> Vec<String> {
     paths
 }
 
-fn group((name, versions): &(&'static str, Vec<&'static str>)) -> Value {
+fn group((name, versions): &(String, Vec<String>)) -> Value {
     let entry =
-        |version: &&str| json!({"groupVersion": format!("{name}/{version}"), "version": version});
+        |version: &String| json!({"groupVersion": format!("{name}/{version}"), "version": version});
     json!({
         "name": name,
         "versions": versions.iter().map(entry).collect::<Vec<_>>(),
@@ -255,28 +269,21 @@ fn group((name, versions): &(&'static str, Vec<&'static str>)) -> Value {
     })
 }
 
-fn resource_list(group: &str, version: &str) -> Option<Value> {
+fn resource_list(defined: &Defined, group: &str, version: &str) -> Option<Value> {
     let mut resources = Vec::new();
-    for kind in kinds::all()
-        .iter()
-        .filter(|kind| kind.group == group && kind.version == version)
-    {
+    for kind in kinds_of(defined, group, version) {
+        let kind = kind.get();
         let mut entry = json!({
             "name": kind.plural,
             "singularName": kind.singular,
             "namespaced": kind.scope == Scope::Namespaced,
             "kind": kind.kind,
-            "verbs": verbs(kind),
+            "verbs": verbs(&kind),
         });
-        if !kind.short_names.is_empty() {
-            entry["shortNames"] = json!(kind.short_names);
-        }
-        if !kind.categories.is_empty() {
-            entry["categories"] = json!(kind.categories);
-        }
+        names(&kind, &mut entry);
         resources.push(entry);
         for name in kind.subresources {
-            let ((other_group, other_version, other_kind), verbs) = subresource(kind, name);
+            let ((other_group, other_version, other_kind), verbs) = subresource(&kind, name);
             let mut entry = json!({
                 "name": format!("{}/{name}", kind.plural),
                 "singularName": "",
@@ -319,6 +326,18 @@ fn resource_list(group: &str, version: &str) -> Option<Value> {
     })
 }
 
+/// What else a kind is called.
+fn names(kind: &Kind<'_>, entry: &mut Value) {
+    for (field, names) in [
+        ("shortNames", kind.all_short_names()),
+        ("categories", kind.all_categories()),
+    ] {
+        if !names.is_empty() {
+            entry[field] = json!(names);
+        }
+    }
+}
+
 /// The version of `apidiscovery.k8s.io` that the client prefers to the plain lists.
 fn aggregated_version(accept: &str) -> Option<&'static str> {
     for range in media_ranges(accept) {
@@ -337,20 +356,35 @@ fn aggregated_version(accept: &str) -> Option<&'static str> {
     None
 }
 
-fn serve_aggregated(root: &str, version: &'static str, headers: &HeaderMap) -> Response<Body> {
+fn serve_aggregated(
+    defined: &Defined,
+    root: &str,
+    version: &'static str,
+    headers: &HeaderMap,
+) -> Response<Body> {
     static CORE: OnceLock<(String, Value)> = OnceLock::new();
-    static OTHERS: OnceLock<(String, Value)> = OnceLock::new();
+    // Of the definitions of this generation.
+    static OTHERS: ArcSwapOption<(u64, String, Value)> = ArcSwapOption::const_empty();
+    let made;
     let (etag, items) = if root == "api" {
-        CORE.get_or_init(|| tagged(vec![aggregated("", &["v1"])]))
+        let (etag, items) =
+            CORE.get_or_init(|| tagged(vec![aggregated(defined, "", &["v1".to_owned()])]));
+        (etag, items)
     } else {
-        OTHERS.get_or_init(|| {
-            tagged(
-                groups()
-                    .iter()
-                    .map(|(group, versions)| aggregated(group, versions))
-                    .collect(),
-            )
-        })
+        let known = OTHERS
+            .load_full()
+            .filter(|known| known.0 == defined.generation);
+        made = known.unwrap_or_else(|| {
+            let groups = groups(defined);
+            let groups = groups
+                .iter()
+                .map(|(group, versions)| aggregated(defined, group, versions));
+            let (etag, items) = tagged(groups.collect());
+            let made = Arc::new((defined.generation, etag, items));
+            OTHERS.store(Some(Arc::clone(&made)));
+            made
+        });
+        (&made.1, &made.2)
     };
     let etag = format!("\"{version}{etag}\"");
     if header(headers, &IF_NONE_MATCH) == etag {
@@ -389,14 +423,13 @@ fn response_kind((group, version, kind): (&str, &str, &str)) -> Value {
     json!({"group": group, "version": version, "kind": kind})
 }
 
-fn aggregated(group: &str, versions: &[&str]) -> Value {
+fn aggregated(defined: &Defined, group: &str, versions: &[String]) -> Value {
     let versions: Vec<Value> = versions
         .iter()
         .map(|version| {
-            let mut resources: Vec<Value> = kinds::all()
+            let mut resources: Vec<Value> = kinds_of(defined, group, version)
                 .iter()
-                .filter(|kind| kind.group == group && kind.version == *version)
-                .map(|kind| aggregated_kind(kind))
+                .map(|kind| aggregated_kind(&kind.get()))
                 .collect();
             resources.extend(
                 ANSWERED
@@ -423,7 +456,7 @@ fn aggregated(group: &str, versions: &[&str]) -> Value {
     json!({"metadata": metadata, "versions": versions})
 }
 
-fn aggregated_kind(kind: &'static Kind) -> Value {
+fn aggregated_kind(kind: &Kind<'_>) -> Value {
     let mut entry = json!({
         "resource": kind.plural,
         "responseKind": response_kind((kind.group, kind.version, kind.kind)),
@@ -431,12 +464,7 @@ fn aggregated_kind(kind: &'static Kind) -> Value {
         "singularResource": kind.singular,
         "verbs": verbs(kind),
     });
-    if !kind.short_names.is_empty() {
-        entry["shortNames"] = json!(kind.short_names);
-    }
-    if !kind.categories.is_empty() {
-        entry["categories"] = json!(kind.categories);
-    }
+    names(kind, &mut entry);
     let below: Vec<Value> = kind
         .subresources
         .iter()

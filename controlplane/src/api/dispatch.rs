@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION};
+use http::header::{ACCEPT, ACCEPT_ENCODING, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 
@@ -14,12 +14,15 @@ use super::request::{Place, Query, Target, attributes, parse_path};
 use super::write::Write;
 use super::{Api, body, respond};
 use crate::auth::User;
-use crate::kinds::{self, Kind, Scope};
+use crate::kinds::{KindRef, Scope};
 use crate::registry::ApiError;
 
 /// How long anything but a watch or a log stream may take.
 const DEADLINE: Duration = Duration::from_secs(60);
 const FOREVER: Duration = Duration::from_secs(1 << 30);
+
+/// What is not Kubernetes' is below this.
+const WAGGLE: [&str; 2] = ["waggle", "v1"];
 
 pub(super) fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
     headers
@@ -38,7 +41,7 @@ impl Api {
         let (verb, resource) = match &place {
             Some(Place::Resource(target)) => (
                 super::request::verb(&parts.method, target, &query),
-                metric_resource(target),
+                self.metric_resource(target),
             ),
             _ => ("", String::new()),
         };
@@ -81,7 +84,8 @@ impl Api {
         place: &Place,
         query: &Query,
     ) -> Result<Response<Body>, ApiError> {
-        let user = self.impersonated(authenticated(parts)?, &parts.headers)?;
+        let user = self.authenticated(parts).await?;
+        let user = self.impersonated(user, &parts.headers)?;
         let wanted = attributes(&parts.method, parts.uri.path(), place, query);
         if !self.authorizer.allows(&user, &wanted) {
             if user.is_anonymous() {
@@ -95,6 +99,13 @@ impl Api {
             ));
         }
         match place {
+            Place::Path(segments) if segments.starts_with(&WAGGLE.map(str::to_owned)) => {
+                let rest: Vec<&str> = segments[WAGGLE.len()..]
+                    .iter()
+                    .map(String::as_str)
+                    .collect();
+                self.waggle(parts, body, &rest).await
+            }
             Place::Path(segments) => self.path(parts, segments, query),
             Place::Resource(target) => match super::review::review(target) {
                 Some(review) if parts.method == Method::POST => {
@@ -122,13 +133,15 @@ impl Api {
             ["healthz" | "livez" | "readyz", rest @ ..] => {
                 Ok(self.health(segments[0], rest.first().copied(), query))
             }
-            ["waggle", "v1", "status"] => Ok(self.cluster_status()),
+            [".well-known", "openid-configuration"] => Ok(self.openid_configuration(host(parts))),
+            ["openid", "v1", "jwks"] => Ok(self.jwks()),
             ["metrics"] => Ok(self.metrics.scrape(&self.registry)),
-            [] | ["api" | "apis", ..] => super::discovery::serve(&segments, &parts.headers)
-                .ok_or_else(ApiError::no_such_resource),
-            ["openapi", rest @ ..] => {
-                super::openapi::serve(rest, &parts.headers).ok_or_else(ApiError::no_such_resource)
+            [] | ["api" | "apis", ..] => {
+                super::discovery::serve(&self.registry, &segments, &parts.headers)
+                    .ok_or_else(ApiError::no_such_resource)
             }
+            ["openapi", rest @ ..] => super::openapi::serve(&self.registry, rest, &parts.headers)
+                .ok_or_else(ApiError::no_such_resource),
             _ => Err(ApiError::no_such_resource()),
         }
     }
@@ -141,14 +154,10 @@ impl Api {
         target: &Target,
         query: &Query,
     ) -> Result<Response<Body>, ApiError> {
-        if super::discovery::is_empty_list(target) && parts.method == Method::GET {
-            return Ok(respond::value(
-                StatusCode::OK,
-                &super::discovery::no_definitions(),
-            ));
-        }
-        let kind = served(target)?;
+        let handle = &self.kind(target).await?;
+        let kind = &handle.get();
         let subject = Subject {
+            handle,
             kind,
             namespace: &target.namespace,
             name: &target.name,
@@ -189,13 +198,17 @@ impl Api {
                 "patch" => "PatchOptions",
                 _ => "DeleteOptions",
             },
-            guard: self.guard(user, kind, &target.namespace),
+            guard: self.guard(user, subject),
+            user,
             subject,
             query,
             headers: &parts.headers,
             body: body::read(body).await?,
             wish,
         };
+        if (kind.plural, subject.subresource) == ("serviceaccounts", "token") {
+            return self.token(&write, user).await;
+        }
         match verb {
             "create" => self.create(write).await,
             "update" => self.update(write).await,
@@ -207,19 +220,47 @@ impl Api {
     }
 }
 
-/// The user of the connection. Credentials that cannot be checked are refused, not ignored.
-fn authenticated(parts: &Parts) -> Result<User, ApiError> {
-    match parts.extensions.get::<User>() {
-        Some(user) => Ok(user.clone()),
-        None if parts.headers.contains_key(AUTHORIZATION) => Err(ApiError::unauthorized()),
-        None => Ok(User::anonymous()),
+/// What the client calls this server.
+fn host(parts: &Parts) -> Option<&str> {
+    let authority = parts.uri.authority().map(http::uri::Authority::as_str);
+    let header = || {
+        parts
+            .headers
+            .get(HOST)
+            .and_then(|value| value.to_str().ok())
+    };
+    authority.or_else(header)
+}
+
+impl Api {
+    /// The kind behind the path, if the path can be about it at all.
+    async fn kind(&self, target: &Target) -> Result<KindRef, ApiError> {
+        let find = || {
+            self.registry
+                .kind(&target.group, &target.version, &target.resource)
+        };
+        let known = match find() {
+            // It may have been defined a moment ago. Groups of users have a dot in their name.
+            None if target.group.contains('.') => {
+                self.registry.definitions_known().await;
+                find()
+            }
+            known => known,
+        };
+        served(known.ok_or_else(ApiError::no_such_resource)?, target)
+    }
+
+    /// Label of metrics: only what is served, so that paths cannot make series.
+    fn metric_resource(&self, target: &Target) -> String {
+        let known = self
+            .registry
+            .kind(&target.group, &target.version, &target.resource);
+        known.map_or_else(String::new, |_| target.resource.clone())
     }
 }
 
-/// The kind behind the path, if the path can be about it at all.
-fn served(target: &Target) -> Result<&'static Kind, ApiError> {
-    let kind = kinds::by_plural(&target.group, &target.version, &target.resource)
-        .ok_or_else(ApiError::no_such_resource)?;
+fn served(handle: KindRef, target: &Target) -> Result<KindRef, ApiError> {
+    let kind = handle.get();
     let misplaced = match kind.scope {
         Scope::Cluster => !target.namespace.is_empty(),
         Scope::Namespaced => target.namespace.is_empty() && !target.name.is_empty(),
@@ -229,7 +270,7 @@ fn served(target: &Target) -> Result<&'static Kind, ApiError> {
     if misplaced || unknown {
         return Err(ApiError::no_such_resource());
     }
-    Ok(kind)
+    Ok(handle)
 }
 
 /// Which methods a place has.
@@ -249,7 +290,7 @@ fn check_method(method: &Method, subject: Subject<'_>) -> Result<(), ApiError> {
             Method::PATCH,
             Method::DELETE,
         ],
-        ("binding" | "eviction", _) => &[Method::POST],
+        ("binding" | "eviction" | "token", _) => &[Method::POST],
         ("finalize", _) => &[Method::PUT],
         _ => &[Method::GET, Method::HEAD, Method::PUT, Method::PATCH],
     };
@@ -257,14 +298,5 @@ fn check_method(method: &Method, subject: Subject<'_>) -> Result<(), ApiError> {
         Ok(())
     } else {
         Err(ApiError::method_not_allowed())
-    }
-}
-
-/// Label of metrics: only what is served, so that paths cannot make series.
-fn metric_resource(target: &Target) -> String {
-    if kinds::by_plural(&target.group, &target.version, &target.resource).is_some() {
-        target.resource.clone()
-    } else {
-        String::new()
     }
 }

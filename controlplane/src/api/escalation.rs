@@ -5,17 +5,21 @@
 use serde_json::Value;
 
 use super::Api;
+use super::read::Subject;
 use crate::auth::rbac::{Rbac, Rule};
 use crate::auth::{Attributes, Chain, User};
-use crate::kinds::Kind;
 use crate::kinds::rbac::GROUP;
+use crate::kinds::{Kind, KindRef};
 use crate::registry::{ApiError, Guard};
 
 impl Api {
     /// What a write of `kind` by `user` must pass besides the rules of the kind.
-    pub(super) fn guard(&self, user: &User, kind: &'static Kind, namespace: &str) -> Option<Guard> {
-        if kind.group != GROUP {
+    pub(super) fn guard(&self, user: &User, subject: Subject<'_>) -> Option<Guard> {
+        let (KindRef::BuiltIn(kind), namespace) = (subject.handle, subject.namespace) else {
             return None;
+        };
+        if kind.group != GROUP {
+            return self.certificate_guard(user, subject);
         }
         let check = Check {
             authorizer: self.authorizer.clone(),
@@ -33,7 +37,7 @@ struct Check {
     authorizer: Chain,
     rbac: Rbac,
     user: User,
-    kind: &'static Kind,
+    kind: &'static Kind<'static>,
     namespace: String,
 }
 

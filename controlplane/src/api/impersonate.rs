@@ -2,6 +2,8 @@
 //! `-Extra-*`, each of which the real user must be allowed to set. Source: the Kubernetes documentation,
 //! "Authenticating", user impersonation.
 
+use std::collections::BTreeMap;
+
 use http::HeaderMap;
 
 use super::Api;
@@ -41,9 +43,11 @@ impl Api {
             self.check(&real, "", "groups", "", group)?;
         }
         const AUTHENTICATION: &str = "authentication.k8s.io";
-        if let Some(uid) = one(headers, "impersonate-uid")? {
-            self.check(&real, AUTHENTICATION, "uids", "", &uid)?;
+        let uid = one(headers, "impersonate-uid")?;
+        if let Some(uid) = &uid {
+            self.check(&real, AUTHENTICATION, "uids", "", uid)?;
         }
+        let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (header, value) in headers {
             if let Some(key) = header.as_str().strip_prefix(EXTRA) {
                 let value = text(value)?;
@@ -54,15 +58,19 @@ impl Api {
                     "",
                     &value,
                 )?;
+                extra.entry(unescaped(key)).or_default().push(value);
             }
         }
         if groups.is_empty()
             && let Some((namespace, _)) = account
         {
-            groups.push("system:serviceaccounts".to_owned());
-            groups.push(format!("system:serviceaccounts:{namespace}"));
+            groups = crate::auth::token::groups(namespace);
         }
-        Ok(User::named(&name, groups))
+        Ok(User {
+            uid: uid.unwrap_or_default(),
+            extra,
+            ..User::named(&name, groups)
+        })
     }
 
     fn check(
@@ -93,6 +101,26 @@ impl Api {
         let why = wanted.refusal(real);
         Err(ApiError::forbidden(group, resource, name, &why))
     }
+}
+
+/// Keys are percent-encoded where they have characters that a header's name cannot have.
+fn unescaped(key: &str) -> String {
+    percent_decode(key).unwrap_or_else(|| key.to_owned())
+}
+
+fn percent_decode(key: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(key.len());
+    let mut rest = key.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'%' {
+            let digit = |byte: u8| char::from(byte).to_digit(16);
+            let value = digit(rest.next()?)? * 16 + digit(rest.next()?)?;
+            bytes.push(u8::try_from(value).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    String::from_utf8(bytes).ok()
 }
 
 fn one(headers: &HeaderMap, name: &str) -> Result<Option<String>, ApiError> {

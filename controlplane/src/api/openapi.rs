@@ -2,8 +2,9 @@
 //! large and asked for rarely.
 
 use std::io::{Read, Write};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwapOption;
 use axum::body::Body;
 use bytes::Bytes;
 use flate2::Compression;
@@ -19,6 +20,9 @@ use sha2::{Digest, Sha256};
 use super::dispatch::header;
 use super::negotiate::{accepts_gzip, media_ranges};
 use super::respond;
+use crate::kinds::custom::Version;
+use crate::registry::Registry;
+use crate::registry::definitions::Defined;
 use crate::schema;
 
 /// A document, gzip, and its hash.
@@ -75,63 +79,121 @@ const V2_PROTOBUF: &[&str] = &[
     "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
 ];
 
-pub(super) fn serve(segments: &[&str], headers: &HeaderMap) -> Option<Response<Body>> {
+/// The documents as of one generation of definitions.
+struct Documents {
+    generation: u64,
+    custom: Vec<Arc<Version>>,
+    v2: OnceLock<Document>,
+    v2_protobuf: OnceLock<Document>,
+    /// Of the group versions that users have defined, under their paths.
+    v3: Vec<(String, Document)>,
+}
+
+impl Documents {
+    fn of(registry: &Registry) -> Arc<Self> {
+        static LATEST: ArcSwapOption<Documents> = ArcSwapOption::const_empty();
+        let defined = registry.defined();
+        if let Some(known) = LATEST.load_full()
+            && known.generation == defined.generation
+        {
+            return known;
+        }
+        let custom: Vec<Arc<Version>> = defined.served().cloned().collect();
+        let mut places: Vec<(&str, &str)> = custom
+            .iter()
+            .map(|version| (version.common.group.as_str(), version.name.as_str()))
+            .collect();
+        places.sort_unstable();
+        places.dedup();
+        let v3 = places
+            .iter()
+            .filter_map(|(group, version)| document(group, version, &custom))
+            .collect();
+        let made = Arc::new(Self {
+            generation: defined.generation,
+            custom,
+            v2: OnceLock::new(),
+            v2_protobuf: OnceLock::new(),
+            v3,
+        });
+        LATEST.store(Some(Arc::clone(&made)));
+        made
+    }
+
+    fn v2(&self, headers: &HeaderMap) -> Response<Body> {
+        let ranges = media_ranges(header(headers, &ACCEPT));
+        let protobuf = ranges
+            .first()
+            .is_some_and(|range| V2_PROTOBUF.contains(&range.media_type.as_str()));
+        if protobuf {
+            self.v2_protobuf
+                .get_or_init(|| Document::new(&schema::openapi_v2_protobuf(&self.custom)))
+                .serve(V2_PROTOBUF[0], headers)
+        } else {
+            self.v2
+                .get_or_init(|| {
+                    Document::new(schema::openapi_v2(&self.custom).to_string().as_bytes())
+                })
+                .serve("application/json", headers)
+        }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &(String, Document)> {
+        built_in().iter().chain(&self.v3)
+    }
+
+    fn index(&self) -> Value {
+        let paths: Map<String, Value> = self
+            .all()
+            .map(|(path, document)| {
+                let url = format!("/openapi/v3/{path}?hash={}", document.hash);
+                (path.clone(), json!({"serverRelativeURL": url}))
+            })
+            .collect();
+        json!({"paths": paths})
+    }
+}
+
+pub(super) fn serve(
+    registry: &Registry,
+    segments: &[&str],
+    headers: &HeaderMap,
+) -> Option<Response<Body>> {
+    let documents = Documents::of(registry);
     match segments {
-        ["v2"] => Some(v2(headers)),
-        ["v3"] => Some(respond::value(StatusCode::OK, &index())),
+        ["v2"] => Some(documents.v2(headers)),
+        ["v3"] => Some(respond::value(StatusCode::OK, &documents.index())),
         ["v3", path @ ..] => {
             let path = path.join("/");
-            let (_, document) = documents().iter().find(|(known, _)| *known == path)?;
+            let (_, document) = documents.all().find(|(known, _)| *known == path)?;
             Some(document.serve("application/json", headers))
         }
         _ => None,
     }
 }
 
-fn v2(headers: &HeaderMap) -> Response<Body> {
-    static JSON: OnceLock<Document> = OnceLock::new();
-    static PROTOBUF: OnceLock<Document> = OnceLock::new();
-    let ranges = media_ranges(header(headers, &ACCEPT));
-    let protobuf = ranges
-        .first()
-        .is_some_and(|range| V2_PROTOBUF.contains(&range.media_type.as_str()));
-    if protobuf {
-        PROTOBUF
-            .get_or_init(|| Document::new(&schema::openapi_v2_protobuf()))
-            .serve(V2_PROTOBUF[0], headers)
+/// A group version's document under its path.
+fn document(group: &str, version: &str, custom: &[Arc<Version>]) -> Option<(String, Document)> {
+    let path = if group.is_empty() {
+        format!("api/{version}")
     } else {
-        JSON.get_or_init(|| Document::new(schema::openapi_v2().to_string().as_bytes()))
-            .serve("application/json", headers)
-    }
+        format!("apis/{group}/{version}")
+    };
+    let value = schema::openapi_v3(group, version, custom)?;
+    Some((path, Document::new(value.to_string().as_bytes())))
 }
 
-/// Every group version that has a document, under its path.
-fn documents() -> &'static [(String, Document)] {
+/// Every built-in group version that has a document, under its path.
+fn built_in() -> &'static [(String, Document)] {
     static DOCUMENTS: OnceLock<Vec<(String, Document)>> = OnceLock::new();
     DOCUMENTS.get_or_init(|| {
-        let mut paths = vec![("api/v1".to_owned(), "", "v1")];
-        for (group, versions) in super::discovery::groups() {
-            for version in versions {
-                paths.push((format!("apis/{group}/{version}"), group, version));
-            }
+        let mut places = vec![(String::new(), "v1".to_owned())];
+        for (group, versions) in super::discovery::groups(&Defined::default()) {
+            places.extend(versions.into_iter().map(|version| (group.clone(), version)));
         }
-        paths
-            .into_iter()
-            .filter_map(|(path, group, version)| {
-                let value = schema::openapi_v3(group, version)?;
-                Some((path, Document::new(value.to_string().as_bytes())))
-            })
+        let places = places.iter();
+        places
+            .filter_map(|(group, version)| document(group, version, &[]))
             .collect()
     })
-}
-
-fn index() -> Value {
-    let paths: Map<String, Value> = documents()
-        .iter()
-        .map(|(path, document)| {
-            let url = format!("/openapi/v3/{path}?hash={}", document.hash);
-            (path.clone(), json!({"serverRelativeURL": url}))
-        })
-        .collect();
-    json!({"paths": paths})
 }

@@ -4,21 +4,22 @@ use axum::body::Body;
 use http::{Response, StatusCode};
 use serde_json::json;
 
-use super::event_versions::{converts, stored};
 use super::negotiate::{Encoding, Format, Shape};
 use super::request::Query;
 use super::table::{Include, View};
 use super::{Api, respond};
-use crate::kinds::Kind;
+use crate::kinds::{Kind, KindRef};
 use crate::registry::list::{ListOptions, ListPage, VersionMatch};
 use crate::registry::selector::Selector;
+use crate::registry::versions::stored;
 use crate::registry::{ApiError, Written, object, scale};
 use crate::store::Freshness;
 
 /// What a request is about, once it is known to be served.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Subject<'a> {
-    pub(super) kind: &'static Kind,
+    pub(super) handle: &'a KindRef,
+    pub(super) kind: &'a Kind<'a>,
     pub(super) namespace: &'a str,
     pub(super) name: &'a str,
     pub(super) subresource: &'a str,
@@ -62,7 +63,7 @@ pub(super) fn version_match(query: &Query) -> Result<VersionMatch, ApiError> {
     }
 }
 
-pub(super) fn list_options(kind: &Kind, query: &Query) -> Result<ListOptions, ApiError> {
+pub(super) fn list_options(kind: &Kind<'_>, query: &Query) -> Result<ListOptions, ApiError> {
     let limit: i64 = query.number("limit")?.unwrap_or(0);
     Ok(ListOptions {
         selector: Selector::parse(kind, query.get("labelSelector"), query.get("fieldSelector"))?,
@@ -93,41 +94,47 @@ impl Api {
             namespace,
             name,
             subresource,
+            ..
         } = subject;
-        let kv = self
-            .registry
-            .get(stored(kind), namespace, name, freshness)
-            .await?;
+        let kv = self.registry.get(kind, namespace, name, freshness).await?;
         if subresource == "scale" {
-            let scale = scale::of(&object::decode(&kv));
+            let live = self
+                .registry
+                .one_to_served(kind, object::decode(&kv))
+                .await?;
+            let scale = scale::of(kind, &live);
             return respond::object(
                 StatusCode::OK,
                 wish.format.encoding,
                 scale.to_string().into(),
             );
         }
-        self.show(kind, &Written::Stored(kv), StatusCode::OK, query, wish)
+        let written = Written::Stored(kv);
+        let status = StatusCode::OK;
+        self.show(subject.handle, &written, status, query, wish)
+            .await
     }
 
     /// One object in the shape and encoding that the client wants.
-    pub(super) fn show(
+    pub(super) async fn show(
         &self,
-        kind: &'static Kind,
+        kind: &KindRef,
         written: &Written,
         status: StatusCode,
         query: &Query,
         wish: Wish,
     ) -> Result<Response<Body>, ApiError> {
-        let plain = wish.format.shape == Shape::Object && !converts(kind);
+        let plain = wish.format.shape == Shape::Object && kind.shows_what_is_stored();
         let bytes = match written {
             Written::Stored(kv) if plain => object::rendered(kv),
             other => {
                 let view = View {
-                    kind,
+                    kind: kind.clone(),
                     shape: wish.format.shape,
                     include: Include::parse(query.get("includeObject"))?,
                 };
-                view.one(other.to_value(), now()).to_string().into()
+                let shown = self.shown(&view, other.to_value(), now()).await?;
+                shown.to_string().into()
             }
         };
         respond::object(status, wish.format.encoding, bytes)
@@ -143,21 +150,21 @@ impl Api {
         let options = list_options(stored(kind), query)?;
         let page = self
             .registry
-            .list(stored(kind), subject.namespace, &options)
+            .list(kind, subject.namespace, &options)
             .await?;
-        self.show_list(kind, page, query, wish)
+        self.show_list(subject.handle, page, query, wish).await
     }
 
-    pub(super) fn show_list(
+    pub(super) async fn show_list(
         &self,
-        kind: &'static Kind,
+        kind: &KindRef,
         page: ListPage,
         query: &Query,
         wish: Wish,
     ) -> Result<Response<Body>, ApiError> {
         let Format { shape, encoding } = wish.format;
-        if shape == Shape::Object && encoding == Encoding::Json && !converts(kind) {
-            return Ok(respond::list(kind, page, wish.gzip));
+        if shape == Shape::Object && encoding == Encoding::Json && kind.shows_what_is_stored() {
+            return Ok(respond::list(&kind.get(), page, wish.gzip));
         }
         let mut metadata = json!({"resourceVersion": page.revision.to_string()});
         if let Some(token) = page.continue_token {
@@ -167,11 +174,12 @@ impl Api {
             }
         }
         let view = View {
-            kind,
+            kind: kind.clone(),
             shape,
             include: Include::parse(query.get("includeObject"))?,
         };
-        let objects = page.items.iter().map(|kv| object::decode(kv));
+        let objects = page.items.iter().map(|kv| object::decode(kv)).collect();
+        let objects = self.served(kind, objects).await?;
         let bytes = bytes::Bytes::from(view.list(metadata, objects, now()).to_string());
         if encoding == Encoding::Json {
             let size = bytes.len();

@@ -7,7 +7,9 @@ use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, VARY, WARNING};
+use http::header::{
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, RETRY_AFTER, VARY, WARNING, WWW_AUTHENTICATE,
+};
 use http::{HeaderValue, Response, StatusCode};
 use serde_json::Value;
 
@@ -79,6 +81,10 @@ pub(super) fn error(error: &ApiError) -> Response<Body> {
             .headers_mut()
             .insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
+    if status == StatusCode::UNAUTHORIZED {
+        let bearer = HeaderValue::from_static("Bearer realm=\"waggle\"");
+        response.headers_mut().insert(WWW_AUTHENTICATE, bearer);
+    }
     response
 }
 
@@ -102,7 +108,7 @@ pub(super) fn warn(response: &mut Response<Body>, warnings: &[String]) {
 }
 
 /// The beginning of a list: everything before the first item.
-fn list_head(kind: &Kind, revision: u64, page: &ListPage) -> String {
+fn list_head(kind: &Kind<'_>, revision: u64, page: &ListPage) -> String {
     let mut metadata = serde_json::json!({"resourceVersion": revision.to_string()});
     if let Some(token) = &page.continue_token {
         metadata["continue"] = token.clone().into();
@@ -111,14 +117,14 @@ fn list_head(kind: &Kind, revision: u64, page: &ListPage) -> String {
         }
     }
     format!(
-        "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
-        kind.kind,
-        crate::registry::create::api_version(kind)
+        "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+        kind.list_kind(),
+        kind.api_version()
     )
 }
 
 /// Items as they are rendered already, shared with every other reader.
-pub(super) fn list(kind: &Kind, page: ListPage, gzip: bool) -> Response<Body> {
+pub(super) fn list(kind: &Kind<'_>, page: ListPage, gzip: bool) -> Response<Body> {
     let head = Bytes::from(list_head(kind, page.revision, &page));
     let size: usize = page.items.iter().map(|kv| kv.value.len() + 32).sum();
     let items = Arc::<[Arc<KeyValue>]>::from(page.items);

@@ -9,8 +9,11 @@ use serde_json::{Value, json};
 use super::dispatch::header;
 use super::request::Target;
 use super::{Api, body, negotiate, respond};
+use crate::auth::token::TokenError;
 use crate::auth::{Attributes, Authorizer, User};
+use crate::kinds::Cause;
 use crate::registry::ApiError;
+use crate::registry::error::field_error;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Review {
@@ -19,6 +22,7 @@ pub(super) enum Review {
     SelfRules,
     Access,
     LocalAccess,
+    Token,
 }
 
 pub(super) fn review(target: &Target) -> Option<Review> {
@@ -32,6 +36,7 @@ pub(super) fn review(target: &Target) -> Option<Review> {
         ("authorization.k8s.io", "selfsubjectrulesreviews", true) => Some(Review::SelfRules),
         ("authorization.k8s.io", "subjectaccessreviews", true) => Some(Review::Access),
         ("authorization.k8s.io", "localsubjectaccessreviews", false) => Some(Review::LocalAccess),
+        ("authentication.k8s.io", "tokenreviews", true) => Some(Review::Token),
         _ => None,
     }
 }
@@ -44,6 +49,7 @@ impl Review {
             Self::SelfRules => "SelfSubjectRulesReview",
             Self::Access => "SubjectAccessReview",
             Self::LocalAccess => "LocalSubjectAccessReview",
+            Self::Token => "TokenReview",
         }
     }
 }
@@ -66,9 +72,8 @@ impl Api {
         answer["kind"] = review.kind().into();
         answer["apiVersion"] = format!("{}/v1", target.group).into();
         answer["status"] = match review {
-            Review::SelfSubject => json!({
-                "userInfo": {"username": user.name, "groups": user.groups},
-            }),
+            Review::SelfSubject => json!({"userInfo": user_info(user)}),
+            Review::Token => self.token_review(&spec).await?,
             Review::SelfAccess => self.access(user, &spec)?,
             Review::SelfRules => self.rules(user, spec["namespace"].as_str().unwrap_or("")),
             Review::Access => self.access(&subject(&spec)?, &spec)?,
@@ -118,6 +123,59 @@ impl Api {
     }
 }
 
+impl Api {
+    /// Whether the token of the request is good, and whose it is.
+    async fn token_review(&self, spec: &Value) -> Result<Value, ApiError> {
+        let token = spec["token"].as_str().unwrap_or("");
+        if token.is_empty() {
+            return Err(ApiError::bad_request(
+                "token is required for TokenReview in authentication",
+            ));
+        }
+        let asked = spec["audiences"].as_array().into_iter().flatten();
+        let asked: Vec<String> = asked
+            .filter_map(|audience| audience.as_str().map(str::to_owned))
+            .collect();
+        let audiences = match asked.as_slice() {
+            [] => self.tokens.audiences(),
+            asked => asked,
+        };
+        Ok(match self.tokens.authenticate(token, audiences).await {
+            Ok(found) => json!({
+                "authenticated": true,
+                "user": user_info(&found.user),
+                "audiences": found.audiences,
+            }),
+            Err(TokenError::Lookup(why)) => return Err(ApiError::unavailable(why)),
+            Err(error) => json!({
+                "authenticated": false,
+                "user": {},
+                "error": format!("[invalid bearer token, {error}]"),
+            }),
+        })
+    }
+}
+
+fn user_info(user: &User) -> Value {
+    let mut info = json!({"username": user.name, "groups": user.groups});
+    if !user.uid.is_empty() {
+        info["uid"] = user.uid.clone().into();
+    }
+    if !user.extra.is_empty() {
+        info["extra"] = json!(user.extra);
+    }
+    info
+}
+
+fn invalid(field: &str, message: &str) -> ApiError {
+    ApiError::invalid_named(
+        "authorization.k8s.io",
+        "SubjectAccessReview",
+        "",
+        &[field_error(field, Cause::Invalid, message)],
+    )
+}
+
 /// The user that a SubjectAccessReview asks about.
 fn subject(spec: &Value) -> Result<User, ApiError> {
     let name = spec["user"].as_str().unwrap_or("");
@@ -128,13 +186,22 @@ fn subject(spec: &Value) -> Result<User, ApiError> {
         .filter_map(|group| group.as_str().map(str::to_owned))
         .collect();
     if name.is_empty() && groups.is_empty() {
-        return Err(ApiError::bad_request(
-            "spec.user: Invalid value: \"\": at least one of user or group must be specified",
+        return Err(invalid(
+            "spec.user",
+            "Invalid value: \"\": at least one of user or group must be specified",
         ));
+    }
+    let mut extra = std::collections::BTreeMap::new();
+    for (key, values) in spec["extra"].as_object().into_iter().flatten() {
+        let values = values.as_array().into_iter().flatten();
+        let values = values.filter_map(|value| value.as_str().map(str::to_owned));
+        extra.insert(key.to_lowercase(), values.collect());
     }
     Ok(User {
         name: name.to_owned(),
         groups,
+        uid: spec["uid"].as_str().unwrap_or("").to_owned(),
+        extra,
     })
 }
 
@@ -157,9 +224,13 @@ fn attributes_of(spec: &Value) -> Result<Attributes, ApiError> {
             path: Some(text(path, "path")),
             ..Attributes::default()
         }),
-        _ => Err(ApiError::bad_request(
-            "spec.resourceAttributes: Invalid value: exactly one of nonResourceAttributes or \
-             resourceAttributes must be specified",
+        (true, true) => Err(invalid(
+            "spec.nonResourceAttributes",
+            "Invalid value: cannot be specified in combination with resourceAttributes",
+        )),
+        _ => Err(invalid(
+            "spec.resourceAttributes",
+            "Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified",
         )),
     }
 }

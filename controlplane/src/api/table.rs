@@ -2,9 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::event_versions::to_served;
 use super::negotiate::Shape;
-use crate::kinds::Kind;
+use crate::kinds::KindRef;
 use crate::registry::{ApiError, object};
 
 /// How much of each object its row carries.
@@ -29,18 +28,17 @@ impl Include {
 }
 
 /// How objects of one request are shown.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct View {
     /// The kind that was asked for.
-    pub(super) kind: &'static Kind,
+    pub(super) kind: KindRef,
     pub(super) shape: Shape,
     pub(super) include: Include,
 }
 
 impl View {
-    /// One stored object in this view.
-    pub(super) fn one(&self, stored: Value, now: i64) -> Value {
-        let object = to_served(self.kind, stored);
+    /// One object, in the version that was asked for, in this view.
+    pub(super) fn one(&self, object: Value, now: i64) -> Value {
         match self.shape {
             Shape::Object => object,
             Shape::PartialMetadata(version) => partial(&object, version),
@@ -52,37 +50,32 @@ impl View {
         }
     }
 
-    /// A list of stored objects in this view.
-    pub(super) fn list(
-        &self,
-        metadata: Value,
-        stored: impl Iterator<Item = Value>,
-        now: i64,
-    ) -> Value {
-        let objects = stored.map(|object| to_served(self.kind, object));
+    /// A list of objects, in the version that was asked for, in this view.
+    pub(super) fn list(&self, metadata: Value, objects: Vec<Value>, now: i64) -> Value {
+        let kind = self.kind.get();
         match self.shape {
             Shape::Object => json!({
-                "kind": format!("{}List", self.kind.kind),
-                "apiVersion": crate::registry::create::api_version(self.kind),
+                "kind": kind.list_kind(),
+                "apiVersion": kind.api_version(),
                 "metadata": metadata,
-                "items": objects.collect::<Vec<_>>(),
+                "items": objects,
             }),
             Shape::PartialMetadata(version) => json!({
                 "kind": "PartialObjectMetadataList",
                 "apiVersion": format!("meta.k8s.io/{version}"),
                 "metadata": metadata,
-                "items": objects.map(|object| partial(&object, version)).collect::<Vec<_>>(),
+                "items": objects.iter().map(|object| partial(object, version)).collect::<Vec<_>>(),
             }),
             Shape::Table(_) => {
-                let rows = objects.map(|object| self.row(&object, now)).collect();
+                let rows = objects.iter().map(|object| self.row(object, now)).collect();
                 self.table(metadata, true, rows)
             }
         }
     }
 
     /// An event of a watch; only the first Table carries the column definitions.
-    pub(super) fn watched(&self, stored: Value, first: bool, now: i64) -> Value {
-        let mut shown = self.one(stored, now);
+    pub(super) fn watched(&self, object: Value, first: bool, now: i64) -> Value {
+        let mut shown = self.one(object, now);
         if matches!(self.shape, Shape::Table(_)) && !first {
             shown["columnDefinitions"] = Value::Null;
         }
@@ -93,8 +86,8 @@ impl View {
     pub(super) fn bookmark(&self, metadata: Value) -> Value {
         match self.shape {
             Shape::Object => json!({
-                "kind": self.kind.kind,
-                "apiVersion": crate::registry::create::api_version(self.kind),
+                "kind": self.kind.get().kind,
+                "apiVersion": self.kind.get().api_version(),
                 "metadata": metadata,
             }),
             Shape::PartialMetadata(version) => json!({
@@ -115,20 +108,7 @@ impl View {
 
     fn table(&self, metadata: Value, columns: bool, rows: Vec<Value>) -> Value {
         let definitions: Vec<Value> = if columns {
-            self.kind
-                .strategy
-                .columns()
-                .iter()
-                .map(|column| {
-                    json!({
-                        "name": column.name,
-                        "type": column.kind,
-                        "format": column.format,
-                        "description": column.description,
-                        "priority": column.priority,
-                    })
-                })
-                .collect()
+            self.kind.get().strategy.column_definitions()
         } else {
             Vec::new()
         };
@@ -142,7 +122,7 @@ impl View {
     }
 
     fn row(&self, object: &Value, now: i64) -> Value {
-        let mut row = json!({"cells": self.kind.strategy.row(object, now)});
+        let mut row = json!({"cells": self.kind.get().strategy.row(object, now)});
         match self.include {
             Include::None => {}
             Include::Metadata => row["object"] = partial(object, self.version()),

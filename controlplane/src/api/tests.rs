@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod cluster_status;
+mod definitions;
 mod kube_client;
 mod lists;
 mod members;
@@ -12,6 +13,7 @@ mod roles;
 mod services;
 mod shapes;
 mod streams;
+mod tokens;
 mod watches;
 mod who;
 mod writes;
@@ -40,6 +42,10 @@ pub(crate) fn config(dir: &std::path::Path) -> ControllerConfig {
         termination: crate::Termination::default(),
         node_ports: 30000..=32767,
         node_ranges: crate::NodeRanges::default(),
+        name: "c1".to_owned(),
+        peers: None,
+        advertise: None,
+        tokens: crate::TokenConfig::default(),
     }
 }
 

@@ -15,7 +15,6 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::event_versions::{converts, stored};
 use super::negotiate::{Encoding, Shape};
 use super::read::{Subject, Wish, now, resource_version, version_match};
 use super::request::Query;
@@ -23,8 +22,9 @@ use super::table::{Include, View};
 use super::{Api, Metrics, respond};
 use crate::registry::list::{VersionMatch, version_match_forbidden};
 use crate::registry::selector::Selector;
+use crate::registry::versions::stored;
 use crate::registry::watch::{Frame, ObjectWatch, WatchOptions};
-use crate::registry::{ApiError, object};
+use crate::registry::{ApiError, Registry, object};
 use crate::store::KeyValue;
 
 /// A watch without `timeoutSeconds` lasts between this and twice this.
@@ -60,19 +60,20 @@ impl Api {
             _ => DEFAULT_SECONDS + rand::rng().random_range(0..DEFAULT_SECONDS),
         };
         let view = View {
-            kind,
+            kind: subject.handle.clone(),
             shape: wish.format.shape,
             include: Include::parse(query.get("includeObject"))?,
         };
         let watch = self
             .registry
-            .watch(stored(kind), subject.namespace, options)
+            .watch(subject.handle, subject.namespace, options)
             .await?;
         let mut ticks = tokio::time::interval_at(Instant::now() + BOOKMARK_EVERY, BOOKMARK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.metrics.watches.inc();
         let session = Session {
             watch,
+            registry: self.registry.clone(),
             view,
             bookmarks: bookmarks.then_some(ticks),
             deadline: Instant::now() + Duration::from_secs(seconds),
@@ -116,6 +117,7 @@ fn initial_events(query: &Query, bookmarks: bool) -> Result<bool, ApiError> {
 
 struct Session {
     watch: ObjectWatch,
+    registry: Registry,
     view: View,
     bookmarks: Option<Interval>,
     deadline: Instant,
@@ -144,7 +146,13 @@ impl Session {
                     if self.bookmarks.is_some() { self.bookmark(self.watch.progress(), false) } else { Bytes::new() }
                 }
                 frames = self.watch.next() => match frames {
-                    Ok(Some(frames)) => self.frames(frames),
+                    Ok(Some(frames)) => match self.frames(frames).await {
+                        Ok(bytes) => bytes,
+                        Err(error) => {
+                            self.ended = true;
+                            wrap("ERROR", &respond::status_json(&error))
+                        }
+                    },
                     Ok(None) => return None,
                     Err(error) => {
                         self.ended = true;
@@ -160,13 +168,13 @@ impl Session {
         None
     }
 
-    fn frames(&mut self, frames: Vec<Frame>) -> Bytes {
+    async fn frames(&mut self, frames: Vec<Frame>) -> Result<Bytes, ApiError> {
         let mut out = BytesMut::new();
         for frame in frames {
             let bytes = match frame {
-                Frame::Added(kv) => self.object("ADDED", &kv),
-                Frame::Modified(kv) => self.object("MODIFIED", &kv),
-                Frame::Deleted(kv, revision) => self.deleted(&kv, revision),
+                Frame::Added(kv) => self.object("ADDED", &kv).await?,
+                Frame::Modified(kv) => self.object("MODIFIED", &kv).await?,
+                Frame::Deleted(kv, revision) => self.deleted(&kv, revision).await?,
                 Frame::InitialEnd(revision) => self.bookmark(revision, true),
             };
             self.first = false;
@@ -177,32 +185,35 @@ impl Session {
                 out.put_slice(&bytes);
             }
         }
-        out.freeze()
+        Ok(out.freeze())
     }
 
     fn is_plain(&self) -> bool {
-        self.view.shape == Shape::Object && !converts(self.view.kind)
+        self.view.shape == Shape::Object && self.view.kind.shows_what_is_stored()
     }
 
-    fn object(&self, event: &str, kv: &KeyValue) -> Bytes {
+    async fn object(&self, event: &str, kv: &KeyValue) -> Result<Bytes, ApiError> {
         if self.is_plain() {
-            wrap(event, &object::rendered(kv))
-        } else {
-            self.made(event, object::decode(kv))
+            return Ok(wrap(event, &object::rendered(kv)));
         }
+        self.made(event, object::decode(kv)).await
     }
 
-    fn deleted(&self, last: &KeyValue, revision: u64) -> Bytes {
+    async fn deleted(&self, last: &KeyValue, revision: u64) -> Result<Bytes, ApiError> {
         if self.is_plain() {
-            wrap("DELETED", &object::splice(&last.value, revision))
-        } else {
-            self.made("DELETED", object::decode_at(last, revision))
+            return Ok(wrap("DELETED", &object::splice(&last.value, revision)));
         }
+        self.made("DELETED", object::decode_at(last, revision))
+            .await
     }
 
-    fn made(&self, event: &str, stored: Value) -> Bytes {
-        let shown = self.view.watched(stored, self.first, now());
-        wrap(event, shown.to_string().as_bytes())
+    async fn made(&self, event: &str, stored: Value) -> Result<Bytes, ApiError> {
+        let served = self
+            .registry
+            .one_to_served(&self.view.kind.get(), stored)
+            .await?;
+        let shown = self.view.watched(served, self.first, now());
+        Ok(wrap(event, shown.to_string().as_bytes()))
     }
 
     fn bookmark(&self, revision: u64, initial_end: bool) -> Bytes {

@@ -9,17 +9,18 @@ use http::{HeaderMap, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::body::{self, FieldValidation};
-use super::event_versions::{stored, to_stored};
 use super::negotiate::{self, PatchMedia};
 use super::read::{Subject, Wish, list_options};
 use super::request::{self, Query};
 use super::{Api, respond};
-use crate::kinds::{self, Cause, Kind};
+use crate::auth::User;
+use crate::kinds::{Cause, Kind};
 use crate::registry::delete::Deleted;
 use crate::registry::error::field_error;
 use crate::registry::list::ListPage;
 use crate::registry::patch::{PatchRequest, PatchType};
 use crate::registry::scale::{self, SCALE};
+use crate::registry::versions::stored;
 use crate::registry::{ApiError, Binding, DeleteOptions, Guard, WriteOptions, Written, object};
 use crate::schema::{FieldProblem, normalize_values};
 
@@ -37,6 +38,8 @@ pub(super) struct Write<'a> {
     /// Name of the options that the query is judged as: `CreateOptions`.
     pub(super) options: &'static str,
     pub(super) guard: Option<Guard>,
+    /// Who writes.
+    pub(super) user: &'a User,
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> &'a str {
@@ -91,24 +94,25 @@ impl Write<'_> {
         FieldValidation::parse(self.query.get("fieldValidation"), self.options)
     }
 
-    fn parsed(&self) -> Result<Value, ApiError> {
+    pub(super) fn parsed(&self) -> Result<Value, ApiError> {
         let encoding = negotiate::content(header(self.headers, &CONTENT_TYPE))?;
         body::parse(&self.body, encoding)
     }
 
     /// The body as an object of the kind, as it is stored, and warnings.
-    fn object_of(&self, kind: &'static Kind) -> Result<(Value, Vec<String>), ApiError> {
+    fn object_of(&self, kind: &Kind<'_>) -> Result<(Value, Vec<String>), ApiError> {
         let encoding = negotiate::content(header(self.headers, &CONTENT_TYPE))?;
         let (object, mut warnings) =
             body::object_of(kind, &self.body, encoding, self.validation()?)?;
         warnings.extend(kind.strategy.warnings(&object));
-        Ok((to_stored(kind, object), warnings))
+        Ok((object, warnings))
     }
 }
 
 impl Api {
     pub(super) async fn create(&self, write: Write<'_>) -> Result<Response<Body>, ApiError> {
         let Subject {
+            handle,
             kind,
             namespace,
             name,
@@ -123,19 +127,28 @@ impl Api {
         if !name.is_empty() {
             return Err(ApiError::method_not_allowed());
         }
-        let (object, warnings) = write.object_of(kind)?;
+        let (mut object, warnings) = write.object_of(kind)?;
+        super::certificates::sign_with_name(kind, write.user, &mut object);
         let written = self
             .registry
-            .create(stored(kind), namespace, object, &write.options()?)
+            .create(kind, namespace, object, &write.options()?)
             .await?;
-        let mut response =
-            self.show(kind, &written, StatusCode::CREATED, write.query, write.wish)?;
+        let mut response = self
+            .show(
+                handle,
+                &written,
+                StatusCode::CREATED,
+                write.query,
+                write.wish,
+            )
+            .await?;
         respond::warn(&mut response, &warnings);
         Ok(response)
     }
 
     pub(super) async fn update(&self, write: Write<'_>) -> Result<Response<Body>, ApiError> {
         let Subject {
+            handle,
             kind,
             namespace,
             name,
@@ -148,20 +161,23 @@ impl Api {
                 .registry
                 .update_scale(kind, namespace, name, &scale, &options)
                 .await?;
-            return show_scale(&written, write.wish);
+            return self.show_scale(kind, &written, write.wish).await;
         }
         let (object, warnings) = write.object_of(kind)?;
         let written = self
             .registry
-            .update(stored(kind), namespace, name, subresource, object, &options)
+            .update(kind, namespace, name, subresource, object, &options)
             .await?;
-        let mut response = self.show(kind, &written, StatusCode::OK, write.query, write.wish)?;
+        let mut response = self
+            .show(handle, &written, StatusCode::OK, write.query, write.wish)
+            .await?;
         respond::warn(&mut response, &warnings);
         Ok(response)
     }
 
     pub(super) async fn patch(&self, write: Write<'_>) -> Result<Response<Body>, ApiError> {
         let Subject {
+            handle,
             kind,
             namespace,
             name,
@@ -180,7 +196,7 @@ impl Api {
             Ok(())
         };
         let request = PatchRequest {
-            kind: stored(kind),
+            kind,
             namespace,
             name,
             subresource,
@@ -190,7 +206,7 @@ impl Api {
         let options = write.options()?;
         let (mut response, object) = if subresource == "scale" {
             let written = self.registry.patch_scale(request, &options, &judge).await?;
-            (show_scale(&written, write.wish)?, None)
+            (self.show_scale(kind, &written, write.wish).await?, None)
         } else {
             let (written, created) = self.registry.patch(request, &options, &judge).await?;
             let status = if created {
@@ -198,7 +214,9 @@ impl Api {
             } else {
                 StatusCode::OK
             };
-            let response = self.show(kind, &written, status, write.query, write.wish)?;
+            let response = self
+                .show(handle, &written, status, write.query, write.wish)
+                .await?;
             (response, Some(written.to_value()))
         };
         let mut warnings = warnings
@@ -213,6 +231,7 @@ impl Api {
 
     pub(super) async fn delete(&self, write: Write<'_>) -> Result<Response<Body>, ApiError> {
         let Subject {
+            handle,
             kind,
             namespace,
             name,
@@ -229,11 +248,13 @@ impl Api {
         match deleted {
             Deleted::Gone(last) if RETURNED.contains(&kind.plural) => {
                 let written = Written::Unstored(last);
-                self.show(kind, &written, StatusCode::OK, write.query, write.wish)
+                self.show(handle, &written, StatusCode::OK, write.query, write.wish)
+                    .await
             }
             Deleted::Gone(last) => Ok(respond::value(StatusCode::OK, &success(kind, &last))),
             Deleted::Pending(written) => {
-                self.show(kind, &written, StatusCode::OK, write.query, write.wish)
+                self.show(handle, &written, StatusCode::OK, write.query, write.wish)
+                    .await
             }
         }
     }
@@ -243,7 +264,10 @@ impl Api {
         write: Write<'_>,
     ) -> Result<Response<Body>, ApiError> {
         let Subject {
-            kind, namespace, ..
+            handle,
+            kind,
+            namespace,
+            ..
         } = write.subject;
         let (options, dry_run) = delete_options(&write)?;
         let list = list_options(stored(kind), write.query)?;
@@ -257,7 +281,25 @@ impl Api {
             continue_token: None,
             remaining: None,
         };
-        self.show_list(kind, page, write.query, write.wish)
+        self.show_list(handle, page, write.query, write.wish).await
+    }
+
+    async fn show_scale(
+        &self,
+        kind: &Kind<'_>,
+        written: &Written,
+        wish: Wish,
+    ) -> Result<Response<Body>, ApiError> {
+        let live = self
+            .registry
+            .one_to_served(kind, written.to_value())
+            .await?;
+        let scale = scale::of(kind, &live);
+        respond::object(
+            StatusCode::OK,
+            wish.format.encoding,
+            scale.to_string().into(),
+        )
     }
 
     async fn bind(&self, write: &Write<'_>) -> Result<Response<Body>, ApiError> {
@@ -290,21 +332,19 @@ impl Api {
         Ok(respond::value(StatusCode::CREATED, &created_status()))
     }
 
-    /// There are no disruption budgets yet, so that an eviction is a deletion.
     async fn evict(&self, write: &Write<'_>) -> Result<Response<Body>, ApiError> {
         let eviction = write.parsed()?;
+        let name = object::name(&eviction);
+        if !name.is_empty() && name != write.subject.name {
+            return Err(ApiError::bad_request(
+                "name in URL does not match name in Eviction object",
+            ));
+        }
         let options = options_from(&eviction["deleteOptions"], write.query)?;
-        let dry_run =
-            write.query.dry_run(write.options)? || asks_dry_run(&eviction["deleteOptions"])?;
-        let pods = kinds::by_plural("", "v1", "pods").ok_or_else(ApiError::no_such_resource)?;
+        let mut how = write.options()?;
+        how.dry_run |= asks_dry_run(&eviction["deleteOptions"])?;
         self.registry
-            .delete(
-                pods,
-                write.subject.namespace,
-                write.subject.name,
-                &options,
-                dry_run,
-            )
+            .evict(write.subject.namespace, write.subject.name, &options, &how)
             .await?;
         Ok(respond::value(StatusCode::CREATED, &created_status()))
     }
@@ -314,7 +354,7 @@ fn created_status() -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
 }
 
-fn success(kind: &Kind, last: &Value) -> Value {
+fn success(kind: &Kind<'_>, last: &Value) -> Value {
     let mut details = json!({
         "name": object::name(last),
         "kind": kind.plural,
@@ -326,15 +366,6 @@ fn success(kind: &Kind, last: &Value) -> Value {
     json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details,
     })
-}
-
-fn show_scale(written: &Written, wish: Wish) -> Result<Response<Body>, ApiError> {
-    let scale = scale::of(&written.to_value());
-    respond::object(
-        StatusCode::OK,
-        wish.format.encoding,
-        scale.to_string().into(),
-    )
 }
 
 fn parse_patch(write: &Write<'_>) -> Result<(PatchType, Value), ApiError> {
@@ -375,10 +406,7 @@ fn parse_patch(write: &Write<'_>) -> Result<(PatchType, Value), ApiError> {
     if media != PatchMedia::Apply {
         let patch = serde_json::from_slice(&write.body)
             .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))?;
-        return Ok((
-            patch_type,
-            to_stored_patch(write.subject.kind, media, patch),
-        ));
+        return Ok((patch_type, patch));
     }
     let mut applied = body::parse_yaml(&write.body)?;
     let kind = if write.subject.subresource == "scale" {
@@ -387,25 +415,13 @@ fn parse_patch(write: &Write<'_>) -> Result<(PatchType, Value), ApiError> {
         write.subject.kind
     };
     check_applied(kind, write.subject, &applied)?;
-    object::strip_nulls(&mut applied);
-    normalize_values(kind.definition, &mut applied);
-    Ok((patch_type, to_stored(write.subject.kind, applied)))
-}
-
-/// Patches name fields as they are served.
-fn to_stored_patch(kind: &'static Kind, media: PatchMedia, patch: Value) -> Value {
-    if media == PatchMedia::Json || !patch.is_object() {
-        return patch;
-    }
-    if super::event_versions::converts(kind) {
-        to_stored(kind, patch)
-    } else {
-        patch
-    }
+    object::strip_absent(kind, &mut applied);
+    normalize_values(kind, &mut applied);
+    Ok((patch_type, applied))
 }
 
 /// An applied configuration must say what it is, and must be about the object of the URL.
-fn check_applied(kind: &Kind, subject: Subject<'_>, applied: &Value) -> Result<(), ApiError> {
+fn check_applied(kind: &Kind<'_>, subject: Subject<'_>, applied: &Value) -> Result<(), ApiError> {
     let version = crate::registry::create::api_version(kind);
     if applied["kind"] != kind.kind || applied["apiVersion"] != version.as_str() {
         return Err(ApiError::bad_request(format!(

@@ -154,6 +154,8 @@ struct Nodes;
 impl Authorizer for Nodes {
     fn authorize(&self, user: &User, wanted: &Attributes) -> Decision {
         match user.node_name() {
+            // Which tokens they are is looked at where they are made.
+            Some(_) if may_ask(wanted) => Decision::Allow,
             Some(node)
                 if wanted.path.is_none()
                     && wanted.verb == "get"
@@ -173,15 +175,48 @@ impl Authorizer for Nodes {
             return Rules::default();
         };
         Rules {
-            resources: vec![ResourceRule {
-                verbs: vec!["get".into()],
-                groups: vec![String::new()],
-                resources: vec!["nodes".into()],
-                names: vec![node.to_owned()],
-            }],
+            resources: vec![
+                ResourceRule {
+                    verbs: vec!["get".into()],
+                    groups: vec![String::new()],
+                    resources: vec!["nodes".into()],
+                    names: vec![node.to_owned()],
+                },
+                ResourceRule {
+                    verbs: vec!["create".into()],
+                    groups: vec![String::new()],
+                    resources: vec!["serviceaccounts/token".into()],
+                    names: Vec::new(),
+                },
+                ResourceRule {
+                    verbs: vec!["create".into(), "get".into()],
+                    groups: vec![CERTIFICATES.into()],
+                    resources: vec!["certificatesigningrequests".into()],
+                    names: Vec::new(),
+                },
+            ],
             paths: Vec::new(),
         }
     }
+}
+
+const CERTIFICATES: &str = "certificates.k8s.io";
+
+/// What any node may do: ask for tokens of its pods, and for a new certificate of its own.
+fn may_ask(wanted: &Attributes) -> bool {
+    let resource = (
+        wanted.group.as_str(),
+        wanted.resource.as_str(),
+        wanted.subresource.as_str(),
+    );
+    wanted.path.is_none()
+        && match resource {
+            ("", "serviceaccounts", "token") => wanted.verb == "create",
+            (CERTIFICATES, "certificatesigningrequests", "") => {
+                matches!(wanted.verb.as_str(), "create" | "get")
+            }
+            _ => false,
+        }
 }
 
 /// Whether the server is well and which version it is may be asked by anybody, whatever roles say: a load

@@ -1,4 +1,6 @@
-//! Who makes a request. Today that is what a verified client certificate says; tokens come beside it.
+//! Who makes a request: what a verified client certificate says, or a token that was checked.
+
+use std::collections::BTreeMap;
 
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -10,10 +12,14 @@ const ANONYMOUS: &str = "system:anonymous";
 const NODE_PREFIX: &str = "system:node:";
 
 /// A user as authorization sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct User {
     pub(crate) name: String,
     pub(crate) groups: Vec<String>,
+    /// Empty where whoever knows the user does not tell them apart by it.
+    pub(crate) uid: String,
+    /// What else is known: which pod a token is for, which credential was used.
+    pub(crate) extra: BTreeMap<String, Vec<String>>,
 }
 
 impl User {
@@ -21,6 +27,7 @@ impl User {
         Self {
             name: ANONYMOUS.to_owned(),
             groups: vec![UNAUTHENTICATED.to_owned()],
+            ..Self::default()
         }
     }
 
@@ -37,6 +44,7 @@ impl User {
         Self {
             name: name.to_owned(),
             groups,
+            ..Self::default()
         }
     }
 
@@ -55,7 +63,11 @@ impl User {
             .map(str::to_owned)
             .collect();
         groups.push(AUTHENTICATED.to_owned());
-        Some(Self { name, groups })
+        Some(Self {
+            name,
+            groups,
+            ..Self::default()
+        })
     }
 
     pub(crate) fn is_anonymous(&self) -> bool {

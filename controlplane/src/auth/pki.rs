@@ -10,23 +10,35 @@ use std::io::Write;
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::Digest as _;
+use tokio_util::sync::CancellationToken;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::csr::SigningRequest;
 use super::identity::{MASTERS, NODES};
+
+pub(crate) mod member;
+pub(crate) mod rotation;
+mod serving;
+mod signing;
 
 const CA_DAYS: i64 = 3650;
 const LEAF_DAYS: i64 = 365;
 /// A certificate with less than this left is made anew at start.
 const RENEW_DAYS: i64 = 60;
 const DAY: i64 = 24 * 3600;
+/// How often a member that runs looks whether a certificate ends soon.
+const LOOK_EVERY: Duration = Duration::from_secs(12 * 3600);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PkiError {
@@ -90,9 +102,12 @@ impl Sans {
 
 /// The certificates of this member.
 pub(crate) struct Pki {
+    dir: PathBuf,
+    sans: Sans,
+    /// All CAs that are trusted; the first one signs.
     ca_pem: String,
     issuer: Issuer<'static, KeyPair>,
-    server: Leaf,
+    serving: Arc<serving::Serving>,
     admin: Leaf,
 }
 
@@ -124,16 +139,64 @@ impl Pki {
             organization: Some(MASTERS),
             sans: None,
         };
+        let server = open_leaf(dir, "server", &server, &ca_pem, &issuer, now)?;
         Ok(Self {
-            server: open_leaf(dir, "server", &server, &ca_pem, &issuer, now)?,
+            dir: dir.to_owned(),
+            sans: sans.clone(),
+            serving: Arc::new(serving::Serving::new(&server, &ca_pem)?),
             admin: open_leaf(dir, "admin", &admin, &ca_pem, &issuer, now)?,
             ca_pem,
             issuer,
         })
     }
 
+    /// Makes anew what is near its end, and serves with it; connections that are open go on.
+    pub(crate) fn renew(&self, now: jiff::Timestamp) -> Result<(), PkiError> {
+        let fresh = Self::open(&self.dir, &self.sans, now)?;
+        self.serving.replace(&fresh.serving);
+        Ok(())
+    }
+
+    /// Looks now and then whether certificates end soon.
+    pub(crate) async fn keep_renewed(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            if let Err(error) = self.renew(jiff::Timestamp::now()) {
+                tracing::error!(%error, "certificates were not renewed");
+            }
+        }
+    }
+
     pub(crate) fn ca_pem(&self) -> &str {
         &self.ca_pem
+    }
+
+    /// The same, for those who keep it.
+    pub(crate) fn trusted_pem(&self) -> String {
+        self.ca_pem.clone()
+    }
+
+    /// `sha256:` and the digest of the public key of the CA that signs: what who joins the cluster pins.
+    pub(crate) fn ca_hash(&self) -> Result<String, PkiError> {
+        let path = Path::new("ca.crt");
+        let der = certificate(path, &self.ca_pem)?;
+        let parsed = parse(path, &der)?;
+        let digest = sha2::Sha256::digest(parsed.public_key().raw);
+        Ok(format!("sha256:{}", hex::encode(digest)))
+    }
+
+    /// The certificate that was asked for, PEM. `usages` are Kubernetes' names.
+    pub(crate) fn sign(
+        &self,
+        request: &SigningRequest,
+        usages: &[String],
+        seconds: i64,
+        now: jiff::Timestamp,
+    ) -> Result<String, PkiError> {
+        signing::sign(request, usages, seconds, now, &self.issuer)
     }
 
     /// Certificate and key of the administrator, PEM.
@@ -161,26 +224,22 @@ impl Pki {
 
     /// TLS for the API port: our certificate; client certificates of our CA if there are any.
     pub(crate) fn server_config(&self) -> Result<rustls::ServerConfig, PkiError> {
-        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(certificate(Path::new("ca.crt"), &self.ca_pem)?)?;
+        for ca in CertificateDer::pem_slice_iter(self.ca_pem.as_bytes()) {
+            roots.add(ca.map_err(|error| content_error(Path::new("ca.crt"), error))?)?;
+        }
         let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(
-            std::sync::Arc::new(roots),
+            Arc::new(roots),
             provider.clone(),
         )
         .allow_unauthenticated()
         .build()
         .map_err(|error| content_error(Path::new("ca.crt"), error))?;
-        let chain = vec![
-            certificate(Path::new("server.crt"), &self.server.certificate)?,
-            certificate(Path::new("ca.crt"), &self.ca_pem)?,
-        ];
-        let key = PrivateKeyDer::from_pem_slice(self.server.key.as_bytes())
-            .map_err(|error| content_error(Path::new("server.key"), error))?;
         let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, key)?;
+            .with_cert_resolver(Arc::clone(&self.serving) as Arc<_>);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
     }
@@ -463,6 +522,19 @@ fn read(path: &Path) -> Result<Option<String>, PkiError> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(file_error(path, source)),
     }
+}
+
+/// Takes over a file that all members share.
+pub(crate) fn write_shared(dir: &Path, name: &str, text: &str) -> Result<(), PkiError> {
+    let plain = name.starts_with("ca") && !name.contains(['/', '\\']);
+    if !plain {
+        return Err(content_error(
+            &dir.join("ca.crt"),
+            "not a file that is shared",
+        ));
+    }
+    create(dir)?;
+    write(&dir.join(name), text)
 }
 
 /// Beside, synced, renamed: the file is the old or the new one, whole.

@@ -10,9 +10,9 @@ use crate::kinds;
 use crate::registry::{ApiError, Client, Object, key};
 use crate::store::{KeyValue, WatchEnd, WatchEvent};
 
-use super::{Cache, each, informers};
 use super::informer::Informer;
 use super::key::ObjectKey;
+use super::{Cache, each, informers};
 
 const OBJECTS: &str = "/objects/";
 /// How long the watch is trusted before everything is listed again.

@@ -5,6 +5,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
+use crate::controllers::credentials::Keys;
 use crate::controllers::{self, ControllerMetrics, ControllersConfig};
 use crate::registry::Client;
 use crate::scheduler::{self, SchedulerMetrics};
@@ -15,6 +16,7 @@ pub(super) struct Leading {
     pub(super) client: Client,
     pub(super) cache: Cache,
     pub(super) config: ControllersConfig,
+    pub(super) keys: Keys,
     pub(super) controller_metrics: ControllerMetrics,
     pub(super) scheduler_metrics: SchedulerMetrics,
 }
@@ -52,6 +54,13 @@ impl Leading {
             self.client.clone(),
             self.cache.clone(),
             self.config.clone(),
+            self.controller_metrics.clone(),
+            term.clone(),
+        ));
+        tasks.spawn(controllers::credentials::run(
+            self.client.clone(),
+            self.cache.clone(),
+            self.keys.clone(),
             self.controller_metrics.clone(),
             term.clone(),
         ));

@@ -1,7 +1,7 @@
 //! Garbage collection by owner references: background, foreground and orphan deletion.
 //!
-//! [`graph`] holds who owns whom, fed by the informers; [`plan`] decides for one object; this loop executes.
-//! Because one watch feeds all informers in order, an owner is in the graph before what it owns; an owner
+//! [`graph`] holds who owns whom, filled by [`feed`]; [`plan`] decides for one object; this loop executes.
+//! Because one watch feeds it in order, an owner is in the graph before what it owns; an owner
 //! that is not there is asked for in the store all the same before anything is deleted.
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -9,14 +9,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::{Value, json};
 
-use crate::cache::{Cache, Informer, ObjectKey, Queue, Subscription};
-use crate::kinds::{self, Kind, Scope};
+use crate::cache::{ObjectKey, Queue};
+use crate::kinds::Scope;
 use crate::registry::patch::{PatchRequest, PatchType};
-use crate::registry::{ApiError, Client, DeleteOptions, Object, WriteOptions, object};
+use crate::registry::{ApiError, Client, DeleteOptions, WriteOptions, object};
 use crate::store::Freshness;
 
 use super::worker::Next;
 
+mod feed;
 mod graph;
 mod plan;
 
@@ -38,61 +39,23 @@ fn uid_key(uid: &str) -> ObjectKey {
     ObjectKey::cluster(uid)
 }
 
-fn kind_of<K: Object>() -> Option<&'static Kind> {
-    kinds::by_kind(K::GROUP, K::VERSION, K::KIND)
-}
-
-fn follow<K: Object>(
-    informer: &Informer<K>,
-    graph: &Arc<Mutex<Graph>>,
-    queue: &Queue<ObjectKey>,
-) -> Option<Subscription> {
-    let kind = kind_of::<K>()?;
-    let (graph, queue) = (Arc::clone(graph), queue.clone());
-    Some(informer.subscribe(move |delta| {
-        let mut graph = graph.lock().expect("no panic while held");
-        let old = delta.old.and_then(|old| old.metadata().uid.clone());
-        let new = delta.new.map(|new| Item::new(kind, new.metadata()));
-        let mut touched = Vec::new();
-        if let Some(old) = old.filter(|old| new.as_ref().is_none_or(|new| new.uid != *old)) {
-            touched.extend(graph.remove(&old));
-        }
-        if let Some(new) = new {
-            touched.extend(graph.put(new));
-        }
-        for uid in touched {
-            queue.add(uid_key(&uid));
-        }
-    }))
-}
-
 impl Controller {
-    /// Everything that the cache has is followed; Events are nobody's property.
+    /// The second part fills the graph; it runs beside the worker.
     pub(super) fn new(
         client: &Client,
-        cache: &Cache,
         queue: &Queue<ObjectKey>,
-    ) -> (Self, Vec<Subscription>) {
+    ) -> (Self, impl Future<Output = ()> + Send + 'static) {
         let graph = Arc::default();
-        let subscriptions = [
-            follow(&cache.namespaces, &graph, queue),
-            follow(&cache.nodes, &graph, queue),
-            follow(&cache.leases, &graph, queue),
-            follow(&cache.config_maps, &graph, queue),
-            follow(&cache.secrets, &graph, queue),
-            follow(&cache.service_accounts, &graph, queue),
-            follow(&cache.deployments, &graph, queue),
-            follow(&cache.replica_sets, &graph, queue),
-            follow(&cache.pods, &graph, queue),
-            follow(&cache.services, &graph, queue),
-            follow(&cache.endpoints, &graph, queue),
-            follow(&cache.endpoint_slices, &graph, queue),
-        ];
+        let feed = feed::Feed {
+            registry: client.registry().clone(),
+            graph: Arc::clone(&graph),
+            queue: queue.clone(),
+        };
         let controller = Self {
             client: client.with_manager(NAME),
             graph,
         };
-        (controller, subscriptions.into_iter().flatten().collect())
+        (controller, feed.run())
     }
 
     fn graph(&self) -> MutexGuard<'_, Graph> {
@@ -131,17 +94,18 @@ impl Controller {
             .api_version
             .split_once('/')
             .unwrap_or(("", &reference.api_version));
-        let Some(kind) = kinds::by_kind(group, version, &reference.kind) else {
+        let registry = self.client.registry();
+        let Some(handle) = registry.kind_named(group, version, &reference.kind) else {
             // Of a kind that is not served: it cannot be known to be absent.
             return Ok(Owner::Solid);
         };
+        let kind = &handle.get();
         let namespace = match kind.scope {
             Scope::Cluster => "",
             // A cluster-wide object cannot be owned by one in a namespace.
             Scope::Namespaced if item.namespace.is_empty() => return Ok(Owner::Solid),
             Scope::Namespaced => &item.namespace,
         };
-        let registry = self.client.registry();
         let found = registry
             .get(kind, namespace, &reference.name, Freshness::Linearizable)
             .await;
@@ -185,7 +149,13 @@ impl Controller {
         };
         let registry = self.client.registry();
         let deleted = registry
-            .delete(item.kind, &item.namespace, &item.name, &options, false)
+            .delete(
+                &item.kind.get(),
+                &item.namespace,
+                &item.name,
+                &options,
+                false,
+            )
             .await;
         ignore_gone(deleted.map(drop))
     }
@@ -211,7 +181,7 @@ impl Controller {
         let registry = self.client.registry();
         let kv = registry
             .get(
-                item.kind,
+                &item.kind.get(),
                 &item.namespace,
                 &item.name,
                 Freshness::Linearizable,
@@ -228,7 +198,7 @@ impl Controller {
         // Compare-and-set: what the patch was made from must still be true.
         patch["metadata"]["resourceVersion"] = object::meta(&live, "resourceVersion").into();
         let request = PatchRequest {
-            kind: item.kind,
+            kind: &item.kind.get(),
             namespace: &item.namespace,
             name: &item.name,
             subresource: "",

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use serde_json::json;
 
 use crate::cache::{Cache, Informer, ObjectKey, Queue, Subscription};
-use crate::kinds::{self, Kind, Scope};
+use crate::kinds::{Kind, Scope};
 use crate::registry::list::ListOptions;
 use crate::registry::{ApiError, Client, DeleteOptions, Object, object};
 
@@ -121,10 +121,11 @@ impl Controller {
     async fn empty(&self, namespace: &str) -> (BTreeMap<String, plan::Left>, Option<ApiError>) {
         let mut left = BTreeMap::new();
         let mut failure = None;
-        for kind in kinds::all()
-            .iter()
-            .filter(|kind| kind.scope == Scope::Namespaced)
-        {
+        for handle in self.client.registry().stored_kinds() {
+            let kind = &handle.get();
+            if kind.scope != Scope::Namespaced {
+                continue;
+            }
             match self.empty_of(kind, namespace).await {
                 Ok(None) => {}
                 Ok(Some(found)) => {
@@ -138,7 +139,7 @@ impl Controller {
 
     async fn empty_of(
         &self,
-        kind: &'static Kind,
+        kind: &Kind<'_>,
         namespace: &str,
     ) -> Result<Option<plan::Left>, ApiError> {
         let registry = self.client.registry();

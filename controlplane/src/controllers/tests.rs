@@ -27,8 +27,10 @@ use crate::registry::{Client, DeleteOptions, Object, Registry, ServiceRanges};
 use crate::scheduler::SchedulerMetrics;
 use crate::store::{Store, StoreConfig};
 
+mod batch;
 mod lifecycle;
 mod rollout;
+mod sets;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -51,10 +53,7 @@ impl Cluster {
     /// Store, registry and cache; nothing that decides.
     pub(crate) async fn bare() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let config = StoreConfig {
-            dir: directory.path().to_owned(),
-            node_id: 1,
-        };
+        let config = StoreConfig::alone(directory.path().to_owned(), 1);
         let store = Store::open(config).await.unwrap();
         let ranges = ServiceRanges {
             cidrs: vec!["10.96.0.0/16".parse().unwrap()],
@@ -193,7 +192,7 @@ pub(crate) fn node(name: &str) -> Node {
     }
 }
 
-/// Every bound pod is Ready with an address at once, and every deleted one ends.
+/// Every bound pod is Ready with an address at once, or has ended if its image says so; every deleted one ends.
 async fn run_pods(client: Client, cache: Cache) {
     let queue = Queue::default();
     let _subscription = {
@@ -230,9 +229,18 @@ async fn run_pod(client: &Client, pod: &Pod, next_address: &AtomicU32) -> bool {
         };
         return client.delete::<Pod>(namespace, name, options).await.is_ok();
     }
-    let broken = pod.spec.as_ref().unwrap().containers[0].image.as_deref() == Some("broken");
-    if podstate::is_ready(pod) || broken {
+    let image = pod.spec.as_ref().unwrap().containers[0].image.as_deref();
+    if podstate::is_ready(pod) || podstate::is_finished(pod) || image == Some("broken") {
         return true;
+    }
+    if let Some(phase) = match image {
+        Some("done") => Some("Succeeded"),
+        Some("fails") => Some("Failed"),
+        _ => None,
+    } {
+        let mut ended = pod.clone();
+        ended.status.get_or_insert_default().phase = Some(phase.into());
+        return client.update_status(&ended).await.is_ok();
     }
     let mut running = pod.clone();
     let status = running.status.get_or_insert_default();

@@ -1,4 +1,4 @@
-//! EndpointSlice (discovery.k8s.io/v1).
+//! EndpointSlice (discovery.k8s.io/v1), and as v1beta1 for clients from before 1.25.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -8,10 +8,11 @@ use serde_json::Value;
 use super::access::{at, fill, integer, list, list_mut, object_mut, same, text};
 use super::endpoints::{protocol, usable_address};
 use super::errors::Errors;
+use super::served_version::ServedVersion;
 use super::table;
 use super::{Column, FieldError, Kind, NameRule, Scope, Strategy, names};
 
-pub(super) static KIND: Kind = Kind {
+const V1: Kind<'static> = Kind {
     group: "discovery.k8s.io",
     version: "v1",
     kind: "EndpointSlice",
@@ -28,6 +29,60 @@ pub(super) static KIND: Kind = Kind {
         generator.subschema_for::<k8s_openapi::api::discovery::v1::EndpointSlice>();
     },
 };
+
+pub(super) static KIND: Kind = V1;
+
+pub(super) static BETA: Kind = Kind {
+    version: "v1beta1",
+    strategy: &ServedVersion {
+        of: &KIND,
+        api_version: "discovery.k8s.io/v1beta1",
+        deprecated: true,
+        to_stored: |slice| {
+            for endpoint in list_mut(slice, &["endpoints"]) {
+                let endpoint = object_mut(endpoint, &[]);
+                let Some(Value::Object(mut topology)) = endpoint.remove("topology") else {
+                    continue;
+                };
+                for (label, field) in PLACES {
+                    if let Some(place) = topology.remove(*label) {
+                        endpoint.insert((*field).into(), place);
+                    }
+                }
+                if !topology.is_empty() {
+                    endpoint.insert("deprecatedTopology".into(), Value::Object(topology));
+                }
+            }
+        },
+        to_served: |slice| {
+            for endpoint in list_mut(slice, &["endpoints"]) {
+                let endpoint = object_mut(endpoint, &[]);
+                let mut topology = match endpoint.remove("deprecatedTopology") {
+                    Some(Value::Object(topology)) => topology,
+                    _ => serde_json::Map::new(),
+                };
+                for (label, field) in PLACES {
+                    // The node has a field of its own as well.
+                    let place = match *field {
+                        "zone" => endpoint.remove("zone"),
+                        other => endpoint.get(other).cloned(),
+                    };
+                    topology.extend(place.map(|place| ((*label).to_owned(), place)));
+                }
+                if !topology.is_empty() {
+                    endpoint.insert("topology".into(), Value::Object(topology));
+                }
+            }
+        },
+    },
+    ..V1
+};
+
+/// Labels of v1beta1's topology that are fields of v1.
+const PLACES: &[(&str, &str)] = &[
+    ("kubernetes.io/hostname", "nodeName"),
+    ("topology.kubernetes.io/zone", "zone"),
+];
 
 const MAX_ENDPOINTS: usize = 1000;
 const MAX_ADDRESSES: usize = 100;

@@ -16,6 +16,22 @@ impl Errors {
         self.0
     }
 
+    /// One that was found elsewhere.
+    pub(crate) fn add(&mut self, error: FieldError) {
+        self.0.push(error);
+    }
+
+    /// Takes over problems of an object that stands at `to` where its own paths begin with `from`.
+    pub(crate) fn extend_below(&mut self, other: Self, from: &str, to: &str) {
+        self.0.extend(other.0.into_iter().map(|error| FieldError {
+            field: match error.field.strip_prefix(from) {
+                Some(rest) => format!("{to}{rest}"),
+                None => error.field,
+            },
+            ..error
+        }));
+    }
+
     fn push(&mut self, field: impl Into<String>, cause: Cause, head: String, detail: &str) {
         let message = if detail.is_empty() {
             head

@@ -114,6 +114,26 @@ impl Event {
 impl Strategy for Event {
     fn default(&self, _object: &mut Value) {}
 
+    fn stored(&self) -> Option<&'static Kind<'static>> {
+        (!self.is_core()).then_some(&KIND)
+    }
+
+    fn to_stored(&self, object: Value) -> Value {
+        if self.is_core() {
+            object
+        } else {
+            to_core(&object)
+        }
+    }
+
+    fn to_served(&self, object: Value) -> Value {
+        if self.is_core() {
+            object
+        } else {
+            to_events(&object)
+        }
+    }
+
     fn prepare_update(&self, _object: &mut Value, _old: &Value, _subresource: &str) {}
 
     fn validate(

@@ -6,8 +6,10 @@ mod columns;
 mod containers;
 mod defaults;
 mod environment;
+mod label_keys;
 mod probes;
 mod qos;
+mod subresources;
 mod update;
 mod validate;
 mod volumes;
@@ -32,11 +34,13 @@ pub(super) static KIND: Kind = Kind {
     subresources: &[
         "attach",
         "binding",
+        "ephemeralcontainers",
         "eviction",
         "exec",
         "log",
         "portforward",
         "proxy",
+        "resize",
         "status",
     ],
     name_rule: NameRule::DnsSubdomain,
@@ -56,11 +60,17 @@ impl Strategy for Pod {
     }
 
     fn prepare_create(&self, object: &mut Value) {
-        let class = qos::class(object);
-        object_mut(object, &[]).insert(
-            "status".into(),
-            json!({"phase": "Pending", "qosClass": class}),
-        );
+        let mut status = json!({"phase": "Pending", "qosClass": qos::class(object)});
+        if !list(object, &["spec", "schedulingGates"]).is_empty() {
+            status["conditions"] = json!([{
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "SchedulingGated",
+                "message": "Scheduling is blocked due to non-empty scheduling gates",
+            }]);
+        }
+        object_mut(object, &[]).insert("status".into(), status);
+        label_keys::merge(object);
         meta::set_generation(object, None);
     }
 
@@ -72,6 +82,14 @@ impl Strategy for Pod {
                 if let Some(class) = at(old, &["status", "qosClass"]).cloned() {
                     object_mut(object, &["status"]).insert("qosClass".into(), class);
                 }
+            }
+            "ephemeralcontainers" | "resize" => {
+                match subresource {
+                    "resize" => subresources::keep_resources(object, old),
+                    _ => subresources::keep_ephemeral(object, old),
+                }
+                defaults::pod_spec(object, &["spec"]);
+                meta::set_generation(object, Some(old));
             }
             _ => {
                 meta::keep_status(object, old);
@@ -87,10 +105,13 @@ impl Strategy for Pod {
             Some(old) => match subresource {
                 "" | "scale" => update::spec(object, old, &mut errors),
                 "resize" => {
-                    update::resize(object, old, &mut errors);
+                    subresources::resize(object, old, &mut errors);
                     validate::spec(object, "spec", &mut errors);
                 }
-                "ephemeralcontainers" => validate::spec(object, "spec", &mut errors),
+                "ephemeralcontainers" => {
+                    validate::spec(object, "spec", &mut errors);
+                    subresources::ephemeral(object, old, &mut errors);
+                }
                 "status" => update::status(object, old, &mut errors),
                 _ => {}
             },
@@ -150,9 +171,23 @@ impl Strategy for Pod {
 
 /// Fills in the defaults of the pod template at `spec.template`.
 pub(super) fn default_template(object: &mut Value) {
-    if at(object, &["spec", "template"]).is_some() {
-        defaults::pod_spec(object, &["spec", "template", "spec"]);
+    default_template_at(object, &["spec", "template"]);
+}
+
+/// The same for a template at `path`.
+pub(super) fn default_template_at(object: &mut Value, path: &[&str]) {
+    if at(object, path).is_some() {
+        defaults::pod_spec(object, &[path, &["spec"]].concat());
     }
+}
+
+/// Checks the node selector of a volume.
+pub(super) fn validate_node_selector(selector: &Value, field: &str, errors: &mut Errors) {
+    affinity::node_selector(selector, field, errors);
+}
+
+pub(super) fn validate_toleration(toleration: &Value, field: &str, errors: &mut Errors) {
+    affinity::tolerate(toleration, field, errors);
 }
 
 /// Checks a pod template, `field` being its path.

@@ -119,7 +119,6 @@ pub(super) fn not_negative(object: &Value, field: &str, errors: &mut Errors) {
 
 /// The selector is there, selects something, and the template's labels match it.
 pub(super) fn selector_and_template(object: &Value, owner: &str, errors: &mut Errors) {
-    let empty = Value::Object(serde_json::Map::new());
     let chosen = at(object, &["spec", "selector"]);
     match chosen {
         None => errors.required("spec.selector", ""),
@@ -138,6 +137,19 @@ pub(super) fn selector_and_template(object: &Value, owner: &str, errors: &mut Er
         errors.required("spec.template", "");
         return;
     };
+    template_matches(chosen, template, errors);
+    pod::validate_template(template, "spec.template", errors);
+    let named = match owner {
+        "statefulset" => "StatefulSet",
+        "daemonset" => "DaemonSet",
+        _ => "ReplicaSet",
+    };
+    long_lived(template, named, errors);
+}
+
+/// The template's labels match the selector, where there is one.
+fn template_matches(chosen: Option<&Value>, template: &Value, errors: &mut Errors) {
+    let empty = Value::Object(serde_json::Map::new());
     let labels = at(template, &["metadata", "labels"]);
     if let Some(chosen) = chosen
         && !selector::is_empty(chosen)
@@ -149,7 +161,10 @@ pub(super) fn selector_and_template(object: &Value, owner: &str, errors: &mut Er
             "`selector` does not match template `labels`",
         );
     }
-    pod::validate_template(template, "spec.template", errors);
+}
+
+/// Pods that are meant to run for ever are restarted always and have no deadline.
+pub(super) fn long_lived(template: &Value, owner: &str, errors: &mut Errors) {
     let policy = text(template, &["spec", "restartPolicy"]);
     if !policy.is_empty() && policy != "Always" {
         errors.not_supported("spec.template.spec.restartPolicy", policy, &["Always"]);
@@ -157,12 +172,12 @@ pub(super) fn selector_and_template(object: &Value, owner: &str, errors: &mut Er
     if at(template, &["spec", "activeDeadlineSeconds"]).is_some() {
         errors.forbidden(
             "spec.template.spec.activeDeadlineSeconds",
-            "activeDeadlineSeconds in ReplicaSet is not Supported",
+            &format!("activeDeadlineSeconds in {owner} is not Supported"),
         );
     }
 }
 
-fn counts(object: &Value, errors: &mut Errors) {
+pub(super) fn counts(object: &Value, errors: &mut Errors) {
     let all = integer(object, &["status", "replicas"]).unwrap_or(0);
     for field in [
         "replicas",

@@ -16,7 +16,7 @@ pub(super) static KIND: Kind = Kind {
     categories: &[],
     scope: Scope::Namespaced,
     definition: "io.k8s.api.core.v1.ServiceAccount",
-    subresources: &[],
+    subresources: &["token"],
     name_rule: NameRule::DnsSubdomain,
     strategy: &ServiceAccount,
     register: |generator| {

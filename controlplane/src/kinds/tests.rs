@@ -6,6 +6,7 @@ mod defaults;
 mod invalid;
 mod quantities;
 mod rows;
+mod storage;
 mod updates;
 
 use proptest::prelude::{Just, ProptestConfig, any, prop, prop_assert_eq, prop_oneof, proptest};
@@ -106,7 +107,7 @@ proptest! {
     }
 }
 
-fn kind(name: &str) -> &'static Kind {
+fn kind(name: &str) -> &'static Kind<'static> {
     all()
         .iter()
         .find(|kind| kind.kind == name)

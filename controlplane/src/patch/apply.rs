@@ -31,7 +31,7 @@ pub(super) fn apply(
         ));
     }
     let typed = Typed { schema };
-    let node = schema.root(request.definition);
+    let node = schema.root(request.of.definition);
     let root = Typed::root(&node);
     typed.check(root, applied, "")?;
 
@@ -41,7 +41,7 @@ pub(super) fn apply(
     object_mut(&mut before, &["metadata"]).remove("managedFields");
     if entries.is_empty() && live.is_some() {
         let mut fields = typed.fields(root, &before);
-        managed::strip(&mut fields, request.definition, request.subresource);
+        managed::strip(&mut fields, request.of, request.subresource);
         entries.push(Entry {
             manager: BEFORE_FIRST_APPLY.into(),
             operation: "Update".into(),
@@ -53,7 +53,7 @@ pub(super) fn apply(
     }
 
     let mut fields = typed.fields(root, applied);
-    managed::strip(&mut fields, request.definition, request.subresource);
+    managed::strip(&mut fields, request.of, request.subresource);
     let mut mine = Entry {
         manager: request.manager.to_owned(),
         operation: "Apply".into(),

@@ -6,14 +6,13 @@ use serde_json::{Map, Value, json};
 use super::ApplyConflict;
 use super::fields::Fields;
 use super::typed::Typed;
-use crate::kinds;
 use crate::kinds::access::{list, object_mut, text};
-use crate::schema::Schema;
+use crate::schema::{Schema, TypeRef};
 
 /// Who writes what, when.
 #[derive(Debug)]
 pub(super) struct Request<'a> {
-    pub(super) definition: &'a str,
+    pub(super) of: TypeRef<'a>,
     pub(super) manager: &'a str,
     pub(super) subresource: &'a str,
     pub(super) now: &'a str,
@@ -114,18 +113,15 @@ const NOBODYS: &[&[&str]] = &[
 ];
 
 /// Takes out of `fields` what a write of this resource cannot own.
-pub(super) fn strip(fields: &mut Fields, definition: &str, subresource: &str) {
+pub(super) fn strip(fields: &mut Fields, of: TypeRef<'_>, subresource: &str) {
     fields.member = false;
     for path in NOBODYS {
         fields.remove(path, false);
     }
     fields.remove(&["metadata", "managedFields"], true);
-    let has_status = kinds::all()
-        .iter()
-        .any(|kind| kind.definition == definition && kind.has_subresource("status"));
     match subresource {
         "status" => fields.remove(&["spec"], true),
-        _ if has_status => fields.remove(&["status"], true),
+        _ if of.has_status => fields.remove(&["status"], true),
         _ => {}
     }
 }
@@ -158,15 +154,11 @@ pub(super) fn track_update(
         return;
     }
     let typed = Typed { schema };
-    let root = schema.root(request.definition);
+    let root = schema.root(request.of.definition);
     let empty = json!({});
     let before = old.unwrap_or(&empty);
     let mut changes = typed.changes(Typed::root(&root), Some(before), Some(&*new));
-    strip(
-        &mut changes.changed,
-        request.definition,
-        request.subresource,
-    );
+    strip(&mut changes.changed, request.of, request.subresource);
     for entry in &mut entries {
         entry.fields.subtract(&changes.changed);
         entry.fields.subtract(&changes.removed);

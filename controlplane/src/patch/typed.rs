@@ -17,13 +17,13 @@ pub(super) struct Place<'a> {
 }
 
 /// How the value at a place is looked at.
-enum Shape<'a> {
+enum Shape<'v, 'a> {
     /// As a whole: scalars, atomic lists and objects, and what has another type than it should.
     Leaf,
     /// By field or key.
-    Object(&'a Map<String, Value>),
+    Object(&'v Map<String, Value>),
     /// By entry; never [`ListType::Atomic`].
-    List(&'a [Value], ListType),
+    List(&'v [Value], &'a ListType),
 }
 
 /// Fields of this name are structures that are always there; owning something inside does not mean owning
@@ -69,7 +69,13 @@ impl<'a> Typed<'a> {
 
     /// Fields that a type does not have are not stored, so nobody owns them.
     fn is_known(&self, place: Place<'a>, name: &str) -> bool {
-        !matches!(place.node, Node::Object(_)) || self.schema.field(place.node, name).is_some()
+        match place.node {
+            Node::Object(id) => {
+                let definition = self.schema.at(*id);
+                definition.open || definition.field(name).is_some()
+            }
+            _ => true,
+        }
     }
 
     fn child(&self, place: Place<'a>, name: &str) -> Place<'a> {
@@ -83,7 +89,7 @@ impl<'a> Typed<'a> {
         }
     }
 
-    fn shape<'v>(&self, place: Place<'a>, value: &'v Value) -> Shape<'v> {
+    fn shape<'v>(&self, place: Place<'a>, value: &'v Value) -> Shape<'v, 'a> {
         if place.atomic {
             return Shape::Leaf;
         }
@@ -91,11 +97,11 @@ impl<'a> Typed<'a> {
             (Node::Object(id), Value::Object(map)) if !self.schema.at(*id).atomic => {
                 Shape::Object(map)
             }
-            (Node::Map(_), Value::Object(map)) => Shape::Object(map),
+            (Node::Map(_) | Node::Deduced, Value::Object(map)) => Shape::Object(map),
             (Node::List { list_type, .. }, Value::Array(list))
                 if *list_type != ListType::Atomic =>
             {
-                Shape::List(list, *list_type)
+                Shape::List(list, list_type)
             }
             _ => Shape::Leaf,
         }
@@ -130,7 +136,7 @@ impl<'a> Typed<'a> {
     }
 
     /// The place of an entry of the list at `place`; entries of sets have no parts.
-    fn entry(&self, place: Place<'a>, list_type: ListType) -> Place<'a> {
+    fn entry(&self, place: Place<'a>, list_type: &ListType) -> Place<'a> {
         Self::root(match (place.node, list_type) {
             (Node::List { items, .. }, ListType::Map(_)) => items,
             _ => &Node::Any,
@@ -247,7 +253,7 @@ impl<'a> Typed<'a> {
     fn merge_lists(
         &self,
         place: Place<'a>,
-        list_type: ListType,
+        list_type: &ListType,
         old: &[Value],
         new: &[Value],
     ) -> Vec<Value> {
@@ -407,14 +413,14 @@ fn is_empty(value: &Value) -> bool {
 }
 
 /// How the set of fields names an entry of a list.
-fn step(list_type: ListType, entry: &Value) -> Result<String, String> {
+fn step(list_type: &ListType, entry: &Value) -> Result<String, String> {
     let ListType::Map(keys) = list_type else {
         return Ok(format!("v:{entry}"));
     };
     let mut named = Map::new();
-    for key in keys {
+    for key in keys.iter() {
         let value = entry
-            .get(*key)
+            .get(&**key)
             .filter(|value| !value.is_null())
             .cloned()
             .or_else(|| key_default(key))
@@ -424,7 +430,7 @@ fn step(list_type: ListType, entry: &Value) -> Result<String, String> {
                      {key:?} (and doesn't have default value)"
                 )
             })?;
-        named.insert((*key).to_owned(), value);
+        named.insert((**key).to_owned(), value);
     }
     Ok(format!("k:{}", Value::Object(named)))
 }

@@ -48,7 +48,7 @@ impl Registry {
 
     async fn prepare_binding(
         &self,
-        pods: &'static Kind,
+        pods: &Kind<'_>,
         binding: &Binding,
         txn: &mut Txn,
     ) -> Result<(), ApiError> {

@@ -1,5 +1,5 @@
 //! What every cluster has from its first start: the system namespaces, the Service `kubernetes` with its
-//! endpoints, the Service `kube-dns`, and the default roles. Written again, unchanged, at each start, and soon after somebody
+//! endpoints, the Service `kube-dns`, the default roles, the system's PriorityClasses and the StorageClass `local`. Written again, unchanged, at each start, and soon after somebody
 //! has deleted one of the Services (`kubectl delete all --all` does).
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +13,7 @@ use super::{ApiError, Registry, WriteOptions};
 
 mod roles;
 use crate::kinds::{self, Kind};
-use crate::store::Freshness;
+use crate::store::{Freshness, Heard};
 
 const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-node-lease"];
 const MANAGER: &str = "waggle";
@@ -41,29 +41,71 @@ impl Registry {
             .await?;
         self.ensure("", "services", "kube-system", kube_dns(cluster_dns))
             .await?;
+        let endpoints = self.present_endpoints(endpoints);
         if !endpoints.is_empty() {
-            self.publish_endpoints(endpoints).await?;
+            self.publish_endpoints(&endpoints).await?;
         }
+        for class in kinds::priority_class::built_in() {
+            self.ensure("scheduling.k8s.io", "priorityclasses", "", class)
+                .await?;
+        }
+        self.ensure("storage.k8s.io", "storageclasses", "", local_class())
+            .await?;
         self.bootstrap_roles().await
     }
 
-    /// Looks after the system's Services until `stop`.
+    /// Where the members that are there serve the API. `own`: this one's.
+    fn present_endpoints(&self, own: &[SocketAddr]) -> Vec<SocketAddr> {
+        let store = self.store();
+        let heard = store.heard();
+        let others = store.members().into_iter().filter(|member| {
+            let there = heard.get(&member.id).is_some_and(Heard::is_present);
+            member.id != store.id() && there
+        });
+        let mut all: Vec<SocketAddr> = others
+            .filter_map(|member| member.api_address.parse().ok())
+            .chain(own.iter().copied())
+            .filter(|endpoint: &SocketAddr| !endpoint.ip().is_loopback())
+            .collect();
+        // The family that this member has first stays first.
+        let second = |endpoint: &SocketAddr| {
+            own.first()
+                .is_some_and(|first| first.is_ipv4() != endpoint.is_ipv4())
+        };
+        all.sort_by_key(|endpoint| (second(endpoint), *endpoint));
+        all.dedup();
+        all
+    }
+
+    /// Looks after the system's Services, and after where the API is served, until `stop`.
     pub(crate) async fn keep_bootstrapped(
         self,
         cluster_dns: IpAddr,
         endpoints: Vec<SocketAddr>,
         stop: CancellationToken,
     ) {
+        let leads = self.store().leadership();
+        let mut published = Vec::new();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
+            if !*leads.borrow() {
+                // Whoever leads next begins anew.
+                published.clear();
+                continue;
+            }
+            let present = self.present_endpoints(&endpoints);
             let again = match self.has_services().await {
-                Ok(true) => continue,
+                Ok(true) if present == published || present.is_empty() => continue,
+                Ok(true) => self.publish_endpoints(&present).await,
                 Ok(false) => self.bootstrap(cluster_dns, &endpoints).await,
                 Err(error) => Err(error),
             };
+            if again.is_ok() {
+                published = present;
+            }
             if let Err(error) = again {
                 tracing::debug!(%error, "the system's Services were not looked after");
             }
@@ -83,33 +125,50 @@ impl Registry {
 
     async fn publish_endpoints(&self, endpoints: &[SocketAddr]) -> Result<(), ApiError> {
         let port = |endpoint: &SocketAddr| json!([{"name": "https", "port": endpoint.port(), "protocol": "TCP"}]);
-        for (index, endpoint) in endpoints.iter().enumerate() {
-            let (family, name) = match (endpoint, index) {
-                (SocketAddr::V4(_), 0) => ("IPv4", "kubernetes"),
-                (SocketAddr::V6(_), 0) => ("IPv6", "kubernetes"),
-                (SocketAddr::V4(_), _) => ("IPv4", "kubernetes-ipv4"),
-                (SocketAddr::V6(_), _) => ("IPv6", "kubernetes-ipv6"),
+        let Some(first) = endpoints.first() else {
+            return Ok(());
+        };
+        // One slice for each family; those who listen on another port than the first of their family are left to
+        // who knows them.
+        for v4 in [first.is_ipv4(), !first.is_ipv4()] {
+            let mut family: Vec<SocketAddr> = endpoints.to_vec();
+            family.retain(|one| one.is_ipv4() == v4);
+            let Some(leading) = family.first().copied() else {
+                continue;
             };
+            family.retain(|one| one.port() == leading.port());
+            let (kind, name) = match (v4, v4 == first.is_ipv4()) {
+                (true, true) => ("IPv4", "kubernetes"),
+                (false, true) => ("IPv6", "kubernetes"),
+                (true, false) => ("IPv4", "kubernetes-ipv4"),
+                (false, false) => ("IPv6", "kubernetes-ipv6"),
+            };
+            let ready: Vec<Value> = family
+                .iter()
+                .map(|one| json!({"addresses": [one.ip()], "conditions": {"ready": true}}))
+                .collect();
             let labels = json!({"kubernetes.io/service-name": "kubernetes"});
             let slice = json!({
                 "metadata": {"name": name, "labels": labels},
-                "addressType": family,
-                "endpoints": [{"addresses": [endpoint.ip()], "conditions": {"ready": true}}],
-                "ports": port(endpoint),
+                "addressType": kind,
+                "endpoints": ready,
+                "ports": port(&leading),
             });
             self.replace_with("discovery.k8s.io", "endpointslices", slice)
                 .await?;
         }
-        let Some(first) = endpoints.first() else {
-            return Ok(());
-        };
         // The older object has one family, that of the first.
+        let addresses: Vec<Value> = endpoints
+            .iter()
+            .filter(|one| one.is_ipv4() == first.is_ipv4() && one.port() == first.port())
+            .map(|one| json!({"ip": one.ip()}))
+            .collect();
         let endpoints = json!({
             "metadata": {
                 "name": "kubernetes",
                 "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
             },
-            "subsets": [{"addresses": [{"ip": first.ip()}], "ports": port(first)}],
+            "subsets": [{"addresses": addresses, "ports": port(first)}],
         });
         self.replace_with("", "endpoints", endpoints).await
     }
@@ -172,7 +231,7 @@ fn options() -> WriteOptions {
     }
 }
 
-fn kind(group: &str, plural: &str) -> Result<&'static Kind, ApiError> {
+fn kind(group: &str, plural: &str) -> Result<&'static Kind<'static>, ApiError> {
     kinds::by_plural(group, "v1", plural)
         .ok_or_else(|| ApiError::internal(format!("{plural} are not served")))
 }
@@ -194,6 +253,19 @@ fn kubernetes(addresses: &[IpAddr]) -> Value {
             "ipFamilyPolicy": policy,
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443}],
         },
+    })
+}
+
+/// Directories of nodes as volumes, for claims that name no class.
+fn local_class() -> Value {
+    json!({
+        "metadata": {
+            "name": "local",
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+        },
+        "provisioner": "waggle.dev/local",
+        "reclaimPolicy": "Delete",
+        "volumeBindingMode": "WaitForFirstConsumer",
     })
 }
 

@@ -24,7 +24,7 @@ pub(crate) struct Client {
     manager: &'static str,
 }
 
-fn kind_of<K: Object>() -> Result<&'static Kind, ApiError> {
+fn kind_of<K: Object>() -> Result<&'static Kind<'static>, ApiError> {
     kinds::by_kind(K::GROUP, K::VERSION, K::KIND)
         .ok_or_else(|| ApiError::internal(format!("kind {} is not served", K::KIND)))
 }
@@ -131,6 +131,14 @@ impl Client {
         self.update_part(object, "status").await
     }
 
+    pub(crate) async fn update_subresource<K: Object>(
+        &self,
+        object: &K,
+        subresource: &str,
+    ) -> Result<K, ApiError> {
+        self.update_part(object, subresource).await
+    }
+
     async fn update_part<K: Object>(&self, object: &K, subresource: &str) -> Result<K, ApiError> {
         let kind = kind_of::<K>()?;
         let value = untyped(object)?;
@@ -161,6 +169,28 @@ impl Client {
             name,
             subresource,
             patch_type: PatchType::Merge,
+            patch,
+        };
+        let (written, _) = self
+            .registry
+            .patch(request, &self.options(), &|_| Ok(()))
+            .await?;
+        typed_written(written)
+    }
+
+    /// Strategic merge patch of the main resource.
+    pub(crate) async fn strategic_patch<K: Object>(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<K, ApiError> {
+        let request = PatchRequest {
+            kind: kind_of::<K>()?,
+            namespace,
+            name,
+            subresource: "",
+            patch_type: PatchType::Strategic,
             patch,
         };
         let (written, _) = self

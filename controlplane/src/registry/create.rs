@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::generated_name::generate_name;
 use super::{
-    ApiError, MAX_ATTEMPTS, Registry, WriteOptions, Written, key, node_ranges, object,
+    ApiError, MAX_ATTEMPTS, Registry, WriteOptions, Written, key, node_ranges, object, pod_account,
     service_alloc,
 };
 use crate::kinds::{self, Kind, Scope, meta};
@@ -14,11 +14,22 @@ use crate::store::{Compare, Freshness, Op, Txn};
 impl Registry {
     pub(crate) async fn create(
         &self,
-        kind: &'static Kind,
+        kind: &Kind<'_>,
         namespace: &str,
         object: Value,
         options: &WriteOptions,
     ) -> Result<Written, ApiError> {
+        let (kind, object) = match kind.strategy.stored() {
+            Some(stored) => (stored, kind.strategy.to_stored(object)),
+            None => (kind, object),
+        };
+        if kind
+            .strategy
+            .custom()
+            .is_some_and(|version| version.common.terminating)
+        {
+            return Err(ApiError::definition_terminating());
+        }
         let prepared = self.prepare(kind, namespace, object)?;
         let mut object = prepared;
         let generated = object::name(&object).is_empty();
@@ -49,7 +60,7 @@ impl Registry {
     /// What does not depend on the state of the store.
     fn prepare(
         &self,
-        kind: &'static Kind,
+        kind: &Kind<'_>,
         namespace: &str,
         mut object: Value,
     ) -> Result<Value, ApiError> {
@@ -80,7 +91,7 @@ impl Registry {
 
     async fn create_once(
         &self,
-        kind: &'static Kind,
+        kind: &Kind<'_>,
         namespace: &str,
         mut object: Value,
         options: &WriteOptions,
@@ -90,6 +101,10 @@ impl Registry {
         if kind.scope == Scope::Namespaced {
             txn.compares
                 .push(self.hold_namespace(kind, namespace, &name).await?);
+        }
+        self.admit_create(kind, &mut object).await?;
+        if pod_account::concerns(kind) && self.requires_accounts() {
+            self.admit_account(namespace, &mut object).await?;
         }
         let mut errors = meta::validate(kind, &object, None);
         errors.extend(kind.strategy.validate(&object, None, ""));
@@ -118,6 +133,7 @@ impl Registry {
         if options.dry_run {
             return Ok(Ok(Written::Unstored(object)));
         }
+        let object = self.to_stored(kind, object).await?;
         txn.compares.push(Compare {
             key: object_key.clone(),
             mod_revision: 0,
@@ -143,7 +159,7 @@ impl Registry {
     /// The comparison that makes a create fail when its namespace changes meanwhile.
     async fn hold_namespace(
         &self,
-        kind: &Kind,
+        kind: &Kind<'_>,
         namespace: &str,
         name: &str,
     ) -> Result<Compare, ApiError> {
@@ -172,7 +188,7 @@ enum Retry {
 }
 
 /// `apps/v1`, or `v1` for the core group.
-pub(crate) fn api_version(kind: &Kind) -> String {
+pub(crate) fn api_version(kind: &Kind<'_>) -> String {
     if kind.group.is_empty() {
         kind.version.to_owned()
     } else {
@@ -182,7 +198,7 @@ pub(crate) fn api_version(kind: &Kind) -> String {
 
 /// The namespace of the URL wins; one in the body must be the same.
 pub(crate) fn set_namespace(
-    kind: &Kind,
+    kind: &Kind<'_>,
     namespace: &str,
     object: &mut Value,
 ) -> Result<(), ApiError> {
@@ -200,12 +216,12 @@ pub(crate) fn set_namespace(
     Ok(())
 }
 
-fn track_create(kind: &Kind, object: &mut Value, manager: &str) {
+fn track_create(kind: &Kind<'_>, object: &mut Value, manager: &str) {
     let applied = object["metadata"]["managedFields"]
         .as_array()
         .is_some_and(|entries| !entries.is_empty());
     // A create by server-side apply brings its own entries.
     if !applied && !manager.is_empty() {
-        crate::patch::track_update(kind.definition, None, object, manager, "", &object::now());
+        crate::patch::track_update(kind, None, object, manager, "", &object::now());
     }
 }

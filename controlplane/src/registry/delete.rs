@@ -35,7 +35,7 @@ enum Plan {
 impl Registry {
     pub(crate) async fn delete(
         &self,
-        kind: &'static Kind,
+        kind: &Kind<'_>,
         namespace: &str,
         name: &str,
         options: &DeleteOptions,
@@ -60,7 +60,7 @@ impl Registry {
     /// `None`: another write came in between.
     async fn carry_out(
         &self,
-        kind: &'static Kind,
+        kind: &Kind<'_>,
         kv: &Arc<KeyValue>,
         live: Value,
         plan: Plan,
@@ -99,7 +99,7 @@ impl Registry {
     /// Deletes what the options select; returns the objects as they were.
     pub(crate) async fn delete_collection(
         &self,
-        kind: &'static Kind,
+        kind: &Kind<'_>,
         namespace: &str,
         list: &ListOptions,
         options: &DeleteOptions,
@@ -121,7 +121,7 @@ impl Registry {
     }
 }
 
-fn check(kind: &Kind, name: &str, options: &DeleteOptions) -> Result<(), ApiError> {
+fn check(kind: &Kind<'_>, name: &str, options: &DeleteOptions) -> Result<(), ApiError> {
     if kind.group.is_empty() && kind.plural == "namespaces" && PROTECTED_NAMESPACES.contains(&name)
     {
         return Err(ApiError::forbidden(
@@ -149,7 +149,7 @@ fn check(kind: &Kind, name: &str, options: &DeleteOptions) -> Result<(), ApiErro
 }
 
 fn check_preconditions(
-    kind: &Kind,
+    kind: &Kind<'_>,
     name: &str,
     live: &Value,
     options: &DeleteOptions,
@@ -200,8 +200,20 @@ fn finalizers_after(live: &Value, propagation: Option<&str>) -> Vec<String> {
     list
 }
 
+/// The policy that holds: the one asked for; else what the object's finalizers say already; else the kind's.
+fn propagation<'a>(kind: &Kind, live: &Value, options: &'a DeleteOptions) -> Option<&'a str> {
+    let said = object::finalizers(live)
+        .iter()
+        .any(|name| *name == FOREGROUND || *name == ORPHAN);
+    let orphans = kind.strategy.default_propagation() == "Orphan";
+    match options.propagation.as_deref() {
+        None if orphans && !said && !object::is_terminating(live) => Some("Orphan"),
+        asked => asked,
+    }
+}
+
 /// Seconds that the object still has to end by itself.
-fn grace(kind: &Kind, live: &Value, options: &DeleteOptions) -> i64 {
+fn grace(kind: &Kind<'_>, live: &Value, options: &DeleteOptions) -> i64 {
     let Some(default) = kind.strategy.default_grace_period(live) else {
         return 0;
     };
@@ -220,11 +232,11 @@ fn grace(kind: &Kind, live: &Value, options: &DeleteOptions) -> i64 {
     }
 }
 
-fn plan(kind: &Kind, live: &Value, options: &DeleteOptions, now: jiff::Timestamp) -> Plan {
+fn plan(kind: &Kind<'_>, live: &Value, options: &DeleteOptions, now: jiff::Timestamp) -> Plan {
     let mut new = live.clone();
     object::remove_meta(&mut new, "resourceVersion");
     let before = new.clone();
-    let finalizers = finalizers_after(live, options.propagation.as_deref());
+    let finalizers = finalizers_after(live, propagation(kind, live, options));
     if finalizers.is_empty() {
         object::remove_meta(&mut new, "finalizers");
     } else {
@@ -244,6 +256,7 @@ fn plan(kind: &Kind, live: &Value, options: &DeleteOptions, now: jiff::Timestamp
     } else {
         mark(&mut new, grace, now);
         bump_generation(&mut new);
+        kind.strategy.prepare_delete(&mut new);
         if new["kind"] == "Namespace" {
             new["status"]["phase"] = "Terminating".into();
         }

@@ -15,7 +15,7 @@ const EXPIRED_CONTINUE: &str = "The provided continue parameter is too old to di
      result. You can start a new list without the continue parameter.";
 
 /// `deployments.apps`, or `pods` for the core group.
-pub(crate) fn qualified_resource(kind: &Kind) -> String {
+pub(crate) fn qualified_resource(kind: &Kind<'_>) -> String {
     qualify(kind.plural, kind.group)
 }
 
@@ -94,7 +94,7 @@ impl ApiError {
         self.reason() == "AlreadyExists"
     }
 
-    pub(crate) fn not_found(kind: &Kind, name: &str) -> Self {
+    pub(crate) fn not_found(kind: &Kind<'_>, name: &str) -> Self {
         let resource = qualified_resource(kind);
         Self::new(404, "NotFound", format!("{resource} \"{name}\" not found")).about(
             kind.group,
@@ -121,7 +121,7 @@ impl ApiError {
         error
     }
 
-    pub(crate) fn already_exists(kind: &Kind, name: &str) -> Self {
+    pub(crate) fn already_exists(kind: &Kind<'_>, name: &str) -> Self {
         let resource = qualified_resource(kind);
         Self::new(
             409,
@@ -131,7 +131,7 @@ impl ApiError {
         .about(kind.group, kind.plural, name)
     }
 
-    pub(crate) fn conflict(kind: &Kind, name: &str, why: &str) -> Self {
+    pub(crate) fn conflict(kind: &Kind<'_>, name: &str, why: &str) -> Self {
         let resource = qualified_resource(kind);
         Self::new(
             409,
@@ -142,7 +142,7 @@ impl ApiError {
     }
 
     /// The object is at another version than the client thinks.
-    pub(crate) fn modified(kind: &Kind, name: &str) -> Self {
+    pub(crate) fn modified(kind: &Kind<'_>, name: &str) -> Self {
         Self::conflict(
             kind,
             name,
@@ -150,7 +150,7 @@ impl ApiError {
         )
     }
 
-    pub(crate) fn uid_mismatch(kind: &Kind, name: &str, wanted: &str, found: &str) -> Self {
+    pub(crate) fn uid_mismatch(kind: &Kind<'_>, name: &str, wanted: &str, found: &str) -> Self {
         Self::conflict(
             kind,
             name,
@@ -165,7 +165,7 @@ impl ApiError {
     }
 
     /// A body that is no object of the kind.
-    pub(crate) fn cannot_be_handled(kind: &Kind, why: &str) -> Self {
+    pub(crate) fn cannot_be_handled(kind: &Kind<'_>, why: &str) -> Self {
         Self::bad_request(format!(
             "{0} in version \"{1}\" cannot be handled as a {0}: {why}",
             kind.kind, kind.version
@@ -187,7 +187,7 @@ impl ApiError {
         Self::new(403, "Forbidden", message).about(group, resource, name)
     }
 
-    pub(crate) fn namespace_terminating(kind: &Kind, name: &str, namespace: &str) -> Self {
+    pub(crate) fn namespace_terminating(kind: &Kind<'_>, name: &str, namespace: &str) -> Self {
         Self::forbidden(
             kind.group,
             kind.plural,
@@ -203,6 +203,25 @@ impl ApiError {
         }])
     }
 
+    /// 429 with one cause.
+    pub(crate) fn too_many_requests(
+        message: &str,
+        reason: &str,
+        cause: &str,
+        retry_after: i32,
+    ) -> Self {
+        let error = Self::new(429, "TooManyRequests", message).with_causes(vec![StatusCause {
+            field: None,
+            message: Some(cause.to_owned()),
+            reason: Some(reason.to_owned()),
+        }]);
+        if retry_after > 0 {
+            error.with_retry_after(retry_after)
+        } else {
+            error
+        }
+    }
+
     pub(crate) fn method_not_allowed() -> Self {
         let mut error = Self::new(
             405,
@@ -211,6 +230,14 @@ impl ApiError {
         );
         error.details();
         error
+    }
+
+    pub(crate) fn definition_terminating() -> Self {
+        Self::new(
+            405,
+            "MethodNotAllowed",
+            "create not allowed while custom resource definition is terminating",
+        )
     }
 
     pub(crate) fn not_acceptable(accepted: &str) -> Self {
@@ -276,7 +303,7 @@ impl ApiError {
         }])
     }
 
-    pub(crate) fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Self {
+    pub(crate) fn invalid(kind: &Kind<'_>, name: &str, errors: &[FieldError]) -> Self {
         Self::invalid_named(kind.group, kind.kind, name, errors)
     }
 
@@ -314,7 +341,7 @@ impl ApiError {
     }
 
     pub(crate) fn invalid_field(
-        kind: &Kind,
+        kind: &Kind<'_>,
         name: &str,
         field: &str,
         cause: Cause,
@@ -380,7 +407,10 @@ impl From<StoreError> for ApiError {
                 "RequestEntityTooLarge",
                 format!("the write is refused: {why}"),
             ),
-            StoreError::Timeout => Self::timeout(error.to_string()),
+            // Without a hint to try again: clients would, and do it twice.
+            StoreError::OutcomeUnknown(_) => Self::new(504, "Timeout", error.to_string()),
+            StoreError::InvalidChange(why) => Self::bad_request(why),
+            StoreError::Removed { .. } => Self::unavailable(error.to_string()),
             StoreError::DiskFull(_) => Self::new(507, "InsufficientStorage", error.to_string()),
             StoreError::Corrupt(_)
             | StoreError::Format { .. }

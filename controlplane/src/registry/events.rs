@@ -179,7 +179,7 @@ impl Recorder {
 
     async fn count_up(
         &self,
-        kind: &'static Kind,
+        kind: &Kind<'_>,
         namespace: &str,
         name: &str,
         manager: &str,

@@ -4,7 +4,9 @@
 use crate::kinds::{Kind, Scope};
 
 /// Everything of the kind, in all namespaces when `namespace` is empty.
-pub(crate) fn prefix(kind: &Kind, namespace: &str) -> String {
+pub(crate) fn prefix(kind: &Kind<'_>, namespace: &str) -> String {
+    // Another served version, perhaps of another group, of what is stored once.
+    let kind = kind.strategy.stored().unwrap_or(kind);
     let group = if kind.group.is_empty() {
         "core"
     } else {
@@ -17,14 +19,14 @@ pub(crate) fn prefix(kind: &Kind, namespace: &str) -> String {
     }
 }
 
-pub(crate) fn object(kind: &Kind, namespace: &str, name: &str) -> String {
+pub(crate) fn object(kind: &Kind<'_>, namespace: &str, name: &str) -> String {
     let mut key = prefix(kind, namespace);
     key.push_str(name);
     key
 }
 
 /// Namespace and name that a key stands for.
-pub(crate) fn parse<'a>(kind: &Kind, key: &'a str) -> Option<(&'a str, &'a str)> {
+pub(crate) fn parse<'a>(kind: &Kind<'_>, key: &'a str) -> Option<(&'a str, &'a str)> {
     let rest = key.strip_prefix(prefix(kind, "").as_str())?;
     match kind.scope {
         Scope::Cluster => Some(("", rest)),

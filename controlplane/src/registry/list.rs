@@ -167,10 +167,11 @@ pub(crate) fn version_match_forbidden(why: &str) -> ApiError {
 impl Registry {
     pub(crate) async fn list(
         &self,
-        kind: &Kind,
+        kind: &Kind<'_>,
         namespace: &str,
         options: &ListOptions,
     ) -> Result<ListPage, ApiError> {
+        let kind = super::versions::stored(kind);
         let at = options.at()?;
         if let Some(name) = options.selector.only_name()
             && at.start.is_none()
@@ -241,7 +242,7 @@ impl Registry {
     /// A list that a field selector narrows to one name reads one key.
     async fn list_one(
         &self,
-        kind: &Kind,
+        kind: &Kind<'_>,
         namespace: &str,
         name: &str,
         options: &ListOptions,

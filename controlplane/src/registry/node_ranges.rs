@@ -12,7 +12,7 @@ use crate::kinds::{Cause, Kind};
 use crate::store::{Compare, Freshness, Op, RangeRequest, Txn};
 
 /// Whether the write gives a node ranges that it did not have.
-pub(super) fn concerns(kind: &Kind, new: &Value, old: Option<&Value>) -> bool {
+pub(super) fn concerns(kind: &Kind<'_>, new: &Value, old: Option<&Value>) -> bool {
     kind.group.is_empty()
         && kind.plural == "nodes"
         && !ranges(new).is_empty()
@@ -42,7 +42,7 @@ impl Registry {
     /// Refuses what overlaps, and makes the transaction fail when another node gets ranges meanwhile.
     pub(super) async fn guard_ranges(
         &self,
-        kind: &'static Kind,
+        kind: &Kind<'_>,
         node: &Value,
         txn: &mut Txn,
     ) -> Result<(), ApiError> {

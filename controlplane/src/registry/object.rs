@@ -7,6 +7,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::{Map, Value};
 
+use crate::kinds::Kind;
 use crate::store::KeyValue;
 
 const METADATA: &[u8] = b"\"metadata\":{";
@@ -82,6 +83,17 @@ pub(crate) fn strip_nulls(value: &mut Value) {
         }
         Value::Array(items) => items.iter_mut().for_each(strip_nulls),
         _ => {}
+    }
+}
+
+/// The same for an object of the kind: a custom resource may know fields that are null.
+pub(crate) fn strip_absent(kind: &Kind<'_>, value: &mut Value) {
+    if kind.is_custom() {
+        if let Some(metadata) = value.get_mut("metadata") {
+            strip_nulls(metadata);
+        }
+    } else {
+        strip_nulls(value);
     }
 }
 

@@ -21,10 +21,14 @@ pub(crate) enum PatchType {
     },
 }
 
+/// What a custom resource can be patched with.
+const CUSTOM_PATCHES: &str = "application/json-patch+json, application/merge-patch+json, \
+    application/apply-patch+yaml";
+
 /// One patch and what it is applied to.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PatchRequest<'a> {
-    pub(crate) kind: &'static Kind,
+    pub(crate) kind: &'a Kind<'a>,
     pub(crate) namespace: &'a str,
     pub(crate) name: &'a str,
     pub(crate) subresource: &'a str,
@@ -42,13 +46,16 @@ pub(super) fn patched(
     options: &WriteOptions,
     judge: Judge<'_>,
 ) -> Result<Value, ApiError> {
-    let definition = request.kind.definition;
+    let kind = request.kind;
     let result = match request.patch_type {
         PatchType::Json => json_patch(live, request.patch),
         PatchType::Merge => Ok(merge_patch(live, request.patch)),
-        PatchType::Strategic => strategic_merge_patch(definition, live, request.patch),
+        PatchType::Strategic if kind.is_custom() => {
+            return Err(ApiError::unsupported_media_type(CUSTOM_PATCHES));
+        }
+        PatchType::Strategic => strategic_merge_patch(kind, live, request.patch),
         PatchType::Apply { force } => server_side_apply(
-            definition,
+            kind,
             Some(live),
             &without_version(request.patch),
             &options.manager,
@@ -72,8 +79,8 @@ pub(super) fn patched(
         ));
     }
     check_name(&wanted, request.name)?;
-    object::strip_nulls(&mut wanted);
-    judge(&check_and_prune(definition, &mut wanted))?;
+    object::strip_absent(kind, &mut wanted);
+    judge(&check_and_prune(kind, &mut wanted))?;
     Ok(wanted)
 }
 
@@ -155,7 +162,7 @@ impl Registry {
             return Err(ApiError::not_found(kind, name));
         }
         let mut object = server_side_apply(
-            kind.definition,
+            kind,
             None,
             request.patch,
             &options.manager,
@@ -164,8 +171,8 @@ impl Registry {
             &object::now(),
         )
         .map_err(|error| ApiError::from_patch(&error))?;
-        object::strip_nulls(&mut object);
-        judge(&check_and_prune(kind.definition, &mut object))?;
+        object::strip_absent(kind, &mut object);
+        judge(&check_and_prune(kind, &mut object))?;
         self.create(kind, request.namespace, object, options).await
     }
 }

@@ -9,14 +9,15 @@ use super::{ApiError, Registry, WriteOptions, Written, object};
 use crate::kinds::{self, Cause, Kind};
 
 /// The Scale of a workload. Pure.
-pub(crate) fn of(workload: &Value) -> Value {
+pub(crate) fn of(kind: &Kind<'_>, workload: &Value) -> Value {
     let metadata = &workload["metadata"];
+    let (spec_replicas, status_replicas, selector) = numbers(kind, workload);
     let mut scale = json!({
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
         "metadata": {},
         "spec": {},
-        "status": {"replicas": workload["status"]["replicas"].as_i64().unwrap_or(0)},
+        "status": {"replicas": status_replicas},
     });
     for field in [
         "name",
@@ -27,16 +28,42 @@ pub(crate) fn of(workload: &Value) -> Value {
     ] {
         scale["metadata"][field] = metadata[field].clone();
     }
-    let replicas = workload["spec"]["replicas"].as_i64().unwrap_or(0);
-    if replicas != 0 {
-        scale["spec"]["replicas"] = replicas.into();
+    if spec_replicas != 0 {
+        scale["spec"]["replicas"] = spec_replicas.into();
     }
-    let selector = selector_text(&workload["spec"]["selector"]);
     if !selector.is_empty() {
         scale["status"]["selector"] = selector.into();
     }
     object::strip_nulls(&mut scale);
     scale
+}
+
+/// Replicas that are wanted and that there are, and which pods they are.
+fn numbers(kind: &Kind<'_>, workload: &Value) -> (i64, i64, String) {
+    let custom = kind
+        .strategy
+        .custom()
+        .and_then(|version| version.scale.as_ref());
+    let Some(paths) = custom else {
+        let count = |part: &str| workload[part]["replicas"].as_i64().unwrap_or(0);
+        return (
+            count("spec"),
+            count("status"),
+            selector_text(&workload["spec"]["selector"]),
+        );
+    };
+    let find = |path: &[String]| {
+        let steps: Vec<&str> = path.iter().map(String::as_str).collect();
+        kinds::access::at(workload, &steps)
+            .cloned()
+            .unwrap_or_default()
+    };
+    let selector = paths.selector.as_deref().map(find).unwrap_or_default();
+    (
+        find(&paths.spec_replicas).as_i64().unwrap_or(0),
+        find(&paths.status_replicas).as_i64().unwrap_or(0),
+        selector.as_str().unwrap_or("").to_owned(),
+    )
 }
 
 /// A LabelSelector in the text form of `-l`.
@@ -69,7 +96,7 @@ fn selector_text(selector: &Value) -> String {
 }
 
 /// The workload with the replicas of the Scale.
-fn scaled(workload: &Value, scale: &Value) -> Result<Value, ApiError> {
+fn scaled(kind: &Kind<'_>, workload: &Value, scale: &Value) -> Result<Value, ApiError> {
     let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
     if i32::try_from(replicas).is_err() || replicas < 0 {
         return Err(ApiError::invalid_named(
@@ -84,7 +111,18 @@ fn scaled(workload: &Value, scale: &Value) -> Result<Value, ApiError> {
         ));
     }
     let mut workload = workload.clone();
-    workload["spec"]["replicas"] = replicas.into();
+    let custom = kind
+        .strategy
+        .custom()
+        .and_then(|version| version.scale.as_ref());
+    let path: Vec<&str> = match custom {
+        Some(paths) => paths.spec_replicas.iter().map(String::as_str).collect(),
+        None => vec!["spec", "replicas"],
+    };
+    if let Some((last, holders)) = path.split_last() {
+        kinds::access::object_mut(&mut workload, holders)
+            .insert((*last).to_owned(), replicas.into());
+    }
     // A Scale without a version is written unconditionally.
     match object::meta(scale, "resourceVersion") {
         "" => object::remove_meta(&mut workload, "resourceVersion"),
@@ -96,7 +134,7 @@ fn scaled(workload: &Value, scale: &Value) -> Result<Value, ApiError> {
 impl Registry {
     pub(crate) async fn update_scale(
         &self,
-        kind: &'static Kind,
+        kind: &Kind<'_>,
         namespace: &str,
         name: &str,
         scale: &Value,
@@ -109,8 +147,10 @@ impl Registry {
             name,
             subresource: "",
         };
-        self.modify(place, options, Ownership::Track, |live| scaled(live, scale))
-            .await
+        self.modify(place, options, Ownership::Track, |live| {
+            scaled(kind, live, scale)
+        })
+        .await
     }
 
     pub(crate) async fn patch_scale(
@@ -130,8 +170,8 @@ impl Registry {
             ..request
         };
         self.modify(place, options, Ownership::Track, |live| {
-            let scale = patched(&scale_request, &of(live), options, judge)?;
-            scaled(live, &scale)
+            let scale = patched(&scale_request, &of(request.kind, live), options, judge)?;
+            scaled(request.kind, live, &scale)
         })
         .await
     }
@@ -184,14 +224,21 @@ mod tests {
 
     use super::*;
 
+    fn deployments() -> &'static Kind<'static> {
+        kinds::by_plural("apps", "v1", "deployments").unwrap()
+    }
+
     #[test]
     fn a_scale_shows_replicas_and_selector() {
-        let scale = of(&json!({
-            "metadata": {"name": "a", "namespace": "b", "uid": "u", "resourceVersion": "5"},
-            "spec": {"replicas": 3, "selector": {"matchLabels": {"x": "y"},
-                "matchExpressions": [{"key": "k", "operator": "In", "values": ["1", "2"]}]}},
-            "status": {"replicas": 2},
-        }));
+        let scale = of(
+            deployments(),
+            &json!({
+                "metadata": {"name": "a", "namespace": "b", "uid": "u", "resourceVersion": "5"},
+                "spec": {"replicas": 3, "selector": {"matchLabels": {"x": "y"},
+                    "matchExpressions": [{"key": "k", "operator": "In", "values": ["1", "2"]}]}},
+                "status": {"replicas": 2},
+            }),
+        );
         assert_eq!(scale["spec"]["replicas"], 3);
         assert_eq!(
             scale["status"],
@@ -203,12 +250,13 @@ mod tests {
     fn negative_replicas_are_refused() {
         let workload =
             json!({"metadata": {"name": "a", "resourceVersion": "5"}, "spec": {"replicas": 1}});
-        let error = scaled(&workload, &json!({"spec": {"replicas": -1}})).unwrap_err();
+        let error =
+            scaled(deployments(), &workload, &json!({"spec": {"replicas": -1}})).unwrap_err();
         assert_eq!(
             error.to_string(),
             "Scale.autoscaling \"a\" is invalid: spec.replicas: Invalid value: -1: must be greater than or equal to 0"
         );
-        let done = scaled(&workload, &json!({"spec": {"replicas": 4}})).unwrap();
+        let done = scaled(deployments(), &workload, &json!({"spec": {"replicas": 4}})).unwrap();
         assert_eq!(done["spec"]["replicas"], 4);
         assert_eq!(object::meta(&done, "resourceVersion"), "");
     }

@@ -69,12 +69,12 @@ struct LabelsMetadata {
 
 impl Selector {
     /// Parses both texts; a field that the kind does not offer for selection is refused.
-    pub(crate) fn parse(kind: &Kind, labels: &str, fields: &str) -> Result<Self, ApiError> {
+    pub(crate) fn parse(kind: &Kind<'_>, labels: &str, fields: &str) -> Result<Self, ApiError> {
         let labels = parse_labels(labels).map_err(ApiError::bad_request)?;
         let fields = parse_fields(fields).map_err(ApiError::bad_request)?;
         let offered = kind
             .strategy
-            .selectable(&Value::Object(serde_json::Map::new()));
+            .selectable_fields(&Value::Object(serde_json::Map::new()));
         for requirement in &fields {
             let name = requirement.field.as_str();
             let generic = matches!(name, "metadata.name" | "metadata.namespace");
@@ -99,12 +99,12 @@ impl Selector {
             .map(|requirement| requirement.value.as_str())
     }
 
-    pub(crate) fn matches(&self, kind: &Kind, kv: &KeyValue) -> bool {
+    pub(crate) fn matches(&self, kind: &Kind<'_>, kv: &KeyValue) -> bool {
         self.names_match(kind, kv) && self.labels_match(kv) && self.fields_match(kind, kv)
     }
 
     /// What the key alone tells.
-    fn names_match(&self, kind: &Kind, kv: &KeyValue) -> bool {
+    fn names_match(&self, kind: &Kind<'_>, kv: &KeyValue) -> bool {
         if self.fields.is_empty() {
             return true;
         }
@@ -131,7 +131,7 @@ impl Selector {
             .all(|requirement| requirement.matches(&labels))
     }
 
-    fn fields_match(&self, kind: &Kind, kv: &KeyValue) -> bool {
+    fn fields_match(&self, kind: &Kind<'_>, kv: &KeyValue) -> bool {
         let special = |requirement: &&FieldRequirement| {
             !matches!(
                 requirement.field.as_str(),
@@ -142,7 +142,7 @@ impl Selector {
             return true;
         }
         let object: Value = serde_json::from_slice(&kv.value).unwrap_or_default();
-        let values = kind.strategy.selectable(&object);
+        let values = kind.strategy.selectable_fields(&object);
         self.fields.iter().filter(special).all(|requirement| {
             let actual = values
                 .iter()

@@ -29,7 +29,7 @@ use wants::{
 /// Random probes before the whole range is read.
 const PROBES: usize = 24;
 
-pub(super) fn concerns(kind: &Kind) -> bool {
+pub(super) fn concerns(kind: &Kind<'_>) -> bool {
     kind.group.is_empty() && kind.plural == "services"
 }
 
@@ -75,7 +75,7 @@ impl Registry {
     /// Fills in addresses and ports; the plan goes into the same transaction as the Service.
     pub(super) async fn allocate(
         &self,
-        kind: &Kind,
+        kind: &Kind<'_>,
         service: &mut Value,
         old: Option<&Value>,
     ) -> Result<Plan, ApiError> {

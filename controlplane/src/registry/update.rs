@@ -31,7 +31,7 @@ pub(super) enum Ownership {
 /// Which part of an object is written.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'a> {
-    pub(super) kind: &'static Kind,
+    pub(super) kind: &'a Kind<'a>,
     pub(super) namespace: &'a str,
     pub(super) name: &'a str,
     pub(super) subresource: &'a str,
@@ -41,7 +41,7 @@ impl Registry {
     /// PUT: the object as the client wants it.
     pub(crate) async fn update(
         &self,
-        kind: &'static Kind,
+        kind: &Kind<'_>,
         namespace: &str,
         name: &str,
         subresource: &str,
@@ -84,11 +84,12 @@ impl Registry {
         mut compute: impl FnMut(&Value) -> Result<Value, ApiError>,
     ) -> Result<Written, ApiError> {
         let Place {
-            kind,
+            kind: served,
             namespace,
             name,
             ..
         } = place;
+        let kind = served;
         let _turn = self.turn(&key::object(kind, namespace, name)).await;
         let mut freshness = Freshness::Local;
         for _ in 0..MAX_ATTEMPTS {
@@ -100,8 +101,9 @@ impl Registry {
                 }
                 other => other?,
             };
-            let live = object::decode(&kv);
-            let wanted = compute(&live)?;
+            let stored = object::decode(&kv);
+            let live = self.one_to_served(kind, stored.clone()).await?;
+            let mut wanted = compute(&live)?;
             let pinned = object::meta(&wanted, "resourceVersion").to_owned();
             let stale = !pinned.is_empty() && pinned != kv.mod_revision.to_string();
             if stale && freshness == Freshness::Local {
@@ -110,6 +112,12 @@ impl Registry {
             }
             if stale {
                 return Err(ApiError::modified(kind, name));
+            }
+            let mut place = place;
+            let mut live = live;
+            if let Some(kind) = kind.strategy.stored() {
+                (place.kind, live) = (kind, stored);
+                wanted = served.strategy.to_stored(wanted);
             }
             match self
                 .replace(place, options, ownership, &kv, &live, wanted)
@@ -147,6 +155,7 @@ impl Registry {
         if service_alloc::concerns(kind) && subresource.is_empty() {
             service_alloc::carry_over(&mut new, &old);
         }
+        self.admit_update(kind, &mut new, &old, subresource).await?;
         let mut errors = meta::validate(kind, &new, Some(&old));
         errors.extend(kind.strategy.validate(&new, Some(&old), subresource));
         if !errors.is_empty() {
@@ -163,7 +172,7 @@ impl Registry {
         }
         if ownership == Ownership::Track && !options.manager.is_empty() {
             track_update(
-                kind.definition,
+                kind,
                 Some(&old),
                 &mut new,
                 &options.manager,
@@ -192,6 +201,7 @@ impl Registry {
             object::set_meta(&mut new, "resourceVersion", kv.mod_revision.to_string());
             return Ok(self.commit(txn).await?.ok().map(|_| Written::Unstored(new)));
         }
+        let new = self.to_stored(kind, new).await?;
         txn.ops.insert(
             0,
             Op::Put {
@@ -208,7 +218,7 @@ impl Registry {
 }
 
 /// The writes that remove an object and what it holds.
-pub(super) fn removal(kind: &Kind, object_key: &str, last: &Value) -> Vec<Op> {
+pub(super) fn removal(kind: &Kind<'_>, object_key: &str, last: &Value) -> Vec<Op> {
     let mut ops = vec![Op::Delete {
         key: object_key.to_owned(),
     }];
@@ -288,6 +298,13 @@ fn keep_identity(place: Place<'_>, new: &mut Value, old: &Value) -> Result<(), A
             Some(value) => object::set_meta(new, field, value.clone()),
             None => object::remove_meta(new, field),
         }
+    }
+    // What a patch leaves of a list when the last entry goes.
+    if new["metadata"]["finalizers"]
+        .as_array()
+        .is_some_and(Vec::is_empty)
+    {
+        object::remove_meta(new, "finalizers");
     }
     let unmanaged = new["metadata"]["managedFields"]
         .as_array()

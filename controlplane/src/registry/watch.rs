@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::list::{ListOptions, VersionMatch};
 use super::selector::Selector;
 use super::{ApiError, Registry, key};
-use crate::kinds::{Kind, Scope};
+use crate::kinds::{Kind, KindRef, Scope};
 use crate::store::{KeyValue, Watch, WatchEnd, WatchEvent};
 
 #[derive(Debug, Clone, Default)]
@@ -30,7 +30,7 @@ pub(crate) enum Frame {
 
 #[derive(Debug)]
 pub(crate) struct ObjectWatch {
-    kind: &'static Kind,
+    kind: KindRef,
     selector: Selector,
     initial: Option<Vec<Frame>>,
     watch: Watch,
@@ -39,10 +39,12 @@ pub(crate) struct ObjectWatch {
 impl Registry {
     pub(crate) async fn watch(
         &self,
-        kind: &'static Kind,
+        kind: &KindRef,
         namespace: &str,
         options: WatchOptions,
     ) -> Result<ObjectWatch, ApiError> {
+        let handle = kind;
+        let kind = &handle.get();
         let from_now = matches!(options.resource_version, None | Some(0));
         let (initial, after) = if from_now || options.send_initial_events {
             let (frames, revision) = self.initial(kind, namespace, &options).await?;
@@ -57,7 +59,7 @@ impl Registry {
             _ => key::prefix(kind, namespace),
         };
         Ok(ObjectWatch {
-            kind,
+            kind: handle.clone(),
             watch: self.store().watch(&prefix, after)?,
             selector: options.selector,
             initial: initial.filter(|frames| !frames.is_empty()),
@@ -66,7 +68,7 @@ impl Registry {
 
     async fn initial(
         &self,
-        kind: &Kind,
+        kind: &Kind<'_>,
         namespace: &str,
         options: &WatchOptions,
     ) -> Result<(Vec<Frame>, u64), ApiError> {
@@ -96,12 +98,16 @@ impl ObjectWatch {
             return Ok(Some(frames));
         }
         match self.watch.next().await {
-            Ok((events, _)) => Ok(Some(
-                events
-                    .into_iter()
-                    .filter_map(|event| frame(self.kind, &self.selector, event))
-                    .collect(),
-            )),
+            Ok((events, _)) => {
+                let kind = self.kind.get();
+                let kind = super::versions::stored(&kind);
+                let frames = events.into_iter();
+                Ok(Some(
+                    frames
+                        .filter_map(|event| frame(kind, &self.selector, event))
+                        .collect(),
+                ))
+            }
             Err(WatchEnd::Closed) => Ok(None),
             Err(end @ WatchEnd::Slow(_)) => Err(ApiError::expired(end.to_string())),
         }
@@ -114,7 +120,7 @@ impl ObjectWatch {
 }
 
 /// An object that starts to match is added, one that stops to match is deleted.
-fn frame(kind: &Kind, selector: &Selector, event: WatchEvent) -> Option<Frame> {
+fn frame(kind: &Kind<'_>, selector: &Selector, event: WatchEvent) -> Option<Frame> {
     match event {
         WatchEvent::Put { kv, previous } => {
             let is = selector.matches(kind, &kv);

@@ -1,7 +1,7 @@
 //! Node selectors and tolerations. Pure.
 
 use k8s_openapi::api::core::v1::{
-    Node, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration,
+    Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodSpec, Taint, Toleration,
 };
 
 fn requirement(requirement: &NodeSelectorRequirement, value: Option<&str>) -> bool {
@@ -39,6 +39,34 @@ pub(super) fn term_matches(term: &NodeSelectorTerm, node: &Node) -> bool {
     }) && fields.iter().all(|field| {
         field.key == "metadata.name" && requirement(field, node.metadata.name.as_deref())
     })
+}
+
+/// Whether the node is one that the pod's node selector and required node affinity ask for.
+pub(crate) fn is_asked_for(pod: &PodSpec, node: &Node) -> bool {
+    let labels = node.metadata.labels.as_ref();
+    let selected = pod
+        .node_selector
+        .iter()
+        .flatten()
+        .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value));
+    let required = pod
+        .affinity
+        .as_ref()
+        .and_then(|affinity| affinity.node_affinity.as_ref())
+        .and_then(|nodes| {
+            nodes
+                .required_during_scheduling_ignored_during_execution
+                .as_ref()
+        });
+    selected && required.is_none_or(|required| selects(required, node))
+}
+
+/// Whether one of the terms matches.
+pub(crate) fn selects(selector: &NodeSelector, node: &Node) -> bool {
+    selector
+        .node_selector_terms
+        .iter()
+        .any(|term| term_matches(term, node))
 }
 
 pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use rand::Rng;
 
-use super::filter::{Reason, filter};
+use super::filter::{Failure, Prepared, Reason, filter};
+use super::node_info::Usage;
 use super::request::Request;
 use super::score;
-use super::snapshot::{NodeInfo, Snapshot};
+use super::snapshot::Snapshot;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Decision {
@@ -15,6 +16,10 @@ pub(super) enum Decision {
     /// No node fits; the sentence for the event and the condition.
     None(String),
 }
+
+/// Nodes that do not fit, when none does.
+#[derive(Debug, Default)]
+pub(super) struct Failures(pub(super) Vec<(usize, Failure)>);
 
 /// With many nodes it is enough to find some that fit.
 fn enough(nodes: usize) -> usize {
@@ -26,42 +31,123 @@ fn enough(nodes: usize) -> usize {
     (nodes * percent / 100).max(FEW)
 }
 
+/// Numbers the labels that the pod asks for.
+pub(super) fn learn(request: &Request, snapshot: &mut Snapshot) {
+    for constraint in &request.constraints {
+        snapshot.learn(&constraint.key);
+    }
+    for key in request.affinity.iter().flat_map(|affinity| affinity.keys()) {
+        snapshot.learn(key);
+    }
+}
+
 /// Finds the best node. `start` is where to begin looking; it moves on, so that all nodes get their turn.
 pub(super) fn decide(
     request: &Request,
+    prepared: &Prepared,
     snapshot: &Snapshot,
     start: &mut usize,
     random: &mut impl Rng,
-) -> Decision {
-    let nodes = snapshot.nodes();
-    if nodes.is_empty() {
-        return Decision::None("no nodes available to schedule pods".to_owned());
+) -> Result<usize, Failures> {
+    // Where room was made for it, it goes at once if it can.
+    if let Some(slot) = request.nominated().and_then(|name| snapshot.slot(name))
+        && check(request, prepared, snapshot, slot).is_none()
+    {
+        return Ok(slot);
     }
-    let wanted = enough(nodes.len());
-    let mut fitting: Vec<&NodeInfo> = Vec::new();
-    let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
-    let mut note = |found: Vec<Reason>| {
-        for reason in found {
-            *reasons.entry(reason.to_string()).or_default() += 1;
-        }
-    };
+    if let Some(names) = &request.only {
+        return among(request, prepared, snapshot, names, random);
+    }
+    let order = snapshot.order();
+    let wanted = enough(order.len());
+    let mut fitting: Vec<usize> = Vec::new();
+    let mut failures = Failures::default();
     let mut seen = 0;
-    while seen < nodes.len() && fitting.len() < wanted {
-        let node = &nodes[(*start + seen) % nodes.len()];
+    while seen < order.len() && fitting.len() < wanted {
+        let slot = order[(*start + seen) % order.len()];
         seen += 1;
-        let found = filter(request, node);
-        if found.is_empty() {
-            fitting.push(node);
-        } else {
-            note(found);
+        match check(request, prepared, snapshot, slot) {
+            None => fitting.push(slot),
+            Some(failure) => failures.0.push((slot, failure)),
         }
     }
-    *start = (*start + seen) % nodes.len();
+    *start = (*start + seen) % order.len().max(1);
     if fitting.is_empty() {
-        return Decision::None(sentence(nodes.len(), &reasons));
+        return Err(failures);
     }
-    let scores = score::scores(request, &fitting);
-    Decision::Node(fitting[pick(&scores, random)].name.clone())
+    Ok(best(request, snapshot, &fitting, random))
+}
+
+/// Of a few nodes only.
+fn among(
+    request: &Request,
+    prepared: &Prepared,
+    snapshot: &Snapshot,
+    names: &[String],
+    random: &mut impl Rng,
+) -> Result<usize, Failures> {
+    let mut fitting = Vec::new();
+    let mut failures = Failures::default();
+    for (slot, node) in snapshot.nodes() {
+        if !names.contains(&node.name) {
+            let failure = Failure {
+                reasons: vec![Reason::NotNamed],
+                resolvable: false,
+            };
+            failures.0.push((slot, failure));
+            continue;
+        }
+        match check(request, prepared, snapshot, slot) {
+            None => fitting.push(slot),
+            Some(failure) => failures.0.push((slot, failure)),
+        }
+    }
+    if fitting.is_empty() {
+        return Err(failures);
+    }
+    Ok(best(request, snapshot, &fitting, random))
+}
+
+fn best(request: &Request, snapshot: &Snapshot, fitting: &[usize], random: &mut impl Rng) -> usize {
+    if let [only] = fitting {
+        return *only;
+    }
+    let scores = score::scores(request, snapshot, fitting);
+    fitting[pick(&scores, random)]
+}
+
+/// The filter, with those that room was made for there, and without them.
+pub(super) fn check(
+    request: &Request,
+    prepared: &Prepared,
+    snapshot: &Snapshot,
+    slot: usize,
+) -> Option<Failure> {
+    let node = snapshot.node(slot);
+    if let Some(usage) = with_nominated(request, snapshot, slot, &node.usage)
+        && let Some(failure) = filter(request, prepared, snapshot, slot, &usage)
+    {
+        return Some(failure);
+    }
+    filter(request, prepared, snapshot, slot, &node.usage)
+}
+
+/// What is used with the pods that room was made for, if there are any that go first.
+pub(super) fn with_nominated(
+    request: &Request,
+    snapshot: &Snapshot,
+    slot: usize,
+    usage: &Usage,
+) -> Option<Usage> {
+    let mut more = snapshot
+        .nominated(&snapshot.node(slot).name)
+        .iter()
+        .filter(|other| other.priority >= request.priority && other.uid() != request.uid())
+        .peekable();
+    more.peek()?;
+    let mut usage = usage.clone();
+    more.for_each(|other| usage.add(other));
+    Some(usage)
 }
 
 /// One of the best at random.
@@ -80,8 +166,13 @@ fn pick(scores: &[f64], random: &mut impl Rng) -> usize {
     chosen
 }
 
-fn sentence(nodes: usize, reasons: &BTreeMap<String, usize>) -> String {
-    let mut parts: Vec<String> = reasons
+/// `0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu.`
+pub(super) fn sentence<T: ToString>(nodes: usize, reasons: impl Iterator<Item = T>) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for reason in reasons {
+        *counts.entry(reason.to_string()).or_default() += 1;
+    }
+    let mut parts: Vec<String> = counts
         .iter()
         .map(|(reason, count)| format!("{count} {reason}"))
         .collect();

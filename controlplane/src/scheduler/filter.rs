@@ -5,52 +5,173 @@ use std::fmt;
 use k8s_openapi::api::core::v1::Taint;
 
 use super::affinity;
+use super::interpod;
+use super::node_info::{NodeInfo, Usage};
 use super::request::Request;
-use super::snapshot::NodeInfo;
+use super::snapshot::Snapshot;
+use super::spread;
+use super::volumes::{Needs, Obstacle};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reason {
     Unschedulable,
-    Taint { key: String, value: String },
+    Taint {
+        key: String,
+        value: String,
+    },
     Affinity,
+    /// The pod names nodes, and this is none of them.
+    NotNamed,
     Ports,
     TooManyPods,
     Insufficient(String),
+    ClaimInUse,
+    Volume(Obstacle),
+    Spread(spread::Conflict),
+    Interpod(interpod::Conflict),
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unschedulable => f.write_str("node(s) were unschedulable"),
+        f.write_str(match self {
+            Self::Unschedulable => "node(s) were unschedulable",
             Self::Taint { key, value } => {
-                write!(f, "node(s) had untolerated taint {{{key}: {value}}}")
+                return write!(f, "node(s) had untolerated taint {{{key}: {value}}}");
             }
-            Self::Affinity => f.write_str("node(s) didn't match Pod's node affinity/selector"),
-            Self::Ports => {
-                f.write_str("node(s) didn't have free ports for the requested pod ports")
+            Self::Affinity => "node(s) didn't match Pod's node affinity/selector",
+            Self::NotNamed => "node(s) didn't satisfy plugin(s) [NodeAffinity]",
+            Self::Ports => "node(s) didn't have free ports for the requested pod ports",
+            Self::TooManyPods => "Too many pods",
+            Self::Insufficient(resource) => return write!(f, "Insufficient {resource}"),
+            Self::ClaimInUse => {
+                "node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
             }
-            Self::TooManyPods => f.write_str("Too many pods"),
-            Self::Insufficient(resource) => write!(f, "Insufficient {resource}"),
+            Self::Volume(Obstacle::NodeAffinity) => {
+                "node(s) didn't match PersistentVolume's node affinity"
+            }
+            Self::Volume(Obstacle::NoVolume) => {
+                "node(s) didn't find available persistent volumes to bind"
+            }
+            Self::Spread(spread::Conflict::MissingLabel) => {
+                "node(s) didn't match pod topology spread constraints (missing required label)"
+            }
+            Self::Spread(spread::Conflict::Skew) => {
+                "node(s) didn't match pod topology spread constraints"
+            }
+            Self::Interpod(interpod::Conflict::Affinity) => {
+                "node(s) didn't match pod affinity rules"
+            }
+            Self::Interpod(interpod::Conflict::AntiAffinity) => {
+                "node(s) didn't match pod anti-affinity rules"
+            }
+            Self::Interpod(interpod::Conflict::Existing) => {
+                "node(s) didn't satisfy existing pods anti-affinity rules"
+            }
+        })
+    }
+}
+
+/// Why a node is not for a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) reasons: Vec<Reason>,
+    /// Whether fewer pods on the node could change it.
+    pub(super) resolvable: bool,
+}
+
+impl Failure {
+    fn fixed(reason: Reason) -> Option<Self> {
+        Some(Self {
+            reasons: vec![reason],
+            resolvable: false,
+        })
+    }
+
+    fn resolvable(reason: Reason) -> Option<Self> {
+        Some(Self {
+            reasons: vec![reason],
+            resolvable: true,
+        })
+    }
+}
+
+/// What was worked out once for all nodes.
+#[derive(Debug, Default)]
+pub(super) struct Prepared {
+    pub(super) spread: Option<spread::Required>,
+    pub(super) interpod: Option<interpod::Required>,
+    pub(super) volumes: Option<Needs>,
+}
+
+impl Prepared {
+    /// Everything but the volumes.
+    pub(super) fn new(request: &Request, snapshot: &Snapshot) -> Self {
+        Self {
+            spread: spread::Required::new(request, snapshot),
+            interpod: interpod::Required::new(request, snapshot),
+            volumes: None,
+        }
+    }
+
+    /// A pod comes to (1) or leaves (-1) a node.
+    pub(super) fn update(
+        &mut self,
+        request: &Request,
+        other: &Request,
+        snapshot: &Snapshot,
+        slot: usize,
+        by: i64,
+    ) {
+        if let Some(spread) = &mut self.spread {
+            spread.update(request, other, snapshot, slot, by);
+        }
+        if let Some(interpod) = &mut self.interpod {
+            interpod.update(request, other, snapshot, slot, by);
         }
     }
 }
 
-/// Empty when the pod fits. Of the checks only the first that fails speaks, as in Kubernetes.
-pub(super) fn filter(request: &Request, node: &NodeInfo) -> Vec<Reason> {
-    let checks = [unschedulable, taints, selector, ports, fit];
-    for check in checks {
-        let reasons = check(request, node);
-        if !reasons.is_empty() {
-            return reasons;
-        }
-    }
-    Vec::new()
+/// `None` when the pod fits. Of the checks only the first that fails speaks, as in Kubernetes.
+pub(super) fn filter(
+    request: &Request,
+    prepared: &Prepared,
+    snapshot: &Snapshot,
+    slot: usize,
+    usage: &Usage,
+) -> Option<Failure> {
+    let node = snapshot.node(slot);
+    unschedulable(request, node)
+        .or_else(|| taints(request, node))
+        .or_else(|| {
+            if node.is_selected(request) {
+                None
+            } else {
+                Failure::fixed(Reason::Affinity)
+            }
+        })
+        .or_else(|| ports(request, usage))
+        .or_else(|| fit(request, node, usage))
+        .or_else(|| volumes(prepared, snapshot, node))
+        .or_else(|| {
+            let conflict = prepared.spread.as_ref()?.check(snapshot, slot)?;
+            Some(Failure {
+                reasons: vec![Reason::Spread(conflict)],
+                resolvable: conflict == spread::Conflict::Skew,
+            })
+        })
+        .or_else(|| {
+            let conflict = prepared.interpod.as_ref()?.check(snapshot, slot)?;
+            Some(Failure {
+                reasons: vec![Reason::Interpod(conflict)],
+                resolvable: conflict != interpod::Conflict::Affinity,
+            })
+        })
 }
 
-fn unschedulable(request: &Request, node: &NodeInfo) -> Vec<Reason> {
+fn unschedulable(request: &Request, node: &NodeInfo) -> Option<Failure> {
     let spec = node.node.spec.as_ref();
     if spec.is_none_or(|spec| spec.unschedulable != Some(true)) {
-        return Vec::new();
+        return None;
     }
     let taint = Taint {
         key: "node.kubernetes.io/unschedulable".to_owned(),
@@ -62,77 +183,44 @@ fn unschedulable(request: &Request, node: &NodeInfo) -> Vec<Reason> {
         .iter()
         .any(|toleration| affinity::tolerates(toleration, &taint));
     if tolerated {
-        Vec::new()
+        None
     } else {
-        vec![Reason::Unschedulable]
+        Failure::fixed(Reason::Unschedulable)
     }
 }
 
-fn taints(request: &Request, node: &NodeInfo) -> Vec<Reason> {
-    affinity::untolerated(
-        node.taints(),
-        request.tolerations(),
-        &["NoSchedule", "NoExecute"],
-    )
-    .take(1)
-    .map(|taint| Reason::Taint {
+fn taints(request: &Request, node: &NodeInfo) -> Option<Failure> {
+    let effects = ["NoSchedule", "NoExecute"];
+    let taint = affinity::untolerated(node.taints(), request.tolerations(), &effects).next()?;
+    Failure::fixed(Reason::Taint {
         key: taint.key.clone(),
         value: taint.value.clone().unwrap_or_default(),
     })
-    .collect()
 }
 
-fn selector(request: &Request, node: &NodeInfo) -> Vec<Reason> {
-    let labels = node.node.metadata.labels.as_ref();
-    let wanted = request
-        .pod
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.node_selector.as_ref());
-    let selected = wanted.is_none_or(|wanted| {
-        wanted
-            .iter()
-            .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
-    });
-    let required = request.node_affinity().and_then(|affinity| {
-        affinity
-            .required_during_scheduling_ignored_during_execution
-            .as_ref()
-    });
-    let matches = required.is_none_or(|selector| {
-        selector
-            .node_selector_terms
-            .iter()
-            .any(|term| affinity::term_matches(term, &node.node))
-    });
-    if selected && matches {
-        Vec::new()
-    } else {
-        vec![Reason::Affinity]
-    }
-}
-
-fn ports(request: &Request, node: &NodeInfo) -> Vec<Reason> {
+fn ports(request: &Request, usage: &Usage) -> Option<Failure> {
     let taken = request
         .ports
         .iter()
-        .any(|port| node.ports.iter().any(|used| used.collides(port)));
+        .any(|port| usage.ports.iter().any(|used| used.collides(port)));
     if taken {
-        vec![Reason::Ports]
+        Failure::resolvable(Reason::Ports)
     } else {
-        Vec::new()
+        None
     }
 }
 
-fn fit(request: &Request, node: &NodeInfo) -> Vec<Reason> {
+fn fit(request: &Request, node: &NodeInfo, usage: &Usage) -> Option<Failure> {
     let mut reasons = Vec::new();
-    if node.pods + 1 > node.pod_limit {
+    let mut resolvable = true;
+    if usage.pods + 1 > node.pod_limit {
         reasons.push(Reason::TooManyPods);
     }
-    let (want, have, used) = (&request.resources, &node.allocatable, &node.requested);
+    let (want, have, used) = (&request.resources, &node.allocatable, &usage.requested);
     let mut check = |name: &str, want: i64, have: i64, used: i64| {
         if want > 0 && want > have.saturating_sub(used) {
             reasons.push(Reason::Insufficient(name.to_owned()));
+            resolvable &= want <= have;
         }
     };
     check("cpu", want.milli_cpu, have.milli_cpu, used.milli_cpu);
@@ -148,5 +236,23 @@ fn fit(request: &Request, node: &NodeInfo) -> Vec<Reason> {
         let used = used.other.get(name).copied().unwrap_or(0);
         check(name, *amount, have, used);
     }
-    reasons
+    (!reasons.is_empty()).then_some(Failure {
+        reasons,
+        resolvable,
+    })
+}
+
+fn volumes(prepared: &Prepared, snapshot: &Snapshot, node: &NodeInfo) -> Option<Failure> {
+    let needs = prepared.volumes.as_ref()?;
+    if needs
+        .exclusive
+        .iter()
+        .any(|claim| snapshot.uses_claim(claim))
+    {
+        return Failure::resolvable(Reason::ClaimInUse);
+    }
+    match needs.on(&node.node) {
+        Ok(_) => None,
+        Err(obstacle) => Failure::fixed(Reason::Volume(obstacle)),
+    }
 }

@@ -25,6 +25,7 @@ pub(crate) struct SchedulerMetrics {
     attempts: Family<ByResult, Counter>,
     pending: Family<ByQueue, Gauge>,
     decision: Histogram,
+    victims: Counter,
 }
 
 impl Default for SchedulerMetrics {
@@ -33,6 +34,7 @@ impl Default for SchedulerMetrics {
             attempts: Family::default(),
             pending: Family::default(),
             decision: Histogram::new(exponential_buckets(0.000_001, 4.0, 10)),
+            victims: Counter::default(),
         }
     }
 }
@@ -54,6 +56,15 @@ impl SchedulerMetrics {
             "Time to decide for one pod, the mean of a batch",
             self.decision.clone(),
         );
+        registry.register(
+            "waggle_scheduler_preemption_victims",
+            "Pods that were put out to make room for others",
+            self.victims.clone(),
+        );
+    }
+
+    pub(super) fn preempted(&self, pods: usize) {
+        self.victims.inc_by(pods as u64);
     }
 
     pub(super) fn attempt(&self, result: &'static str) {

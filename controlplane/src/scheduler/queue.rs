@@ -46,8 +46,9 @@ impl Queue {
     pub(super) fn put(&mut self, request: Arc<Request>, now: Instant) {
         let uid = request.uid().to_owned();
         if let Some(entry) = self.entries.get_mut(&uid) {
-            // Its status changes with every attempt; only another spec or gates can change the answer.
-            let same = entry.request.pod.spec == request.pod.spec;
+            // Its status changes with every attempt; only another spec or labels can change the answer.
+            let same = entry.request.pod.spec == request.pod.spec
+                && entry.request.class.labels == request.class.labels;
             entry.request = request;
             if same || entry.place == Place::InHand {
                 return;
@@ -74,6 +75,17 @@ impl Queue {
 
     pub(super) fn contains(&self, uid: &str) -> bool {
         self.entries.contains_key(uid)
+    }
+
+    /// A decision about it is under way.
+    pub(super) fn is_in_hand(&self, uid: &str) -> bool {
+        self.entries
+            .get(uid)
+            .is_some_and(|entry| entry.place == Place::InHand)
+    }
+
+    pub(super) fn has_parked(&self) -> bool {
+        !self.delayed.is_empty()
     }
 
     /// The next pod to try.
@@ -114,12 +126,15 @@ impl Queue {
         self.delay(uid, due);
     }
 
-    /// The cluster has changed: parked pods are tried again, not sooner than their back-off allows.
-    pub(super) fn wake(&mut self, now: Instant) {
+    /// The cluster has changed: parked pods that it may matter to are tried again, not sooner than their
+    /// back-off allows.
+    pub(super) fn wake(&mut self, now: Instant, matters: impl Fn(&Request) -> bool) {
         let parked: Vec<(String, Instant)> = self
             .entries
             .iter()
-            .filter(|(_, entry)| entry.parked && entry.place != Place::InHand)
+            .filter(|(_, entry)| {
+                entry.parked && entry.place != Place::InHand && matters(&entry.request)
+            })
             .map(|(uid, entry)| (uid.clone(), entry.retry_at))
             .collect();
         for (uid, retry_at) in parked {

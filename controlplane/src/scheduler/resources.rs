@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 type Quantities = BTreeMap<String, Quantity>;
@@ -162,6 +162,31 @@ fn container(container: &Container) -> Quantities {
     requests
 }
 
+/// What is asked for the pod as a whole counts instead of the sum over its containers.
+fn pod_level(spec: &PodSpec, total: &mut Resources) {
+    let Some(resources) = &spec.resources else {
+        return;
+    };
+    let mut requests = resources.requests.clone().unwrap_or_default();
+    for (name, limit) in resources.limits.iter().flatten() {
+        requests
+            .entry(name.clone())
+            .or_insert_with(|| limit.clone());
+    }
+    let whole = Resources::of(&requests);
+    if requests.contains_key("cpu") {
+        total.milli_cpu = whole.milli_cpu;
+    }
+    if requests.contains_key("memory") {
+        total.memory = whole.memory;
+    }
+    for (name, amount) in whole.other {
+        if name.starts_with("hugepages-") {
+            total.other.insert(name, amount);
+        }
+    }
+}
+
 /// What filling a node counts, and what comparing nodes counts.
 pub(super) fn requested(pod: &Pod) -> (Resources, Resources) {
     let Some(spec) = &pod.spec else {
@@ -199,6 +224,7 @@ pub(super) fn requested(pod: &Pod) -> (Resources, Resources) {
         }
         total.add(&sidecars);
         total.most(&init);
+        pod_level(spec, &mut total);
         if let Some(overhead) = &spec.overhead {
             total.add(&Resources::of(overhead));
         }

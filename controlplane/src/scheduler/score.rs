@@ -1,44 +1,43 @@
 //! Which of the nodes that fit is best. Pure: each score is 0 to 100 per node, weighted and summed.
 
-use std::collections::HashMap;
+use k8s_openapi::api::core::v1::{Node, NodeSelectorTerm};
 
-use super::affinity;
+use super::node_info::NodeInfo;
 use super::request::Request;
-use super::snapshot::NodeInfo;
+use super::snapshot::Snapshot;
+use super::{affinity, interpod, spread};
 
 const BEST: f64 = 100.0;
 const LEAST_ALLOCATED: f64 = 1.0;
 const BALANCED: f64 = 1.0;
 const SPREAD: f64 = 2.0;
+const NEIGHBOURS: f64 = 2.0;
 const AFFINITY: f64 = 2.0;
 const TAINTS: f64 = 3.0;
 const IMAGES: f64 = 1.0;
-/// Of the spreading score, where nodes have zones.
-const ZONE_SHARE: f64 = 2.0 / 3.0;
 
 /// One score per node, in order.
-pub(super) fn scores(request: &Request, nodes: &[&NodeInfo]) -> Vec<f64> {
+pub(super) fn scores(request: &Request, snapshot: &Snapshot, slots: &[usize]) -> Vec<f64> {
+    let nodes: Vec<&NodeInfo> = slots.iter().map(|slot| snapshot.node(*slot)).collect();
+    let images = Images::new(request, snapshot);
     let mut total: Vec<f64> = nodes
         .iter()
         .map(|node| {
             let (cpu, memory) = fractions(request, node);
             LEAST_ALLOCATED * least_allocated(cpu, memory)
                 + BALANCED * balanced(cpu, memory)
-                + IMAGES * images(request, node)
+                + IMAGES * images.score(node)
         })
         .collect();
-    let mut add = |weight: f64, scores: Vec<f64>| {
-        for (total, score) in total.iter_mut().zip(scores) {
+    let mut add = |weight: f64, scores: Option<Vec<f64>>| {
+        for (total, score) in total.iter_mut().zip(scores.into_iter().flatten()) {
             *total += weight * score;
         }
     };
-    add(SPREAD, spread(request, nodes));
-    if let Some(scores) = preferred(request, nodes) {
-        add(AFFINITY, scores);
-    }
-    if let Some(scores) = soft_taints(request, nodes) {
-        add(TAINTS, scores);
-    }
+    add(SPREAD, spread::scores(request, snapshot, slots));
+    add(NEIGHBOURS, interpod::scores(request, snapshot, slots));
+    add(AFFINITY, preferred(request, &nodes));
+    add(TAINTS, soft_taints(request, &nodes));
     total
 }
 
@@ -54,12 +53,12 @@ fn fractions(request: &Request, node: &NodeInfo) -> (f64, f64) {
     (
         part(
             request.weight.milli_cpu,
-            node.weight.milli_cpu,
+            node.usage.weight.milli_cpu,
             node.allocatable.milli_cpu,
         ),
         part(
             request.weight.memory,
-            node.weight.memory,
+            node.usage.weight.memory,
             node.allocatable.memory,
         ),
     )
@@ -74,52 +73,45 @@ fn balanced(cpu: f64, memory: f64) -> f64 {
     (1.0 - (cpu - memory).abs() / 2.0) * BEST
 }
 
-#[allow(clippy::cast_precision_loss)]
-fn images(request: &Request, node: &NodeInfo) -> f64 {
-    let Some(spec) = &request.pod.spec else {
-        return 0.0;
-    };
-    let present = spec
-        .containers
-        .iter()
-        .filter_map(|container| container.image.as_ref())
-        .filter(|image| node.images.contains(*image))
-        .count();
-    BEST * present as f64 / spec.containers.len().max(1) as f64
+/// Images that are worth going where they are: large, and on many nodes already.
+struct Images<'a> {
+    wanted: Vec<(&'a str, f64)>,
+    containers: f64,
 }
 
-#[allow(clippy::cast_precision_loss)]
-fn spread(request: &Request, nodes: &[&NodeInfo]) -> Vec<f64> {
-    let count = |node: &NodeInfo| node.groups.get(&request.group).copied().unwrap_or(0) as f64;
-    let mut zones: HashMap<&str, f64> = HashMap::new();
-    let mut most = 0.0_f64;
-    for node in nodes {
-        most = most.max(count(node));
-        if !node.zone.is_empty() {
-            *zones.entry(&node.zone).or_default() += count(node);
+const MIB: f64 = 1024.0 * 1024.0;
+/// What is smaller than this makes no difference, and what is larger (per container) no more.
+const SMALL: f64 = 23.0 * MIB;
+const LARGE: f64 = 1000.0 * MIB;
+
+impl<'a> Images<'a> {
+    #[allow(clippy::cast_precision_loss)]
+    fn new(request: &'a Request, snapshot: &Snapshot) -> Self {
+        let wanted = request
+            .images
+            .iter()
+            .map(|image| (image.as_str(), snapshot.image_spread(image)))
+            .filter(|(_, spread)| *spread > 0.0)
+            .collect();
+        Self {
+            wanted,
+            containers: request.images.len().max(1) as f64,
         }
     }
-    let most_in_zone = zones.values().copied().fold(0.0, f64::max);
-    let part = |count: f64, most: f64| {
-        if most > 0.0 {
-            (most - count) / most
-        } else {
-            1.0
+
+    #[allow(clippy::cast_precision_loss)]
+    fn score(&self, node: &NodeInfo) -> f64 {
+        if self.wanted.is_empty() {
+            return 0.0;
         }
-    };
-    nodes
-        .iter()
-        .map(|node| {
-            let by_node = part(count(node), most);
-            match zones.get(node.zone.as_str()) {
-                Some(in_zone) => {
-                    let by_zone = part(*in_zone, most_in_zone);
-                    BEST * (ZONE_SHARE * by_zone + (1.0 - ZONE_SHARE) * by_node)
-                }
-                None => BEST * by_node,
-            }
-        })
-        .collect()
+        let sum: f64 = self
+            .wanted
+            .iter()
+            .filter_map(|(image, spread)| Some(*node.images.get(*image)? as f64 * spread))
+            .sum();
+        let most = LARGE * self.containers;
+        BEST * (sum.clamp(SMALL, most) - SMALL) / (most - SMALL)
+    }
 }
 
 /// The largest value becomes 100 and the others in proportion.
@@ -134,6 +126,13 @@ fn normalized(values: Vec<f64>) -> Vec<f64> {
         .collect()
 }
 
+/// An empty preference is for every node.
+fn prefers(term: &NodeSelectorTerm, node: &Node) -> bool {
+    let is_empty = |list: &Option<Vec<_>>| list.as_ref().is_none_or(Vec::is_empty);
+    (is_empty(&term.match_expressions) && is_empty(&term.match_fields))
+        || affinity::term_matches(term, node)
+}
+
 fn preferred(request: &Request, nodes: &[&NodeInfo]) -> Option<Vec<f64>> {
     let terms = request
         .node_affinity()?
@@ -142,7 +141,7 @@ fn preferred(request: &Request, nodes: &[&NodeInfo]) -> Option<Vec<f64>> {
     let sum = |node: &&NodeInfo| {
         terms
             .iter()
-            .filter(|term| affinity::term_matches(&term.preference, &node.node))
+            .filter(|term| prefers(&term.preference, &node.node))
             .map(|term| f64::from(term.weight))
             .sum()
     };

@@ -1,103 +1,64 @@
 //! Nodes with what runs on them, kept up to date change by change. Pure.
 //!
 //! A pod is placed when a decision is made ("assumed"), before the store knows; the store's answer confirms
-//! or withdraws it.
+//! or withdraws it. Besides the nodes it keeps what questions about other pods need: pods counted by node
+//! per class of equal labels, per owner, and per thing that they say of other pods. So that such a question
+//! costs as much as there are kinds of pods, not pods.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, Taint};
+use k8s_openapi::api::core::v1::Node;
 
-use super::request::{HostPort, Request};
-use super::resources::{self, Resources};
+use super::node_info::NodeInfo;
+use super::request::{Affinity, Class, Request};
+use super::selector::Labels;
 
-#[derive(Debug)]
-pub(super) struct NodeInfo {
-    pub(super) name: String,
-    pub(super) node: Arc<Node>,
-    pub(super) allocatable: Resources,
-    pub(super) pod_limit: i64,
-    pub(super) images: HashSet<String>,
-    pub(super) zone: String,
-    pub(super) pods: i64,
-    pub(super) requested: Resources,
-    pub(super) weight: Resources,
-    pub(super) ports: Vec<HostPort>,
-    /// Pods per spreading group.
-    pub(super) groups: HashMap<u64, i64>,
+pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
+
+type Fast<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+/// Pods by the slot of their node.
+pub(super) type Counts = Fast<usize, i64>;
+
+/// The values of one label, numbered; 0 is for nodes without it.
+#[derive(Debug, Default)]
+pub(super) struct Topology {
+    numbers: HashMap<String, u32>,
+    of_slot: Vec<u32>,
 }
 
-impl NodeInfo {
-    fn new(node: &Arc<Node>) -> Self {
-        let mut info = Self {
-            name: node.metadata.name.clone().unwrap_or_default(),
-            node: Arc::clone(node),
-            allocatable: Resources::default(),
-            pod_limit: 0,
-            images: HashSet::new(),
-            zone: String::new(),
-            pods: 0,
-            requested: Resources::default(),
-            weight: Resources::default(),
-            ports: Vec::new(),
-            groups: HashMap::new(),
-        };
-        info.refresh(node);
-        info
+impl Topology {
+    pub(super) fn of(&self, slot: usize) -> u32 {
+        self.of_slot.get(slot).copied().unwrap_or(0)
     }
 
-    fn refresh(&mut self, node: &Arc<Node>) {
-        self.node = Arc::clone(node);
-        let status = node.status.as_ref();
-        let allocatable = status.and_then(|status| status.allocatable.as_ref());
-        self.allocatable = allocatable.map(Resources::of).unwrap_or_default();
-        self.pod_limit = resources::pod_limit(allocatable);
-        self.images = status
-            .iter()
-            .flat_map(|status| status.images.iter().flatten())
-            .flat_map(|image| image.names.iter().flatten().cloned())
-            .collect();
-        self.zone = node
-            .metadata
-            .labels
-            .as_ref()
-            .and_then(|labels| labels.get("topology.kubernetes.io/zone"))
-            .cloned()
-            .unwrap_or_default();
-    }
-
-    pub(super) fn taints(&self) -> &[Taint] {
-        self.node
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.taints.as_deref())
-            .unwrap_or_default()
-    }
-
-    fn add(&mut self, request: &Request) {
-        self.pods += 1;
-        self.requested.add(&request.resources);
-        self.weight.add(&request.weight);
-        self.ports.extend(request.ports.iter().cloned());
-        *self.groups.entry(request.group).or_default() += 1;
-    }
-
-    fn remove(&mut self, request: &Request) {
-        self.pods -= 1;
-        self.requested.subtract(&request.resources);
-        self.weight.subtract(&request.weight);
-        for port in &request.ports {
-            if let Some(position) = self.ports.iter().position(|known| known == port) {
-                self.ports.swap_remove(position);
+    fn set(&mut self, slot: usize, value: Option<&str>) {
+        let next = u32::try_from(self.numbers.len() + 1).unwrap_or(u32::MAX);
+        let number = value.map_or(0, |value| match self.numbers.get(value) {
+            Some(number) => *number,
+            None => {
+                self.numbers.insert(value.to_owned(), next);
+                next
             }
+        });
+        if self.of_slot.len() <= slot {
+            self.of_slot.resize(slot + 1, 0);
         }
-        if let Some(count) = self.groups.get_mut(&request.group) {
-            *count -= 1;
-            if *count == 0 {
-                self.groups.remove(&request.group);
-            }
-        }
+        self.of_slot[slot] = number;
     }
+}
+
+/// Pods of one owner.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub(super) nodes: Counts,
+    pub(super) zones: Fast<u32, i64>,
+}
+
+#[derive(Debug)]
+pub(super) struct Holders {
+    pub(super) affinity: Arc<Affinity>,
+    pub(super) nodes: Counts,
 }
 
 #[derive(Debug)]
@@ -108,51 +69,251 @@ struct Placed {
 
 #[derive(Debug, Default)]
 pub(super) struct Snapshot {
-    nodes: Vec<NodeInfo>,
-    positions: HashMap<String, usize>,
+    slots: Vec<Option<NodeInfo>>,
+    /// Slots in use, in the order in which nodes are looked at.
+    order: Vec<usize>,
+    free: Vec<usize>,
+    by_name: HashMap<String, usize>,
     /// By pod uid; also pods on nodes that are not known (yet).
     placed: HashMap<String, Placed>,
     /// Uids of pods on unknown nodes.
     homeless: HashMap<String, HashSet<String>>,
+    topologies: HashMap<String, Topology>,
+    pub(super) classes: HashMap<Arc<Class>, Counts>,
+    pub(super) holders: HashMap<String, Holders>,
+    groups: Fast<u64, Group>,
+    /// Nodes that have the image.
+    images: HashMap<String, i64>,
+    /// Pods by claim.
+    claims: HashMap<String, i64>,
+    namespaces: HashMap<String, Labels>,
+    /// Pods that room was made for, by node.
+    nominated: HashMap<String, Vec<Arc<Request>>>,
+}
+
+fn count<K: Eq + std::hash::Hash, S: std::hash::BuildHasher>(
+    counts: &mut HashMap<K, i64, S>,
+    key: K,
+    by: i64,
+) {
+    let slot = counts.entry(key);
+    match slot {
+        std::collections::hash_map::Entry::Occupied(mut known) => {
+            *known.get_mut() += by;
+            if *known.get() <= 0 {
+                known.remove();
+            }
+        }
+        std::collections::hash_map::Entry::Vacant(new) => {
+            if by > 0 {
+                new.insert(by);
+            }
+        }
+    }
 }
 
 impl Snapshot {
-    pub(super) fn nodes(&self) -> &[NodeInfo] {
-        &self.nodes
+    /// Slots of all nodes.
+    pub(super) fn order(&self) -> &[usize] {
+        &self.order
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    pub(super) fn node(&self, slot: usize) -> &NodeInfo {
+        self.slots[slot]
+            .as_ref()
+            .expect("slots in the order are in use")
+    }
+
+    pub(super) fn slot(&self, name: &str) -> Option<usize> {
+        self.by_name.get(name).copied()
+    }
+
+    pub(super) fn nodes(&self) -> impl Iterator<Item = (usize, &NodeInfo)> {
+        self.order.iter().map(|slot| (*slot, self.node(*slot)))
+    }
+
+    /// The numbering of a label; [`Snapshot::learn`] it first.
+    pub(super) fn topology(&self, key: &str) -> Option<&Topology> {
+        self.topologies.get(key)
+    }
+
+    pub(super) fn learn(&mut self, key: &str) {
+        if self.topologies.contains_key(key) {
+            return;
+        }
+        let mut topology = Topology::default();
+        for (slot, info) in self.nodes() {
+            topology.set(slot, info.label(key));
+        }
+        self.topologies.insert(key.to_owned(), topology);
+    }
+
+    pub(super) fn group(&self, group: u64) -> Option<&Group> {
+        self.groups.get(&group)
+    }
+
+    /// The part of the nodes that have the image, 0 to 1.
+    #[allow(clippy::cast_precision_loss)]
+    pub(super) fn image_spread(&self, image: &str) -> f64 {
+        let with = self.images.get(image).copied().unwrap_or(0);
+        with as f64 / self.len().max(1) as f64
+    }
+
+    pub(super) fn uses_claim(&self, claim: &str) -> bool {
+        self.claims.contains_key(claim)
+    }
+
+    pub(super) fn namespace(&self, name: &str) -> &Labels {
+        static NONE: Labels = Labels::new();
+        self.namespaces.get(name).unwrap_or(&NONE)
+    }
+
+    pub(super) fn set_namespace(&mut self, name: &str, labels: Option<Labels>) {
+        match labels {
+            Some(labels) => self.namespaces.insert(name.to_owned(), labels),
+            None => self.namespaces.remove(name),
+        };
     }
 
     pub(super) fn put_node(&mut self, node: &Arc<Node>) {
+        self.learn(ZONE);
         let name = node.metadata.name.clone().unwrap_or_default();
-        if let Some(position) = self.positions.get(&name) {
-            self.nodes[*position].refresh(node);
+        let Some(slot) = self.slot(&name) else {
+            self.new_node(name, node);
             return;
+        };
+        // What runs there may be in another zone from now on.
+        let relabeled = self.node(slot).node.metadata.labels != node.metadata.labels;
+        let running = if relabeled {
+            self.node(slot).running.clone()
+        } else {
+            Vec::new()
+        };
+        for request in &running {
+            self.index(request, slot, -1);
         }
-        let mut info = NodeInfo::new(node);
+        self.count_images(slot, -1);
+        if let Some(info) = self.slots[slot].as_mut() {
+            info.refresh(node);
+        }
+        self.count_images(slot, 1);
+        if relabeled {
+            self.number(slot);
+        }
+        for request in &running {
+            self.index(request, slot, 1);
+        }
+    }
+
+    fn new_node(&mut self, name: String, node: &Arc<Node>) {
+        let info = NodeInfo::new(node);
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot] = Some(info);
+                slot
+            }
+            None => {
+                self.slots.push(Some(info));
+                self.slots.len() - 1
+            }
+        };
+        self.order.push(slot);
+        self.by_name.insert(name.clone(), slot);
+        self.number(slot);
+        self.count_images(slot, 1);
         for uid in self.homeless.remove(&name).unwrap_or_default() {
             if let Some(placed) = self.placed.get(&uid) {
-                info.add(&placed.request);
+                let request = Arc::clone(&placed.request);
+                self.enter(&request, slot);
             }
         }
-        self.positions.insert(name, self.nodes.len());
-        self.nodes.push(info);
+    }
+
+    fn number(&mut self, slot: usize) {
+        let info = self.slots[slot].as_ref();
+        for (key, topology) in &mut self.topologies {
+            topology.set(slot, info.and_then(|info| info.label(key)));
+        }
+    }
+
+    fn count_images(&mut self, slot: usize, by: i64) {
+        let Some(info) = self.slots[slot].as_ref() else {
+            return;
+        };
+        for image in info.images.keys() {
+            count(&mut self.images, image.clone(), by);
+        }
     }
 
     pub(super) fn remove_node(&mut self, name: &str) {
-        let Some(position) = self.positions.remove(name) else {
+        let Some(slot) = self.by_name.remove(name) else {
             return;
         };
-        self.nodes.swap_remove(position);
-        if let Some(moved) = self.nodes.get(position) {
-            self.positions.insert(moved.name.clone(), position);
+        let running = std::mem::take(
+            &mut self.slots[slot]
+                .as_mut()
+                .expect("known by name, so in use")
+                .running,
+        );
+        let mut stranded = HashSet::new();
+        for request in &running {
+            self.index(request, slot, -1);
+            stranded.insert(request.uid().to_owned());
         }
-        let stranded: HashSet<String> = self
-            .placed
-            .iter()
-            .filter(|(_, placed)| placed.node == name)
-            .map(|(uid, _)| uid.clone())
-            .collect();
+        self.count_images(slot, -1);
+        self.slots[slot] = None;
+        self.number(slot);
+        self.order.retain(|known| *known != slot);
+        self.free.push(slot);
         if !stranded.is_empty() {
             self.homeless.insert(name.to_owned(), stranded);
+        }
+    }
+
+    fn enter(&mut self, request: &Arc<Request>, slot: usize) {
+        for key in request.affinity.iter().flat_map(|affinity| affinity.keys()) {
+            self.learn(key);
+        }
+        if let Some(info) = self.slots[slot].as_mut() {
+            info.add(request);
+        }
+        self.index(request, slot, 1);
+    }
+
+    fn index(&mut self, request: &Request, slot: usize, by: i64) {
+        let zone = self.topology(ZONE).map_or(0, |zones| zones.of(slot));
+        let group = self.groups.entry(request.group).or_default();
+        count(&mut group.nodes, slot, by);
+        if zone != 0 {
+            count(&mut group.zones, zone, by);
+        }
+        if group.nodes.is_empty() {
+            self.groups.remove(&request.group);
+        }
+        let class = self.classes.entry(Arc::clone(&request.class)).or_default();
+        count(class, slot, by);
+        if class.is_empty() {
+            self.classes.remove(&request.class);
+        }
+        if let Some(affinity) = &request.affinity {
+            let holders = self
+                .holders
+                .entry(affinity.identity.clone())
+                .or_insert_with(|| Holders {
+                    affinity: Arc::clone(affinity),
+                    nodes: Counts::default(),
+                });
+            count(&mut holders.nodes, slot, by);
+            if holders.nodes.is_empty() {
+                self.holders.remove(&affinity.identity);
+            }
+        }
+        for claim in &request.claims {
+            count(&mut self.claims, claim.clone(), by);
         }
     }
 
@@ -160,8 +321,9 @@ impl Snapshot {
     pub(super) fn place(&mut self, request: Arc<Request>, node: &str) {
         let uid = request.uid().to_owned();
         self.remove(&uid);
-        match self.positions.get(node) {
-            Some(position) => self.nodes[*position].add(&request),
+        self.forget_nomination(&uid);
+        match self.slot(node) {
+            Some(slot) => self.enter(&request, slot),
             None => {
                 self.homeless
                     .entry(node.to_owned())
@@ -178,8 +340,11 @@ impl Snapshot {
         let Some(placed) = self.placed.remove(uid) else {
             return false;
         };
-        if let Some(position) = self.positions.get(&placed.node) {
-            self.nodes[*position].remove(&placed.request);
+        if let Some(slot) = self.slot(&placed.node) {
+            if let Some(info) = self.slots[slot].as_mut() {
+                info.remove(&placed.request);
+            }
+            self.index(&placed.request, slot, -1);
         } else if let Some(uids) = self.homeless.get_mut(&placed.node) {
             uids.remove(uid);
             if uids.is_empty() {
@@ -191,5 +356,29 @@ impl Snapshot {
 
     pub(super) fn is_placed(&self, uid: &str) -> bool {
         self.placed.contains_key(uid)
+    }
+
+    /// Room is made on the node for the pod.
+    pub(super) fn nominate(&mut self, request: &Arc<Request>, node: &str) {
+        self.forget_nomination(request.uid());
+        self.nominated
+            .entry(node.to_owned())
+            .or_default()
+            .push(Arc::clone(request));
+    }
+
+    pub(super) fn forget_nomination(&mut self, uid: &str) {
+        if self.nominated.is_empty() {
+            return;
+        }
+        self.nominated.retain(|_, all| {
+            all.retain(|request| request.uid() != uid);
+            !all.is_empty()
+        });
+    }
+
+    /// Pods that room was made for on the node.
+    pub(super) fn nominated(&self, node: &str) -> &[Arc<Request>] {
+        self.nominated.get(node).map_or(&[], Vec::as_slice)
     }
 }

@@ -13,7 +13,57 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use proptest::prelude::*;
 
+use k8s_openapi::api::core::v1::{Node, Pod};
+
+use super::decide::Decision;
+use super::execute::with_condition;
+use super::state::{Outcome, node_of};
 use super::*;
+
+mod placement;
+mod preemption;
+mod storage;
+
+/// What there is besides nodes and pods.
+#[derive(Default)]
+struct Objects {
+    claims: Vec<Arc<k8s_openapi::api::core::v1::PersistentVolumeClaim>>,
+    volumes: Vec<Arc<k8s_openapi::api::core::v1::PersistentVolume>>,
+    classes: Vec<Arc<k8s_openapi::api::storage::v1::StorageClass>>,
+    budgets: Vec<Arc<k8s_openapi::api::policy::v1::PodDisruptionBudget>>,
+}
+
+impl volumes::Lookup for Objects {
+    fn claim(
+        &self,
+        _namespace: &str,
+        name: &str,
+    ) -> Option<Arc<k8s_openapi::api::core::v1::PersistentVolumeClaim>> {
+        let named = |claim: &&Arc<k8s_openapi::api::core::v1::PersistentVolumeClaim>| {
+            claim.metadata.name.as_deref() == Some(name)
+        };
+        self.claims.iter().find(named).cloned()
+    }
+    fn volume(&self, name: &str) -> Option<Arc<k8s_openapi::api::core::v1::PersistentVolume>> {
+        let mut all = self.volumes.iter();
+        all.find(|volume| volume.metadata.name.as_deref() == Some(name))
+            .cloned()
+    }
+    fn volumes(&self) -> Vec<Arc<k8s_openapi::api::core::v1::PersistentVolume>> {
+        self.volumes.clone()
+    }
+    fn class(&self, name: &str) -> Option<Arc<k8s_openapi::api::storage::v1::StorageClass>> {
+        let mut all = self.classes.iter();
+        all.find(|class| class.metadata.name.as_deref() == Some(name))
+            .cloned()
+    }
+    fn budgets(
+        &self,
+        _namespace: &str,
+    ) -> Vec<Arc<k8s_openapi::api::policy::v1::PodDisruptionBudget>> {
+        self.budgets.clone()
+    }
+}
 
 fn quantities(pairs: &[(&str, &str)]) -> BTreeMap<String, Quantity> {
     pairs
@@ -77,7 +127,11 @@ struct Bench {
 
 impl Bench {
     fn new(nodes: Vec<Node>) -> Self {
-        let shared = Shared::new(7);
+        Self::with(nodes, Objects::default())
+    }
+
+    fn with(nodes: Vec<Node>, objects: Objects) -> Self {
+        let shared = Shared::new(7, Arc::new(objects));
         for node in nodes {
             let name = node.metadata.name.clone().unwrap();
             shared
@@ -94,11 +148,14 @@ impl Bench {
             .pod_changed(None, Some(&Arc::new(pod)), self.now);
     }
 
+    fn outcomes(&self) -> Vec<Outcome> {
+        self.shared.lock().decide(self.now)
+    }
+
     fn decide(&self) -> Vec<(String, Decision)> {
-        let decisions = self.shared.lock().decide(self.now);
-        decisions
+        self.outcomes()
             .into_iter()
-            .map(|(request, decision)| (request.uid().to_owned(), decision))
+            .map(|outcome| (outcome.request.uid().to_owned(), outcome.decision))
             .collect()
     }
 
@@ -163,13 +220,17 @@ fn nothing_fits_and_the_sentence_says_why() {
         bench.one(pod("p", "2")),
         none(
             "0/4 nodes are available: 1 node(s) had untolerated taint {gpu: yes}, \
-             1 node(s) were unschedulable, 2 Insufficient cpu."
+             1 node(s) were unschedulable, 2 Insufficient cpu. preemption: 0/4 nodes are available: \
+             4 Preemption is not helpful for scheduling."
         )
     );
     let bench = Bench::new(vec![node("a", "1", "8Gi")]);
     assert_eq!(
         bench.one(pod("p", "2")),
-        none("0/1 nodes are available: 1 Insufficient cpu.")
+        none(
+            "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
+             1 Preemption is not helpful for scheduling."
+        )
     );
     let bench = Bench::new(vec![]);
     assert_eq!(
@@ -290,7 +351,9 @@ fn selectors_affinity_and_preferences() {
     };
     assert_eq!(
         bench.one(with("p4", impossible)),
-        none("0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector.")
+        none(
+            "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector. preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+        )
     );
 }
 
@@ -338,7 +401,8 @@ fn host_ports_collide_by_address_and_protocol() {
     assert_eq!(
         bench.one(with("p4", "0.0.0.0", "TCP")),
         none(
-            "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."
+            "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. \
+             preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
         )
     );
 }
@@ -404,9 +468,9 @@ fn gated_foreign_and_finished_pods_are_left_alone() {
 #[test]
 fn the_condition_is_written_once() {
     let now = jiff::Timestamp::from_second(1).unwrap();
-    let changed = with_condition(&pod("p", "1"), "why", now).unwrap();
-    assert!(with_condition(&changed, "why", now).is_none());
-    assert!(with_condition(&changed, "other", now).is_some());
+    let changed = with_condition(&pod("p", "1"), "why", None, now).unwrap();
+    assert!(with_condition(&changed, "why", None, now).is_none());
+    assert!(with_condition(&changed, "other", None, now).is_some());
 }
 
 proptest! {
@@ -430,7 +494,7 @@ proptest! {
                 bench.add(pod(&format!("p{number}"), &format!("{milli}m")));
             }
             let decisions = bench.shared.lock().decide(bench.now);
-            for (request, decision) in decisions {
+            for Outcome { request, decision, .. } in decisions {
                 if let Decision::Node(name) = decision {
                     let mut bound = request.pod.as_ref().clone();
                     bound.spec.as_mut().unwrap().node_name = Some(name);
@@ -440,13 +504,13 @@ proptest! {
                 }
             }
             let state = bench.shared.lock();
-            for info in state.snapshot.nodes() {
-                prop_assert!(info.requested.milli_cpu <= info.allocatable.milli_cpu);
+            for (_, info) in state.snapshot.nodes() {
+                prop_assert!(info.usage.requested.milli_cpu <= info.allocatable.milli_cpu);
                 let real: i64 = running.iter()
                     .filter(|pod| node_of(pod) == Some(info.name.as_str()))
                     .map(|pod| resources::requested(pod).0.milli_cpu)
                     .sum();
-                prop_assert_eq!(info.requested.milli_cpu, real);
+                prop_assert_eq!(info.usage.requested.milli_cpu, real);
             }
         }
     }

@@ -4,10 +4,10 @@
 use base64::Engine;
 use serde_json::{Number, Value};
 
-use super::types::{Node, Schema};
 use super::{FieldProblem, ProblemKind};
 use crate::kinds::quantity::Quantity;
 use crate::kinds::time;
+use crate::types::{Node, Schema};
 
 pub(super) fn check_and_prune(
     schema: &Schema,
@@ -20,6 +20,22 @@ pub(super) fn check_and_prune(
         problems: Vec::new(),
     };
     check.value(&schema.root(definition), body, "", "");
+    check.problems
+}
+
+/// The same for a part of a body.
+pub(super) fn check_at(
+    schema: &Schema,
+    definition: &str,
+    part: &mut Value,
+    path: &str,
+) -> Vec<FieldProblem> {
+    let mut check = Check {
+        schema,
+        prune: true,
+        problems: Vec::new(),
+    };
+    check.value(&schema.root(definition), part, path, "");
     check.problems
 }
 
@@ -48,7 +64,7 @@ impl Check<'_> {
         });
     }
 
-    fn wrong_type(&mut self, node: &Node, value: &Value, path: &str, holder: &'static str) {
+    fn wrong_type(&mut self, node: &Node, value: &Value, path: &str, holder: &str) {
         let found = match value {
             Value::Null => "null".to_owned(),
             Value::Bool(_) => "bool".to_owned(),
@@ -65,16 +81,16 @@ impl Check<'_> {
         self.report(
             path,
             ProblemKind::Type {
-                holder,
+                holder: holder.to_owned(),
                 expected,
                 found,
             },
         );
     }
 
-    fn value(&mut self, node: &Node, value: &mut Value, path: &str, holder: &'static str) {
+    fn value(&mut self, node: &Node, value: &mut Value, path: &str, holder: &str) {
         let fits = match node {
-            Node::Any => true,
+            Node::Any | Node::Deduced => true,
             Node::Object(_) | Node::Map(_) => value.is_object(),
             Node::List { .. } => value.is_array(),
             Node::String | Node::Bytes | Node::Time | Node::MicroTime => value.is_string(),
@@ -119,7 +135,7 @@ impl Check<'_> {
                     self.report(path, ProblemKind::Value(message));
                 }
             }
-            Node::String | Node::Boolean | Node::Number | Node::Any => {}
+            Node::String | Node::Boolean | Node::Number | Node::Any | Node::Deduced => {}
         }
     }
 
@@ -134,6 +150,9 @@ impl Check<'_> {
                 format!("{path}.{name}")
             };
             let Some(field) = definition.field(&name) else {
+                if definition.open {
+                    continue;
+                }
                 if self.prune {
                     map.remove(&name);
                 }
@@ -152,7 +171,7 @@ impl Check<'_> {
         }
     }
 
-    fn map(&mut self, items: &Node, value: &mut Value, path: &str, holder: &'static str) {
+    fn map(&mut self, items: &Node, value: &mut Value, path: &str, holder: &str) {
         let Value::Object(map) = value else { return };
         for (key, item) in map.iter_mut() {
             if item.is_null() {
@@ -177,7 +196,7 @@ fn zero(node: &Node) -> Value {
         Node::Quantity => Value::String("0".into()),
         Node::Int32 | Node::Int64 | Node::IntOrString | Node::Number => Value::Number(0.into()),
         Node::Boolean => Value::Bool(false),
-        Node::Any | Node::Time | Node::MicroTime => Value::Null,
+        Node::Any | Node::Deduced | Node::Time | Node::MicroTime => Value::Null,
     }
 }
 

@@ -3,7 +3,24 @@
 //! (`x-kubernetes-patch-strategy`, `-patch-merge-key`), and which objects and maps are taken as a whole
 //! (`x-kubernetes-map-type: atomic`). Lists that are not here are atomic.
 
-use super::types::{ListType, PatchStrategy};
+use crate::types::{self, PatchStrategy};
+
+/// [`types::ListType`] in a form that a table can have.
+pub(super) enum ListType {
+    Atomic,
+    Set,
+    Map(&'static [&'static str]),
+}
+
+impl ListType {
+    pub(super) fn shared(&self) -> types::ListType {
+        match self {
+            Self::Atomic => types::ListType::Atomic,
+            Self::Set => types::ListType::Set,
+            Self::Map(keys) => types::ListType::Map(keys.iter().map(|key| (*key).into()).collect()),
+        }
+    }
+}
 
 const SET: ListType = ListType::Set;
 const ATOMIC: ListType = ListType::Atomic;
@@ -42,6 +59,7 @@ pub(super) type Fact = (&'static str, &'static str, ListType, PatchStrategy);
 pub(super) const FIELDS: &[Fact] = &[
     ("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", "ownerReferences", ListType::Map(&["uid"]), merge("uid")),
     ("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", "finalizers", SET, MERGE),
+    ("io.k8s.api.certificates.v1.CertificateSigningRequestStatus", "conditions", ListType::Map(&["type"]), NONE),
     ("io.k8s.api.core.v1.PersistentVolumeClaimStatus", "conditions", ListType::Map(&["type"]), merge("type")),
     ("io.k8s.api.core.v1.ResourceRequirements", "claims", ListType::Map(&["name"]), NONE),
     ("io.k8s.api.core.v1.Container", "ports", ListType::Map(&["containerPort", "protocol"]), merge("containerPort")),
@@ -84,6 +102,13 @@ pub(super) const FIELDS: &[Fact] = &[
     ("io.k8s.api.apps.v1.DeploymentStatus", "conditions", ListType::Map(&["type"]), merge("type")),
     ("io.k8s.api.apps.v1.DaemonSetStatus", "conditions", ListType::Map(&["type"]), merge("type")),
     ("io.k8s.api.apps.v1.ReplicaSetStatus", "conditions", ListType::Map(&["type"]), merge("type")),
+    ("io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerSpec", "metrics", ATOMIC, NONE),
+    ("io.k8s.api.autoscaling.v2.HorizontalPodAutoscalerStatus", "conditions", ListType::Map(&["type"]), merge("type")),
+    ("io.k8s.api.storage.v1.CSINodeSpec", "drivers", ListType::Map(&["name"]), merge("name")),
+    ("io.k8s.api.batch.v1.JobStatus", "conditions", ATOMIC, merge("type")),
+    ("io.k8s.api.batch.v1.UncountedTerminatedPods", "failed", SET, NONE),
+    ("io.k8s.api.batch.v1.UncountedTerminatedPods", "succeeded", SET, NONE),
+    ("io.k8s.api.batch.v1.PodFailurePolicyOnExitCodesRequirement", "values", SET, NONE),
     ("io.k8s.api.discovery.v1.Endpoint", "addresses", SET, NONE),
     ("io.k8s.api.policy.v1.PodDisruptionBudgetStatus", "conditions", ListType::Map(&["type"]), merge("type")),
 ];
@@ -91,6 +116,7 @@ pub(super) const FIELDS: &[Fact] = &[
 /// Maps of a field that server-side apply takes as a whole.
 pub(super) const ATOMIC_MAPS: &[(&str, &str)] = &[
     ("io.k8s.api.core.v1.PodSpec", "nodeSelector"),
+    ("io.k8s.api.node.v1.Scheduling", "nodeSelector"),
     ("io.k8s.api.core.v1.ReplicationControllerSpec", "selector"),
     ("io.k8s.api.core.v1.ServiceSpec", "selector"),
 ];
@@ -112,6 +138,7 @@ pub(super) const ATOMIC_TYPES: &[&str] = &[
     "io.k8s.api.core.v1.SecretReference",
     "io.k8s.api.core.v1.TopologySelectorTerm",
     "io.k8s.api.core.v1.TypedLocalObjectReference",
+    "io.k8s.api.autoscaling.v1.CrossVersionObjectReference",
     "io.k8s.api.discovery.v1.EndpointPort",
     "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector",
 ];

@@ -1,14 +1,15 @@
 //! Builds the compact schema from the JSON schemas of k8s-openapi. The JSON lives only while this runs.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
 use super::facts;
-use super::types::{Definition, Field, ListType, Node, PatchStrategy, Schema};
 use crate::kinds;
+use crate::types::{Definition, Field, ListType, Name, Node, PatchStrategy, Schema};
 
 pub(super) const REFERENCE: &str = "#/definitions/";
 
@@ -52,19 +53,18 @@ pub(super) fn load() -> Schema {
 
 #[derive(Default)]
 struct Builder {
-    names: HashSet<&'static str>,
-    index: HashMap<&'static str, u16>,
+    names: HashSet<Name>,
+    index: HashMap<Name, u16>,
 }
 
 impl Builder {
-    /// Names live as long as the process: the schema is made once.
-    fn intern(&mut self, name: &str) -> &'static str {
+    fn intern(&mut self, name: &str) -> Name {
         if let Some(known) = self.names.get(name) {
-            return known;
+            return Arc::clone(known);
         }
-        let leaked: &'static str = Box::leak(name.into());
-        self.names.insert(leaked);
-        leaked
+        let name: Name = name.into();
+        self.names.insert(Arc::clone(&name));
+        name
     }
 
     fn definition(&mut self, name: &str, properties: &Map<String, Value>) -> Definition {
@@ -72,20 +72,21 @@ impl Builder {
         let mut fields: Vec<Field> = properties
             .iter()
             .map(|(field, schema)| {
-                let (list_type, patch) = field_facts(name, field);
+                let (list_type, patch) = field_facts(&name, field);
                 Field {
                     name: self.intern(field),
                     node: self.node(schema, list_type),
                     patch,
-                    atomic: facts::ATOMIC_MAPS.contains(&(name, field.as_str())),
+                    atomic: facts::ATOMIC_MAPS.contains(&(&*name, field.as_str())),
                 }
             })
             .collect();
-        fields.sort_unstable_by_key(|field| field.name);
+        fields.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Definition {
+            atomic: facts::ATOMIC_TYPES.contains(&&*name),
             name,
             fields: fields.into_boxed_slice(),
-            atomic: facts::ATOMIC_TYPES.contains(&name),
+            open: false,
         }
     }
 
@@ -132,6 +133,6 @@ pub(super) fn field_facts(definition: &str, field: &str) -> (ListType, PatchStra
         .iter()
         .find(|fact| fact.0 == definition && fact.1 == field)
         .map_or((ListType::Atomic, PatchStrategy::default()), |fact| {
-            (fact.2, fact.3)
+            (fact.2.shared(), fact.3)
         })
 }

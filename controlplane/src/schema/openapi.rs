@@ -1,19 +1,25 @@
 //! The OpenAPI documents. They are generated on demand and not kept: with their descriptions they are by far
 //! the largest thing about the schema.
 
+pub(super) mod custom;
 pub(super) mod paths;
 pub(super) mod protobuf;
 pub(super) mod v2;
 pub(super) mod v3;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use super::load::{field_facts, json_definitions, referred};
-use super::types::ListType;
 use super::{facts, load};
+use crate::kinds::custom::Version;
 use crate::kinds::{self, Kind};
+use crate::types::ListType;
+
+/// The versions of custom resources that a document is about, besides what is built in.
+pub(crate) type Custom<'a> = &'a [Arc<Version>];
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
 
@@ -89,13 +95,19 @@ pub(super) fn gvk(group: &str, version: &str, kind: &str) -> Value {
 }
 
 /// `io.k8s.api.core.v1.PodList`
-pub(super) fn list_definition(kind: &Kind) -> String {
-    format!("{}List", kind.definition)
+pub(super) fn list_definition(kind: &Kind<'_>) -> String {
+    match kind.strategy.custom() {
+        Some(version) => {
+            let until = kind.definition.len() - kind.kind.len();
+            format!("{}{}", &kind.definition[..until], version.common.list_kind)
+        }
+        None => format!("{}List", kind.definition),
+    }
 }
 
 /// All definitions with descriptions and with the extensions that clients read; `$ref`s still point to
 /// `#/definitions/`.
-pub(super) fn definitions() -> Map<String, Value> {
+pub(super) fn definitions(custom: Custom<'_>) -> Map<String, Value> {
     let mut all = json_definitions();
     for (name, schema) in &mut all {
         let Value::Object(schema) = schema else {
@@ -118,6 +130,16 @@ pub(super) fn definitions() -> Map<String, Value> {
         set(&mut all, kind.definition, group_kind);
         all.insert(list_definition(kind), list_of(kind));
     }
+    for version in custom {
+        let kind = version.kind();
+        all.insert(kind.definition.to_owned(), custom::definition(version));
+        set(
+            &mut all,
+            kind.definition,
+            gvk(kind.group, kind.version, kind.kind),
+        );
+        all.insert(list_definition(&kind), list_of(&kind));
+    }
     for extra in EXTRA {
         set(
             &mut all,
@@ -125,8 +147,14 @@ pub(super) fn definitions() -> Map<String, Value> {
             gvk(extra.group, extra.version, extra.kind),
         );
     }
+    let custom_groups = custom
+        .iter()
+        .map(|version| (version.common.group.as_str(), version.name.as_str()));
     let options: Vec<Value> = BTreeSet::from_iter(
-        kinds::all().iter().map(|k| (k.group, k.version)),
+        kinds::all()
+            .iter()
+            .map(|k| (k.group, k.version))
+            .chain(custom_groups),
     )
     .into_iter()
     .map(|(group, version)| json!({"group": group, "version": version, "kind": "DeleteOptions"}))
@@ -141,7 +169,17 @@ pub(super) fn definitions() -> Map<String, Value> {
 
 fn set(all: &mut Map<String, Value>, definition: &str, group_kind: Value) {
     if let Some(Value::Object(schema)) = all.get_mut(definition) {
-        schema.insert("x-kubernetes-group-version-kind".into(), group_kind);
+        // A type may be that of several versions.
+        let mut all = match schema.remove("x-kubernetes-group-version-kind") {
+            Some(Value::Array(all)) => all,
+            _ => Vec::new(),
+        };
+        for entry in group_kind.as_array().into_iter().flatten() {
+            if !all.contains(entry) {
+                all.push(entry.clone());
+            }
+        }
+        schema.insert("x-kubernetes-group-version-kind".into(), all.into());
     }
 }
 
@@ -154,6 +192,7 @@ fn annotate(definition: &str, field: &str, property: &mut Map<String, Value>) {
             ListType::Atomic => "atomic",
             ListType::Set => "set",
             ListType::Map(keys) => {
+                let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
                 property.insert("x-kubernetes-list-map-keys".into(), json!(keys));
                 "map"
             }
@@ -211,7 +250,7 @@ fn list_of(kind: &Kind) -> Value {
             },
         },
         "x-kubernetes-group-version-kind":
-            gvk(kind.group, kind.version, &format!("{}List", kind.kind)),
+            gvk(kind.group, kind.version, &kind.list_kind()),
     })
 }
 

@@ -49,31 +49,39 @@ pub(super) fn decode_log_id(bytes: &[u8]) -> Result<LogId, CodecError> {
 }
 
 pub(super) fn encode_vote(vote: &Vote) -> Vec<u8> {
+    vote_to_pb(vote).encode_to_vec()
+}
+
+pub(super) fn decode_vote(bytes: &[u8]) -> Result<Vote, CodecError> {
+    Ok(vote_from_pb(pb::VoteRecord::decode(bytes)?))
+}
+
+pub(super) fn vote_to_pb(vote: &Vote) -> pb::VoteRecord {
     let leader = vote.leader_id();
     pb::VoteRecord {
         term: leader.get_term(),
         node_id: leader.voted_for().unwrap_or_default(),
         committed: vote.is_committed(),
     }
-    .encode_to_vec()
 }
 
-pub(super) fn decode_vote(bytes: &[u8]) -> Result<Vote, CodecError> {
-    let vote = pb::VoteRecord::decode(bytes)?;
-    Ok(if vote.committed {
+pub(super) fn vote_from_pb(vote: pb::VoteRecord) -> Vote {
+    if vote.committed {
         Vote::new_committed(vote.term, vote.node_id)
     } else {
         Vote::new(vote.term, vote.node_id)
-    })
+    }
 }
 
 pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
+    entry_to_pb(entry).encode_to_vec()
+}
+
+pub(super) fn entry_to_pb(entry: &Entry) -> pb::LogEntry {
     use pb::log_entry::Payload;
     let payload = match &entry.payload {
         EntryPayload::Blank => Payload::Blank(pb::Blank {}),
-        EntryPayload::Normal(Command::Txns(txns)) => Payload::Transactions(pb::Transactions {
-            transactions: txns.iter().map(txn_to_pb).collect(),
-        }),
+        EntryPayload::Normal(Command::Txns(txns)) => Payload::Transactions(txns_to_pb(txns)),
         EntryPayload::Normal(Command::Compact(revision)) => Payload::Compaction(pb::Compaction {
             revision: *revision,
         }),
@@ -83,12 +91,14 @@ pub(super) fn encode_entry(entry: &Entry) -> Vec<u8> {
         id: Some(log_id_to_pb(&entry.log_id)),
         payload: Some(payload),
     }
-    .encode_to_vec()
 }
 
 pub(super) fn decode_entry(bytes: &[u8]) -> Result<Entry, CodecError> {
+    entry_from_pb(pb::LogEntry::decode(bytes)?)
+}
+
+pub(super) fn entry_from_pb(entry: pb::LogEntry) -> Result<Entry, CodecError> {
     use pb::log_entry::Payload;
-    let entry = pb::LogEntry::decode(bytes)?;
     let id = entry.id.ok_or(CodecError::Missing("id of the entry"))?;
     let payload = match entry
         .payload
@@ -96,9 +106,7 @@ pub(super) fn decode_entry(bytes: &[u8]) -> Result<Entry, CodecError> {
     {
         Payload::Blank(_) => EntryPayload::Blank,
         Payload::Transactions(txns) => {
-            let txns: Result<Arc<[Txn]>, _> =
-                txns.transactions.into_iter().map(txn_from_pb).collect();
-            EntryPayload::Normal(Command::Txns(txns?))
+            EntryPayload::Normal(Command::Txns(txns_from_pb(txns)?.into()))
         }
         Payload::Compaction(compaction) => {
             EntryPayload::Normal(Command::Compact(compaction.revision))
@@ -215,7 +223,7 @@ pub(super) fn version_from_pb(
     }
 }
 
-fn log_id_to_pb(id: &LogId) -> pb::LogId {
+pub(super) fn log_id_to_pb(id: &LogId) -> pb::LogId {
     pb::LogId {
         term: id.leader_id.term,
         node_id: id.leader_id.node_id,
@@ -223,8 +231,18 @@ fn log_id_to_pb(id: &LogId) -> pb::LogId {
     }
 }
 
-fn log_id_from_pb(id: pb::LogId) -> LogId {
+pub(super) fn log_id_from_pb(id: pb::LogId) -> LogId {
     LogId::new(CommittedLeaderId::new(id.term, id.node_id), id.index)
+}
+
+pub(super) fn txns_to_pb(txns: &[Txn]) -> pb::Transactions {
+    pb::Transactions {
+        transactions: txns.iter().map(txn_to_pb).collect(),
+    }
+}
+
+pub(super) fn txns_from_pb(txns: pb::Transactions) -> Result<Arc<[Txn]>, CodecError> {
+    txns.transactions.into_iter().map(txn_from_pb).collect()
 }
 
 fn txn_to_pb(txn: &Txn) -> pb::Transaction {
@@ -291,7 +309,7 @@ fn compact_bytes(bytes: Bytes) -> Bytes {
     }
 }
 
-fn membership_to_pb(membership: &Membership) -> pb::Membership {
+pub(super) fn membership_to_pb(membership: &Membership) -> pb::Membership {
     pb::Membership {
         configurations: membership
             .get_joint_config()
@@ -302,25 +320,36 @@ fn membership_to_pb(membership: &Membership) -> pb::Membership {
             .collect(),
         members: membership
             .nodes()
-            .map(|(id, node)| pb::Member {
-                node_id: *id,
-                address: node.addr.clone(),
-            })
+            .map(|(id, node)| member_to_pb(*id, node))
             .collect(),
     }
 }
 
-fn membership_from_pb(membership: pb::Membership) -> Result<Membership, CodecError> {
+pub(super) fn member_to_pb(id: u64, node: &Node) -> pb::Member {
+    pb::Member {
+        node_id: id,
+        address: node.address.clone(),
+        name: node.name.clone(),
+        api_address: node.api_address.clone(),
+    }
+}
+
+pub(super) fn member_from_pb(member: pb::Member) -> (u64, Node) {
+    let node = Node {
+        name: member.name,
+        address: member.address,
+        api_address: member.api_address,
+    };
+    (member.node_id, node)
+}
+
+pub(super) fn membership_from_pb(membership: pb::Membership) -> Result<Membership, CodecError> {
     let configurations: Vec<BTreeSet<u64>> = membership
         .configurations
         .into_iter()
         .map(|voters| voters.node_ids.into_iter().collect())
         .collect();
-    let members: BTreeMap<u64, Node> = membership
-        .members
-        .into_iter()
-        .map(|member| (member.node_id, Node::new(member.address)))
-        .collect();
+    let members: BTreeMap<u64, Node> = membership.members.into_iter().map(member_from_pb).collect();
     let known = |id: &u64| members.contains_key(id);
     if !configurations.iter().flatten().all(known) {
         return Err(CodecError::Invalid("a voter is not among the members"));

@@ -107,7 +107,7 @@ impl Directory {
 }
 
 /// Creates the directory and those above it, so that their names survive loss of power too.
-fn create(path: &Path) -> io::Result<()> {
+pub(super) fn create(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }
@@ -174,7 +174,7 @@ fn parse_format(text: &str) -> Option<u32> {
 }
 
 /// Writes a file that is either not there or complete, also after loss of power.
-fn write_durably(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn write_durably(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     let temporary = dir.join(format!("{name}.new"));
     let mut file = OpenOptions::new()
         .write(true)

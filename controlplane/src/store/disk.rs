@@ -50,6 +50,11 @@ pub(super) trait Disk: Send + Sync + 'static {
 
     /// Bytes in use.
     fn size(&self) -> u64;
+
+    /// Whether it may be read without a thread that may wait.
+    fn is_memory(&self) -> bool {
+        false
+    }
 }
 
 /// sled below a directory, with the `fdatasync` that sled itself leaves out.

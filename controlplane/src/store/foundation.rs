@@ -16,12 +16,13 @@ use super::raft::NodeId;
 use super::record;
 use super::writer::{Job, Writer};
 
-const MEMBER: &str = "member";
+pub(super) const MEMBER: &str = "member";
 
 /// The parts below Raft.
 pub(super) struct Foundation {
     pub(super) disk: Weak<dyn Disk>,
-    pub(super) thread: JoinHandle<()>,
+    /// None in a simulation.
+    pub(super) thread: Option<JoinHandle<()>>,
     pub(super) writer: Writer,
     pub(super) log: LogStore,
     pub(super) machine: StateMachine,
@@ -44,17 +45,12 @@ impl Foundation {
             Writer::start(Arc::clone(&disk), watermark, metrics.disk.clone(), keep)
                 .map_err(|e| StoreError::Storage(format!("start the disk thread: {e}")))?;
         let (hub, published) = mpsc::unbounded_channel();
-        let parts = check_member(&*disk, &writer, node_id).and_then(|()| {
-            let log = LogStore::open(&disk, writer.clone(), reach)?;
-            let state = metrics.state.clone();
-            let machine = StateMachine::open(&*disk, writer.clone(), hub, state, retention)?;
-            Ok((log, machine))
-        });
+        let parts = open_parts(&disk, &writer, node_id, reach, hub, retention, metrics);
         drop(disk);
         match parts {
             Ok((log, machine)) => Ok(Self {
                 disk: weak,
-                thread,
+                thread: Some(thread),
                 writer,
                 log,
                 machine,
@@ -68,6 +64,45 @@ impl Foundation {
             }
         }
     }
+
+    /// On a disk whose writes take the time that `latency` says.
+    #[cfg(test)]
+    pub(super) fn simulate(
+        disk: Arc<dyn Disk>,
+        node_id: NodeId,
+        retention: &Retention,
+        metrics: &Metrics,
+        latency: impl Fn() -> std::time::Duration + Send + 'static,
+    ) -> Result<Self, StoreError> {
+        let weak = Arc::downgrade(&disk);
+        let writer = Writer::simulate(Arc::clone(&disk), metrics.disk.clone(), latency);
+        let (hub, published) = mpsc::unbounded_channel();
+        let (log, machine) = open_parts(&disk, &writer, node_id, 0, hub, retention, metrics)?;
+        Ok(Self {
+            disk: weak,
+            thread: None,
+            writer,
+            log,
+            machine,
+            published,
+        })
+    }
+}
+
+fn open_parts(
+    disk: &Arc<dyn Disk>,
+    writer: &Writer,
+    node_id: NodeId,
+    reach: u64,
+    hub: mpsc::UnboundedSender<Published>,
+    retention: &Retention,
+    metrics: &Metrics,
+) -> Result<(LogStore, StateMachine), DiskError> {
+    check_member(&**disk, writer, node_id)?;
+    let log = LogStore::open(disk, writer.clone(), reach)?;
+    let state = metrics.state.clone();
+    let machine = StateMachine::open(&**disk, writer.clone(), hub, state, retention)?;
+    Ok((log, machine))
 }
 
 /// The data must be this member's: another one's votes would break the promises of Raft.

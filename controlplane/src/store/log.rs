@@ -10,21 +10,21 @@ use std::ops::{Bound, RangeBounds};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use openraft::storage::{LogFlushed, LogState, RaftLogReader, RaftLogStorage};
-use openraft::{AnyError, OptionalSend, StorageIOError};
+use openraft::{AnyError, EntryPayload, OptionalSend, StorageIOError};
 
 use super::codec;
 use super::disk::{Disk, DiskError};
-use super::raft::{Entry, LogId, StorageError, TypeConfig, Vote, entry_size};
+use super::raft::{Command, Entry, LogId, StorageError, TypeConfig, Vote, entry_size};
 use super::record::{self, RecordError};
 use super::writer::{Job, Writer};
 
 /// Entries that stay in memory after they were written, by bytes.
 const TAIL_BYTES: usize = 1 << 20;
 /// One read for a follower, by bytes.
-const READ_BYTES: usize = 4 << 20;
+const READ_BYTES: usize = 1 << 20;
 
-const VOTE: &str = "vote";
-const PURGED: &str = "purged";
+pub(super) const VOTE: &str = "vote";
+pub(super) const PURGED: &str = "purged";
 
 /// Clones share one log.
 #[derive(Clone)]
@@ -160,10 +160,19 @@ impl LogStore {
                 None => Err(DiskError::Io("the store is shut down".into())),
             };
             let complete;
-            (entries, complete) = tokio::task::spawn_blocking(read)
-                .await
-                .map_err(|e| StorageIOError::read_logs(AnyError::new(&e)))?
-                .map_err(|e| StorageIOError::read_logs(AnyError::new(&e)))?;
+            let in_memory = self
+                .shared
+                .disk
+                .upgrade()
+                .is_some_and(|disk| disk.is_memory());
+            let found = match in_memory {
+                true => read(),
+                false => tokio::task::spawn_blocking(read)
+                    .await
+                    .map_err(|e| StorageIOError::read_logs(AnyError::new(&e)))?,
+            };
+            (entries, complete) =
+                found.map_err(|e| StorageIOError::read_logs(AnyError::new(&e)))?;
             if !complete {
                 return Ok(entries);
             }
@@ -356,6 +365,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let last = {
             let mut state = self.state();
             for entry in entries {
+                if let EntryPayload::Normal(Command::Txns(txns)) = &entry.payload {
+                    txns.begin();
+                }
                 let payload = codec::encode_entry(&entry);
                 let base = record::log_key(entry.log_id.index);
                 record::put(&mut job.writes, &base, &payload);

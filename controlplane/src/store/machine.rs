@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use openraft::storage::{RaftSnapshotBuilder, RaftStateMachine};
 use openraft::{AnyError, EntryPayload, OptionalSend, StorageIOError};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::Revision;
 use super::codec::{self, Applied};
@@ -26,7 +26,7 @@ use super::record::{self, RecordError};
 use super::snapshot::Image;
 use super::writer::{Job, KeyRange, Writer};
 
-const APPLIED: &str = "applied";
+pub(super) const APPLIED: &str = "applied";
 /// Versions that are written in one job while a snapshot is installed.
 const INSTALL_SLICE: usize = 256;
 
@@ -45,6 +45,8 @@ pub(super) struct Shared {
     crowded: Crowded,
     /// About how many bytes of log were applied since the last snapshot.
     log_bytes: AtomicU64,
+    /// Index of the last entry that is applied.
+    applied: watch::Sender<u64>,
 }
 
 /// Wakes upkeep before its time when history or log have become too much.
@@ -71,6 +73,22 @@ impl Shared {
 
     fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().expect("no panic while holding it")
+    }
+
+    /// How far this member is.
+    pub(super) fn summary(&self) -> Applied {
+        self.read().applied()
+    }
+
+    /// Index of the last entry that is applied.
+    pub(super) fn applied_index(&self) -> watch::Receiver<u64> {
+        self.applied.subscribe()
+    }
+
+    /// Readers that wait for what was just applied may go on.
+    fn announce(&self, applied: &Applied) {
+        let index = applied.log_id.map_or(0, |id| id.index);
+        self.applied.send_replace(index);
     }
 
     fn report(&self, state: &State) {
@@ -100,6 +118,11 @@ impl Shared {
 }
 
 impl State {
+    /// Whether these and nobody else vote, by what is applied.
+    pub(super) fn voters_are(&self, voters: &[NodeId]) -> bool {
+        self.membership.voter_ids().eq(voters.iter().copied())
+    }
+
     fn applied(&self) -> Applied {
         Applied {
             log_id: self.log_id,
@@ -142,6 +165,7 @@ impl StateMachine {
                 log_bytes: retention.log_bytes,
             },
             log_bytes: AtomicU64::new(0),
+            applied: watch::Sender::new(state.log_id.map_or(0, |id| id.index)),
         };
         shared.report(&state);
         *shared.write() = state;
@@ -303,6 +327,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         put_applied(&mut job, &applied);
         job.remove_later = ranges(applied.generation, &effects.dropped);
         self.writer.submit(job);
+        self.shared.announce(&applied);
         if !effects.changes.is_empty() {
             // The hub ends before the state machine only when the store closes.
             let _ = self.hub.send(Published::Changes(effects.changes));
@@ -354,7 +379,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             Err(_) => Published::Jump(state.mvcc.revision()),
         };
         self.shared.report(&state);
+        let applied = state.applied();
         *self.shared.write() = state;
+        self.shared.announce(&applied);
         // As in `apply`.
         let _ = self.hub.send(published);
         *self.current.lock().expect("no panic while holding it") = Some((meta.clone(), image));

@@ -1,7 +1,7 @@
 //! One member: opens the parts of the store in order, and runs the tasks between them.
 //!
 //! ```text
-//! directory -> disk -> disk thread -> log, state machine -> Raft -> proposals, hub, upkeep
+//! directory -> disk -> disk thread -> log, state machine -> Raft -> group -> listener, proposals, hub, upkeep
 //! ```
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,8 +13,6 @@ use openraft::{Config, SnapshotPolicy};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-#[cfg(test)]
-use super::Revision;
 use super::compaction::Retention;
 use super::directory::Directory;
 #[cfg(test)]
@@ -23,29 +21,40 @@ use super::directory::Watermark;
 use super::disk::Disk;
 use super::disk::{DiskError, SledDisk};
 use super::foundation::Foundation;
+use super::group::change::Change;
+use super::group::read::ReadIndex;
+use super::group::{self, Group, Identity, ServerMetrics, report};
 use super::machine::{Published, Shared};
-use super::metrics::Metrics;
-use super::peers::NoPeers;
+use super::metrics::{GroupMetrics, Metrics};
+use super::peers::client::Dialler;
+use super::peers::inbox::Inbox;
+use super::peers::network::Network;
+use super::peers::{Nobody, Transport, listener};
 use super::proposals::{self, Proposals};
 use super::raft::{Node, NodeId, Raft};
+use super::space::{Bounds, Space};
 use super::watch::{Hub, Limits};
 use super::writer::Writer;
-use super::{Freshness, StoreConfig, StoreError, upkeep};
+use super::{Freshness, PeerConfig, Revision, Start, StoreConfig, StoreError, upkeep};
 
 /// A state older than this many log entries is not applied again at a start, and the log keeps no more.
 const SNAPSHOT_EVERY: u64 = 2_000;
 /// Entries kept for a follower that is a little behind.
 const LOG_KEPT: u64 = 500;
-/// How long a start may take to apply its log.
+/// How long a member that is alone may take to apply its log.
 const START_PATIENCE: Duration = Duration::from_secs(60);
+/// How often a member that waits for others says so.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+/// Between two attempts to become a full member.
+const SETTLE_PAUSE: Duration = Duration::from_millis(300);
 
 /// What tests vary.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Options {
     pub(super) retention: Retention,
     pub(super) limits: Limits,
-    /// Writes are refused when less than this many bytes are free.
-    pub(super) reserve: u64,
+    pub(super) bounds: Bounds,
+    pub(super) snapshot_every: u64,
 }
 
 impl Default for Options {
@@ -53,20 +62,32 @@ impl Default for Options {
         Self {
             retention: Retention::default(),
             limits: Limits::default(),
-            reserve: 32 << 20,
+            bounds: Bounds::default(),
+            snapshot_every: SNAPSHOT_EVERY,
         }
     }
 }
 
+/// Who this member is to the others.
+#[derive(Debug, Clone)]
+pub(super) struct Role {
+    pub(super) identity: Identity,
+    pub(super) node: Node,
+    pub(super) start: Start,
+}
+
+/// Starts to answer the others. What it returns is ended with the member.
+pub(super) type Listen = Box<dyn FnOnce(Inbox) -> JoinHandle<()> + Send>;
+
 pub(super) struct Member {
-    node_id: NodeId,
-    raft: Raft,
+    role: Role,
+    group: Arc<Group>,
+    reads: ReadIndex,
     state: Arc<Shared>,
     hub: Arc<Hub>,
     proposals: Mutex<Option<Proposals>>,
     writer: Writer,
     disk_thread: Mutex<Option<ThreadHandle<()>>>,
-    server: watch::Receiver<openraft::metrics::RaftServerMetrics<NodeId, Node>>,
     leadership: watch::Receiver<bool>,
     failure: watch::Receiver<Option<StoreError>>,
     closed: AtomicBool,
@@ -79,9 +100,10 @@ impl Member {
         let metrics = Metrics::default();
         let foundation = {
             let metrics = metrics.clone();
-            let node_id = config.node_id;
+            let node_id = config.identity.id;
+            let dir = config.dir;
             let open = move || {
-                let directory = Directory::open(&config.dir)?;
+                let directory = Directory::open(&dir)?;
                 let watermark = directory.watermark()?;
                 let disk = SledDisk::open(&directory.data())?;
                 directory.sync()?;
@@ -99,29 +121,47 @@ impl Member {
                 // sled panics on some damage.
                 .map_err(|e| StoreError::Corrupt(format!("reading the database: {e}")))??
         };
-        Self::start(config.node_id, foundation, options, metrics).await
+        let role = Role {
+            identity: config.identity,
+            node: config.node,
+            start: config.start,
+        };
+        let (transport, listen) = over_network(config.peers);
+        Self::start(role, foundation, options, metrics, transport, listen).await
     }
 
-    /// A member on a disk of the test's choice.
+    /// A member that is alone, on a disk of the test's choice.
     #[cfg(test)]
     pub(super) async fn open_on(
         disk: Arc<dyn Disk>,
         watermark: u64,
         options: Options,
     ) -> Result<Self, StoreError> {
-        let node_id = 1;
+        let StoreConfig {
+            identity,
+            node,
+            start,
+            ..
+        } = StoreConfig::alone(Default::default(), 1);
+        let role = Role {
+            identity,
+            node,
+            start,
+        };
         let metrics = Metrics::default();
         let watermark = Watermark::in_memory(watermark);
-        let foundation =
-            Foundation::lay(disk, watermark, (), node_id, &options.retention, &metrics)?;
-        Self::start(node_id, foundation, options, metrics).await
+        let retention = &options.retention;
+        let foundation = Foundation::lay(disk, watermark, (), 1, retention, &metrics)?;
+        Self::start(role, foundation, options, metrics, Arc::new(Nobody), None).await
     }
 
-    async fn start(
-        node_id: NodeId,
+    pub(super) async fn start(
+        role: Role,
         foundation: Foundation,
         options: Options,
         metrics: Metrics,
+        transport: Arc<dyn Transport>,
+        listen: Option<Listen>,
     ) -> Result<Self, StoreError> {
         let Foundation {
             disk,
@@ -136,44 +176,57 @@ impl Member {
         let hub = Arc::new(Hub::new(revision, options.limits, metrics.watch.clone()));
         let hub_task = tokio::spawn(run_hub(Arc::clone(&hub), published));
 
-        let raft = Raft::new(node_id, Arc::new(raft_config()?), NoPeers, log, machine)
+        let network = Network {
+            own: role.identity.clone(),
+            transport: Arc::clone(&transport),
+        };
+        let raft_config = Arc::new(raft_config(options.snapshot_every)?);
+        let raft = Raft::new(role.identity.id, raft_config, network, log, machine)
             .await
             .map_err(|e| proposals::fatal_error(&e))?;
+        let space = Space::new(disk, options.bounds, metrics.space.clone());
+        let group = Arc::new(Group::new(
+            role.identity.clone(),
+            raft.clone(),
+            Arc::clone(&state),
+            transport,
+            space,
+        ));
 
         let (lead, leadership) = watch::channel(false);
         let (fail, failure) = watch::channel(None);
-        let (proposals, proposals_task) = Proposals::start(
-            raft.clone(),
-            disk,
-            options.reserve,
-            metrics.proposals.clone(),
-        );
+        let (proposals, proposals_task) =
+            Proposals::start(Arc::clone(&group), metrics.proposals.clone());
+        let (reads, reads_task) = ReadIndex::start(&group);
         // Not among the tasks that are stopped: it ends with Raft, and says then that leading is over.
-        tokio::spawn(follow_leadership(raft.server_metrics(), lead));
-        let tasks = vec![
+        tokio::spawn(follow_leadership(
+            raft.metrics(),
+            lead,
+            metrics.group.clone(),
+        ));
+        let mut tasks = vec![
             hub_task,
             proposals_task,
+            reads_task,
             tokio::spawn(follow_failure(
                 writer.failure(),
-                raft.server_metrics(),
+                Arc::clone(&group),
                 fail,
                 Arc::clone(&hub),
             )),
-            tokio::spawn(upkeep::run(
-                raft.clone(),
-                Arc::clone(&state),
-                options.retention,
-            )),
+            tokio::spawn(upkeep::run(Arc::clone(&group), options.retention)),
+            tokio::spawn(Arc::clone(&group).keep_reporting()),
         ];
-        let member = Self {
-            node_id,
-            server: raft.server_metrics(),
-            raft,
+        tasks.extend(listen.map(|listen| listen(Inbox::new(Arc::clone(&group)))));
+        let mut member = Self {
+            role,
+            group,
+            reads,
             state,
             hub,
             proposals: Mutex::new(Some(proposals)),
             writer,
-            disk_thread: Mutex::new(Some(thread)),
+            disk_thread: Mutex::new(thread),
             leadership,
             failure,
             closed: AtomicBool::new(false),
@@ -189,27 +242,48 @@ impl Member {
         }
     }
 
-    /// Founds the cluster at the first start, and waits until everything in the log is applied.
-    async fn become_ready(&self) -> Result<(), StoreError> {
-        let initialized = self.raft.is_initialized().await;
-        if !initialized.map_err(|e| proposals::fatal_error(&e))? {
-            let members = [(self.node_id, Node::default())];
-            self.raft
-                .initialize(std::collections::BTreeMap::from(members))
+    /// Founds the cluster at the first start, and waits until this member can serve.
+    async fn become_ready(&mut self) -> Result<(), StoreError> {
+        let raft = &self.group.raft;
+        let initialized = raft.is_initialized().await;
+        let initialized = initialized.map_err(|e| proposals::fatal_error(&e))?;
+        if !initialized && self.role.start == Start::Found {
+            let members = [(self.role.identity.id, self.role.node.clone())];
+            raft.initialize(std::collections::BTreeMap::from(members))
                 .await
                 .map_err(|e| StoreError::Storage(format!("found the cluster: {e}")))?;
         }
-        let mut leadership = self.leadership.clone();
-        let ready = async {
-            leadership
-                .wait_for(|leads| *leads)
-                .await
-                .map_err(|_| StoreError::Closed)?;
-            self.read_index().await
-        };
-        tokio::time::timeout(START_PATIENCE, ready)
-            .await
-            .unwrap_or_else(|_| Err(StoreError::NoLeader("this member was not elected".into())))
+        let settle = settle(Arc::clone(&self.group), self.role.node.clone());
+        self.tasks.push(tokio::spawn(settle));
+        let started = tokio::time::Instant::now();
+        let mut said = started;
+        loop {
+            let why = match self.reads.catch_up(&self.group).await {
+                Ok(()) => return Ok(()),
+                Err(StoreError::NoLeader(why)) => why,
+                Err(error) => {
+                    self.usable()?;
+                    return Err(error);
+                }
+            };
+            self.usable()?;
+            if self.group.is_alone() && started.elapsed() > START_PATIENCE {
+                return Err(StoreError::NoLeader(why));
+            }
+            if said.elapsed() > SAY_AGAIN {
+                said = tokio::time::Instant::now();
+                tracing::warn!(why, "waiting for the other members");
+            }
+            let mut failure = self.failure.clone();
+            tokio::select! {
+                _ = failure.wait_for(Option::is_some) => {}
+                () = tokio::time::sleep(SETTLE_PAUSE) => {}
+            }
+        }
+    }
+
+    pub(super) fn group(&self) -> &Group {
+        &self.group
     }
 
     pub(super) fn state(&self) -> &Shared {
@@ -225,13 +299,15 @@ impl Member {
     }
 
     pub(super) fn members(&self) -> Vec<super::Member> {
-        let server = self.server.borrow();
+        let server = self.group.server.borrow();
         let voters: Vec<_> = server.membership_config.voter_ids().collect();
         let nodes = server.membership_config.nodes();
         nodes
             .map(|(id, node)| super::Member {
                 id: *id,
-                address: node.addr.clone(),
+                name: node.name.clone(),
+                address: node.address.clone(),
+                api_address: node.api_address.clone(),
                 leads: server.current_leader == Some(*id),
                 votes: voters.contains(id),
             })
@@ -275,40 +351,25 @@ impl Member {
         self.usable()?;
         match freshness {
             Freshness::Local => Ok(()),
-            Freshness::Linearizable if self.decides_alone() => Ok(()),
-            Freshness::Linearizable => self.read_index().await,
-        }
-    }
-
-    /// True while nothing can be committed without this member. What is acknowledged is applied here first, so
-    /// memory is as fresh as can be and the round through Raft would only cost time. Growing the group takes
-    /// two entries, and the first, which still needs this member, is seen here before the second is written.
-    fn decides_alone(&self) -> bool {
-        let server = self.server.borrow();
-        server.state.is_leader() && server.membership_config.voter_ids().eq([self.node_id])
-    }
-
-    async fn read_index(&self) -> Result<(), StoreError> {
-        use openraft::error::{CheckIsLeaderError, RaftError};
-        match self.raft.ensure_linearizable().await {
-            Ok(_) => Ok(()),
-            Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(to))) => {
-                Err(StoreError::NoLeader(format!("leader: {:?}", to.leader_id)))
+            #[cfg(test)]
+            Freshness::Linearizable if super::planted::is(super::planted::Bug::StaleReads) => {
+                Ok(())
             }
-            Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(e))) => {
-                Err(StoreError::NoLeader(e.to_string()))
-            }
-            Err(RaftError::Fatal(fatal)) => {
-                self.usable()?;
-                Err(proposals::fatal_error(&fatal))
+            Freshness::Linearizable if self.group.decides_alone() => Ok(()),
+            Freshness::Linearizable => {
+                let caught_up = self.reads.catch_up(&self.group).await;
+                if caught_up.is_err() {
+                    // The disk's error says more than what it did to Raft.
+                    self.usable()?;
+                }
+                caught_up
             }
         }
     }
 
-    #[cfg(test)]
     pub(super) async fn compact(&self, revision: Revision) -> Result<(), StoreError> {
         self.usable()?;
-        upkeep::compact(&self.raft, revision).await
+        self.group.compact(revision).await
     }
 
     /// Stops serving, makes everything durable and lets go of the directory.
@@ -324,7 +385,8 @@ impl Member {
         for task in &self.tasks {
             task.abort();
         }
-        self.raft
+        self.group
+            .raft
             .shutdown()
             .await
             .map_err(|e| StoreError::Storage(format!("stop Raft: {e}")))?;
@@ -353,22 +415,37 @@ impl Drop for Member {
         self.writer.stop();
         // Raft's tasks hold each other: without this they would stay for ever.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let raft = self.raft.clone();
+            let raft = self.group.raft.clone();
             runtime.spawn(async move { raft.shutdown().await });
         }
     }
 }
 
-fn raft_config() -> Result<Config, StoreError> {
+/// The transport of a real cluster.
+fn over_network(peers: Option<PeerConfig>) -> (Arc<dyn Transport>, Option<Listen>) {
+    let Some(peers) = peers else {
+        return (Arc::new(Nobody), None);
+    };
+    let dialler = Dialler::new(peers.client, peers.name);
+    let listen = move |inbox| {
+        let serve = listener::serve(peers.listener, peers.server, peers.is_member, inbox);
+        tokio::spawn(serve)
+    };
+    (Arc::new(dialler), Some(Box::new(listen)))
+}
+
+fn raft_config(snapshot_every: u64) -> Result<Config, StoreError> {
     let config = Config {
         cluster_name: "waggle".into(),
-        // A lost leader is replaced within 2 s, and an idle member wakes up a few times a second at most.
-        heartbeat_interval: 250,
-        election_timeout_min: 800,
-        election_timeout_max: 1_400,
-        install_snapshot_timeout: 60_000,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(SNAPSHOT_EVERY),
-        max_in_snapshot_log_to_keep: LOG_KEPT,
+        // A leader that is gone is replaced within 2 s: its lease (the greatest time) has to end, then one of
+        // the others has to have waited for its own time. Members look every one and a half heartbeats.
+        heartbeat_interval: 200,
+        election_timeout_min: 400,
+        election_timeout_max: 750,
+        install_snapshot_timeout: 600_000,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
+        max_in_snapshot_log_to_keep: LOG_KEPT.min(snapshot_every / 4),
+        max_payload_entries: 64,
         ..Config::default()
     };
     config
@@ -385,38 +462,97 @@ async fn run_hub(hub: Arc<Hub>, mut published: mpsc::UnboundedReceiver<Published
     }
 }
 
+/// A member that leads and does not reach a majority does not count as leader: somebody else may lead.
 async fn follow_leadership(
-    mut server: watch::Receiver<openraft::metrics::RaftServerMetrics<NodeId, Node>>,
+    mut raft: watch::Receiver<openraft::RaftMetrics<NodeId, Node>>,
     lead: watch::Sender<bool>,
+    metrics: GroupMetrics,
 ) {
+    let mut leader = None;
     loop {
-        let leads = server.borrow_and_update().state.is_leader();
+        let leads = {
+            let raft = raft.borrow_and_update();
+            if raft.current_leader.is_some() && raft.current_leader != leader {
+                leader = raft.current_leader;
+                metrics.leader_changes.inc();
+            }
+            metrics
+                .has_leader
+                .set(i64::from(raft.current_leader.is_some()));
+            let members = raft.membership_config.nodes().count();
+            metrics.members.set(members as i64);
+            group::is_acknowledged(&raft)
+        };
+        metrics.leads.set(i64::from(leads));
         lead.send_if_modified(|now| std::mem::replace(now, leads) != leads);
-        if server.changed().await.is_err() {
+        if raft.changed().await.is_err() {
             break;
         }
     }
     lead.send_replace(false);
 }
 
-/// A failed disk, or a Raft that has stopped, ends everything that this member serves.
+/// A failed disk, a Raft that has stopped, or a removal ends everything that this member serves.
 async fn follow_failure(
     mut disk: watch::Receiver<Option<DiskError>>,
-    mut raft: watch::Receiver<openraft::metrics::RaftServerMetrics<NodeId, Node>>,
+    group: Arc<Group>,
     fail: watch::Sender<Option<StoreError>>,
     hub: Arc<Hub>,
 ) {
+    let mut raft: watch::Receiver<ServerMetrics> = group.server.clone();
+    let mut removed = group.reports.removed();
+    let mut gone = None;
     tokio::select! {
         failed = disk.wait_for(Option::is_some) => if failed.is_err() {
             return;
         },
         // Raft ended on its own: a bug, or a disk error that it was told first.
         () = async { while raft.changed().await.is_ok() {} } => {}
+        Ok(at) = removed.wait_for(Option::is_some) => gone = *at,
     }
-    let error = match disk.borrow().clone() {
-        Some(error) => error.into(),
-        None => StoreError::Storage("Raft has stopped".into()),
+    let error = match (disk.borrow().clone(), gone) {
+        (Some(error), _) => error.into(),
+        (None, Some(at)) => report::removal(group.own.id, at),
+        (None, None) => StoreError::Storage("Raft has stopped".into()),
     };
+    tracing::error!(%error, "this member stops");
     fail.send_replace(Some(error));
     hub.close();
+}
+
+/// Sees to it that the others know this member as it is, and that it votes once it has caught up.
+async fn settle(group: Arc<Group>, node: Node) {
+    let mut server = group.server.clone();
+    let mut said = String::new();
+    loop {
+        let wanted = {
+            let server = server.borrow_and_update();
+            let membership = server.membership_config.membership();
+            let id = group.own.id;
+            match membership.get_node(&id) {
+                None => None,
+                Some(known) if *known != node => Some(Change::Put(id, node.clone())),
+                Some(_) if membership.voter_ids().any(|voter| voter == id) => None,
+                Some(_) => Some(Change::Promote(id)),
+            }
+        };
+        let Some(change) = wanted else {
+            if server.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        match group.change(&change).await {
+            Ok(_) => tracing::info!(?change, "the members have changed"),
+            Err(StoreError::Closed) => return,
+            Err(error) => {
+                let why = error.to_string();
+                if why != said {
+                    tracing::info!(why, ?change, "not yet");
+                    said = why;
+                }
+            }
+        }
+        tokio::time::sleep(SETTLE_PAUSE).await;
+    }
 }

@@ -14,6 +14,23 @@ pub(super) struct Metrics {
     pub(super) state: StateMetrics,
     pub(super) watch: WatchMetrics,
     pub(super) proposals: ProposalMetrics,
+    pub(super) space: SpaceMetrics,
+    pub(super) group: GroupMetrics,
+}
+
+/// Written by whoever looks whether there is space.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SpaceMetrics {
+    pub(super) no_space: Gauge,
+}
+
+/// Written by the task that follows Raft.
+#[derive(Debug, Clone, Default)]
+pub(super) struct GroupMetrics {
+    pub(super) leads: Gauge,
+    pub(super) has_leader: Gauge,
+    pub(super) members: Gauge,
+    pub(super) leader_changes: Counter,
 }
 
 /// Written by the disk thread.
@@ -119,6 +136,28 @@ impl Metrics {
             "transactions_per_entry",
             "Transactions that shared one log entry, and so one sync",
             self.proposals.per_entry.clone(),
+        );
+        store.register(
+            "alarm_no_space",
+            "Whether this member's disk is so full that the store takes no more writes",
+            self.space.no_space.clone(),
+        );
+        let group = &self.group;
+        store.register(
+            "is_leader",
+            "Whether this member leads",
+            group.leads.clone(),
+        );
+        store.register(
+            "has_leader",
+            "Whether this member knows a leader",
+            group.has_leader.clone(),
+        );
+        store.register("members", "Members of the cluster", group.members.clone());
+        store.register(
+            "leader_changes",
+            "How often this member has seen another leader",
+            group.leader_changes.clone(),
         );
     }
 }

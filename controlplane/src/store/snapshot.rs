@@ -16,6 +16,8 @@ use super::mvcc::{Mvcc, RebuildError, Rebuilt, Summary, Version};
 const FORMAT: u8 = 1;
 /// A chunk is closed once it is this long; one value may make it longer.
 const CHUNK_BYTES: usize = 256 << 10;
+/// No chunk is longer: one value is no longer than a transaction.
+pub(super) const MAX_CHUNK: usize = CHUNK_BYTES + super::MAX_TXN + (64 << 10);
 
 /// The contents of a snapshot.
 #[derive(Debug, Clone, Default)]
@@ -61,8 +63,6 @@ impl Image {
     }
 
     /// The snapshot as chunks, made one at a time.
-    // Carried by the peers' transport and by backups.
-    #[allow(dead_code)]
     pub(super) fn chunks(&self) -> Chunks {
         Chunks {
             image: self.clone(),
@@ -73,7 +73,6 @@ impl Image {
     }
 }
 
-#[allow(dead_code)]
 pub(super) struct Chunks {
     image: Image,
     next: usize,
@@ -124,14 +123,12 @@ impl Iterator for Chunks {
 
 /// Puts a snapshot together from its chunks.
 #[derive(Debug, Default)]
-#[allow(dead_code)]
 pub(super) struct Decoder {
     versions: Vec<(Arc<str>, Version)>,
     sequence: u32,
     end: Option<pb::SnapshotEnd>,
 }
 
-#[allow(dead_code)]
 impl Decoder {
     pub(super) fn push(&mut self, framed: &[u8]) -> Result<(), SnapshotError> {
         if self.end.is_some() {

@@ -3,10 +3,12 @@
 
 use super::*;
 
+mod cluster;
 mod crash;
 mod damage;
 mod faults;
 mod members;
+mod sim;
 mod suite;
 
 pub(super) fn put(key: &str, value: &str) -> Txn {
@@ -37,11 +39,7 @@ pub(super) fn all(prefix: &str) -> RangeRequest {
 }
 
 pub(super) async fn open(dir: &std::path::Path) -> Result<Store, StoreError> {
-    Store::open(StoreConfig {
-        dir: dir.to_owned(),
-        node_id: 1,
-    })
-    .await
+    Store::open(StoreConfig::alone(dir.to_owned(), 1)).await
 }
 
 pub(super) fn committed(outcome: TxnOutcome) -> Revision {
@@ -122,10 +120,7 @@ async fn a_closed_store_says_so_and_frees_its_directory() {
 async fn another_members_data_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     open(dir.path()).await.unwrap().close().await.unwrap();
-    let config = StoreConfig {
-        dir: dir.path().to_owned(),
-        node_id: 2,
-    };
+    let config = StoreConfig::alone(dir.path().to_owned(), 2);
     let error = Store::open(config).await.unwrap_err();
     assert!(error.to_string().contains("belongs to member 1"), "{error}");
 }

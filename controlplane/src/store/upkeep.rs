@@ -2,33 +2,22 @@
 //! become long. What to give up is planned in `compaction.rs`.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::compaction::{self, History, Retention, Samples};
-use super::machine::Shared;
-use super::proposals;
-use super::raft::{Command, Outcome, Raft};
-use super::{Revision, StoreError};
+use super::group::{Group, Miss};
 
 const INTERVAL: Duration = Duration::from_secs(15);
 
-pub(super) async fn compact(raft: &Raft, revision: Revision) -> Result<(), StoreError> {
-    match proposals::write(raft, Command::Compact(revision)).await? {
-        Outcome::NotCompacted { current } => Err(StoreError::FutureRevision {
-            requested: revision,
-            current,
-        }),
-        _ => Ok(()),
-    }
-}
-
 /// Runs until it is stopped.
-pub(super) async fn run(raft: Raft, state: Arc<Shared>, retention: Retention) {
+pub(super) async fn run(group: Arc<Group>, retention: Retention) {
+    let state = &group.state;
     let start = Instant::now();
     let mut samples = Samples::default();
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let server = raft.server_metrics();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -50,17 +39,18 @@ pub(super) async fn run(raft: Raft, state: Arc<Shared>, retention: Retention) {
         samples.record(now, history.revision, &retention);
         // Raft takes a snapshot after a number of entries, whatever their size.
         if state.log_bytes() > retention.log_bytes
-            && let Err(error) = raft.trigger().snapshot().await
+            && let Err(error) = group.raft.trigger().snapshot().await
         {
             tracing::debug!(%error, "no snapshot");
         }
-        if !server.borrow().state.is_leader() {
+        if !group.leads_for_sure() {
             continue;
         }
         if let Some(revision) = compaction::plan(&retention, history, &samples, now) {
-            match compact(&raft, revision).await {
+            match group.compact_here(revision).await {
                 Ok(()) => tracing::debug!(revision, "compacted"),
-                Err(error) => tracing::warn!(%error, revision, "compaction failed"),
+                Err(Miss::NotLeader(why)) => tracing::debug!(why, revision, "not compacted"),
+                Err(Miss::Final(error)) => tracing::warn!(%error, revision, "compaction failed"),
             }
         }
     }

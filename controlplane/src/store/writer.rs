@@ -58,8 +58,27 @@ enum Message {
 /// A handle to the thread.
 #[derive(Clone)]
 pub(super) struct Writer {
-    jobs: mpsc::Sender<Message>,
+    jobs: Jobs,
     failure: watch::Receiver<Option<DiskError>>,
+}
+
+#[derive(Clone)]
+enum Jobs {
+    Thread(mpsc::Sender<Message>),
+    /// In a simulation: a task, so that the order of things is the runtime's alone.
+    #[cfg(test)]
+    Task(tokio::sync::mpsc::UnboundedSender<Message>),
+}
+
+impl Jobs {
+    /// Gives the message back where nobody takes it any more.
+    fn send(&self, message: Message) -> Result<(), Message> {
+        match self {
+            Self::Thread(jobs) => jobs.send(message).map_err(|mpsc::SendError(back)| back),
+            #[cfg(test)]
+            Self::Task(jobs) => jobs.send(message).map_err(|back| back.0),
+        }
+    }
 }
 
 impl Writer {
@@ -72,15 +91,7 @@ impl Writer {
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (jobs, receiver) = mpsc::channel();
         let (failed, failure) = watch::channel(None);
-        let mut thread = Thread {
-            disk,
-            watermark,
-            metrics,
-            failed,
-            removals: VecDeque::new(),
-            unsynced_since: None,
-            measured: None,
-        };
+        let mut thread = Thread::new(disk, watermark, metrics, failed);
         let handle = std::thread::Builder::new()
             .name("store-disk".into())
             .spawn(move || {
@@ -88,13 +99,55 @@ impl Writer {
                 drop(thread);
                 drop(keep);
             })?;
+        let jobs = Jobs::Thread(jobs);
         Ok((Self { jobs, failure }, handle))
     }
 
+    /// The same as a task, each group of jobs taking the time that `latency` says.
+    #[cfg(test)]
+    pub(super) fn simulate(
+        disk: Arc<dyn Disk>,
+        metrics: DiskMetrics,
+        latency: impl Fn() -> Duration + Send + 'static,
+    ) -> Self {
+        let (jobs, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+        let (failed, failure) = watch::channel(None);
+        let mut thread = Thread::new(disk, Watermark::in_memory(0), metrics, failed);
+        tokio::spawn(async move {
+            let mut messages = Vec::new();
+            while receiver.recv_many(&mut messages, 64).await > 0 {
+                tokio::time::sleep(latency()).await;
+                let mut group = Vec::new();
+                let mut stop = false;
+                for message in messages.drain(..) {
+                    match message {
+                        Message::Stop => stop = true,
+                        Message::Job(job) => group.push(job),
+                    }
+                }
+                let worked = thread.work(group);
+                let tidied = worked.and_then(|()| {
+                    while !thread.removals.is_empty() {
+                        thread.tidy()?;
+                    }
+                    Ok(())
+                });
+                if let Err(error) = tidied {
+                    thread.fail(error);
+                }
+                if stop {
+                    return;
+                }
+            }
+        });
+        let jobs = Jobs::Task(jobs);
+        Self { jobs, failure }
+    }
+
     pub(super) fn submit(&self, job: Job) {
-        if let Err(mpsc::SendError(Message::Job(Job {
+        if let Err(Message::Job(Job {
             done: Some(done), ..
-        }))) = self.jobs.send(Message::Job(job))
+        })) = self.jobs.send(Message::Job(job))
         {
             done(Err(stopped()));
         }
@@ -138,6 +191,23 @@ struct Thread {
 }
 
 impl Thread {
+    fn new(
+        disk: Arc<dyn Disk>,
+        watermark: Watermark,
+        metrics: DiskMetrics,
+        failed: watch::Sender<Option<DiskError>>,
+    ) -> Self {
+        Self {
+            disk,
+            watermark,
+            metrics,
+            failed,
+            removals: VecDeque::new(),
+            unsynced_since: None,
+            measured: None,
+        }
+    }
+
     fn run(&mut self, jobs: &Receiver<Message>) {
         let mut open = true;
         while open {

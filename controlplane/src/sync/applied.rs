@@ -4,9 +4,9 @@
 //! `waggle cluster status` how far each node is. Kept in memory only: after a restart every node says it
 //! again with its first batch.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use proto::node::v1::DataPlaneMode;
 use tokio::sync::watch;
@@ -41,6 +41,24 @@ pub(crate) struct Connected {
 pub(crate) struct Applied {
     nodes: Arc<watch::Sender<HashMap<String, Told>>>,
     streams: Arc<AtomicU64>,
+    elsewhere: Arc<Mutex<Elsewhere>>,
+}
+
+/// The nodes that hold their streams to other members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Elsewhere {
+    /// The least that one of them has applied; `u64::MAX` where there is none.
+    pub(super) least: u64,
+    pub(super) nodes: BTreeSet<String>,
+}
+
+impl Default for Elsewhere {
+    fn default() -> Self {
+        Self {
+            least: u64::MAX,
+            nodes: BTreeSet::new(),
+        }
+    }
 }
 
 impl Default for Applied {
@@ -48,6 +66,7 @@ impl Default for Applied {
         Self {
             nodes: Arc::new(watch::Sender::new(HashMap::new())),
             streams: Arc::default(),
+            elsewhere: Arc::default(),
         }
     }
 }
@@ -141,8 +160,41 @@ impl Applied {
             .collect()
     }
 
-    /// The least that a connected node has applied; `u64::MAX` when none is connected.
+    fn elsewhere(&self) -> MutexGuard<'_, Elsewhere> {
+        self.elsewhere.lock().expect("no panic while holding it")
+    }
+
+    pub(super) fn set_elsewhere(&self, elsewhere: Elsewhere) {
+        let changed = {
+            let mut known = self.elsewhere();
+            let changed = *known != elsewhere;
+            *known = elsewhere;
+            changed
+        };
+        if changed {
+            // Whoever waits for nodes looks again.
+            self.nodes.send_modify(|_| {});
+        }
+    }
+
+    /// Whether the node holds a stream to another member.
+    pub(super) fn is_elsewhere(&self, node: &str) -> bool {
+        self.elsewhere().nodes.contains(node)
+    }
+
+    /// The nodes that hold a stream to this member.
+    pub(super) fn names(&self) -> BTreeSet<String> {
+        self.nodes.borrow().keys().cloned().collect()
+    }
+
+    /// The least that a connected node has applied, whichever member it is connected to; `u64::MAX` when none
+    /// is.
     pub(super) fn least(&self) -> u64 {
+        self.least_here().min(self.elsewhere().least)
+    }
+
+    /// The same of the nodes that are connected to this member.
+    pub(super) fn least_here(&self) -> u64 {
         let nodes = self.nodes.borrow();
         let revisions = nodes.values().map(|told| told.revision);
         revisions.min().unwrap_or(u64::MAX)

@@ -55,6 +55,7 @@ impl Server {
             &streams,
             limits,
             &metrics,
+            None,
             &cluster.shutdown,
         );
         Self {
@@ -189,6 +190,7 @@ fn user(node: &str) -> User {
     User {
         name: format!("system:node:{node}"),
         groups: vec!["system:nodes".into()],
+        ..User::default()
     }
 }
 

@@ -11,9 +11,11 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Node, NodeStatus, ObjectReference, Pod, PodStatus};
 use proto::node::v1::node_message::Message;
 use proto::node::v1::{EventReport, NodeMessage};
+use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
 use super::applied::{Applied, Connection, Introduction};
+use super::credentials::Question;
 use super::metrics::SyncMetrics;
 use super::{podstatus, register};
 use crate::cache::{Cache, ObjectKey, Queue};
@@ -52,6 +54,7 @@ pub(super) struct Uplink {
     cache: Cache,
     applied: Connection,
     metrics: SyncMetrics,
+    questions: mpsc::Sender<Question>,
     node: String,
     queue: Queue<Subject>,
     /// The node was seen ready during this stream.
@@ -71,6 +74,7 @@ impl Uplink {
         cache: &Cache,
         applied: &Applied,
         metrics: &SyncMetrics,
+        questions: mpsc::Sender<Question>,
         node: &str,
         introduction: Introduction,
     ) -> Self {
@@ -80,6 +84,7 @@ impl Uplink {
             applied: applied.connect(node, introduction),
             was_ready: AtomicBool::new(false),
             metrics: metrics.clone(),
+            questions,
             node: node.to_owned(),
             queue: Queue::default(),
             pending: Arc::default(),
@@ -141,8 +146,16 @@ impl Uplink {
                 self.applied.record(report.revision);
                 self.metrics.applied(&self.node, report.revision);
             }
+            Message::TokenRequest(request) => self.ask(Question::Token(request))?,
+            Message::CertificateRequest(request) => self.ask(Question::Certificate(request))?,
         }
         Ok(())
+    }
+
+    fn ask(&self, question: Question) -> Result<(), Status> {
+        self.questions
+            .try_send(question)
+            .map_err(|_| Status::resource_exhausted("too many questions of the node are waiting"))
     }
 
     /// A node that was silent for so long that it was given up has had its pods marked as not ready, and

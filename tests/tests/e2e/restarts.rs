@@ -51,7 +51,7 @@ spec:
     let name = "echo.default.svc.cluster.local";
     let mut clients = cluster
         .node_command(&format!(
-            "exec {program} {address}:7 10.96.0.10:53 {name} 250"
+            "exec {program} {address}:7 10.96.0.10:53 {name} 1000"
         ))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

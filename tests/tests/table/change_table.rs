@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::call::{Client, From, To, pod};
 use crate::going::Going;
+use crate::services_more::resolve;
 use crate::services_table::{ALL, ECHO, service};
 use crate::world::{Row, Verdict, World, of_family, server};
 
@@ -229,7 +230,19 @@ fn without_controller(world: &World) -> Verdict {
     world.lab.waggle(&["kill", "node-3"]).ok();
     see()?;
     world.lab.waggle(&["start", "node-3"]).ok();
-    see()
+    see()?;
+    // Names too: what the agent knew is on its disk.
+    for name in ["np", "kubernetes"] {
+        let found = resolve(
+            world,
+            "client-3",
+            &format!("{name}.default.svc.cluster.local"),
+        );
+        if found.is_empty() {
+            return Err(format!("{name} has no address without control plane"));
+        }
+    }
+    Ok(())
 }
 
 fn nodes_come_and_go(world: &World) -> Verdict {

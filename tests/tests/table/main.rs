@@ -14,29 +14,71 @@ mod world;
 
 use world::{Mode, NorthSouth, Routing, go_through};
 
+/// As nobody asks for anything else.
+const MODE: Mode = Mode {
+    routing: Routing::Overlay,
+    north_south: NorthSouth::Snat,
+    xdp: false,
+    families: "dual",
+    mtu: 1500,
+};
+
 #[test]
 fn over_the_overlay_with_snat() {
-    go_through(Mode {
-        routing: Routing::Overlay,
-        north_south: NorthSouth::Snat,
-        xdp: false,
-    });
+    go_through(MODE);
 }
 
 #[test]
 fn routed_natively() {
     go_through(Mode {
         routing: Routing::Native,
-        north_south: NorthSouth::Snat,
-        xdp: false,
+        ..MODE
+    });
+}
+
+#[test]
+fn routed_natively_with_xdp() {
+    go_through(Mode {
+        routing: Routing::Native,
+        xdp: true,
+        ..MODE
     });
 }
 
 #[test]
 fn over_the_overlay_with_dsr() {
     go_through(Mode {
-        routing: Routing::Overlay,
         north_south: NorthSouth::Dsr,
-        xdp: false,
+        ..MODE
     });
+}
+
+#[test]
+fn routed_natively_with_dsr() {
+    go_through(Mode {
+        routing: Routing::Native,
+        north_south: NorthSouth::Dsr,
+        ..MODE
+    });
+}
+
+#[test]
+fn with_ipv4_alone() {
+    go_through(Mode {
+        families: "v4",
+        ..MODE
+    });
+}
+
+#[test]
+fn with_ipv6_alone() {
+    go_through(Mode {
+        families: "v6",
+        ..MODE
+    });
+}
+
+#[test]
+fn with_jumbo_frames() {
+    go_through(Mode { mtu: 9000, ..MODE });
 }

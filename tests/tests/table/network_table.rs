@@ -15,12 +15,19 @@ const SERVERS: [(&str, &[&str]); 3] = [
 ];
 const HOSTS: [&[&str]; 3] = [&["host-1"], &["host-2"], &["host-3"]];
 
-/// Bytes of the overlay's headers: outer IPv4, UDP, VXLAN (RFC 7348) and inner Ethernet.
-const OVERHEAD: u32 = 20 + 8 + 8 + 14;
-/// Of the fabric.
-const MTU: u32 = 1500;
+/// Bytes of the overlay's headers: outer IP, UDP, VXLAN (RFC 7348) and inner Ethernet.
+const OVERHEAD: u32 = 8 + 8 + 14;
 
-pub(crate) fn rows(mode: Mode) -> Vec<Row> {
+/// What pods' links carry.
+fn pod_mtu(mode: Mode) -> u32 {
+    let outer = if mode.families == "v6" { 40 } else { 20 };
+    match mode.routing {
+        Routing::Overlay => u32::from(mode.mtu) - OVERHEAD - outer,
+        Routing::Native => mode.mtu.into(),
+    }
+}
+
+pub(crate) fn rows() -> Vec<Row> {
     let mut pods = Row::new("Every pod reaches every pod, its address kept");
     let mut to_nodes = Row::new("Every pod reaches every node, its address kept");
     let mut from_nodes = Row::new("Every node reaches every pod, with its own address");
@@ -50,7 +57,7 @@ pub(crate) fn rows(mode: Mode) -> Vec<Row> {
     }
     let mut rows = vec![pods, to_nodes, from_nodes, nodes];
     rows.extend(outside());
-    rows.extend(sizes(mode));
+    rows.extend(sizes());
     rows
 }
 
@@ -169,13 +176,10 @@ fn drops(world: &World, node: &str) -> u64 {
         .sum()
 }
 
-fn sizes(mode: Mode) -> Vec<Row> {
-    let check: fn(&World) -> Verdict = match mode.routing {
-        Routing::Overlay => |world| mtu(world, MTU - OVERHEAD),
-        Routing::Native => |world| mtu(world, MTU),
-    };
+fn sizes() -> Vec<Row> {
     vec![
-        Row::new("Pods have the MTU that fits the fabric").code(check),
+        Row::new("Pods have the MTU that fits the fabric")
+            .code(|world| mtu(world, pod_mtu(world.mode))),
         Row::new("Requests larger than a packet pass, over TCP and as fragments over UDP")
             .see(
                 pod("client-1")

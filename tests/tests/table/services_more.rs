@@ -9,8 +9,14 @@ use crate::call::{From, To, calls, pod};
 use crate::services_table::{ALL, ECHO, service};
 use crate::world::{Row, Verdict, World};
 
-/// The tenth address of the Service range.
-const CLUSTER_DNS: &str = "10.96.0.10";
+/// The tenth address of the first Service range.
+fn cluster_dns(world: &World) -> &'static str {
+    if world.mode.families == "v6" {
+        "fd00:10:96::a"
+    } else {
+        "10.96.0.10"
+    }
+}
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -50,6 +56,10 @@ pub(crate) fn rows() -> Vec<Row> {
                     &BTreeSet::from(["web.default.svc.cluster.local.".to_owned()]),
                 )
             }),
+        Row::new("Counters: what every node sent where, its tables and its names")
+            .with(service("np", ECHO, "type: NodePort"))
+            .see(From::Outside.tcp(To::NodePort(1, "np", 80)).each(ALL))
+            .code(counters),
         Row::new("The API is reached through its own Service, from pods and nodes").code(|world| {
             let address = world.service("kubernetes")["spec"]["clusterIP"].clone();
             let address = address.as_str().ok_or("no ClusterIP")?;
@@ -220,7 +230,8 @@ fn nonsense(world: &World) {
 
 fn dig(world: &World, client: &'static str, arguments: &[&str]) -> String {
     let mut command = pod(client).spot(world).command("dig");
-    command.args([&format!("@{CLUSTER_DNS}"), "+tries=1", "+time=3"]);
+    let server = format!("@{}", cluster_dns(world));
+    command.args([&server, "+tries=1", "+time=3"]);
     Outcome::of(command.args(arguments)).ok()
 }
 
@@ -228,8 +239,37 @@ fn lines(text: &str) -> BTreeSet<String> {
     text.lines().map(str::to_owned).collect()
 }
 
+fn counters(world: &World) -> Verdict {
+    let mut wanted = vec![
+        "waggle_dns_queries_total",
+        "waggle_dataplane_map_size{map=\"services\"}",
+        "waggle_dataplane_map_entries{map=\"services\"}",
+    ];
+    // Who turns a packet around in the driver says so.
+    if world.mode.xdp {
+        wanted.push("waggle_dataplane_forwarded_packets_total{to=\"xdp\"}");
+    }
+    let name = "web.default.svc.cluster.local";
+    dig(world, "client-1", &["+short", "SOA", name]);
+    let text = world.lab.metrics("node-1");
+    for metric in wanted {
+        let mut values = text.lines().filter(|line| line.starts_with(metric));
+        let is_positive = |line: &str| {
+            let value = line
+                .rsplit(' ')
+                .next()
+                .and_then(|value| value.parse::<f64>().ok());
+            value > Some(0.0)
+        };
+        if !values.any(is_positive) {
+            return Err(format!("{metric} says nothing in\n{text}"));
+        }
+    }
+    Ok(())
+}
+
 /// All addresses of a name.
-fn resolve(world: &World, client: &'static str, name: &str) -> BTreeSet<String> {
+pub(crate) fn resolve(world: &World, client: &'static str, name: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for kind in ["A", "AAAA"] {
         found.extend(lines(&dig(world, client, &["+short", kind, name])));

@@ -1,8 +1,9 @@
 //! What kube-proxy does, a row for each behaviour: how it is set up, and what must be seen. What takes more than
 //! calls to be seen is in `services_more`, what changes a running cluster in `change_table`.
 
-use crate::call::{Client, From, To, pod};
-use crate::world::{NorthSouth, Row};
+use crate::call::{Client, From, To, calls, pod};
+use crate::going::Going;
+use crate::world::{NorthSouth, Row, Verdict, World, of_family};
 
 /// A Service of both families over TCP and UDP port 80; `spec` goes into its own.
 pub(crate) fn service(name: &str, selector: &str, spec: &str) -> String {
@@ -12,7 +13,7 @@ apiVersion: v1
 kind: Service
 metadata: {{name: {name}}}
 spec:
-  ipFamilyPolicy: RequireDualStack
+  ipFamilyPolicy: PreferDualStack
   {selector}
   {spec}
   ports:
@@ -58,6 +59,96 @@ pub(crate) fn rows() -> Vec<Row> {
     rows
 }
 
+/// Of both families, if it has both.
+fn addresses(world: &World, to: To) -> Vec<std::net::SocketAddr> {
+    let families = [false, true].into_iter();
+    families.filter_map(|v6| to.address(world, v6)).collect()
+}
+
+/// Tried as often as it takes for chance alone not to look like affinity: once in twenty thousand runs.
+fn affinity_ends(world: &World) -> Verdict {
+    for target in addresses(world, To::Service("forgetful", 80)) {
+        let ask = || -> Result<String, String> {
+            let reports = calls(world, pod("client-1"), target, false, 1, &[])?;
+            let name = reports.first().and_then(|report| report["name"].as_str());
+            Ok(name.ok_or("no answer")?.to_owned())
+        };
+        let first = ask()?;
+        if ask()? != first {
+            return Err(format!("{target}: another endpoint at once"));
+        }
+        let mut others = (0..9).map(|_| {
+            // Nothing tells that it is over but that it is.
+            std::thread::sleep(std::time::Duration::from_millis(2100));
+            ask()
+        });
+        if others.all(|name| name.as_ref() == Ok(&first)) {
+            return Err(format!("{target}: always {first}"));
+        }
+    }
+    Ok(())
+}
+
+fn endpoints_of_shrinking(world: &World, names: &[&str]) {
+    for v6 in [false, true] {
+        let addresses = names
+            .iter()
+            .filter_map(|name| of_family(&world.pod(name).addresses, v6));
+        let endpoints: Vec<serde_json::Value> = addresses
+            .map(|address| serde_json::json!({"addresses": [address]}))
+            .collect();
+        if endpoints.is_empty() {
+            continue;
+        }
+        let family = if v6 { "IPv6" } else { "IPv4" };
+        let slice = serde_json::json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": format!("shrinking-{}", family.to_lowercase()),
+                "labels": {"kubernetes.io/service-name": "shrinking"},
+            },
+            "addressType": family,
+            "ports": [{"name": "tcp", "port": 8080, "protocol": "TCP"}],
+            "endpoints": endpoints,
+        });
+        world.lab.apply(&slice.to_string());
+    }
+}
+
+fn two_endpoints(world: &World) {
+    endpoints_of_shrinking(world, &["echo-1", "echo-2"]);
+}
+
+fn connection_ends(world: &World) -> Verdict {
+    let mut held = Vec::new();
+    for target in addresses(world, To::Service("shrinking", 80)) {
+        let arguments = ["hold", "--connections", "16", &target.to_string()];
+        let mut going = Going::start(world, pod("client-1"), &arguments);
+        going.line()?;
+        held.push(going);
+    }
+    endpoints_of_shrinking(world, &["echo-2"]);
+    world.settle();
+    // Longer than it takes to ask on each connection.
+    let left = pod("client-1").tcp(To::Service("shrinking", 80));
+    left.each(&["echo-2"]).look(world)?;
+    for going in held {
+        let report: serde_json::Value =
+            serde_json::from_str(&going.end()?).map_err(|error| error.to_string())?;
+        let broken = report["broken"].as_object().ok_or("no report")?;
+        let is_right = |what: &String| what.starts_with("echo-1 ");
+        let nothing_else = report["failed"]
+            .as_object()
+            .is_some_and(serde_json::Map::is_empty);
+        if broken.is_empty() || !broken.keys().all(is_right) || !nothing_else {
+            return Err(report.to_string());
+        }
+    }
+    endpoints_of_shrinking(world, &["echo-1", "echo-2"]);
+    Ok(())
+}
+
 fn cluster_ips() -> Vec<Row> {
     let mut everywhere =
         Row::new("ClusterIP: pods of every node reach every endpoint, TCP and UDP on one port")
@@ -82,7 +173,7 @@ apiVersion: v1
 kind: Service
 metadata: {name: ports}
 spec:
-  ipFamilyPolicy: RequireDualStack
+  ipFamilyPolicy: PreferDualStack
   selector: {own: echo-2}
   ports:
   - {name: first, port: 80, targetPort: 8080}
@@ -133,7 +224,7 @@ apiVersion: v1
 kind: Service
 metadata: {name: hosts}
 spec:
-  ipFamilyPolicy: RequireDualStack
+  ipFamilyPolicy: PreferDualStack
   selector: {app: host}
   ports:
   - {name: tcp, port: 80, targetPort: 9080}
@@ -157,6 +248,17 @@ spec:
             .both(From::Node(2), To::Service("sticky", 80), |see| see.same())
             .see(From::Outside.tcp(To::NodePort(1, "sticky", 80)).same())
             .see(From::Outside.udp(To::NodePort(3, "sticky", 80)).same()),
+        Row::new("sessionAffinity ClientIP: it ends when its timeout is over")
+            .with(service(
+                "forgetful",
+                ECHO,
+                "sessionAffinity: ClientIP\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 1}}",
+            ))
+            .code(affinity_ends),
+        Row::new("TCP: a connection ends when its endpoint is removed, though the pod lives")
+            .with(service("shrinking", "", ""))
+            .prepare(two_endpoints)
+            .code(connection_ends),
         Row::new("One endpoint behind two Services, from one source port")
             .with(service(
                 "twin-a",

@@ -31,6 +31,9 @@ pub(crate) struct Mode {
     pub(crate) routing: Routing,
     pub(crate) north_south: NorthSouth,
     pub(crate) xdp: bool,
+    /// As `waggle lab up` has it.
+    pub(crate) families: &'static str,
+    pub(crate) mtu: u16,
 }
 
 impl Mode {
@@ -165,14 +168,16 @@ fn base() -> String {
 pub(crate) fn go_through(mode: Mode) {
     let rows: Vec<Row> = chosen(services_table::rows().into_iter())
         .chain(chosen(services_more::rows().into_iter()))
-        .chain(chosen(network_table::rows(mode).into_iter()))
+        .chain(chosen(network_table::rows().into_iter()))
         // What changes the cluster comes last.
         .chain(chosen(change_table::rows().into_iter()))
         .collect();
     let scratch = tempfile::tempdir().unwrap();
     let image = program_archive(scratch.path(), PEER.as_ref());
     let image = image.to_string_lossy().into_owned();
-    let mut arguments = vec!["--nodes=3", "--families=dual", "--image", &image];
+    let families = format!("--families={}", mode.families);
+    let mtu = format!("--mtu={}", mode.mtu);
+    let mut arguments = vec!["--nodes=3", &families, &mtu, "--image", &image];
     arguments.extend(mode.arguments());
     let world = World {
         lab: Lab::up(&arguments),

@@ -40,6 +40,7 @@ const LAYERS: &[Layers] = &[
             &["patch"],
             &["schema"],
             &["kinds"],
+            &["types"],
             &["store"],
         ],
     },

@@ -5,18 +5,20 @@ use agent_ebpf::address::Address;
 use agent_ebpf::counter::{DropReason, EventKind, ForwardKind, Traffic};
 use agent_ebpf::layout::{
     self, AffinityKey, AffinityValue, Config, DROP_REASONS, EVENT_KINDS, FORWARD_KINDS, FlowKey,
-    FlowValue, FragmentKey, FragmentValue, MAX_AFFINITIES, MAX_FLOWS, MAX_FRAGMENTS, MAX_LOCALS,
-    MAX_MAGLEV_BLOCKS, MAX_OPTED_OUT, MAX_PODS, MAX_REMOTES, MAX_SERVICES, MAX_SLOTS,
-    MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, OriginPlace, Pod, PodSource, Remote, ServiceKey,
-    ServiceValue, Slot, SocketOrigin, SourceRange, UdpFlows,
+    FlowValue, FragmentKey, FragmentValue, Link, MAX_AFFINITIES, MAX_FLOWS, MAX_FRAGMENTS,
+    MAX_LINKS, MAX_LOCALS, MAX_MAGLEV_BLOCKS, MAX_OPTED_OUT, MAX_PODS, MAX_REMOTES, MAX_SERVICES,
+    MAX_SLOTS, MAX_SOURCE_RANGES, MaglevBlock, MaglevKey, OriginPlace, Pod, PodSource, Remote,
+    ServiceKey, ServiceValue, Slot, SocketOrigin, SourceRange, UdpFlows,
 };
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage};
 use aya_ebpf::macros::btf_map;
 
 /// Hash maps take memory as they fill: an idle node must be small.
 const GROWS: usize = BPF_F_NO_PREALLOC as usize;
+
+const SEEN: usize = BPF_F_MMAPABLE as usize;
 
 #[btf_map]
 pub(crate) static CONFIG: Array<Config, 1> = Array::new();
@@ -36,6 +38,10 @@ pub(crate) static SOURCES: HashMap<u32, PodSource, MAX_PODS, GROWS> = HashMap::n
 /// Longest-prefix match: where in the cluster an address is, if not here.
 #[btf_map]
 pub(crate) static REMOTES: LpmTrie<Address, Remote, MAX_REMOTES, GROWS> = LpmTrie::new();
+
+/// By index: the uplink and whatever else leads out of the node.
+#[btf_map]
+pub(crate) static LINKS: HashMap<u32, Link, MAX_LINKS, GROWS> = HashMap::new();
 
 /// The node's own addresses, on any interface; the value is of no meaning.
 #[btf_map]
@@ -67,8 +73,9 @@ pub(crate) static OPTED_OUT: HashMap<u64, u32, MAX_OPTED_OUT, GROWS> = HashMap::
 #[btf_map]
 pub(crate) static NAMESPACES: HashMap<u64, PodSource, MAX_PODS, GROWS> = HashMap::new();
 
+/// In user space's memory too: it is looked through whenever a backend goes.
 #[btf_map]
-pub(crate) static ORIGIN_PLACES: Array<OriginPlace, { layout::ORIGIN_PLACES }> = Array::new();
+pub(crate) static ORIGIN_PLACES: Array<OriginPlace, { layout::ORIGIN_PLACES }, SEEN> = Array::new();
 
 /// Of sockets that found their place taken.
 #[btf_map]

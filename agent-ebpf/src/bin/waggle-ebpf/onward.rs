@@ -11,7 +11,7 @@ use aya_ebpf::programs::TcContext;
 
 use crate::flows::Kernel;
 use crate::maps::{self, PODS};
-use crate::route::{largest, may_be_fragmented};
+use crate::route::{largest, may_be_fragmented, way_out};
 use crate::tc::{Skb, hop, to_host, to_pod};
 use crate::translate::translate_error;
 use crate::work::Work;
@@ -53,8 +53,9 @@ pub(crate) fn onward(ctx: &TcContext, config: &Config, work: &Work) -> Result<i3
     }
     hop(ctx, packet)?;
     maps::count_forward(far, ctx.len());
+    let link = way_out(ctx, config, packet);
     // SAFETY: no parameters: the kernel routes by the packet's destination.
-    Ok(unsafe { bpf_redirect_neigh(config.uplink, core::ptr::null_mut(), 0, 0) } as i32)
+    Ok(unsafe { bpf_redirect_neigh(link, core::ptr::null_mut(), 0, 0) } as i32)
 }
 
 /// Whose an ICMP error is.

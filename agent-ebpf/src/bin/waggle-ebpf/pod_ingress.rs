@@ -10,6 +10,7 @@ use crate::maps::{self, PODS, SOURCES};
 use crate::pod_service::translate_from_pod;
 use crate::route;
 use crate::tc::{End, rewrite, to_host, to_pod};
+use crate::translate::undo;
 use crate::work::{conclude, read, work};
 
 const DNS_PORT: u16 = 53u16.to_be();
@@ -33,6 +34,7 @@ fn from_pod(ctx: &TcContext) -> Result<i32, DropReason> {
     let source = unsafe { SOURCES.get(interface) }.ok_or(DropReason::UnknownPod)?;
     check_source(source, packet)?;
     let config = maps::config()?;
+    let mut translated = false;
 
     if work.ports_known {
         if packet.destination == config.cluster_dns && is_dns(packet) {
@@ -40,7 +42,7 @@ fn from_pod(ctx: &TcContext) -> Result<i32, DropReason> {
             rewrite(ctx, packet, End::Destination, listen, port)?;
             return Ok(to_host(ctx, ForwardKind::Dns));
         }
-        translate_from_pod(ctx, config, work)?;
+        translated = translate_from_pod(ctx, config, work)?;
     } else if config.in_service_nets(&packet.destination) {
         return Err(DropReason::FragmentUnknown);
     }
@@ -52,7 +54,12 @@ fn from_pod(ctx: &TcContext) -> Result<i32, DropReason> {
     if config.in_service_nets(&packet.destination) {
         return Err(DropReason::NoSuchService);
     }
-    route::elsewhere(ctx, packet, config, interface)
+    let verdict = route::elsewhere(ctx, config, interface, work);
+    if translated && matches!(verdict, Err(DropReason::TooBig)) {
+        // Its sender knows the packet as it was.
+        undo(ctx, work)?;
+    }
+    verdict
 }
 
 /// A pod sends as itself only.

@@ -18,19 +18,20 @@ use crate::translate::translate;
 use crate::work::Work;
 
 /// Translates what a pod sends, where it is to be translated before it is routed; `work.packet` is then what it became.
+/// Whether the packet is one of a translated flow.
 #[inline(always)]
 pub(crate) fn translate_from_pod(
     ctx: &TcContext,
     config: &Config,
     work: &mut Work,
-) -> Result<(), DropReason> {
+) -> Result<bool, DropReason> {
     if work.packet.is_icmp_error() {
-        return settle_error(ctx, work).map(|_| ());
+        return settle_error(ctx, work).map(|_| false);
     }
     if follow(work) {
         // Masqueraded where it leaves.
         if work.pair.value.kind == FLOW_KIND_MASQUERADE {
-            return Ok(());
+            return Ok(false);
         }
     } else {
         // Pods' addresses are no Service's.
@@ -38,10 +39,10 @@ pub(crate) fn translate_from_pod(
             || work.packet.tcp_flags & TCP_RST != 0
             || !admit(config, work)?
         {
-            return Ok(());
+            return Ok(false);
         }
     }
-    translate(ctx, work)
+    translate(ctx, work).map(|()| true)
 }
 
 /// Opens the flow of a packet for a Service to one of its backends.

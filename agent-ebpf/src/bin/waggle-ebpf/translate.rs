@@ -37,6 +37,13 @@ pub(crate) fn translate(ctx: &TcContext, work: &mut Work) -> Result<(), DropReas
     Ok(())
 }
 
+/// Makes a packet that was translated what it was.
+#[inline(never)]
+pub(crate) fn undo(ctx: &TcContext, work: &mut Work) -> Result<(), DropReason> {
+    work.pair.value.to = work.pair.key;
+    translate(ctx, work)
+}
+
 /// Offset of the layer 4 checksum in its header, whether it covers a pseudo header, and what else the helper is told.
 #[inline(always)]
 const fn checksum_of(protocol: u8) -> Option<(u32, bool, u64)> {

@@ -1,4 +1,4 @@
-//! tc egress of the uplink: what leaves the node. Packets of pods are masqueraded, answers of the node's own processes
+//! tc egress of the uplink and of other links: what leaves the node. Packets of pods are masqueraded, answers of the node's own processes
 //! to translated flows are translated back, the rest of the node's own pass.
 
 use agent_ebpf::counter::DropReason;
@@ -47,7 +47,9 @@ fn leave(ctx: &TcContext) -> Result<(), DropReason> {
         if !work.ports_known {
             return Err(DropReason::FragmentUnknown);
         }
-        masquerade(config, work)?;
+        // SAFETY: the context is the kernel's.
+        let interface = unsafe { (*ctx.skb.skb).ifindex };
+        masquerade(config, interface, work)?;
     }
     translate(ctx, work)
 }

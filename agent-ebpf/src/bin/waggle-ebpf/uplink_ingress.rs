@@ -1,4 +1,4 @@
-//! tc ingress of the uplink: what comes to the node. Answers to translated flows go back to where the flow is from,
+//! tc ingress of the uplink and of other links: what comes to the node. Answers to translated flows go back to where the flow is from,
 //! packets for Services to a backend; the rest is the stack's.
 
 use agent_ebpf::counter::DropReason;

@@ -500,7 +500,7 @@ impl Planner {
             state.was = Vec::new();
             return true;
         };
-        spec.asks(self.dsr, |address| own.contains(address), asks);
+        spec.asks(self.dsr, |address| own.binary_search(address).is_ok(), asks);
         asks.retain(|ask| claims.holder(&ask.key) == Some(owner));
         asks.sort_unstable_by_key(|ask| (ask.port, ask.group.index(), ask.key));
         let mut placer = Placer {

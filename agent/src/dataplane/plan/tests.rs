@@ -127,6 +127,22 @@ fn slice(endpoints: impl IntoIterator<Item = Endpoint>) -> EndpointSlice {
     }
 }
 
+/// A planner is told of a batch; the node has the addresses that it says it has.
+fn tell(planner: &mut Planner, batch: &Batch) -> Plan {
+    let mut own = batch.full.then(Vec::new);
+    for event in &batch.events {
+        match event {
+            Event::NodeSet(name, node) if name == HERE => own = Some(node.internal_ips.clone()),
+            Event::NodeRemoved(name) if name == HERE => own = Some(Vec::new()),
+            _ => {}
+        }
+    }
+    if let Some(own) = own {
+        planner.set_own(own.into_iter().map(Address::from).collect());
+    }
+    planner.apply(batch)
+}
+
 /// A planner and the maps that it plans for, with the Service `web` and its slice `web-1`.
 struct Bench {
     planner: Planner,
@@ -155,11 +171,12 @@ impl Bench {
     }
 
     fn apply(&mut self, full: bool, events: Vec<Event>) {
-        let plan = self.planner.apply(&Batch {
+        let batch = Batch {
             revision: 1,
             full,
             events,
-        });
+        };
+        let plan = tell(&mut self.planner, &batch);
         self.run(plan);
     }
 

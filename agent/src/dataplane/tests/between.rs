@@ -117,7 +117,7 @@ fn transfer(cluster: &Cluster, client: &Party, server: &Party, to: IpAddr) -> So
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Sends back what one client sends.
-fn take(listener: &TcpListener) -> SocketAddr {
+pub(super) fn take(listener: &TcpListener) -> SocketAddr {
     let (mut stream, seen) = listener.accept().unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut got = vec![0; BULK];
@@ -126,7 +126,7 @@ fn take(listener: &TcpListener) -> SocketAddr {
     seen
 }
 
-fn bulk(to: SocketAddr) {
+pub(super) fn bulk(to: SocketAddr) {
     let mut stream = TcpStream::connect_timeout(&to, PATIENCE).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -242,7 +242,7 @@ fn jumbo_frames_are_used_where_the_network_carries_them() {
 }
 
 /// Until a condition that nobody tells of holds.
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = std::time::Instant::now() + PATIENCE;
     while !holds() {
         assert!(std::time::Instant::now() < deadline, "{what}");
@@ -294,7 +294,7 @@ fn expected(cluster: &Cluster) -> u32 {
 }
 
 /// What the kernel has learned of the way to an address (`IP_MTU` of a connected socket).
-fn path_mtu(to: IpAddr) -> u32 {
+pub(super) fn path_mtu(to: IpAddr) -> u32 {
     use std::os::fd::AsRawFd as _;
     let socket_ = udp(&any(to.is_ipv4(), 0));
     socket_.connect(socket(to, 9)).unwrap();

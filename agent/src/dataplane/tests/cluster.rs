@@ -6,16 +6,17 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use super::super::*;
 use super::lab::{
-    Background, CLUSTER_DNS, Cgroup, DNS_LISTEN, Feed, SERVICE_RANGE, SERVICE_RANGE_V6, chain,
-    inside, run_program,
+    Background, CLUSTER_DNS, Cgroup, DNS_LISTEN, Feed, SERVICE_RANGE, SERVICE_RANGE_V6, carries,
+    chain, inside, run_program,
 };
 use crate::cluster::{Event, Node};
 use crate::network::{Networks, PodNetwork};
+use crate::tests::isolated;
 
 /// Ranges of all pods; node `n` has the third byte, or the fourth group, `n`.
 pub(super) const PODS: [&str; 2] = ["10.77.0.0/16", "fd00:77::/48"];
@@ -139,12 +140,8 @@ impl Setting {
 
 /// Runs a test on several nodes that know of each other.
 pub(super) fn cluster(setting: Setting, test: impl FnOnce(&mut Cluster) + Send + 'static) {
-    let result = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
-        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        let mut cluster = Cluster::new(setting, directory.path());
+    isolated(move |directory| {
+        let mut cluster = Cluster::new(setting, directory);
         cluster.tell_all();
         // The namespaces go whether the test succeeds or not.
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&mut cluster)));
@@ -152,28 +149,10 @@ pub(super) fn cluster(setting: Setting, test: impl FnOnce(&mut Cluster) + Send +
             cluster.tell_counters();
         }
         drop(cluster);
-        unmount_below(directory.path());
         if let Err(panic) = result {
             std::panic::resume_unwind(panic);
         }
-    })
-    .join();
-    if let Err(panic) = result {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn unmount_below(directory: &Path) {
-    let mounts = fs::read_to_string("/proc/thread-self/mounts").unwrap();
-    let mut points: Vec<&str> = mounts
-        .lines()
-        .filter_map(|line| line.split(' ').nth(1))
-        .filter(|point| Path::new(point).starts_with(directory))
-        .collect();
-    points.reverse();
-    for point in points {
-        let _ = umount2(point, MntFlags::MNT_DETACH);
-    }
+    });
 }
 
 impl Cluster {
@@ -337,6 +316,7 @@ impl Member {
             // Link-local addresses at once: neighbours are asked for from them.
             std::fs::write("/proc/sys/net/ipv6/conf/up0/accept_dad", "0").unwrap();
             run_program("ip link set up0 up");
+            carries("up0");
             if nix::net::if_::if_nametoindex("up0").is_ok() {
                 let _ = std::process::Command::new("ip")
                     .args(["route", "add", "default", "via", "192.0.2.254"])
@@ -346,6 +326,7 @@ impl Member {
                     .output();
             }
         });
+        cluster.in_fabric(move || carries(&format!("port{number}")));
     }
 
     /// Runs something asynchronous on the node.

@@ -17,6 +17,7 @@ use crate::cluster::{
     Endpoint, EndpointPort, EndpointSlice, Event, ObjectName, Protocol, Service, ServicePort,
 };
 use crate::network::{Networks, PodNetwork};
+use crate::tests::isolated;
 
 pub(super) const POD_RANGE: &str = "10.77.0.0/24";
 pub(super) const POD_RANGE_V6: &str = "fd00:77::/64";
@@ -96,33 +97,17 @@ pub(super) struct Lab {
 pub(super) fn lab<F: Future<Output = ()>>(test: impl FnOnce(Lab) -> F + Send + 'static) {
     let cgroup = Cgroup::new();
     let path = cgroup.0.clone();
-    let result = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).unwrap();
-        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
-        let directory = tempfile::tempdir().unwrap();
+    isolated(move |directory| {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
         runtime.block_on(async {
-            let lab = Lab::new(directory.path(), path).await;
+            let lab = Lab::new(directory, path).await;
             test(lab).await;
         });
-        drop(runtime);
-        let pins = directory.path().join("bpf");
-        let _ = nix::mount::umount2(&pins, nix::mount::MntFlags::MNT_DETACH);
-        if let Ok(namespaces) = fs::read_dir(directory.path().join("run/netns")) {
-            for namespace in namespaces.flatten() {
-                let _ = nix::mount::umount2(&namespace.path(), nix::mount::MntFlags::MNT_DETACH);
-            }
-        }
-    })
-    .join();
+    });
     drop(cgroup);
-    if let Err(panic) = result {
-        std::panic::resume_unwind(panic);
-    }
 }
 
 /// Runs a program that sets things up, in the calling thread's namespaces.
@@ -137,6 +122,25 @@ pub(super) fn run_program(line: &str) {
         "{line}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// Waits until an interface sends: the kernel begins to some time after its other end is up, and drops until then.
+pub(super) fn carries(interface: &str) {
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let output = std::process::Command::new("ip")
+            .args(["-o", "link", "show", interface])
+            .output()
+            .unwrap();
+        if String::from_utf8_lossy(&output.stdout).contains("state UP") {
+            return;
+        }
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{interface} is not up"
+        );
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 impl Lab {
@@ -201,6 +205,8 @@ impl Lab {
         run_program(&format!("ip addr add {NODE}/24 dev up0"));
         run_program(&format!("ip addr add {NODE_V6}/64 dev up0 nodad"));
         run_program("ip link set up0 up");
+        carries("up0");
+        lab.outside(|| carries("out0"));
         run_program(&format!("ip route add default via {OUTSIDE}"));
         lab
     }

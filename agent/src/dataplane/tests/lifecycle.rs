@@ -234,7 +234,7 @@ fn without_tcx_filters_do_the_same() {
         {
             let mut guard = plane.inner.state();
             let state = &mut *guard;
-            state.attachments.remove_all(None);
+            state.attachments.remove_all();
             let mut filters = Attachments::open(&lab.config().pin_dir)
                 .unwrap()
                 .without_tcx();
@@ -244,7 +244,10 @@ fn without_tcx_filters_do_the_same() {
                     let host = interface(pod.interface.host_ifindex);
                     filters.pod(&mut state.objects, &host).unwrap();
                 }
-                filters.uplink(&mut state.objects, &uplink).unwrap();
+                let links = std::iter::once(&uplink);
+                filters
+                    .links(&mut state.objects, links, Some(&uplink))
+                    .unwrap();
             }
             assert_eq!(filters.list().len(), 6);
             assert!(filters.list()[0].hook.starts_with("tc ingress wg"));
@@ -326,7 +329,12 @@ fn a_load_with_another_configuration_moves_what_is_attached() {
         };
         assert_eq!((attached(&lab.cgroup), attached(&other)), (0, 1));
         let pins = std::fs::read_dir(lab.directory.join("bpf/links")).unwrap();
-        assert_eq!(pins.count(), 9 + 2 + 2, "the pod's that is gone are gone");
+        // The uplink of before still leads somewhere.
+        assert_eq!(
+            pins.count(),
+            9 + 2 + 2 * 2,
+            "the pod's that is gone are gone"
+        );
         {
             let state = plane.inner.state();
             let known =

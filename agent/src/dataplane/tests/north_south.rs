@@ -48,7 +48,8 @@ pub(super) fn expose(
                 set,
             };
             let index = base + index as u32;
-            state.objects.slots.set(index, Wire(slot), 0).unwrap();
+            let slots = std::os::fd::AsFd::as_fd(&state.objects.slots_fd);
+            syscall::array_update_batch(slots, &[index], &[slot]).unwrap();
         }
         let key = ServiceKey {
             address,

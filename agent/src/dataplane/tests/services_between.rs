@@ -174,6 +174,15 @@ fn the_backends_node_answers_directly() {
     });
 }
 
+#[test]
+fn the_backends_node_answers_directly_natively() {
+    from_outside_to_another_node(Setting {
+        routing: Routing::Native,
+        north_south: NorthSouth::Dsr,
+        ..Setting::default()
+    });
+}
+
 /// Past the socket hooks: the pod's own namespace, but no cgroup.
 fn past_hooks<T: Send + 'static>(
     pod: &PodNetwork,

@@ -124,3 +124,44 @@ fn tables_are_written_adopted_and_swept() {
         plane.unload().await.unwrap();
     });
 }
+
+/// What a change that could not be made would have ended goes on, and ends when the change is made.
+#[test]
+fn nothing_is_gone_before_the_maps_say_so() {
+    lab(|lab| async move {
+        let plane = lab.load().await;
+        let pod = |last| std::net::IpAddr::from([10, 77, 9, last]);
+        let batch = |full, events| Batch {
+            revision: 1,
+            full,
+            events,
+        };
+        let mut guard = plane.inner.state();
+        let State {
+            tables,
+            objects,
+            settings,
+            ..
+        } = &mut *guard;
+        let two = service("web", "10.96.0.1", 80, &[(pod(1), 8080), (pod(2), 8080)]);
+        tables.apply(objects, settings, &batch(true, two.clone()));
+        let Event::SliceSet(second, _) = two[2].clone() else {
+            panic!("a slice for each backend");
+        };
+        let slots = objects.slots_fd.try_clone().unwrap();
+        objects.slots_fd = std::fs::File::open("/dev/null").unwrap().into();
+        let change = batch(false, vec![Event::SliceRemoved(second)]);
+        let (outcome, gone) = tables.apply(objects, settings, &change);
+        assert_eq!((outcome, gone), (Outcome::Incomplete, Vec::new()));
+        objects.slots_fd = slots;
+        let (outcome, gone) = tables.retry(objects, settings);
+        assert_eq!(outcome, Outcome::InForce);
+        assert!(!gone.is_empty());
+        assert!(
+            gone.iter()
+                .all(|gone| gone.backend.address == pod(2).into())
+        );
+        drop(guard);
+        plane.unload().await.unwrap();
+    });
+}

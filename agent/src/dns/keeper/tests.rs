@@ -8,7 +8,7 @@ fn start(directory: &Path, patience: Duration) -> (DnsSockets, std::thread::Join
     let own = sockets.try_clone().unwrap();
     let listener = UnixListener::bind(directory.join(SOCKET)).unwrap();
     let thread = std::thread::spawn(move || {
-        let kept = [own.udp.into(), own.tcp.into()];
+        let kept = [own.udp.into(), own.tcp.into(), own.questions.into()];
         keep(&listener, &kept, patience).unwrap();
     });
     (sockets, thread)
@@ -19,8 +19,11 @@ fn what_comes_while_no_agent_is_there_waits_for_the_next() {
     let directory = tempfile::tempdir().unwrap();
     let (sockets, thread) = start(directory.path(), PATIENCE);
     let at = sockets.address().unwrap();
-    let (first, adopted) = Keeper::adopt(directory.path()).unwrap().unwrap();
-    assert_eq!(adopted.address().unwrap(), at);
+    let (first, adopted, is_whole) = Keeper::adopt(directory.path()).unwrap().unwrap();
+    assert_eq!((adopted.address().unwrap(), is_whole), (at, true));
+    let asked = (b"waits".to_vec(), at);
+    let ledger = adopted.questions.open().unwrap();
+    std::mem::forget(ledger.hold(&asked.0, asked.1).unwrap());
     // That agent ends, and nobody but the keeper has the sockets.
     drop((sockets, first, adopted));
     let client = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -28,7 +31,9 @@ fn what_comes_while_no_agent_is_there_waits_for_the_next() {
     client.send(b"question").unwrap();
     let stream = std::net::TcpStream::connect(at).unwrap();
 
-    let (second, adopted) = Keeper::adopt(directory.path()).unwrap().unwrap();
+    let (second, adopted, _) = Keeper::adopt(directory.path()).unwrap().unwrap();
+    let left = adopted.questions.open().unwrap().left();
+    assert_eq!((left.len(), &left[0].0), (1, &asked));
     let mut bytes = [0; 16];
     adopted.udp.set_nonblocking(false).unwrap();
     let (length, from) = adopted.udp.recv_from(&mut bytes).unwrap();

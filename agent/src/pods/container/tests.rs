@@ -27,6 +27,7 @@ fn built(
         termination_log: "/log".into(),
         log_path: "/c.log".into(),
         node_memory_bytes: 1 << 30,
+        confinement: Confinement::default(),
     };
     container_spec(&pod, &container, made)
 }

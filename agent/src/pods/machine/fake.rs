@@ -22,6 +22,8 @@ pub(crate) struct Program {
     pub(crate) create_error: Option<String>,
     /// The exit code of any command run in it.
     pub(crate) exec_code: i32,
+    /// How long any command runs in it.
+    pub(crate) exec_takes: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +38,8 @@ pub(crate) struct State {
     sandboxes: BTreeMap<PathBuf, FakeSandbox>,
     pub(crate) created: Vec<String>,
     pub(crate) signals: Vec<(String, i32)>,
+    /// Commands that were run: container, first word.
+    pub(crate) commands: Vec<(String, String)>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -316,11 +320,14 @@ impl PodSandbox for FakeSandbox {
     async fn exec(
         &self,
         id: &str,
-        _args: &[String],
+        args: &[String],
         _timeout: Duration,
         _max_output: usize,
     ) -> Result<ExecOutcome, String> {
         self.check()?;
+        let command = (id.to_owned(), args.first().cloned().unwrap_or_default());
+        self.machine.lock().commands.push(command);
+        tokio::time::sleep(self.program_of(id).exec_takes).await;
         Ok(ExecOutcome {
             exit_code: self.program_of(id).exec_code,
             timed_out: false,

@@ -47,8 +47,12 @@ async fn http_goes_by_the_status() {
     for (reply, well) in [
         (&b"HTTP/1.1 204 No Content\r\n\r\n"[..], true),
         (
-            b"HTTP/1.1 302 Found\r\nlocation: /x\r\ncontent-length: 0\r\n\r\n",
+            b"HTTP/1.1 302 Found\r\nlocation: http://other.example/\r\ncontent-length: 0\r\n\r\n",
             true,
+        ),
+        (
+            b"HTTP/1.1 302 Found\r\nlocation: /x\r\ncontent-length: 0\r\n\r\n",
+            false,
         ),
         (b"HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n", false),
         (b"nonsense\r\n\r\n", false),
@@ -88,4 +92,56 @@ async fn ports_by_name_that_nobody_has_are_named() {
     let probe = serde_json::json!({"tcpSocket": {"port": "metrics"}});
     let error = once(&target(probe, 80), SECOND).await.unwrap_err();
     assert!(error.contains("metrics"), "{error}");
+}
+
+/// Answers calls to the health service of gRPC as a program does that serves `good` alone.
+async fn health_server(service_is_known: bool) -> u16 {
+    use http_body_util::{BodyExt, StreamBody};
+    use hyper::body::{Bytes, Frame};
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let answer = move |request: http::Request<hyper::body::Incoming>| async move {
+        assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+        let asked = request.into_body().collect().await?.to_bytes();
+        let serving = asked.ends_with(b"good");
+        let body = Bytes::from(vec![0, 0, 0, 0, 2, 8, if serving { 1 } else { 2 }]);
+        let mut trailers = http::HeaderMap::new();
+        let status = if service_is_known { "0" } else { "12" };
+        trailers.insert("grpc-status", status.parse().unwrap());
+        let frames = [Ok(Frame::data(body)), Ok(Frame::trailers(trailers))];
+        let frames: [Result<_, std::convert::Infallible>; 2] = frames;
+        let body = StreamBody::new(futures::stream::iter(frames)).boxed();
+        let response = http::Response::builder().header("content-type", "application/grpc");
+        Ok::<_, hyper::Error>(response.body(body).unwrap())
+    };
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let executor = hyper_util::rt::TokioExecutor::new();
+            let io = hyper_util::rt::TokioIo::new(stream);
+            let serve = hyper::server::conn::http2::Builder::new(executor)
+                .serve_connection(io, hyper::service::service_fn(answer));
+            tokio::spawn(serve);
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn grpc_goes_by_what_the_health_service_says() {
+    let port = health_server(true).await;
+    let probe = |service: &str| serde_json::json!({"grpc": {"port": port, "service": service}});
+    once(&target(probe("good"), port), SECOND).await.unwrap();
+    let error = once(&target(probe("bad"), port), SECOND).await.unwrap_err();
+    assert_eq!(error, "service unhealthy (responded with \"NOT_SERVING\")");
+    let port = health_server(false).await;
+    let probe = serde_json::json!({"grpc": {"port": port}});
+    let error = once(&target(probe, port), SECOND).await.unwrap_err();
+    assert!(error.contains("does not implement"), "{error}");
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let probe = serde_json::json!({"grpc": {"port": port}});
+    let error = once(&target(probe, port), Duration::from_millis(200))
+        .await
+        .unwrap_err();
+    assert!(error.starts_with("timeout: failed to connect"), "{error}");
 }

@@ -115,6 +115,7 @@ pub(crate) fn container<'a>(status: &'a PodStatus, name: &str) -> &'a ContainerS
         .init_container_statuses
         .iter()
         .chain(&status.container_statuses)
+        .chain(&status.ephemeral_container_statuses)
         .flatten()
         .find(|container| container.name == name)
         .expect("the container is in the status")

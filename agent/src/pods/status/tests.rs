@@ -4,6 +4,8 @@
 use jiff::SignedDuration;
 
 use super::*;
+use k8s_openapi::api::core::v1::PodCondition;
+
 use crate::pods::plan::Trouble;
 use crate::pods::record::{Attempt, Terminating};
 
@@ -48,6 +50,7 @@ fn record(states: &[(&str, AttemptState)]) -> Record {
             state: state.clone(),
             kill: None,
             stop_signal: None,
+            post_start: PostStart::Due,
         });
     }
     record
@@ -94,7 +97,7 @@ fn phases() {
         let pod = two(policy);
         let known = record(&states);
         assert_eq!(
-            super::phase(&Wanted::of(&pod), &known),
+            super::phase(&Wanted::of(&pod), &known, &Transient::default()),
             phase,
             "{policy} {states:?}"
         );

@@ -11,16 +11,16 @@ use crate::pods::report::recorder::{container, is_ready, waits_for};
 
 const UID: &str = "uid-1";
 
-struct World {
-    machine: FakeMachine,
-    recorder: Arc<Recorder>,
-    objects: Arc<Objects>,
-    settings: Settings,
+pub(super) struct World {
+    pub(super) machine: FakeMachine,
+    pub(super) recorder: Arc<Recorder>,
+    pub(super) objects: Arc<Objects>,
+    pub(super) settings: Settings,
     _dir: tempfile::TempDir,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         Self {
             machine: FakeMachine::default(),
@@ -31,7 +31,7 @@ impl World {
         }
     }
 
-    async fn open(&self) -> Pods<FakeMachine> {
+    pub(super) async fn open(&self) -> Pods<FakeMachine> {
         let context = context(
             Arc::new(self.machine.clone()),
             &self.recorder,
@@ -41,16 +41,16 @@ impl World {
         Pods::open(context).await.unwrap()
     }
 
-    fn program(&self, name: &str, program: Program) {
+    pub(super) fn program(&self, name: &str, program: Program) {
         self.machine.program(name, program);
     }
 
-    fn reasons(&self) -> Vec<&'static str> {
+    pub(super) fn reasons(&self) -> Vec<&'static str> {
         self.recorder.events().iter().map(|event| event.0).collect()
     }
 
     /// Attempts that were made, as `name number`.
-    fn created(&self) -> Vec<String> {
+    pub(super) fn created(&self) -> Vec<String> {
         self.machine
             .lock()
             .created
@@ -60,7 +60,7 @@ impl World {
     }
 }
 
-fn one(extra: serde_json::Value) -> serde_json::Value {
+pub(super) fn one(extra: serde_json::Value) -> serde_json::Value {
     let mut spec = serde_json::json!({
         "terminationGracePeriodSeconds": 30,
         "containers": [{"name": "main", "image": "i:1"}],
@@ -70,14 +70,14 @@ fn one(extra: serde_json::Value) -> serde_json::Value {
     spec
 }
 
-fn ends(after_ms: u64, code: i32) -> Program {
+pub(super) fn ends(after_ms: u64, code: i32) -> Program {
     Program {
         ends: Some((Duration::from_millis(after_ms), code)),
         ..Program::default()
     }
 }
 
-fn phase_is(phase: &str) -> impl Fn(&k8s_openapi::api::core::v1::PodStatus) -> bool {
+pub(super) fn phase_is(phase: &str) -> impl Fn(&k8s_openapi::api::core::v1::PodStatus) -> bool {
     move |status| status.phase.as_deref() == Some(phase)
 }
 

@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::Container;
 use tokio::time::Instant;
 
 use super::{Finished, Worker};
-use crate::images::{Credentials, PullPolicy};
-use crate::pods::machine::Machine;
+use crate::images::{Credentials, Image, PullPolicy};
+use crate::pods::machine::{ImageFailure, Machine};
 use crate::pods::objects::Lookup;
 use crate::pods::plan::ImageState;
 use crate::pods::report::EventType;
@@ -72,15 +72,15 @@ impl<M: Machine> Worker<M> {
         });
     }
 
-    pub(super) fn finished(&mut self, finished: Finished) {
-        let Finished::Pull {
-            container: name,
-            outcome,
-            took,
-            was_present,
-        } = finished;
+    pub(super) fn pulled(
+        &mut self,
+        name: &str,
+        outcome: Result<Image, ImageFailure>,
+        took: Duration,
+        was_present: bool,
+    ) {
         let reference = self
-            .container(&name)
+            .container(name)
             .and_then(|container| container.image)
             .unwrap_or_default();
         match outcome {
@@ -95,17 +95,18 @@ impl<M: Machine> Worker<M> {
                         image.size_bytes
                     )
                 };
-                self.event(Some(&name), EventType::Normal, "Pulled", message);
-                self.images.insert(name.clone(), image);
-                self.pull_backoffs.insert(name.clone(), Backoff::default());
+                self.event(Some(name), EventType::Normal, "Pulled", message);
+                self.images.insert(name.to_owned(), image);
+                self.pull_backoffs
+                    .insert(name.to_owned(), Backoff::default());
                 self.told
                     .retain(|topic, _| !topic.ends_with(&format!(" {name}")));
-                self.transient(&name).image = ImageState::Present;
+                self.transient(name).image = ImageState::Present;
             }
             Err(failure) => {
                 self.context.metrics.pull_errors.inc();
                 let now = self.now();
-                let backoff = self.pull_backoffs.entry(name.clone()).or_default();
+                let backoff = self.pull_backoffs.entry(name.to_owned()).or_default();
                 backoff.step(now);
                 let again = backoff
                     .until(now)
@@ -118,14 +119,14 @@ impl<M: Machine> Worker<M> {
                         format!("Failed to pull image \"{reference}\": {}", failure.message),
                     ),
                 };
-                self.event_once("pull", Some(&name), event, said);
+                self.event_once("pull", Some(name), event, said);
                 self.event_once(
                     "pull-reason",
-                    Some(&name),
+                    Some(name),
                     "Failed",
                     format!("Error: {}", failure.reason),
                 );
-                self.transient(&name).image = ImageState::Failed {
+                self.transient(name).image = ImageState::Failed {
                     reason: failure.reason,
                     message: failure.message,
                     at: now,

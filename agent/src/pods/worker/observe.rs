@@ -7,13 +7,17 @@ use jiff::{SignedDuration, Timestamp};
 use super::Worker;
 use crate::pods::machine::{Machine, PodSandbox};
 use crate::pods::record::{Attempt, AttemptState, Ended};
-use crate::runtime::ContainerState;
+use crate::runtime::{ContainerState, logs};
 
 /// A supervisor that does not answer is asked again after this.
 const LOOK_AGAIN_AFTER: SignedDuration = SignedDuration::from_secs(1);
 
-/// A message of a container's end is cut here.
+/// A message of a container's end is cut here, and all messages of a pod together here.
 const MAX_MESSAGE: usize = 4096;
+const MAX_MESSAGES: usize = 12 << 10;
+/// What stands for a message is the end of the log.
+const FALLBACK_LINES: usize = 80;
+const FALLBACK_BYTES: usize = 2048;
 
 impl<M: Machine> Worker<M> {
     pub(super) async fn observe(&mut self) {
@@ -149,7 +153,7 @@ impl<M: Machine> Worker<M> {
                     // As the kubelet: the signal is in the exit code.
                     signal: None,
                     reason: reason.to_owned(),
-                    message: self.termination_message(name, attempt.number),
+                    message: self.termination_message(name, attempt.number, exit_code),
                     started_at: started_at
                         .and_then(|at| Timestamp::try_from(at).ok())
                         .or(known_start),
@@ -160,17 +164,29 @@ impl<M: Machine> Worker<M> {
         }
     }
 
-    fn termination_message(&self, name: &str, number: u32) -> Option<String> {
+    fn termination_message(&self, name: &str, number: u32, exit_code: i32) -> Option<String> {
         use std::io::Read;
+        let count = self.wanted.all().count().max(1);
+        let limit = MAX_MESSAGE.min(MAX_MESSAGES / count);
         let path = self.dirs.attempt(name, number).join("termination-log");
         let mut content = Vec::new();
-        let limit = u64::try_from(MAX_MESSAGE).unwrap_or(u64::MAX);
+        let most = u64::try_from(limit).unwrap_or(u64::MAX);
         std::fs::File::open(path)
             .ok()?
-            .take(limit)
+            .take(most)
             .read_to_end(&mut content)
             .ok()?;
-        (!content.is_empty()).then(|| String::from_utf8_lossy(&content).into_owned())
+        let mut message = String::from_utf8_lossy(&content).into_owned();
+        let container = self.container(name);
+        let policy = container.and_then(|it| it.termination_message_policy);
+        if message.is_empty()
+            && exit_code != 0
+            && policy.as_deref() == Some("FallbackToLogsOnError")
+        {
+            let log = self.dirs.log(name, number);
+            message = logs::tail(&log, FALLBACK_LINES, FALLBACK_BYTES.min(limit)).ok()?;
+        }
+        (!message.is_empty()).then_some(message)
     }
 }
 

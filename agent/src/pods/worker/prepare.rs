@@ -7,13 +7,16 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Volume;
 
 use super::Worker;
-use crate::pods::files;
 use crate::pods::machine::{Machine, PodSandbox};
 use crate::pods::mounts::{self, VolumeContent};
 use crate::pods::ports;
 use crate::pods::qos;
-use crate::runtime::SandboxSpec;
+use crate::pods::{confine, files};
+use crate::runtime::{Resources, SandboxSpec};
 use crate::volumes::{atomic, host_path};
+
+/// The kernel takes no more.
+const MOST_HOSTNAME: usize = 64;
 
 const AGAIN_AFTER: SignedDuration = SignedDuration::from_secs(1);
 
@@ -61,7 +64,7 @@ impl<M: Machine> Worker<M> {
         let adopting = self.sandbox.is_some();
         let host_network = self.host_network();
         let (netns, addresses) = if host_network {
-            (None, self.context.settings.node_addresses.clone())
+            (None, self.context.settings.addresses())
         } else {
             let attached = self
                 .context
@@ -85,6 +88,15 @@ impl<M: Machine> Worker<M> {
         }
         if self.sandbox.is_none() {
             let spec = self.sandbox_spec(netns);
+            if spec.hostname.len() > MOST_HOSTNAME {
+                let message = format!(
+                    "Failed to construct FQDN from Pod hostname and cluster domain, FQDN {} is too long ({MOST_HOSTNAME} \
+                     characters is the max, {} characters requested)",
+                    spec.hostname,
+                    spec.hostname.len()
+                );
+                return Err(fail("FailedCreatePodSandBox")(message));
+            }
             let sandbox = self
                 .context
                 .machine
@@ -110,10 +122,19 @@ impl<M: Machine> Worker<M> {
             pod_uid: self.key.uid.clone(),
             run_dir: self.dirs.run.clone(),
             netns,
-            hostname: files::hostname(&self.pod, &self.context.settings.node_hostname),
+            hostname: self.kernel_hostname(),
             cgroup_parent: self.context.settings.cgroup_parent.clone(),
-            resources: qos::pod_resources(&spec),
+            resources: Resources {
+                pids_limit: self.context.settings.pids_limit,
+                ..qos::pod_resources(&spec)
+            },
+            sharing: confine::sharing(&self.pod),
         }
+    }
+
+    fn kernel_hostname(&self) -> String {
+        let settings = &self.context.settings;
+        files::kernel_hostname(&self.pod, &settings.node_hostname, &settings.cluster_domain)
     }
 
     fn make_volumes(&self) -> Result<(), String> {
@@ -216,7 +237,7 @@ impl<M: Machine> Worker<M> {
         );
         for (name, content) in [
             ("etc-hosts", hosts),
-            ("etc-hostname", format!("{hostname}\n")),
+            ("etc-hostname", format!("{}\n", self.kernel_hostname())),
             ("resolv.conf", resolver.render()),
         ] {
             let path = self.dirs.data.join(name);

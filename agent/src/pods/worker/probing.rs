@@ -9,6 +9,7 @@ use crate::pods::machine::Machine;
 use crate::pods::plan::Unhealthy;
 use crate::pods::probe::ProbeKind;
 use crate::pods::prober::{self, ProbeReport, Target};
+use crate::pods::record::{Attempt, PostStart};
 use crate::pods::report::EventType;
 
 impl<M: Machine> Worker<M> {
@@ -27,6 +28,8 @@ impl<M: Machine> Worker<M> {
                 self.record.container(&container.name).and_then(|known| {
                     let since = known.running_since()?;
                     let attempt = known.attempt.as_ref()?;
+                    // A container is not asked before its hook has set it up.
+                    self.hook_is_done(&container.name, attempt).then_some(())?;
                     Some((since, attempt.number, attempt.id.clone()))
                 })
             else {
@@ -52,6 +55,11 @@ impl<M: Machine> Worker<M> {
                 self.probers.insert(key, handle);
             }
         }
+    }
+
+    fn hook_is_done(&self, name: &str, attempt: &Attempt) -> bool {
+        let has_hook = self.wanted.container(name).is_some_and(|it| it.post_start);
+        !has_hook || attempt.post_start == PostStart::Done
     }
 
     /// The others wait for the startup probe; nobody is killed for being unwell while the pod ends.
@@ -90,7 +98,7 @@ impl<M: Machine> Worker<M> {
                 .is_some_and(|container| container.startup_probe.is_some())
     }
 
-    /// Ends the probers of one container, or all.
+    /// Ends the probers and hooks of one container, or all.
     pub(super) fn stop_probing(&mut self, name: Option<&str>) {
         self.probers.retain(|(container, _), prober| {
             let stop = name.is_none_or(|name| name == container);
@@ -99,11 +107,20 @@ impl<M: Machine> Worker<M> {
             }
             !stop
         });
+        self.hooks.retain(|container, hook| {
+            let stop = name.is_none_or(|name| name == container);
+            if stop {
+                hook.abort();
+            }
+            !stop
+        });
         for (container, state) in &mut self.transient.containers {
             if name.is_none_or(|name| name == container) {
                 state.ready = None;
                 state.started = None;
                 state.unhealthy = None;
+                state.hook = None;
+                state.pre_stop_done = false;
             }
         }
     }

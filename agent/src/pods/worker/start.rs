@@ -8,15 +8,16 @@ use k8s_openapi::api::core::v1::Container;
 
 use super::Worker;
 use crate::images::Image;
+use crate::pods::confine;
 use crate::pods::container::{self, Made};
 use crate::pods::environment;
 use crate::pods::expand::expand;
 use crate::pods::machine::{Machine, PodSandbox};
 use crate::pods::mounts;
 use crate::pods::plan::{ImageState, Trouble};
-use crate::pods::record::{Attempt, AttemptState, Ended};
+use crate::pods::record::{Attempt, AttemptState, Ended, PostStart};
 use crate::pods::report::EventType;
-use crate::runtime::{ContainerSpec, Mount};
+use crate::runtime::{Confinement, ContainerSpec, ContainerState, Mount, Propagation};
 use crate::volumes::sub_path;
 
 /// How long a container whose specification cannot be made is left before the next try.
@@ -24,6 +25,14 @@ const AGAIN_AFTER: SignedDuration = SignedDuration::from_secs(10);
 
 /// The exit code of a program that could not be started.
 const NOT_STARTED: i32 = 128;
+
+/// What the pod and its objects give an attempt.
+struct Given {
+    id: String,
+    env: Vec<(String, String)>,
+    mounts: Vec<Mount>,
+    confinement: Confinement,
+}
 
 /// Why no attempt was made: nothing exists of it.
 struct Refusal {
@@ -112,11 +121,21 @@ impl<M: Machine> Worker<M> {
             state: AttemptState::Creating,
             kill: None,
             stop_signal: stop_signal(container, image),
+            post_start: PostStart::Due,
         });
         self.save();
-        let made = self
-            .make_files(container, image, number, id, env, mounts, &dir)
-            .await;
+        let made = match self.confinement(container).await {
+            Ok(confinement) => {
+                let given = Given {
+                    id,
+                    env,
+                    mounts,
+                    confinement,
+                };
+                self.make_files(container, image, number, given, &dir).await
+            }
+            Err(error) => Err(Refusal::create(error)),
+        };
         let spec = match made {
             Ok(made) => {
                 container::container_spec(&self.pod, container, made).map_err(|error| match error {
@@ -133,15 +152,40 @@ impl<M: Machine> Worker<M> {
         spec
     }
 
-    #[allow(clippy::too_many_arguments)]
+    async fn confinement(&self, container: &Container) -> Result<Confinement, String> {
+        let target = match self.target_of(&container.name) {
+            Some(target) => Some(self.running_pid(&target).await?),
+            None => None,
+        };
+        let data_dir = &self.context.settings.data_dir;
+        confine::confinement(&self.pod, container, data_dir, target)
+    }
+
+    /// The container whose processes an ephemeral container wants to see.
+    fn target_of(&self, name: &str) -> Option<String> {
+        let spec = self.pod.spec.as_ref()?;
+        let mut ephemeral = spec.ephemeral_containers.iter().flatten();
+        let container = ephemeral.find(|container| container.name == name)?;
+        let target = container.target_container_name.clone();
+        target.filter(|target| !target.is_empty())
+    }
+
+    async fn running_pid(&self, name: &str) -> Result<u32, String> {
+        let missing = || format!("target container {name:?} is not running");
+        let id = &self.record.attempt(name).ok_or_else(missing)?.id;
+        let sandbox = self.sandbox.clone().ok_or_else(missing)?;
+        match sandbox.states().await?.get(id) {
+            Some(ContainerState::Running { pid, .. }) => Ok(*pid),
+            _ => Err(missing()),
+        }
+    }
+
     async fn make_files<'a>(
         &'a self,
         container: &Container,
         image: &'a Image,
         number: u32,
-        id: String,
-        env: Vec<(String, String)>,
-        mounts: Vec<Mount>,
+        given: Given,
         dir: &Path,
     ) -> Result<Made<'a>, Refusal> {
         std::fs::create_dir_all(dir).map_err(Refusal::create)?;
@@ -161,6 +205,12 @@ impl<M: Machine> Worker<M> {
             .mount_image(image, dir)
             .await
             .map_err(Refusal::create)?;
+        let Given {
+            id,
+            env,
+            mounts,
+            confinement,
+        } = given;
         Ok(Made {
             id,
             rootfs,
@@ -171,6 +221,7 @@ impl<M: Machine> Worker<M> {
             termination_log,
             log_path,
             node_memory_bytes: self.context.settings.memory_bytes,
+            confinement,
         })
     }
 
@@ -220,6 +271,16 @@ impl<M: Machine> Worker<M> {
                 source,
                 destination: PathBuf::from(&mount.mount_path),
                 read_only: mount.read_only == Some(true) || mounts::is_read_only(volume),
+                recursive_read_only: mount.read_only == Some(true)
+                    && matches!(
+                        mount.recursive_read_only.as_deref(),
+                        Some("Enabled" | "IfPossible")
+                    ),
+                propagation: match mount.mount_propagation.as_deref() {
+                    Some("HostToContainer") => Propagation::HostToContainer,
+                    Some("Bidirectional") => Propagation::Bidirectional,
+                    _ => Propagation::None,
+                },
             });
         }
         Ok(mounts)
@@ -339,6 +400,7 @@ impl<M: Machine> Worker<M> {
                     state: AttemptState::Ended(last),
                     kill: None,
                     stop_signal: None,
+                    post_start: PostStart::Due,
                 });
             }
         }

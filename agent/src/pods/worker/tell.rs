@@ -11,6 +11,7 @@ use crate::pods::plan;
 use crate::pods::record::{Attempt, AttemptState};
 use crate::pods::report::{EventType, PodEvent, reference};
 use crate::pods::status;
+use crate::pods::wanted::WantedContainer;
 
 impl<M: Machine> Worker<M> {
     /// When the status will read differently though nothing happens.
@@ -30,7 +31,7 @@ impl<M: Machine> Worker<M> {
     /// Publishes the status, and reports it when it changed.
     pub(super) fn tell(&mut self) {
         let host = status::HostFacts {
-            addresses: self.context.settings.node_addresses.clone(),
+            addresses: self.context.settings.addresses(),
         };
         let status = status::status(
             &self.pod,
@@ -61,6 +62,7 @@ impl<M: Machine> Worker<M> {
             .init_container_statuses
             .iter()
             .chain(&status.container_statuses)
+            .chain(&status.ephemeral_container_statuses)
             .flatten();
         let mut say = Vec::new();
         for container in all {
@@ -115,6 +117,7 @@ impl<M: Machine> Worker<M> {
             .init_container_statuses
             .iter()
             .chain(&status.container_statuses)
+            .chain(&status.ephemeral_container_statuses)
             .flatten();
         let containers = statuses
             .map(|status| {
@@ -169,8 +172,14 @@ impl<M: Machine> Worker<M> {
     /// The pod or its container, as events refer to it.
     pub(super) fn involved(&self, container: Option<&str>) -> ObjectReference {
         let field_path = container.map(|name| {
-            let init = self.wanted.init.iter().any(|init| init.name == name);
-            let list = if init { "initContainers" } else { "containers" };
+            let is_in = |all: &[WantedContainer]| all.iter().any(|it| it.name == name);
+            let list = if is_in(&self.wanted.init) {
+                "initContainers"
+            } else if is_in(&self.wanted.ephemeral) {
+                "ephemeralContainers"
+            } else {
+                "containers"
+            };
             format!("spec.{list}{{{name}}}")
         });
         reference(&self.pod, field_path)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Mount;
 
 use super::Place;
-use crate::runtime::{self, ContainerSpec};
+use crate::runtime::{self, ContainerSpec, Propagation};
 
 pub(super) fn build(container: &ContainerSpec, place: &Place<'_>) -> Vec<Mount> {
     let mut own: Vec<&runtime::Mount> = container.mounts.iter().collect();
@@ -19,13 +19,31 @@ pub(super) fn build(container: &ContainerSpec, place: &Place<'_>) -> Vec<Mount> 
     mounts
 }
 
+/// What the root must be for its mounts to be as they are asked for; a mount below a private one is private.
+pub(super) fn root_propagation(container: &ContainerSpec) -> Option<String> {
+    let any = |wanted| container.mounts.iter().any(|it| it.propagation == wanted);
+    if any(Propagation::Bidirectional) {
+        return Some("rshared".to_owned());
+    }
+    any(Propagation::HostToContainer).then(|| "rslave".to_owned())
+}
+
 fn bind(mount: &runtime::Mount) -> Mount {
-    let access = if mount.read_only { "ro" } else { "rw" };
+    let access = match (mount.read_only, mount.recursive_read_only) {
+        (true, true) => "rro",
+        (true, false) => "ro",
+        (false, _) => "rw",
+    };
+    let propagation = match mount.propagation {
+        Propagation::None => "rprivate",
+        Propagation::HostToContainer => "rslave",
+        Propagation::Bidirectional => "rshared",
+    };
     new(
         &mount.destination,
         "bind",
         mount.source.clone(),
-        &["rbind", "rprivate", access],
+        &["rbind", propagation, access],
     )
 }
 
@@ -63,7 +81,7 @@ fn defaults(container: &ContainerSpec, place: &Place<'_>) -> Vec<Mount> {
         bind(&runtime::Mount {
             source: place.shm.clone(),
             destination: "/dev/shm".into(),
-            read_only: false,
+            ..runtime::Mount::default()
         }),
     ]
 }

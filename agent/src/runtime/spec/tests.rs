@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::runtime::{Mount, Resources};
+use crate::runtime::{Confinement, Mount, Resources};
 
 fn container() -> ContainerSpec {
     ContainerSpec {
@@ -35,6 +35,7 @@ fn container() -> ContainerSpec {
         stdin: false,
         stdin_once: false,
         annotations: BTreeMap::from([("key".to_owned(), "value".to_owned())]),
+        confinement: Confinement::default(),
     }
 }
 
@@ -50,7 +51,8 @@ fn built(container: &ContainerSpec, unified: bool) -> Value {
         cgroup_namespace: unified,
         netns: Some(Path::new("/run/netns/uid")),
         uts: "/proc/7/ns/uts".into(),
-        ipc: "/proc/7/ns/ipc".into(),
+        ipc: Some("/proc/7/ns/ipc".into()),
+        pid: Pid::New,
         shm: "/run/pods/uid/shm".into(),
         user: &user,
         capabilities: (1 << 41) - 1,
@@ -238,6 +240,7 @@ fn mounts_come_outer_first_and_replace_defaults() {
         source: "/volumes/v".into(),
         destination: destination.into(),
         read_only,
+        ..Mount::default()
     };
     container.mounts = vec![
         mount("/a/b/c", true),

@@ -159,6 +159,7 @@ async fn a_container_is_shut_in() {
         source: secret,
         destination: "/etc/secret".into(),
         read_only: true,
+        ..Mount::default()
     }];
     std::fs::create_dir(fixture.path("rootfs/etc/secret")).unwrap();
     sandbox.create_and_start(&spec).await;

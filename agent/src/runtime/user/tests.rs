@@ -28,6 +28,7 @@ fn wanted(user: &str) -> Wanted<'_> {
         group: None,
         supplemental: &[],
         non_root: false,
+        strict: false,
     }
 }
 

@@ -188,3 +188,25 @@ fn a_whole_service() {
         }]
     );
 }
+
+#[test]
+fn ranges_that_cannot_be_read_admit_nobody() {
+    let ranges = |texts: &[&str]| {
+        let change = wire::ServiceChange {
+            namespace: "ns".to_owned(),
+            name: "s".to_owned(),
+            service: Some(wire::Service {
+                load_balancer_source_ranges: texts.iter().map(|&text| text.to_owned()).collect(),
+                ..wire::Service::default()
+            }),
+        };
+        let Some(Event::ServiceSet(_, service)) = service(change, &mut Vec::new()) else {
+            panic!("no service");
+        };
+        let ranges = service.load_balancer_source_ranges;
+        ranges.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(ranges(&[]), Vec::<String>::new());
+    assert_eq!(ranges(&[" 192.0.2.0/24 "]), ["192.0.2.0/24"]);
+    assert_eq!(ranges(&["192.0.2.0/33", "x"]), ["0.0.0.0/32"]);
+}

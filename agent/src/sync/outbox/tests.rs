@@ -42,7 +42,7 @@ fn drain(outbox: &Outbox) -> Vec<String> {
             Message::LeaseRenewal(_) => "lease".to_owned(),
             Message::NodeStatus(_) => "node".to_owned(),
             Message::Applied(applied) => format!("applied {}", applied.revision),
-            Message::Hello(_) => "hello".to_owned(),
+            other => format!("{other:?}"),
         })
         .collect()
 }

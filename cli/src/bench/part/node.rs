@@ -239,8 +239,8 @@ impl Running {
         }
     }
 
-    /// Seconds of each change.
-    async fn change(&mut self, seconds: f64, at_most: usize) -> anyhow::Result<Vec<f64>> {
+    /// Seconds of each change: until it is in force, and until old sockets are ended, where somebody ends them.
+    async fn change(&mut self, seconds: f64, at_most: usize) -> anyhow::Result<Vec<[f64; 2]>> {
         let begun = Instant::now();
         let mut taken = Vec::new();
         while taken.len() < at_most && begun.elapsed().as_secs_f64() < seconds {
@@ -249,13 +249,13 @@ impl Running {
             let took = match &mut self.plane {
                 Plane::Plain => break,
                 Plane::Waggle(waggle) => waggle.change(&change).await?,
-                Plane::Iptables(iptables) => iptables.change(&self.table, &change)?,
+                Plane::Iptables(iptables) => [iptables.change(&self.table, &change)?; 2],
                 Plane::Nftables(nftables) => {
-                    nftables.change(&self.table, &change, previous.as_ref())?
+                    [nftables.change(&self.table, &change, previous.as_ref())?; 2]
                 }
             };
             self.step += 1;
-            taken.push(took.as_secs_f64());
+            taken.push(took.map(|took| took.as_secs_f64()));
         }
         Ok(taken)
     }

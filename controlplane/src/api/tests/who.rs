@@ -25,6 +25,17 @@ fn with_certificate(certificate: &str, key: &str) -> String {
     )
 }
 
+/// A client that has a token and no certificate.
+pub(super) async fn bearer(controller: &Controller, token: &str) -> kube::Client {
+    client(&kubeconfig(controller, &format!("\n    token: {token}"))).await
+}
+
+/// A client with the certificate of a node.
+pub(super) async fn certified(controller: &Controller, node: &crate::NodeIdentity) -> kube::Client {
+    let user = with_certificate(&node.certificate_pem, &node.key_pem);
+    client(&kubeconfig(controller, &user)).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_certificate_there_is_health_and_version_and_nothing_else() {
     let member = member().await;

@@ -13,6 +13,7 @@ fn user(name: &str, groups: &[&str]) -> User {
             .chain(&[AUTHENTICATED])
             .map(|group| (*group).to_owned())
             .collect(),
+        ..User::default()
     }
 }
 

@@ -34,7 +34,7 @@ fn a_second_start_keeps_everything() {
     let first = Pki::open(dir.path(), &sans("a"), now()).unwrap();
     let second = Pki::open(dir.path(), &sans("a"), later(30)).unwrap();
     assert_eq!(first.ca_pem, second.ca_pem);
-    assert_eq!(first.server.certificate, second.server.certificate);
+    assert_eq!(first.serving.leaf(), second.serving.leaf());
     assert_eq!(first.admin.key, second.admin.key);
     for file in ["ca.key", "server.key", "admin.key"] {
         let mode = std::fs::metadata(dir.path().join(file))
@@ -50,10 +50,10 @@ fn what_is_near_its_end_or_lacks_a_name_is_made_anew() {
     let dir = tempfile::tempdir().unwrap();
     let first = Pki::open(dir.path(), &sans("a"), now()).unwrap();
     let renamed = Pki::open(dir.path(), &sans("b"), now()).unwrap();
-    assert_ne!(first.server.certificate, renamed.server.certificate);
+    assert_ne!(first.serving.leaf(), renamed.serving.leaf());
     assert_eq!(first.admin.certificate, renamed.admin.certificate);
     let renewed = Pki::open(dir.path(), &sans("b"), later(LEAF_DAYS - 30)).unwrap();
-    assert_ne!(renamed.server.certificate, renewed.server.certificate);
+    assert_ne!(renamed.serving.leaf(), renewed.serving.leaf());
     assert_ne!(renamed.admin.certificate, renewed.admin.certificate);
     assert_eq!(first.ca_pem, renewed.ca_pem);
 }

@@ -4,14 +4,14 @@ use std::collections::{BTreeSet, HashMap};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use crate::kinds::Kind;
+use crate::kinds::KindRef;
 
 pub(super) const FOREGROUND: &str = "foregroundDeletion";
 pub(super) const ORPHAN: &str = "orphan";
 
 #[derive(Debug, Clone)]
 pub(super) struct Item {
-    pub(super) kind: &'static Kind,
+    pub(super) kind: KindRef,
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) uid: String,
@@ -21,7 +21,7 @@ pub(super) struct Item {
 }
 
 impl Item {
-    pub(super) fn new(kind: &'static Kind, metadata: &ObjectMeta) -> Self {
+    pub(super) fn new(kind: KindRef, metadata: &ObjectMeta) -> Self {
         Self {
             kind,
             namespace: metadata.namespace.clone().unwrap_or_default(),
@@ -48,8 +48,8 @@ impl Item {
             .split_once('/')
             .map_or("", |(group, _)| group);
         self.uid == reference.uid
-            && self.kind.kind == reference.kind
-            && self.kind.group == group
+            && self.kind.get().kind == reference.kind
+            && self.kind.get().group == group
             && self.name == reference.name
     }
 
@@ -71,6 +71,15 @@ pub(super) struct Graph {
 impl Graph {
     pub(super) fn get(&self, uid: &str) -> Option<&Item> {
         self.items.get(uid)
+    }
+
+    /// The uids that are not among those that were seen.
+    pub(super) fn others(&self, seen: &std::collections::HashSet<String>) -> Vec<String> {
+        self.items
+            .keys()
+            .filter(|uid| !seen.contains(*uid))
+            .cloned()
+            .collect()
     }
 
     pub(super) fn dependents(&self, uid: &str) -> Vec<Item> {

@@ -8,9 +8,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::graph::{FOREGROUND, ORPHAN};
 use super::*;
 use crate::controllers::fixtures::at;
+use crate::kinds::{self, KindRef};
 
-fn kind(plural: &str) -> &'static Kind {
-    kinds::by_plural("", "v1", plural).unwrap()
+fn kind(plural: &str) -> KindRef {
+    kinds::by_plural("", "v1", plural).unwrap().into()
 }
 
 fn owner(uid: &str, block: bool) -> OwnerReference {

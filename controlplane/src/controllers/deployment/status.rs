@@ -100,7 +100,7 @@ pub(super) fn status(
         unavailable_replicas: some(rolling::total(all).max(replicas) - available),
         collision_count: old.collision_count,
         conditions: None,
-        terminating_replicas: old.terminating_replicas,
+        terminating_replicas: some(sum(|status| status.terminating_replicas.unwrap_or(0))),
     };
     let mut conditions = old.conditions.clone().unwrap_or_default();
     let least = rolling::desired(deployment) - rolling::limits(deployment).1;

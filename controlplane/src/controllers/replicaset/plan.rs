@@ -7,10 +7,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
 use k8s_openapi::api::core::v1::Pod;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 
 use super::rank::{self, Neighbours};
-use crate::controllers::owner::controller_reference;
 use crate::controllers::{podstate, selector};
 use crate::registry::ApiError;
 
@@ -73,7 +72,7 @@ pub(super) fn plan(view: &View<'_>) -> Plan {
 }
 
 /// The pod that every creation of this set sends.
-pub(super) fn pod_from_template(set: &ReplicaSet) -> Pod {
+pub(super) fn pod_from_template(set: &ReplicaSet, owner: OwnerReference) -> Pod {
     let template = set
         .spec
         .as_ref()
@@ -90,7 +89,7 @@ pub(super) fn pod_from_template(set: &ReplicaSet) -> Pod {
             labels: metadata.labels,
             annotations: metadata.annotations,
             finalizers: metadata.finalizers,
-            owner_references: Some(vec![controller_reference(set)]),
+            owner_references: Some(vec![owner]),
             ..ObjectMeta::default()
         },
         spec: template.spec,
@@ -114,6 +113,10 @@ pub(super) fn status(
         .unwrap_or_default();
     let (mut replicas, mut labeled, mut ready, mut available) = (0, 0, 0, 0);
     let mut recheck: Option<Duration> = None;
+    let terminating = pods
+        .iter()
+        .filter(|pod| podstate::is_terminating(pod) && !podstate::is_finished(pod))
+        .count();
     for pod in pods.iter().filter(|pod| podstate::is_active(pod)) {
         replicas += 1;
         if template_labels.is_empty()
@@ -132,14 +135,16 @@ pub(super) fn status(
         }
     }
     let old = set.status.clone().unwrap_or_default();
+    // As Kubernetes shows it: a count of nothing is not there.
+    let some = |count: i32| (count > 0).then_some(count);
     let new = ReplicaSetStatus {
         replicas,
-        fully_labeled_replicas: Some(labeled),
-        ready_replicas: Some(ready),
-        available_replicas: Some(available),
+        fully_labeled_replicas: some(labeled),
+        ready_replicas: some(ready),
+        available_replicas: some(available),
         observed_generation: set.metadata.generation,
         conditions: conditions(&old, failure, now),
-        terminating_replicas: old.terminating_replicas,
+        terminating_replicas: Some(i32::try_from(terminating).unwrap_or(i32::MAX)),
     };
     (changed(&old, &new).then_some(new), recheck)
 }
@@ -150,6 +155,7 @@ fn changed(old: &ReplicaSetStatus, new: &ReplicaSetStatus) -> bool {
         || zero(old.fully_labeled_replicas) != zero(new.fully_labeled_replicas)
         || zero(old.ready_replicas) != zero(new.ready_replicas)
         || zero(old.available_replicas) != zero(new.available_replicas)
+        || zero(old.terminating_replicas) != zero(new.terminating_replicas)
         || old.observed_generation != new.observed_generation
         || old.conditions.as_deref().unwrap_or_default()
             != new.conditions.as_deref().unwrap_or_default()

@@ -10,9 +10,11 @@ use crate::controllers::podstate;
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
 /// Active pods of the set and its siblings per node.
-pub(super) type Neighbours = HashMap<String, usize>;
+pub(in crate::controllers) type Neighbours = HashMap<String, usize>;
 
-pub(super) fn neighbours<'a>(pods: impl Iterator<Item = &'a Arc<Pod>>) -> Neighbours {
+pub(in crate::controllers) fn neighbours<'a>(
+    pods: impl Iterator<Item = &'a Arc<Pod>>,
+) -> Neighbours {
     let mut per_node = Neighbours::new();
     for pod in pods.filter(|pod| podstate::is_active(pod)) {
         if let Some(node) = node(pod) {
@@ -30,7 +32,7 @@ fn node(pod: &Pod) -> Option<&str> {
 /// Compared field by field; the smallest goes first. The order is the documented one: not yet bound,
 /// pending, not ready, cheaper, on a crowded node, ready for a shorter time, restarted more often, younger.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Rank {
+pub(in crate::controllers) struct Rank {
     bound: bool,
     phase: u8,
     ready: bool,
@@ -43,7 +45,7 @@ pub(super) struct Rank {
     name: String,
 }
 
-pub(super) fn rank(pod: &Pod, neighbours: &Neighbours) -> Rank {
+pub(in crate::controllers) fn rank(pod: &Pod, neighbours: &Neighbours) -> Rank {
     let node = node(pod);
     let ready = podstate::is_ready(pod);
     let ready_since = podstate::ready_condition(pod)

@@ -1,5 +1,5 @@
 //! What every pod gets besides the defaults of its type: the service account, tolerations for nodes that are
-//! in trouble, a priority. Templates do not get these.
+//! in trouble. Templates do not get these; nor is here what depends on other objects (priority, runtime).
 
 use serde_json::{Value, json};
 
@@ -16,15 +16,6 @@ pub(super) fn fill_in(object: &mut Value) {
     if spec.get("enableServiceLinks").is_none_or(Value::is_null) {
         spec.insert("enableServiceLinks".into(), true.into());
     }
-    if text(object, &["spec", "priorityClassName"]).is_empty() {
-        let spec = object_mut(object, &["spec"]);
-        fill(spec, "priority", 0);
-    }
-    fill(
-        object_mut(object, &["spec"]),
-        "preemptionPolicy",
-        "PreemptLowerPriority",
-    );
     for key in [
         "node.kubernetes.io/not-ready",
         "node.kubernetes.io/unreachable",

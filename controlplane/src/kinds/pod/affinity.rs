@@ -43,14 +43,7 @@ fn weight(preferred: &Value, field: &str, errors: &mut Errors) {
 
 fn node_affinity(affinity: &Value, field: &str, errors: &mut Errors) {
     if let Some(required) = at(affinity, &["nodeAffinity", REQUIRED]) {
-        let field = format!("{field}.{REQUIRED}.nodeSelectorTerms");
-        let terms = list(required, &["nodeSelectorTerms"]);
-        if terms.is_empty() {
-            errors.required(&*field, "must have at least one node selector term");
-        }
-        for (index, one) in terms.iter().enumerate() {
-            term(one, &format!("{field}[{index}]"), errors);
-        }
+        node_selector(required, &format!("{field}.{REQUIRED}"), errors);
     }
     for (index, preferred) in list(affinity, &["nodeAffinity", PREFERRED])
         .iter()
@@ -61,6 +54,17 @@ fn node_affinity(affinity: &Value, field: &str, errors: &mut Errors) {
         if let Some(preference) = at(preferred, &["preference"]) {
             term(preference, &format!("{field}.preference"), errors);
         }
+    }
+}
+
+pub(super) fn node_selector(selector: &Value, field: &str, errors: &mut Errors) {
+    let field = format!("{field}.nodeSelectorTerms");
+    let terms = list(selector, &["nodeSelectorTerms"]);
+    if terms.is_empty() {
+        errors.required(&*field, "must have at least one node selector term");
+    }
+    for (index, one) in terms.iter().enumerate() {
+        term(one, &format!("{field}[{index}]"), errors);
     }
 }
 
@@ -99,6 +103,44 @@ fn term(term: &Value, field: &str, errors: &mut Errors) {
         let key = text(expr, &["key"]);
         errors.format(&format!("{field}.key"), key, names::qualified_name(key));
     }
+    for (index, expr) in list(term, &["matchFields"]).iter().enumerate() {
+        match_field(expr, &format!("{field}.matchFields[{index}]"), errors);
+    }
+}
+
+/// Fields of a node that can be asked for: its name.
+fn match_field(expr: &Value, field: &str, errors: &mut Errors) {
+    let values = list(expr, &["values"]);
+    match text(expr, &["operator"]) {
+        "In" | "NotIn" => {
+            if values.len() != 1 {
+                errors.required(
+                    format!("{field}.values"),
+                    "must be only one value when `operator` is 'In' or 'NotIn' for node field selector",
+                );
+            }
+        }
+        other => errors.invalid(
+            format!("{field}.operator"),
+            other,
+            "not a valid selector operator",
+        ),
+    }
+    let key = text(expr, &["key"]);
+    if key != "metadata.name" {
+        errors.invalid(
+            format!("{field}.key"),
+            key,
+            "not a valid field selector key",
+        );
+    }
+    for (index, value) in values.iter().filter_map(Value::as_str).enumerate() {
+        errors.format(
+            &format!("{field}.values[{index}]"),
+            value,
+            names::dns_subdomain(value),
+        );
+    }
 }
 
 fn pod_affinity(affinity: &Value, kind: &str, field: &str, errors: &mut Errors) {
@@ -120,6 +162,20 @@ fn pod_term(term: &Value, field: &str, errors: &mut Errors) {
             selector::validate(chosen, &format!("{field}.{name}"), errors);
         }
     }
+    label_keys(
+        term,
+        &["matchLabelKeys", "mismatchLabelKeys"],
+        field,
+        errors,
+    );
+    for (index, namespace) in list(term, &["namespaces"]).iter().enumerate() {
+        let namespace = namespace.as_str().unwrap_or("");
+        errors.format(
+            &format!("{field}.namespace[{index}]"),
+            namespace,
+            names::dns_label(namespace),
+        );
+    }
     let key = text(term, &["topologyKey"]);
     if key.is_empty() {
         errors.required(format!("{field}.topologyKey"), "can not be empty");
@@ -131,7 +187,7 @@ fn pod_term(term: &Value, field: &str, errors: &mut Errors) {
     );
 }
 
-fn tolerate(toleration: &Value, field: &str, errors: &mut Errors) {
+pub(super) fn tolerate(toleration: &Value, field: &str, errors: &mut Errors) {
     let key = text(toleration, &["key"]);
     let operator = text(toleration, &["operator"]);
     let value = text(toleration, &["value"]);
@@ -207,6 +263,53 @@ fn spread(spec: &Value, field: &str, errors: &mut Errors) {
         }
         if let Some(chosen) = at(constraint, &["labelSelector"]) {
             selector::validate(chosen, &format!("{field}.labelSelector"), errors);
+        }
+        if let Some(domains) = integer(constraint, &["minDomains"]) {
+            let field = format!("{field}.minDomains");
+            if domains <= 0 {
+                errors.invalid(&*field, domains, "must be greater than zero");
+            }
+            if when != "DoNotSchedule" {
+                errors.invalid(
+                    field,
+                    domains,
+                    &format!(
+                        "can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {when}"
+                    ),
+                );
+            }
+        }
+        for policy in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
+            let value = text(constraint, &[policy]);
+            if !matches!(value, "" | "Honor" | "Ignore") {
+                errors.not_supported(format!("{field}.{policy}"), value, &["Honor", "Ignore"]);
+            }
+        }
+        label_keys(constraint, &["matchLabelKeys"], &field, errors);
+    }
+}
+
+/// Keys of the pod's own labels that join (or are kept out by) the label selector.
+fn label_keys(holder: &Value, lists: &[&str], field: &str, errors: &mut Errors) {
+    let mut seen = HashSet::new();
+    for name in lists {
+        let keys = list(holder, &[name]);
+        if !keys.is_empty() && at(holder, &["labelSelector"]).is_none() {
+            errors.forbidden(
+                format!("{field}.{name}"),
+                "must not be specified when labelSelector is not set",
+            );
+        }
+        for (index, key) in keys.iter().filter_map(Value::as_str).enumerate() {
+            let field = format!("{field}.{name}[{index}]");
+            errors.format(&field, key, names::qualified_name(key));
+            if !seen.insert(key) {
+                errors.invalid(
+                    field,
+                    key,
+                    "exists in both matchLabelKeys and mismatchLabelKeys",
+                );
+            }
         }
     }
 }

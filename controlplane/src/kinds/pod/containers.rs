@@ -182,11 +182,7 @@ fn hooks(container: &Value, kind: &str, field: &str, errors: &mut Errors) {
         }
     }
     if kind == "ephemeralContainers" {
-        for name in ["ports", "resizePolicy"] {
-            if !list(container, &[name]).is_empty() {
-                errors.forbidden(format!("{field}.{name}"), why);
-            }
-        }
+        ephemeral(container, field, why, errors);
     }
     if !matches!(policy, "" | "Always" | "OnFailure" | "Never") {
         errors.not_supported(
@@ -194,6 +190,27 @@ fn hooks(container: &Value, kind: &str, field: &str, errors: &mut Errors) {
             policy,
             &["Always", "Never", "OnFailure"],
         );
+    }
+}
+
+/// Nothing is reserved or listened on for a container that was not there when its pod was placed.
+fn ephemeral(container: &Value, field: &str, why: &str, errors: &mut Errors) {
+    for name in ["ports", "resizePolicy"] {
+        if !list(container, &[name]).is_empty() {
+            errors.forbidden(format!("{field}.{name}"), why);
+        }
+    }
+    for kind in ["limits", "requests"] {
+        if strings(container, &["resources", kind]).next().is_some() {
+            errors.forbidden(format!("{field}.resources"), why);
+        }
+    }
+    for (index, mount) in list(container, &["volumeMounts"]).iter().enumerate() {
+        for sub in ["subPath", "subPathExpr"] {
+            if !text(mount, &[sub]).is_empty() {
+                errors.forbidden(format!("{field}.volumeMounts[{index}].{sub}"), why);
+            }
+        }
     }
 }
 

@@ -130,27 +130,6 @@ fn gates(object: &Value, old: &Value, errors: &mut Errors) {
     }
 }
 
-/// Only resources may change.
-pub(super) fn resize(object: &Value, old: &Value, errors: &mut Errors) {
-    let mut expected = old.clone();
-    for kind in ["containers", "initContainers"] {
-        let after = list(object, &["spec", kind]);
-        for (container, after) in list_mut(&mut expected, &["spec", kind])
-            .iter_mut()
-            .zip(after)
-        {
-            for field in ["resources", "resizePolicy"] {
-                if let Some(value) = after.get(field) {
-                    object_mut(container, &[]).insert(field.into(), value.clone());
-                }
-            }
-        }
-    }
-    if !same(object.get("spec"), expected.get("spec")) {
-        errors.forbidden("spec", "only cpu and memory resources are mutable");
-    }
-}
-
 /// A status that a node reports.
 pub(super) fn status(object: &Value, old: &Value, errors: &mut Errors) {
     let nominated = text(object, &["status", "nominatedNodeName"]);

@@ -50,6 +50,7 @@ pub(super) fn spec(holder: &Value, field: &str, errors: &mut Errors) {
     policies(spec, field, errors);
     numbers(spec, field, errors);
     references(spec, field, errors);
+    gates(spec, field, errors);
     network(spec, field, errors);
     affinity::validate(spec, field, errors);
     if let Some(context) = at(spec, &["securityContext"]) {
@@ -142,6 +143,26 @@ fn references(spec: &Value, field: &str, errors: &mut Errors) {
             &format!("{field}.readinessGates[{index}].conditionType"),
             kind,
             names::qualified_name(kind),
+        );
+    }
+}
+
+/// Gates hold a pod back from being scheduled: names that differ, and no node yet.
+fn gates(spec: &Value, field: &str, errors: &mut Errors) {
+    let gates = list(spec, &["schedulingGates"]);
+    let mut seen = HashSet::new();
+    for (index, gate) in gates.iter().enumerate() {
+        let name = text(gate, &["name"]);
+        let field = format!("{field}.schedulingGates[{index}]");
+        errors.format(&field, name, names::qualified_name(name));
+        if !seen.insert(name) {
+            errors.duplicate(field, name);
+        }
+    }
+    if !gates.is_empty() && !text(spec, &["nodeName"]).is_empty() {
+        errors.forbidden(
+            format!("{field}.nodeName"),
+            "cannot be set until all schedulingGates have been cleared",
         );
     }
 }

@@ -50,7 +50,6 @@ fn a_pod_gets_everything_that_kubernetes_documents() {
                 "dnsPolicy": "ClusterFirst", "schedulerName": "default-scheduler",
                 "securityContext": {}, "enableServiceLinks": true,
                 "serviceAccountName": "default", "serviceAccount": "default",
-                "priority": 0, "preemptionPolicy": "PreemptLowerPriority",
                 "tolerations": [
                     {"key": "node.kubernetes.io/not-ready", "operator": "Exists",
                      "effect": "NoExecute", "tolerationSeconds": 300},

@@ -11,6 +11,8 @@ use crate::registry::{ApiError, Registry, object};
 
 const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] = &["create", "delete", "deletecollection", "patch", "update"];
+/// Who holds a token of this group may make a machine a member of the control plane.
+const JOINERS: &str = "system:bootstrappers:waggle:members";
 const AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
 
 fn rule(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Value {
@@ -78,6 +80,11 @@ fn cluster_roles() -> Vec<Value> {
             &[],
             vec![rule(&["*"], &["*"], &["*"]), paths(&["*"], &["*"])],
         ),
+        role(
+            "waggle:join-member",
+            &[],
+            vec![paths(&["/waggle/v1/members"], &["post"])],
+        ),
         role("system:discovery", &[], vec![paths(&discovery, &["get"])]),
         role(
             "system:public-info-viewer",
@@ -120,6 +127,30 @@ fn cluster_roles() -> Vec<Value> {
                 ),
             ],
         ),
+        role(
+            "system:service-account-issuer-discovery",
+            &[],
+            vec![paths(
+                &[
+                    "/.well-known/openid-configuration",
+                    "/.well-known/openid-configuration/",
+                    "/openid/v1/jwks",
+                    "/openid/v1/jwks/",
+                ],
+                &["get"],
+            )],
+        ),
+        role(
+            "system:node-bootstrapper",
+            &[],
+            vec![rule(
+                &["certificates.k8s.io"],
+                &["certificatesigningrequests"],
+                &["create", "get", "list", "watch"],
+            )],
+        ),
+        approver("nodeclient"),
+        approver("selfnodeclient"),
         sum("admin", &[], TO_ADMIN),
         sum("edit", &[(TO_ADMIN, "true")], TO_EDIT),
         sum("view", &[(TO_EDIT, "true")], TO_VIEW),
@@ -139,6 +170,19 @@ fn cluster_roles() -> Vec<Value> {
         role("system:aggregate-to-edit", &[(TO_EDIT, "true")], edit()),
         role("system:aggregate-to-view", &[(TO_VIEW, "true")], view()),
     ]
+}
+
+/// The right to have a request of this kind approved without anybody looking at it.
+fn approver(which: &str) -> Value {
+    role(
+        &format!("system:certificates.k8s.io:certificatesigningrequests:{which}"),
+        &[],
+        vec![rule(
+            &["certificates.k8s.io"],
+            &[&format!("certificatesigningrequests/{which}")],
+            &["create"],
+        )],
+    )
 }
 
 fn edit() -> Vec<Value> {
@@ -290,13 +334,36 @@ fn view() -> Vec<Value> {
 
 fn cluster_role_bindings() -> Vec<Value> {
     const KNOWN: &str = "system:authenticated";
+    /// The group of those who hold a token that may make nodes (`waggle token create`).
+    const BOOTSTRAPPERS: &str = "system:bootstrappers:waggle:default-node-token";
     const UNKNOWN: &str = "system:unauthenticated";
     vec![
         binding("cluster-admin", "cluster-admin", &["system:masters"]),
+        binding("waggle:join-member", "waggle:join-member", &[JOINERS]),
         binding(
             "system:monitoring",
             "system:monitoring",
             &["system:monitoring"],
+        ),
+        binding(
+            "system:service-account-issuer-discovery",
+            "system:service-account-issuer-discovery",
+            &["system:serviceaccounts"],
+        ),
+        binding(
+            "waggle:node-bootstrapper",
+            "system:node-bootstrapper",
+            &[BOOTSTRAPPERS],
+        ),
+        binding(
+            "waggle:node-autoapprove-bootstrap",
+            "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+            &[BOOTSTRAPPERS],
+        ),
+        binding(
+            "waggle:node-autoapprove-certificate-rotation",
+            "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
+            &["system:nodes"],
         ),
         binding("system:discovery", "system:discovery", &[KNOWN]),
         binding("system:basic-user", "system:basic-user", &[KNOWN]),

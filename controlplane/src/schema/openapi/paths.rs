@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{EXTRA, group_version_path};
+use super::{Custom, EXTRA, group_version_path};
 use crate::kinds::{self, Kind};
 
 /// One operation on one path.
@@ -17,9 +17,9 @@ pub(super) struct Operation {
     pub(super) body: Option<String>,
     /// Definition of the answer.
     pub(super) answer: String,
-    pub(super) group: &'static str,
-    pub(super) version: &'static str,
-    pub(super) kind: &'static str,
+    pub(super) group: String,
+    pub(super) version: String,
+    pub(super) kind: String,
 }
 
 #[derive(Debug)]
@@ -92,12 +92,12 @@ pub(super) fn parameter(name: &str) -> (&'static str, &'static str) {
     }
 }
 
-struct Builder {
-    kind: &'static Kind,
+struct Builder<'a> {
+    kind: Kind<'a>,
     base: String,
 }
 
-impl Builder {
+impl Builder<'_> {
     fn operation(
         &self,
         method: &'static str,
@@ -123,15 +123,15 @@ impl Builder {
             query,
             body: body.map(str::to_owned),
             answer: answer.to_owned(),
-            group: self.kind.group,
-            version: self.kind.version,
-            kind: self.kind.kind,
+            group: self.kind.group.to_owned(),
+            version: self.kind.version.to_owned(),
+            kind: self.kind.kind.to_owned(),
         }
     }
 
     fn collection(&self) -> Path {
         let definition = self.kind.definition;
-        let list = super::list_definition(self.kind);
+        let list = super::list_definition(&self.kind);
         let options = format!("{META}DeleteOptions");
         let status = format!("{META}Status");
         let mut operations = vec![
@@ -238,9 +238,9 @@ impl Builder {
         };
         if let Some((group, kind)) = kind {
             for operation in &mut operations {
-                operation.group = group;
-                operation.version = "v1";
-                operation.kind = kind;
+                operation.group = group.to_owned();
+                operation.version = "v1".to_owned();
+                operation.kind = kind.to_owned();
             }
         }
         let mut parameters = self.namespace();
@@ -262,7 +262,7 @@ impl Builder {
                 "listForAllNamespaces",
                 LIST,
                 None,
-                &super::list_definition(self.kind),
+                &super::list_definition(&self.kind),
             )],
         })
     }
@@ -282,10 +282,11 @@ fn capital(word: &str) -> String {
 }
 
 /// The paths of one group version, or of all.
-pub(super) fn paths(only: Option<(&str, &str)>) -> Vec<Path> {
+pub(super) fn paths(only: Option<(&str, &str)>, custom: Custom<'_>) -> Vec<Path> {
     let wanted = |group: &str, version: &str| only.is_none_or(|only| only == (group, version));
     let mut all = Vec::new();
-    for kind in kinds::all().iter().copied() {
+    let built_in = kinds::all().iter().map(|kind| **kind);
+    for kind in built_in.chain(custom.iter().map(|version| version.kind())) {
         if !wanted(kind.group, kind.version) {
             continue;
         }
@@ -328,9 +329,9 @@ pub(super) fn paths(only: Option<(&str, &str)>) -> Vec<Path> {
                 query: WRITE,
                 body: Some(extra.definition.to_owned()),
                 answer: extra.definition.to_owned(),
-                group: extra.group,
-                version: extra.version,
-                kind: extra.kind,
+                group: extra.group.to_owned(),
+                version: extra.version.to_owned(),
+                kind: extra.kind.to_owned(),
             }],
         });
     }
@@ -354,7 +355,7 @@ impl Operation {
         let Value::Object(map) = json!({
             "description": format!("{} of {}.", capital(self.action), self.kind),
             "operationId": self.id,
-            "tags": [camel(self.group, self.version).to_lowercase()],
+            "tags": [camel(&self.group, &self.version).to_lowercase()],
             "x-kubernetes-action": self.action,
             "x-kubernetes-group-version-kind":
                 {"group": self.group, "version": self.version, "kind": self.kind},

@@ -3,18 +3,24 @@
 use serde_json::{Map, Value, json};
 
 use super::paths::{PATCH_TYPES, Path, TYPES, parameter, paths};
-use super::{definitions, reference};
+use super::{Custom, custom, definitions, reference};
 
-pub(crate) fn document() -> Value {
+pub(crate) fn document(versions: Custom<'_>) -> Value {
     let mut all = Map::new();
-    for path in paths(None) {
+    for path in paths(None, versions) {
         all.insert(path.path.clone(), path_item(&path));
+    }
+    let mut definitions = definitions(versions);
+    for version in versions {
+        if let Some(schema) = definitions.get_mut(&version.definition) {
+            custom::to_v2(schema);
+        }
     }
     json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": "v1.36.0"},
         "paths": all,
-        "definitions": definitions(),
+        "definitions": definitions,
     })
 }
 

@@ -3,13 +3,13 @@
 use serde_json::{Map, Value, json};
 
 use super::paths::{PATCH_TYPES, Path, TYPES, parameter, paths};
-use super::{closure, definitions};
+use super::{Custom, closure, definitions};
 use crate::schema::load::REFERENCE;
 
 const COMPONENT: &str = "#/components/schemas/";
 
-pub(crate) fn document(group: &str, version: &str) -> Option<Value> {
-    let paths = paths(Some((group, version)));
+pub(crate) fn document(group: &str, version: &str, custom: Custom<'_>) -> Option<Value> {
+    let paths = paths(Some((group, version)), custom);
     if paths.is_empty() {
         return None;
     }
@@ -21,7 +21,7 @@ pub(crate) fn document(group: &str, version: &str) -> Option<Value> {
         .collect();
     roots.sort_unstable();
     roots.dedup();
-    let mut all = definitions();
+    let mut all = definitions(custom);
     let needed = closure(&all, &roots);
     all.retain(|name, _| needed.contains(name));
     for schema in all.values_mut() {

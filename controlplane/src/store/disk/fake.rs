@@ -182,4 +182,8 @@ impl Disk for FakeDisk {
     fn size(&self) -> u64 {
         self.lock().used() as u64
     }
+
+    fn is_memory(&self) -> bool {
+        true
+    }
 }

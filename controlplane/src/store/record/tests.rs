@@ -116,7 +116,6 @@ fn an_unknown_format_is_named() {
 
 mod entries {
     use std::collections::{BTreeMap, BTreeSet};
-    use std::sync::Arc;
 
     use bytes::Bytes;
     use openraft::{CommittedLeaderId, EntryPayload};
@@ -149,11 +148,20 @@ mod entries {
 
     fn payload() -> impl Strategy<Value = EntryPayload<crate::store::raft::TypeConfig>> {
         let txns = prop::collection::vec(txn(), 0..4)
-            .prop_map(|txns| EntryPayload::Normal(Command::Txns(Arc::from(txns))));
+            .prop_map(|txns| EntryPayload::Normal(Command::Txns(txns.into())));
         let membership = prop::collection::vec(prop::collection::btree_set(0u64..5, 1..4), 1..3)
             .prop_map(|configs: Vec<BTreeSet<u64>>| {
                 let nodes: BTreeMap<u64, Node> = (0..6)
-                    .map(|id| (id, Node::new(format!("host-{id}"))))
+                    .map(|id| {
+                        (
+                            id,
+                            Node {
+                                address: format!("host-{id}"),
+                                name: format!("m{id}"),
+                                api_address: String::new(),
+                            },
+                        )
+                    })
                     .collect();
                 EntryPayload::Membership(Membership::new(configs, nodes))
             });

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use super::*;
 use crate::store::member::{Member, Options};
+use crate::store::space::Bounds;
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
@@ -97,12 +98,12 @@ impl Drop for Tmpfs {
 }
 
 async fn open_with_reserve(dir: &Path, reserve: u64) -> Result<Store, StoreError> {
-    let config = StoreConfig {
-        dir: dir.to_owned(),
-        node_id: 1,
-    };
+    let config = StoreConfig::alone(dir.to_owned(), 1);
     let options = Options {
-        reserve,
+        bounds: Bounds {
+            reserve,
+            ..Bounds::default()
+        },
         ..Options::default()
     };
     let member = Member::open(config, options).await?;

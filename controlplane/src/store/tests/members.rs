@@ -78,7 +78,7 @@ impl Storage {
 fn entry(term: u64, index: u64, txn: Txn) -> Entry {
     Entry {
         log_id: log_id(term, 1, index),
-        payload: EntryPayload::Normal(Command::Txns(Arc::from([txn]))),
+        payload: EntryPayload::Normal(Command::Txns(vec![txn].into())),
     }
 }
 

@@ -89,7 +89,9 @@ impl Hub {
     fn is_anybody_absent(&self) -> bool {
         self.cache.nodes.list("").iter().any(|node| {
             let name = node.metadata.name.as_deref().unwrap_or_default();
-            register::readiness(node) == Some("True") && !self.came_back.contains(name)
+            register::readiness(node) == Some("True")
+                && !self.came_back.contains(name)
+                && !self.applied.is_elsewhere(name)
         })
     }
 

@@ -21,6 +21,7 @@ async fn only_the_node_of_the_certificate_is_let_in() {
     let no_group = User {
         name: "system:node:n1".into(),
         groups: vec![],
+        ..User::default()
     };
     assert_eq!(try_as(Some(no_group), "n1").await, Code::PermissionDenied);
     assert_eq!(try_as(Some(user("n2")), "n1").await, Code::PermissionDenied);

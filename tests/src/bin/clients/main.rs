@@ -50,13 +50,13 @@ fn echo(stream: &mut TcpStream) -> std::io::Result<()> {
     stream.read_exact(&mut [0])
 }
 
-fn hold(seen: &Seen, mut stream: TcpStream) {
+fn hold(seen: &Seen, mut stream: TcpStream, pause: Duration) {
     while !seen.ended() {
         if let Err(error) = echo(&mut stream) {
             return seen.fault("long-lived connection", &error);
         }
         seen.echoes.fetch_add(1, Ordering::Relaxed);
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(pause);
     }
 }
 
@@ -129,12 +129,14 @@ fn main() -> anyhow::Result<()> {
     let (server, resolver): (SocketAddr, SocketAddr) = (server.parse()?, resolver.parse()?);
     let count: usize = count.parse()?;
     let seen = Seen::default();
+    // However many they are, together they ask 2500 times a second.
+    let pause = Duration::from_micros(400 * count as u64);
     std::thread::scope(|scope| -> anyhow::Result<()> {
         for _ in 0..count {
             let mut stream = open(server)?;
             echo(&mut stream)?;
             let seen = &seen;
-            scope.spawn(move || hold(seen, stream));
+            scope.spawn(move || hold(seen, stream, pause));
         }
         for _ in 0..2 {
             scope.spawn(|| connect(&seen, server));

@@ -57,10 +57,13 @@ struct Trial {
 impl Trial {
     fn new(dsr: bool, limits: Limits) -> Self {
         let mut planner = Planner::new(HERE, dsr, limits);
-        planner.apply(&Batch {
-            full: true,
-            ..Batch::default()
-        });
+        tell(
+            &mut planner,
+            &Batch {
+                full: true,
+                ..Batch::default()
+            },
+        );
         Self {
             planner,
             maps: Maps::default(),
@@ -82,7 +85,7 @@ impl Trial {
             Step::Restart { pods_first } => self.restart(*pods_first),
             Step::Resync => {
                 let before = self.maps.clone();
-                let plan = self.planner.apply(&self.model.full());
+                let plan = tell(&mut self.planner, &self.model.full());
                 assert_eq!(plan, Plan::default(), "nothing changed");
                 self.maps.run(&plan);
                 assert_eq!(before.services, self.maps.services);
@@ -93,7 +96,7 @@ impl Trial {
     fn batch(&mut self, batch: &Batch) {
         let before = self.model.clone();
         self.model.apply(batch);
-        let plan = self.planner.apply(batch);
+        let plan = tell(&mut self.planner, batch);
         self.maps.run(&plan);
         self.check_gone(&before, &plan);
     }
@@ -101,7 +104,7 @@ impl Trial {
     fn failing(&mut self, batch: &Batch, fails: &[bool]) {
         let mut fails = fails.iter().copied();
         self.model.apply(batch);
-        let mut plan = self.planner.apply(batch);
+        let mut plan = tell(&mut self.planner, batch);
         loop {
             let failures = self.maps.run_but(&plan, || fails.next().unwrap_or(false));
             self.planner.failed(failures.operations());
@@ -136,7 +139,7 @@ impl Trial {
         if pods_first {
             self.tell_pods();
         }
-        let plan = self.planner.apply(&self.model.full());
+        let plan = tell(&mut self.planner, &self.model.full());
         self.maps.run(&plan);
         if !pods_first {
             self.tell_pods();
@@ -303,7 +306,7 @@ proptest! {
         let mut trial = Trial::new(false, limits);
         for batch in &batches {
             trial.model.apply(batch);
-            let plan = trial.planner.apply(batch);
+            let plan = tell(&mut trial.planner, batch);
             trial.maps.run(&plan);
             prop_assert!(trial.maps.services.len() <= services);
             prop_assert!(trial.maps.ranges.len() <= source_ranges + 3);

@@ -229,7 +229,7 @@ proptest! {
         let mut model = Model::new(false);
         let batch = Batch { full: true, ..batch };
         model.apply(&batch);
-        let plan = bench.planner.apply(&batch);
+        let plan = tell(&mut bench.planner, &batch);
         for operation in &plan.operations {
             bench.maps.execute(operation);
         }

@@ -21,6 +21,7 @@ use crate::bench::services::{
 pub(super) struct Waggle {
     plane: DataPlane,
     batches: tokio::sync::mpsc::Sender<Arc<Batch>>,
+    in_force: tokio::sync::watch::Receiver<u64>,
     applied: tokio::sync::watch::Receiver<u64>,
     revision: u64,
     statistics: Option<RunTimeStatistics>,
@@ -63,6 +64,7 @@ impl Waggle {
         let (sender, applied) = tokio::sync::watch::channel(0);
         plane.follow(receiver, sender);
         Ok(Self {
+            in_force: plane.in_force(),
             plane,
             batches,
             applied,
@@ -71,8 +73,8 @@ impl Waggle {
         })
     }
 
-    /// From the batch in hand to the data plane's word that it is in force.
-    async fn apply(&mut self, full: bool, events: Vec<Event>) -> anyhow::Result<Duration> {
+    /// From the batch in hand until new connections go by it, and until what talked to gone backends is ended too.
+    async fn apply(&mut self, full: bool, events: Vec<Event>) -> anyhow::Result<[Duration; 2]> {
         self.revision += 1;
         let batch = Arc::new(Batch {
             revision: self.revision,
@@ -84,13 +86,10 @@ impl Waggle {
             .send(batch)
             .await
             .context("the data plane follows no more")?;
-        let revision = self.revision;
-        let in_force = self.applied.wait_for(|applied| *applied >= revision);
-        tokio::time::timeout(Duration::from_secs(60), in_force)
-            .await
-            .context("the table is not in force within a minute")?
-            .context("the data plane follows no more")?;
-        Ok(begun.elapsed())
+        reached(&mut self.in_force, self.revision).await?;
+        let in_force = begun.elapsed();
+        reached(&mut self.applied, self.revision).await?;
+        Ok([in_force, begun.elapsed()])
     }
 
     pub(super) async fn load(&mut self, table: &Table) -> anyhow::Result<Duration> {
@@ -98,14 +97,14 @@ impl Waggle {
             .services()
             .flat_map(|service| events(&service))
             .collect();
-        self.apply(true, events).await
+        self.apply(true, events).await.map(|[in_force, _]| in_force)
     }
 
     pub(super) async fn clear(&mut self) -> anyhow::Result<()> {
         self.apply(true, Vec::new()).await.map(|_| ())
     }
 
-    pub(super) async fn change(&mut self, change: &Change) -> anyhow::Result<Duration> {
+    pub(super) async fn change(&mut self, change: &Change) -> anyhow::Result<[Duration; 2]> {
         let slices = slices(&change.after);
         self.apply(false, slices).await
     }
@@ -135,6 +134,18 @@ impl Waggle {
     pub(super) async fn end(self) -> anyhow::Result<()> {
         Ok(self.plane.unload().await?)
     }
+}
+
+async fn reached(
+    told: &mut tokio::sync::watch::Receiver<u64>,
+    revision: u64,
+) -> anyhow::Result<()> {
+    let reached = told.wait_for(|told| *told >= revision);
+    tokio::time::timeout(Duration::from_secs(60), reached)
+        .await
+        .context("the table is not in force within a minute")?
+        .context("the data plane follows no more")?;
+    Ok(())
 }
 
 fn object(name: String) -> ObjectName {

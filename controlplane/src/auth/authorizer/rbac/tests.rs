@@ -24,6 +24,7 @@ fn user(name: &str, groups: &[&str]) -> User {
     User {
         name: name.into(),
         groups: strings(groups),
+        ..User::default()
     }
 }
 

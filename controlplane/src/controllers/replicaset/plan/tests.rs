@@ -99,7 +99,10 @@ fn status_counts_and_says_when_to_look_again() {
 
 #[test]
 fn the_pod_carries_template_and_owner() {
-    let pod = pod_from_template(&replica_set("s", 1));
+    let pod = pod_from_template(
+        &replica_set("s", 1),
+        crate::controllers::owner::controller_reference(&replica_set("s", 1)),
+    );
     assert_eq!(pod.metadata.generate_name.as_deref(), Some("s-"));
     let owner = &pod.metadata.owner_references.unwrap()[0];
     assert_eq!(

@@ -1,17 +1,22 @@
-//! The compact schema: definitions with sorted fields, names interned for the life of the process. No
-//! descriptions and no validation rules: those of a kind are in its file in `kinds/`.
+//! The compact schema: definitions with sorted fields and shared names. No descriptions and no validation
+//! rules: those of a kind are in its file in `kinds/`. One schema holds everything that is built in; each
+//! version of a custom resource has one of its own, which goes when its definition goes.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A name that many places of a schema share.
+pub(crate) type Name = Arc<str>;
 
 /// How a list is merged by server-side apply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ListType {
     /// Replaced as a whole.
     Atomic,
     /// Entries are a set of scalars.
     Set,
     /// Entries are objects told apart by these fields.
-    Map(&'static [&'static str]),
+    Map(Arc<[Name]>),
 }
 
 /// What strategic merge patch does with a field, as the `x-kubernetes-patch-*` extensions say it.
@@ -49,60 +54,64 @@ pub(crate) enum Node {
     MicroTime,
     /// Anything at all (RawExtension, FieldsV1, JSON).
     Any,
+    /// Anything, whose objects have fields of their own for server-side apply (what a custom resource keeps without
+    /// knowing it).
+    Deduced,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Field {
-    pub(crate) name: &'static str,
+    pub(crate) name: Name,
     pub(crate) node: Node,
     pub(crate) patch: PatchStrategy,
     /// Server-side apply takes the value as a whole although it is an object or a map.
     pub(crate) atomic: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Definition {
     /// `io.k8s.api.core.v1.Pod`
-    pub(crate) name: &'static str,
+    pub(crate) name: Name,
     /// Sorted by name.
     pub(crate) fields: Box<[Field]>,
     /// Server-side apply takes objects of this type as a whole.
     pub(crate) atomic: bool,
+    /// Fields that are not listed are allowed, and kept.
+    pub(crate) open: bool,
 }
 
 impl Definition {
     pub(crate) fn field(&self, name: &str) -> Option<&Field> {
         self.fields
-            .binary_search_by(|field| field.name.cmp(name))
+            .binary_search_by(|field| (*field.name).cmp(name))
             .ok()
             .map(|at| &self.fields[at])
     }
 
     /// `Pod` of `io.k8s.api.core.v1.Pod`.
-    pub(crate) fn short_name(&self) -> &'static str {
-        self.name.rsplit('.').next().unwrap_or(self.name)
+    pub(crate) fn short_name(&self) -> &str {
+        self.name.rsplit('.').next().unwrap_or(&self.name)
     }
 
     /// `v1.Pod` of `io.k8s.api.core.v1.Pod`.
-    fn go_name(&self) -> &'static str {
+    fn go_name(&self) -> &str {
         let Some(last) = self.name.rfind('.') else {
-            return self.name;
+            return &self.name;
         };
         match self.name[..last].rfind('.') {
             Some(at) => &self.name[at + 1..],
-            None => self.name,
+            None => &self.name,
         }
     }
 }
 
 #[derive(Debug)]
 pub(crate) struct Schema {
-    pub(super) definitions: Vec<Definition>,
-    pub(super) index: HashMap<&'static str, u16>,
+    pub(crate) definitions: Vec<Definition>,
+    pub(crate) index: HashMap<Name, u16>,
 }
 
 impl Schema {
-    #[cfg(test)]
     pub(crate) fn definition(&self, name: &str) -> Option<&Definition> {
         self.index
             .get(name)
@@ -131,11 +140,17 @@ impl Schema {
     /// The node below `name`, whether `node` is an object, a map or unknown.
     pub(crate) fn child<'a>(&'a self, node: &'a Node, name: &str) -> &'a Node {
         match node {
-            Node::Object(id) => self
-                .at(*id)
-                .field(name)
-                .map_or(&Node::Any, |field| &field.node),
+            Node::Object(id) => {
+                let definition = self.at(*id);
+                let unknown = if definition.open {
+                    &Node::Deduced
+                } else {
+                    &Node::Any
+                };
+                definition.field(name).map_or(unknown, |field| &field.node)
+            }
             Node::Map(value) => value,
+            Node::Deduced => &Node::Deduced,
             _ => &Node::Any,
         }
     }
@@ -156,7 +171,7 @@ impl Schema {
             Node::Quantity => "resource.Quantity".into(),
             Node::Time => "v1.Time".into(),
             Node::MicroTime => "v1.MicroTime".into(),
-            Node::Any => "interface {}".into(),
+            Node::Any | Node::Deduced => "interface {}".into(),
         }
     }
 }
@@ -164,11 +179,11 @@ impl Schema {
 #[cfg(test)]
 impl Schema {
     /// Every name of a field, once.
-    pub(crate) fn field_names(&self) -> Vec<&'static str> {
-        let mut all: Vec<&'static str> = self
+    pub(crate) fn field_names(&self) -> Vec<&str> {
+        let mut all: Vec<&str> = self
             .definitions
             .iter()
-            .flat_map(|definition| definition.fields.iter().map(|field| field.name))
+            .flat_map(|definition| definition.fields.iter().map(|field| &*field.name))
             .collect();
         all.sort_unstable();
         all.dedup();

@@ -1,0 +1,112 @@
+//! What a node refuses to run, and how it says so. Pure.
+
+use k8s_openapi::api::core::v1::Pod;
+
+use super::confine;
+
+/// System controls that belong to a namespace of the pod and harm nobody outside of it.
+const SAFE_SYSCTLS: [&str; 12] = [
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+];
+
+/// Which namespace keeps a system control from reaching the host.
+const IPC: [&str; 8] = [
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+];
+
+/// A pod that is not run: its reason and message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+/// `allowed_sysctls` are names, or patterns that end with `*`.
+pub(crate) fn refused(pod: &Pod, allowed_sysctls: &[String]) -> Option<Refused> {
+    let spec = pod.spec.as_ref()?;
+    let host_network = spec.host_network == Some(true);
+    let host_ipc = spec.host_ipc == Some(true);
+    confine::sysctls(pod).keys().find_map(|name| {
+        let why = sysctl_refused(name, allowed_sysctls, host_network, host_ipc)?;
+        Some(Refused {
+            reason: "SysctlForbidden",
+            message: format!("Pod was rejected: forbidden sysctl: {name:?} {why}"),
+        })
+    })
+}
+
+fn sysctl_refused(
+    name: &str,
+    allowed: &[String],
+    host_network: bool,
+    host_ipc: bool,
+) -> Option<&'static str> {
+    let of_network = name.starts_with("net.");
+    let of_ipc = IPC.contains(&name) || name.starts_with("fs.mqueue.");
+    let fits = |pattern: &String| match pattern.strip_suffix('*') {
+        Some(prefix) => name.starts_with(prefix),
+        None => name == pattern,
+    };
+    if !SAFE_SYSCTLS.contains(&name) && !allowed.iter().any(fits) {
+        Some("not allowlisted")
+    } else if of_network && host_network {
+        Some("not allowed with host net enabled")
+    } else if of_ipc && host_ipc {
+        Some("not allowed with host ipc enabled")
+    } else if !of_network && !of_ipc {
+        Some("not namespaced")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn system_controls_are_refused_unless_they_are_safe_or_allowed() {
+        let pod = |name: &str, host: bool| -> Pod {
+            serde_json::from_value(serde_json::json!({"spec": {
+                "hostNetwork": host, "hostIPC": host,
+                "securityContext": {"sysctls": [{"name": name, "value": "1"}]},
+                "containers": []}}))
+            .unwrap()
+        };
+        let allowed = ["kernel.msg*".to_owned(), "kernel.panic".to_owned()];
+        for (name, host, why) in [
+            ("net.ipv4.tcp_syncookies", false, None),
+            ("net/ipv4/tcp_syncookies", false, None),
+            ("net.ipv4.tcp_syncookies", true, Some("host net")),
+            ("kernel.shm_rmid_forced", true, Some("host ipc")),
+            ("kernel.msgmax", false, None),
+            ("kernel.shmmax", false, Some("not allowlisted")),
+            ("kernel.panic", false, Some("not namespaced")),
+        ] {
+            let refused = refused(&pod(name, host), &allowed);
+            match why {
+                None => assert_eq!(refused, None, "{name}"),
+                Some(why) => assert!(refused.unwrap().message.contains(why), "{name}"),
+            }
+        }
+    }
+}

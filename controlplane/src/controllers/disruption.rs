@@ -1,0 +1,142 @@
+//! Keeps the status of PodDisruptionBudgets: how many pods there should be, how many are healthy, how many may
+//! go. The eviction subresource takes from it (`registry/evict.rs`); this controller gives back.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+
+use super::worker::Next;
+use crate::cache::{Cache, ObjectKey, Queue, Subscription};
+use crate::kinds;
+use crate::registry::{ApiError, Client, EventType, object};
+use crate::scheduler::Selector;
+use crate::store::Freshness;
+
+mod plan;
+
+use plan::{View, plan};
+
+pub(super) const NAME: &str = "disruption-controller";
+
+pub(super) struct Controller {
+    client: Client,
+    cache: Cache,
+}
+
+fn selects(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
+    let spec = budget.spec.as_ref();
+    let selector = Selector::new(spec.and_then(|spec| spec.selector.as_ref()));
+    let labels = pod.metadata.labels.clone().unwrap_or_default();
+    budget.metadata.namespace == pod.metadata.namespace && selector.matches(&labels)
+}
+
+pub(super) fn subscribe(cache: &Cache, queue: &Queue<ObjectKey>) -> Vec<Subscription> {
+    let budgets = {
+        let queue = queue.clone();
+        cache
+            .disruption_budgets
+            .subscribe(move |delta| queue.add(delta.key.clone()))
+    };
+    let pods = {
+        let (queue, budgets) = (queue.clone(), cache.disruption_budgets.clone());
+        cache.pods.subscribe(move |delta| {
+            for budget in budgets.list(&delta.key.namespace) {
+                let pods = [delta.old, delta.new];
+                if pods.into_iter().flatten().any(|pod| selects(&budget, pod)) {
+                    queue.add(ObjectKey::of(budget.as_ref()));
+                }
+            }
+        })
+    };
+    vec![budgets, pods]
+}
+
+impl Controller {
+    pub(super) fn new(client: &Client, cache: &Cache) -> Self {
+        Self {
+            client: client.with_manager(NAME),
+            cache: cache.clone(),
+        }
+    }
+
+    pub(super) async fn reconcile(&self, key: ObjectKey) -> Result<Next, ApiError> {
+        let Some(budget) = self.cache.disruption_budgets.get_key(&key) else {
+            return Ok(Next::Wait);
+        };
+        let mut pods = self.cache.pods.list(&key.namespace);
+        pods.retain(|pod| selects(&budget, pod));
+        let mut scales = Vec::new();
+        for owner in plan::controllers(&pods) {
+            scales.push(self.replicas(&key.namespace, &owner).await?);
+        }
+        let view = View {
+            budget: &budget,
+            pods: &pods,
+            scales: scales.into_iter().collect(),
+        };
+        let done = plan(&view, Timestamp::now());
+        if let Some(problem) = &done.problem {
+            self.client.event(
+                budget.as_ref(),
+                EventType::Warning,
+                "CalculateExpectedPodCountFailed",
+                &format!("Failed to calculate the number of expected pods: {problem}"),
+            );
+        }
+        if let Some(status) = done.status {
+            let mut changed = budget.as_ref().clone();
+            changed.status = Some(status);
+            match self.client.update_status(&changed).await {
+                // An eviction was quicker: the watch brings it here again.
+                Err(error) if matches!(error.code(), 404 | 409) => {}
+                other => drop(other?),
+            }
+        }
+        Ok(done.again.map_or(Next::Wait, Next::After))
+    }
+
+    /// How many pods the controller of a pod wants; the Deployment's number for those of its ReplicaSets.
+    async fn replicas(
+        &self,
+        namespace: &str,
+        owner: &OwnerReference,
+    ) -> Result<Option<i64>, ApiError> {
+        let mut owner = owner.clone();
+        loop {
+            let (group, version) = owner
+                .api_version
+                .split_once('/')
+                .unwrap_or(("", &owner.api_version));
+            let kind = kinds::by_kind(group, version, &owner.kind)
+                .filter(|kind| kind.has_subresource("scale"));
+            let Some(kind) = kind else { return Ok(None) };
+            let registry = self.client.registry();
+            let found = match registry
+                .get(kind, namespace, &owner.name, Freshness::Local)
+                .await
+            {
+                Err(error) if error.is_not_found() => return Ok(None),
+                other => object::decode(&*other?),
+            };
+            if object::uid(&found) != owner.uid {
+                return Ok(None);
+            }
+            let above = found["metadata"]["ownerReferences"].as_array();
+            let above = above
+                .into_iter()
+                .flatten()
+                .find(|above| above["controller"] == true && owner.kind == "ReplicaSet")
+                .and_then(|above| serde_json::from_value(above.clone()).ok());
+            match above {
+                Some(above) => owner = above,
+                None => return Ok(Some(found["spec"]["replicas"].as_i64().unwrap_or(1))),
+            }
+        }
+    }
+}
+
+/// An eviction that leads to no deletion within this time is taken back.
+const DELETION_TIMEOUT: Duration = Duration::from_secs(120);

@@ -1,0 +1,128 @@
+//! admissionregistration.k8s.io/v1: who else has a say about writes. Webhooks are called by `admission`, policies
+//! evaluated there.
+
+use serde_json::Value;
+
+use super::access::{fill, list, object_mut, text};
+use super::errors::Errors;
+
+pub(crate) mod mutating_policy;
+pub(crate) mod validating_policy;
+pub(crate) mod webhooks;
+
+pub(super) const GROUP: &str = "admissionregistration.k8s.io";
+
+const OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
+const POLICIES: &[&str] = &["Fail", "Ignore"];
+
+/// What matching has where nothing is said.
+fn default_matching(matching: &mut Value, rules: &str) {
+    let map = object_mut(matching, &[]);
+    fill(map, "matchPolicy", "Equivalent");
+    for selector in ["namespaceSelector", "objectSelector"] {
+        map.entry(selector).or_insert_with(|| serde_json::json!({}));
+    }
+    for rule in super::access::list_mut(matching, &[rules]) {
+        fill(object_mut(rule, &[]), "scope", "*");
+    }
+}
+
+fn validate_rules(matching: &Value, field: &str, path: &str, errors: &mut Errors) {
+    for (number, rule) in list(matching, &[field]).iter().enumerate() {
+        let path = format!("{path}.{field}[{number}]");
+        let operations = list(rule, &["operations"]);
+        if operations.is_empty() {
+            errors.required(format!("{path}.operations"), "");
+        }
+        if operations.len() > 1 && operations.iter().any(|operation| operation == "*") {
+            errors.invalid(
+                format!("{path}.operations"),
+                rule["operations"].clone(),
+                "if '*' is present, must not specify other operations",
+            );
+        }
+        for (number, operation) in operations.iter().enumerate() {
+            if !operation
+                .as_str()
+                .is_some_and(|name| OPERATIONS.contains(&name))
+            {
+                errors.not_supported(
+                    format!("{path}.operations[{number}]"),
+                    operation.clone(),
+                    OPERATIONS,
+                );
+            }
+        }
+        for field in ["apiGroups", "apiVersions", "resources"] {
+            if list(rule, &[field]).is_empty() {
+                errors.required(format!("{path}.{field}"), "");
+            }
+        }
+        let scope = text(rule, &["scope"]);
+        if !matches!(scope, "*" | "Cluster" | "Namespaced") {
+            errors.not_supported(
+                format!("{path}.scope"),
+                scope,
+                &["*", "Cluster", "Namespaced"],
+            );
+        }
+    }
+}
+
+fn validate_selectors(matching: &Value, path: &str, errors: &mut Errors) {
+    for field in ["namespaceSelector", "objectSelector"] {
+        if let Some(chosen) = super::access::at(matching, &[field]) {
+            super::selector::validate(chosen, &format!("{path}.{field}"), errors);
+        }
+    }
+    let policy = text(matching, &["matchPolicy"]);
+    if !matches!(policy, "" | "Exact" | "Equivalent") {
+        errors.not_supported(
+            format!("{path}.matchPolicy"),
+            policy,
+            &["Equivalent", "Exact"],
+        );
+    }
+}
+
+fn validate_failure_policy(holder: &Value, path: &str, errors: &mut Errors) {
+    let policy = text(holder, &["failurePolicy"]);
+    if !policy.is_empty() && !POLICIES.contains(&policy) {
+        errors.not_supported(format!("{path}.failurePolicy"), policy, POLICIES);
+    }
+}
+
+/// Conditions in CEL: named, once each, and they can be compiled.
+fn validate_conditions(holder: &Value, path: &str, errors: &mut Errors) {
+    let conditions = list(holder, &["matchConditions"]);
+    if conditions.len() > 64 {
+        errors.too_many(format!("{path}.matchConditions"), conditions.len(), 64);
+    }
+    let mut seen = std::collections::HashSet::new();
+    for (number, condition) in conditions.iter().enumerate() {
+        let path = format!("{path}.matchConditions[{number}]");
+        let name = text(condition, &["name"]);
+        if name.is_empty() {
+            errors.required(format!("{path}.name"), "");
+        } else if !seen.insert(name) {
+            errors.duplicate(format!("{path}.name"), name);
+        } else {
+            errors.format(
+                &format!("{path}.name"),
+                name,
+                super::names::qualified_name(name),
+            );
+        }
+        validate_expression(condition, "expression", &path, errors);
+    }
+}
+
+fn validate_expression(holder: &Value, field: &str, path: &str, errors: &mut Errors) {
+    let source = text(holder, &[field]);
+    let path = format!("{path}.{field}");
+    if source.trim().is_empty() {
+        errors.required(path, "");
+    } else if let Err(problem) = super::custom::expressions::compile(source) {
+        errors.invalid(path, source, &problem);
+    }
+}

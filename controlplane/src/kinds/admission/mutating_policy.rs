@@ -1,0 +1,170 @@
+//! MutatingAdmissionPolicy and its binding. They are kept and checked; changes that need objects made in CEL
+//! (`ApplyConfiguration`) are refused where the policy would be used, by its failure policy.
+
+use serde_json::Value;
+
+use super::super::access::{at, fill, list, object_mut, text};
+use super::super::errors::Errors;
+use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, table};
+use super::{
+    GROUP, default_matching, validate_conditions, validate_failure_policy, validate_rules,
+    validate_selectors,
+};
+
+pub(crate) static KIND: Kind = Kind {
+    group: GROUP,
+    version: "v1",
+    kind: "MutatingAdmissionPolicy",
+    plural: "mutatingadmissionpolicies",
+    singular: "mutatingadmissionpolicy",
+    short_names: &[],
+    categories: &["api-extensions"],
+    scope: Scope::Cluster,
+    definition: "io.k8s.api.admissionregistration.v1.MutatingAdmissionPolicy",
+    subresources: &[],
+    name_rule: NameRule::DnsSubdomain,
+    strategy: &Policy { is_binding: false },
+    register: |generator| {
+        generator
+            .subschema_for::<k8s_openapi::api::admissionregistration::v1::MutatingAdmissionPolicy>(
+            );
+    },
+};
+
+pub(crate) static BINDING: Kind = Kind {
+    group: GROUP,
+    version: "v1",
+    kind: "MutatingAdmissionPolicyBinding",
+    plural: "mutatingadmissionpolicybindings",
+    singular: "mutatingadmissionpolicybinding",
+    short_names: &[],
+    categories: &["api-extensions"],
+    scope: Scope::Cluster,
+    definition: "io.k8s.api.admissionregistration.v1.MutatingAdmissionPolicyBinding",
+    subresources: &[],
+    name_rule: NameRule::DnsSubdomain,
+    strategy: &Policy { is_binding: true },
+    register: |generator| {
+        generator.subschema_for::<k8s_openapi::api::admissionregistration::v1::MutatingAdmissionPolicyBinding>();
+    },
+};
+
+#[derive(Debug)]
+struct Policy {
+    is_binding: bool,
+}
+
+impl Policy {
+    fn matching(&self) -> &'static str {
+        if self.is_binding {
+            "matchResources"
+        } else {
+            "matchConstraints"
+        }
+    }
+}
+
+impl Strategy for Policy {
+    fn default(&self, object: &mut Value) {
+        let spec = object_mut(object, &["spec"]);
+        if !self.is_binding {
+            fill(spec, "failurePolicy", "Fail");
+            fill(spec, "reinvocationPolicy", "Never");
+        }
+        if let Some(matching) = spec.get_mut(self.matching()) {
+            default_matching(matching, "resourceRules");
+        }
+    }
+
+    fn prepare_create(&self, object: &mut Value) {
+        meta::set_generation(object, None);
+    }
+
+    fn prepare_update(&self, object: &mut Value, old: &Value, _subresource: &str) {
+        meta::set_generation(object, Some(old));
+    }
+
+    fn validate(
+        &self,
+        object: &Value,
+        _old: Option<&Value>,
+        _subresource: &str,
+    ) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        let spec = &object["spec"];
+        let path = format!("spec.{}", self.matching());
+        if let Some(matching) = at(spec, &[self.matching()]) {
+            validate_rules(matching, "resourceRules", &path, &mut errors);
+            validate_selectors(matching, &path, &mut errors);
+        } else if !self.is_binding {
+            errors.required(path, "");
+        }
+        if self.is_binding {
+            if text(spec, &["policyName"]).is_empty() {
+                errors.required("spec.policyName", "");
+            }
+            return errors.into_vec();
+        }
+        validate_failure_policy(spec, "spec", &mut errors);
+        validate_conditions(spec, "spec", &mut errors);
+        let mutations = list(spec, &["mutations"]);
+        if mutations.is_empty() {
+            errors.required("spec.mutations", "mutations must contain at least one item");
+        }
+        for (number, mutation) in mutations.iter().enumerate() {
+            let kind = text(mutation, &["patchType"]);
+            if !matches!(kind, "JSONPatch" | "ApplyConfiguration") {
+                errors.not_supported(
+                    format!("spec.mutations[{number}].patchType"),
+                    kind,
+                    &["ApplyConfiguration", "JSONPatch"],
+                );
+            }
+        }
+        errors.into_vec()
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        const POLICY: &[Column] = &[
+            table::NAME,
+            table::column("Mutations", "integer", "How many mutations there are."),
+            table::column("ParamKind", "string", "Kind of the parameters."),
+            table::AGE,
+        ];
+        const BINDING: &[Column] = &[
+            table::NAME,
+            table::column("PolicyName", "string", "The policy that is bound."),
+            table::column(
+                "ParamRef",
+                "string",
+                "The parameters that it is bound with.",
+            ),
+            table::AGE,
+        ];
+        if self.is_binding { BINDING } else { POLICY }
+    }
+
+    fn row(&self, object: &Value, now: i64) -> Vec<Value> {
+        let spec = &object["spec"];
+        let (first, second) = if self.is_binding {
+            let reference = at(spec, &["paramRef"]).map(|given| text(given, &["name"]));
+            (
+                text(spec, &["policyName"]).into(),
+                reference.unwrap_or("<unset>").to_owned(),
+            )
+        } else {
+            let kind = at(spec, &["paramKind"])
+                .map(|kind| format!("{}/{}", text(kind, &["apiVersion"]), text(kind, &["kind"])));
+            (
+                list(spec, &["mutations"]).len().into(),
+                kind.unwrap_or_else(|| "<unset>".to_owned()),
+            )
+        };
+        vec![
+            table::name(object),
+            first,
+            second.into(),
+            table::age(object, now),
+        ]
+    }
+}

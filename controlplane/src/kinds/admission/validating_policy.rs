@@ -1,0 +1,252 @@
+//! ValidatingAdmissionPolicy and its binding: rules in CEL about writes of any kind.
+
+use serde_json::Value;
+
+use super::super::access::{at, fill, list, object_mut, text};
+use super::super::errors::Errors;
+use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, table};
+use super::{
+    GROUP, default_matching, validate_conditions, validate_expression, validate_failure_policy,
+    validate_rules, validate_selectors,
+};
+
+pub(crate) static KIND: Kind = Kind {
+    group: GROUP,
+    version: "v1",
+    kind: "ValidatingAdmissionPolicy",
+    plural: "validatingadmissionpolicies",
+    singular: "validatingadmissionpolicy",
+    short_names: &[],
+    categories: &["api-extensions"],
+    scope: Scope::Cluster,
+    definition: "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicy",
+    subresources: &["status"],
+    name_rule: NameRule::DnsSubdomain,
+    strategy: &Policy,
+    register: |generator| {
+        generator.subschema_for::<k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicy>();
+    },
+};
+
+pub(crate) static BINDING: Kind = Kind {
+    group: GROUP,
+    version: "v1",
+    kind: "ValidatingAdmissionPolicyBinding",
+    plural: "validatingadmissionpolicybindings",
+    singular: "validatingadmissionpolicybinding",
+    short_names: &[],
+    categories: &["api-extensions"],
+    scope: Scope::Cluster,
+    definition: "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicyBinding",
+    subresources: &[],
+    name_rule: NameRule::DnsSubdomain,
+    strategy: &Binding,
+    register: |generator| {
+        generator.subschema_for::<k8s_openapi::api::admissionregistration::v1::ValidatingAdmissionPolicyBinding>();
+    },
+};
+
+#[derive(Debug)]
+struct Policy;
+
+impl Strategy for Policy {
+    fn default(&self, object: &mut Value) {
+        let spec = object_mut(object, &["spec"]);
+        fill(spec, "failurePolicy", "Fail");
+        if let Some(matching) = spec.get_mut("matchConstraints") {
+            default_matching(matching, "resourceRules");
+        }
+    }
+
+    fn prepare_create(&self, object: &mut Value) {
+        object_mut(object, &[]).insert("status".into(), serde_json::json!({}));
+        meta::set_generation(object, None);
+    }
+
+    fn prepare_update(&self, object: &mut Value, old: &Value, subresource: &str) {
+        if subresource == "status" {
+            meta::keep_all_but_status(object, old);
+            return;
+        }
+        meta::keep_status(object, old);
+        meta::set_generation(object, Some(old));
+    }
+
+    fn validate(
+        &self,
+        object: &Value,
+        _old: Option<&Value>,
+        _subresource: &str,
+    ) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        let spec = &object["spec"];
+        validate_failure_policy(spec, "spec", &mut errors);
+        match at(spec, &["matchConstraints"]) {
+            None => errors.required("spec.matchConstraints", ""),
+            Some(matching) => {
+                if list(matching, &["resourceRules"]).is_empty() {
+                    errors.required("spec.matchConstraints.resourceRules", "");
+                }
+                validate_rules(
+                    matching,
+                    "resourceRules",
+                    "spec.matchConstraints",
+                    &mut errors,
+                );
+                validate_selectors(matching, "spec.matchConstraints", &mut errors);
+            }
+        }
+        validate_conditions(spec, "spec", &mut errors);
+        let (validations, audits) = (
+            list(spec, &["validations"]),
+            list(spec, &["auditAnnotations"]),
+        );
+        if validations.is_empty() && audits.is_empty() {
+            errors.required(
+                "spec.validations",
+                "validations or auditAnnotations must contain at least one item",
+            );
+        }
+        for (number, validation) in validations.iter().enumerate() {
+            validate_expression(
+                validation,
+                "expression",
+                &format!("spec.validations[{number}]"),
+                &mut errors,
+            );
+        }
+        for (number, variable) in list(spec, &["variables"]).iter().enumerate() {
+            validate_expression(
+                variable,
+                "expression",
+                &format!("spec.variables[{number}]"),
+                &mut errors,
+            );
+        }
+        errors.into_vec()
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        const COLUMNS: &[Column] = &[
+            table::NAME,
+            table::column("Validations", "integer", "How many validations there are."),
+            table::column("ParamKind", "string", "Kind of the parameters."),
+            table::AGE,
+        ];
+        COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: i64) -> Vec<Value> {
+        let spec = &object["spec"];
+        let kind = match at(spec, &["paramKind"]) {
+            None => "<unset>".to_owned(),
+            Some(kind) => format!("{}/{}", text(kind, &["apiVersion"]), text(kind, &["kind"])),
+        };
+        vec![
+            table::name(object),
+            list(spec, &["validations"]).len().into(),
+            kind.into(),
+            table::age(object, now),
+        ]
+    }
+}
+
+#[derive(Debug)]
+struct Binding;
+
+const ACTIONS: &[&str] = &["Audit", "Deny", "Warn"];
+
+impl Strategy for Binding {
+    fn default(&self, object: &mut Value) {
+        if let Some(matching) = object.pointer_mut("/spec/matchResources") {
+            default_matching(matching, "resourceRules");
+        }
+    }
+
+    fn prepare_create(&self, object: &mut Value) {
+        meta::set_generation(object, None);
+    }
+
+    fn prepare_update(&self, object: &mut Value, old: &Value, _subresource: &str) {
+        meta::set_generation(object, Some(old));
+    }
+
+    fn validate(
+        &self,
+        object: &Value,
+        _old: Option<&Value>,
+        _subresource: &str,
+    ) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        let spec = &object["spec"];
+        if text(spec, &["policyName"]).is_empty() {
+            errors.required("spec.policyName", "");
+        }
+        let actions = list(spec, &["validationActions"]);
+        if actions.is_empty() {
+            errors.required(
+                "spec.validationActions",
+                "at least one validation action is required",
+            );
+        }
+        for (number, action) in actions.iter().enumerate() {
+            if !action.as_str().is_some_and(|name| ACTIONS.contains(&name)) {
+                errors.not_supported(
+                    format!("spec.validationActions[{number}]"),
+                    action.clone(),
+                    ACTIONS,
+                );
+            }
+        }
+        let has = |name: &str| actions.iter().any(|action| action == name);
+        if has("Deny") && has("Warn") {
+            errors.invalid(
+                "spec.validationActions",
+                spec["validationActions"].clone(),
+                "must not contain both Deny and Warn (repeating the same validation failure information in the API \
+                 response and headers serves no purpose)",
+            );
+        }
+        if let Some(matching) = at(spec, &["matchResources"]) {
+            validate_rules(
+                matching,
+                "resourceRules",
+                "spec.matchResources",
+                &mut errors,
+            );
+            validate_selectors(matching, "spec.matchResources", &mut errors);
+        }
+        errors.into_vec()
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        const COLUMNS: &[Column] = &[
+            table::NAME,
+            table::column("PolicyName", "string", "The policy that is bound."),
+            table::column(
+                "ParamRef",
+                "string",
+                "The parameters that it is bound with.",
+            ),
+            table::AGE,
+        ];
+        COLUMNS
+    }
+
+    fn row(&self, object: &Value, now: i64) -> Vec<Value> {
+        let spec = &object["spec"];
+        let reference = match at(spec, &["paramRef"]) {
+            None => "<unset>".to_owned(),
+            Some(given) => match text(given, &["namespace"]) {
+                "" => text(given, &["name"]).to_owned(),
+                namespace => format!("{namespace}/{}", text(given, &["name"])),
+            },
+        };
+        vec![
+            table::name(object),
+            text(spec, &["policyName"]).into(),
+            reference.into(),
+            table::age(object, now),
+        ]
+    }
+}

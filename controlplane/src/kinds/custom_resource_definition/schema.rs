@@ -1,0 +1,313 @@
+//! Whether a schema is structural: every field has one type, said in one place, so that values can be pruned,
+//! defaulted and merged by it.
+
+use serde_json::Value;
+
+use super::super::access::{at, flag, list, map, text};
+use super::super::custom::structural::{DEEPEST, Structural, pattern};
+use super::super::custom::{self};
+use super::super::errors::Errors;
+
+const TYPES: &[&str] = &["array", "boolean", "integer", "number", "object", "string"];
+/// What JSON Schema has and structural schemas do not.
+const FORBIDDEN: &[(&str, &str)] = &[
+    ("$ref", "$ref is not supported"),
+    ("definitions", "definitions is not supported"),
+    ("dependencies", "dependencies is not supported"),
+    ("patternProperties", "patternProperties is not supported"),
+    ("additionalItems", "additionalItems is not supported"),
+    ("id", "id is not supported"),
+];
+/// What may only be said outside of logical junctors.
+const OUTSIDE: &[&str] = &[
+    "description",
+    "type",
+    "title",
+    "default",
+    "nullable",
+    "additionalProperties",
+    "x-kubernetes-preserve-unknown-fields",
+    "x-kubernetes-embedded-resource",
+    "x-kubernetes-list-type",
+    "x-kubernetes-list-map-keys",
+    "x-kubernetes-map-type",
+    "x-kubernetes-validations",
+];
+const JUNCTORS: &[&str] = &["allOf", "anyOf", "oneOf"];
+
+pub(super) fn validate(schema: &Value, path: &str, errors: &mut Errors) {
+    match text(schema, &["type"]) {
+        "object" => {}
+        "" => errors.required(format!("{path}.type"), "must not be empty at the root"),
+        other => errors.invalid(format!("{path}.type"), other, "must be object at the root"),
+    }
+    if let Some(metadata) = at(schema, &["properties", "metadata"]) {
+        let others = map(metadata, &["properties"]).into_iter().flatten();
+        if others
+            .clone()
+            .any(|(name, _)| name != "name" && name != "generateName")
+        {
+            errors.forbidden(
+                format!("{path}.properties[metadata]"),
+                "must not specify anything other than name and generateName, but metadata is implicitly specified",
+            );
+        }
+    }
+    let mut check = Check { errors };
+    check.node(schema, path, "at the root", 0);
+}
+
+struct Check<'a> {
+    errors: &'a mut Errors,
+}
+
+impl Check<'_> {
+    fn node(&mut self, schema: &Value, path: &str, place: &str, depth: usize) {
+        if depth > DEEPEST {
+            self.errors
+                .invalid(path, Value::Null, "is nested too deeply");
+            return;
+        }
+        let kind = text(schema, &["type"]);
+        let int_or_string = flag(schema, &["x-kubernetes-int-or-string"]);
+        let preserve = flag(schema, &["x-kubernetes-preserve-unknown-fields"]);
+        if kind.is_empty() && !int_or_string && !preserve && place != "at the root" {
+            self.errors.required(
+                format!("{path}.type"),
+                &format!("must not be empty {place}"),
+            );
+        }
+        if int_or_string && !kind.is_empty() {
+            self.errors.forbidden(
+                format!("{path}.type"),
+                "must be empty if x-kubernetes-int-or-string is true",
+            );
+        }
+        if !kind.is_empty() && !TYPES.contains(&kind) {
+            self.errors
+                .not_supported(format!("{path}.type"), kind, TYPES);
+        }
+        self.keywords(schema, path);
+        self.extensions(schema, path, kind);
+        self.default(schema, path);
+        self.below(schema, path, depth);
+        if !int_or_string {
+            for junctor in JUNCTORS {
+                for (at, part) in list(schema, &[junctor]).iter().enumerate() {
+                    self.inside(part, &format!("{path}.{junctor}[{at}]"), depth + 1);
+                }
+            }
+            if let Some(part) = at(schema, &["not"]) {
+                self.inside(part, &format!("{path}.not"), depth + 1);
+            }
+        }
+    }
+
+    fn keywords(&mut self, schema: &Value, path: &str) {
+        for (keyword, why) in FORBIDDEN {
+            if at(schema, &[keyword])
+                .is_some_and(|value| !value.as_str().is_some_and(str::is_empty))
+            {
+                self.errors.forbidden(format!("{path}.{keyword}"), why);
+            }
+        }
+        if flag(schema, &["uniqueItems"]) {
+            self.errors.forbidden(
+                format!("{path}.uniqueItems"),
+                "uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
+            );
+        }
+        let given = text(schema, &["pattern"]);
+        if let Err(problem) = pattern(given) {
+            let path = format!("{path}.pattern");
+            self.errors.invalid(
+                path,
+                given,
+                &format!("must be a valid regular expression, but isn't: {problem}"),
+            );
+        }
+        match at(schema, &["additionalProperties"]) {
+            Some(Value::Bool(false)) => self.errors.forbidden(
+                format!("{path}.additionalProperties"),
+                "additionalProperties cannot be set to false",
+            ),
+            Some(_) if map(schema, &["properties"]).is_some_and(|all| !all.is_empty()) => {
+                self.errors.forbidden(
+                    format!("{path}.additionalProperties"),
+                    "additionalProperties and properties are mutual exclusive",
+                );
+            }
+            _ => {}
+        }
+        if text(schema, &["type"]) == "array" && !schema["items"].is_object() {
+            self.errors
+                .required(format!("{path}.items"), "must be specified");
+        }
+    }
+
+    fn extensions(&mut self, schema: &Value, path: &str, kind: &str) {
+        if flag(schema, &["x-kubernetes-embedded-resource"]) {
+            if kind != "object" {
+                self.errors.invalid(
+                    format!("{path}.type"),
+                    kind,
+                    "must be object if x-kubernetes-embedded-resource is true",
+                );
+            }
+            let known = map(schema, &["properties"]).is_some_and(|all| !all.is_empty());
+            if !known && !flag(schema, &["x-kubernetes-preserve-unknown-fields"]) {
+                self.errors.required(
+                    format!("{path}.properties"),
+                    "must not be empty if x-kubernetes-embedded-resource is true without \
+                     x-kubernetes-preserve-unknown-fields",
+                );
+            }
+        }
+        self.list_type(schema, path, kind);
+        let map_type = text(schema, &["x-kubernetes-map-type"]);
+        if !matches!(map_type, "" | "atomic" | "granular") {
+            self.errors.not_supported(
+                format!("{path}.x-kubernetes-map-type"),
+                map_type,
+                &["atomic", "granular"],
+            );
+        }
+        for (at, rule) in list(schema, &["x-kubernetes-validations"])
+            .iter()
+            .enumerate()
+        {
+            let path = format!("{path}.x-kubernetes-validations[{at}].rule");
+            let source = text(rule, &["rule"]);
+            if source.trim().is_empty() {
+                self.errors.required(path, "rule is not specified");
+            } else if let Err(problem) = custom::expressions::compile(source) {
+                self.errors.invalid(path, source, &problem);
+            }
+        }
+    }
+
+    fn list_type(&mut self, schema: &Value, path: &str, kind: &str) {
+        let list_type = text(schema, &["x-kubernetes-list-type"]);
+        let field = format!("{path}.x-kubernetes-list-type");
+        match list_type {
+            "" => return,
+            "atomic" | "set" | "map" => {}
+            other => {
+                self.errors
+                    .not_supported(field, other, &["atomic", "map", "set"]);
+                return;
+            }
+        }
+        if kind != "array" {
+            self.errors.invalid(
+                format!("{path}.type"),
+                kind,
+                "must be array if x-kubernetes-list-type is specified",
+            );
+        }
+        let keys = list(schema, &["x-kubernetes-list-map-keys"]);
+        if list_type != "map" {
+            return;
+        }
+        let field = format!("{path}.x-kubernetes-list-map-keys");
+        if keys.is_empty() {
+            self.errors
+                .required(field, "must not be empty if x-kubernetes-list-type is map");
+            return;
+        }
+        if text(schema, &["items", "type"]) != "object" {
+            self.errors.invalid(
+                format!("{path}.items.type"),
+                text(schema, &["items", "type"]),
+                "must be object if parent array's x-kubernetes-list-type is map",
+            );
+        }
+        let required = list(schema, &["items", "required"]);
+        for (number, key) in keys.iter().enumerate() {
+            let name = key.as_str().unwrap_or("");
+            match at(schema, &["items", "properties", name]) {
+                None => self.errors.invalid(
+                    format!("{field}[{number}]"),
+                    name,
+                    "entries must all be names of item properties",
+                ),
+                Some(property) => {
+                    if at(property, &["default"]).is_none() && !required.contains(key) {
+                        self.errors.required(
+                            format!("{path}.items.properties[{name}].default"),
+                            "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property",
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// A default must be a value that the schema allows, and keeps.
+    fn default(&mut self, schema: &Value, path: &str) {
+        let Some(default) = at(schema, &["default"]) else {
+            return;
+        };
+        let Ok(structural) = Structural::read(schema) else {
+            return;
+        };
+        let path = format!("{path}.default");
+        let mut pruned = default.clone();
+        if !custom::prune(&structural, &mut pruned).is_empty() {
+            self.errors
+                .invalid(&*path, default.clone(), "must not have unknown fields");
+        }
+        for error in custom::check(&structural, default, &path) {
+            self.errors.add(error);
+        }
+    }
+
+    fn below(&mut self, schema: &Value, path: &str, depth: usize) {
+        for (name, property) in map(schema, &["properties"]).into_iter().flatten() {
+            let path = format!("{path}.properties[{name}]");
+            self.node(property, &path, "for specified object fields", depth + 1);
+        }
+        if let Some(items) = at(schema, &["items"]).filter(|items| items.is_object()) {
+            self.node(
+                items,
+                &format!("{path}.items"),
+                "for specified array items",
+                depth + 1,
+            );
+        }
+        if let Some(values) =
+            at(schema, &["additionalProperties"]).filter(|values| values.is_object())
+        {
+            let path = format!("{path}.additionalProperties");
+            self.node(values, &path, "for specified object fields", depth + 1);
+        }
+    }
+
+    /// Inside of a junctor values are limited, not described.
+    fn inside(&mut self, schema: &Value, path: &str, depth: usize) {
+        if depth > DEEPEST {
+            return;
+        }
+        for keyword in OUTSIDE {
+            let said = at(schema, &[keyword]).is_some_and(|value| value != &Value::Bool(false));
+            if said {
+                self.errors.forbidden(
+                    format!("{path}.{keyword}"),
+                    "must be empty to be structural",
+                );
+            }
+        }
+        self.keywords(schema, path);
+        for (name, property) in map(schema, &["properties"]).into_iter().flatten() {
+            self.inside(property, &format!("{path}.properties[{name}]"), depth + 1);
+        }
+        if let Some(items) = at(schema, &["items"]) {
+            self.inside(items, &format!("{path}.items"), depth + 1);
+        }
+        for junctor in JUNCTORS {
+            for (at, part) in list(schema, &[junctor]).iter().enumerate() {
+                self.inside(part, &format!("{path}.{junctor}[{at}]"), depth + 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The eviction subresource: a deletion that asks the pod's disruption budget first. What the budget allows is
+//! taken from it by compare-and-set before the pod is deleted, so that two evictions cannot share one.
+
+use serde_json::{Value, json};
+
+use super::list::ListOptions;
+use super::update::{Ownership, Place};
+use super::{ApiError, DeleteOptions, Registry, WriteOptions, object};
+use crate::kinds::access::{at, integer, list, map, text};
+use crate::kinds::{self, Kind, selector};
+use crate::store::Freshness;
+
+const REFUSED: &str = "Cannot evict pod as it would violate the pod's disruption budget.";
+/// Evictions that the controller has not seen through.
+const MOST_DISRUPTED: usize = 2000;
+
+fn kind(group: &str, plural: &str) -> Result<&'static Kind<'static>, ApiError> {
+    kinds::by_plural(group, "v1", plural)
+        .ok_or_else(|| ApiError::internal(format!("{plural} are not served")))
+}
+
+impl Registry {
+    pub(crate) async fn evict(
+        &self,
+        namespace: &str,
+        name: &str,
+        options: &DeleteOptions,
+        write: &WriteOptions,
+    ) -> Result<(), ApiError> {
+        let pods = kind("", "pods")?;
+        let kv = self
+            .get(pods, namespace, name, Freshness::Linearizable)
+            .await?;
+        let pod = object::decode(&kv);
+        if !needs_no_budget(&pod) {
+            self.take_from_budget(namespace, &pod, write).await?;
+        }
+        if !write.dry_run && !object::is_terminating(&pod) {
+            self.mark_evicted(pods, namespace, name, write).await?;
+        }
+        // Another pod of the same name is not meant.
+        let options = DeleteOptions {
+            uid: Some(object::uid(&pod).to_owned()),
+            ..options.clone()
+        };
+        self.delete(pods, namespace, name, &options, write.dry_run)
+            .await
+            .map(drop)
+    }
+
+    async fn take_from_budget(
+        &self,
+        namespace: &str,
+        pod: &Value,
+        write: &WriteOptions,
+    ) -> Result<(), ApiError> {
+        let budgets = kind("policy", "poddisruptionbudgets")?;
+        let page = self
+            .list(budgets, namespace, &ListOptions::default())
+            .await?;
+        let mut about = page
+            .items
+            .iter()
+            .map(|kv| object::decode(kv))
+            .filter(|budget| is_about(budget, pod));
+        let Some(budget) = about.next() else {
+            return Ok(());
+        };
+        if about.next().is_some() {
+            return Err(ApiError::internal(
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
+            ));
+        }
+        if !is_ready(pod) && unhealthy_may_go(&budget) {
+            return Ok(());
+        }
+        let place = Place {
+            kind: budgets,
+            namespace,
+            name: object::name(&budget),
+            subresource: "status",
+        };
+        let now = object::now();
+        self.modify(place, write, Ownership::Track, |live| {
+            taken(live, object::name(pod), &now)
+        })
+        .await
+        .map(drop)
+    }
+
+    async fn mark_evicted(
+        &self,
+        pods: &'static Kind<'static>,
+        namespace: &str,
+        name: &str,
+        write: &WriteOptions,
+    ) -> Result<(), ApiError> {
+        let place = Place {
+            kind: pods,
+            namespace,
+            name,
+            subresource: "status",
+        };
+        let now = object::now();
+        self.modify(place, write, Ownership::Track, |live| {
+            let mut pod = live.clone();
+            let mut conditions = list(live, &["status", "conditions"]).to_vec();
+            conditions.retain(|known| known["type"] != "DisruptionTarget");
+            conditions.push(json!({
+                "type": "DisruptionTarget",
+                "status": "True",
+                "reason": "EvictionByEvictionAPI",
+                "message": "Eviction API: evicting",
+                "lastTransitionTime": now,
+            }));
+            pod["status"]["conditions"] = conditions.into();
+            Ok(pod)
+        })
+        .await
+        .map(drop)
+    }
+}
+
+/// What is no loss to anybody.
+fn needs_no_budget(pod: &Value) -> bool {
+    matches!(
+        text(pod, &["status", "phase"]),
+        "Succeeded" | "Failed" | "Pending"
+    ) || object::is_terminating(pod)
+}
+
+fn is_about(budget: &Value, pod: &Value) -> bool {
+    at(budget, &["spec", "selector"])
+        .is_some_and(|chosen| selector::matches(chosen, at(pod, &["metadata", "labels"])))
+}
+
+fn is_ready(pod: &Value) -> bool {
+    list(pod, &["status", "conditions"])
+        .iter()
+        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+/// A pod that is not ready may go by the budget's policy, whatever is left of it.
+fn unhealthy_may_go(budget: &Value) -> bool {
+    if text(budget, &["spec", "unhealthyPodEvictionPolicy"]) == "AlwaysAllow" {
+        return true;
+    }
+    let number = |field: &str| integer(budget, &["status", field]).unwrap_or(0);
+    number("desiredHealthy") > 0 && number("currentHealthy") >= number("desiredHealthy")
+}
+
+/// Pure: the budget after one more pod has gone, or why it may not.
+fn taken(budget: &Value, pod: &str, now: &str) -> Result<Value, ApiError> {
+    let name = object::name(budget);
+    let number = |path: &[&str]| integer(budget, path).unwrap_or(0);
+    if number(&["status", "observedGeneration"]) < number(&["metadata", "generation"]) {
+        let why = format!("The disruption budget {name} is still being processed by the server.");
+        return Err(ApiError::too_many_requests(
+            REFUSED,
+            "DisruptionBudget",
+            &why,
+            10,
+        ));
+    }
+    let allowed = number(&["status", "disruptionsAllowed"]);
+    let forbidden = |why: &str| {
+        Err(ApiError::forbidden(
+            "policy",
+            "poddisruptionbudgets",
+            name,
+            why,
+        ))
+    };
+    if allowed < 0 {
+        return forbidden("pdb disruptions allowed is negative");
+    }
+    let disrupted = map(budget, &["status", "disruptedPods"]);
+    if disrupted.is_some_and(|all| all.len() > MOST_DISRUPTED) {
+        return forbidden(
+            "DisruptedPods map too big - too many evictions not confirmed by PDB controller",
+        );
+    }
+    if allowed == 0 {
+        let why = format!(
+            "The disruption budget {name} needs {} healthy pods and has {} currently",
+            number(&["status", "desiredHealthy"]),
+            number(&["status", "currentHealthy"])
+        );
+        return Err(ApiError::too_many_requests(
+            REFUSED,
+            "DisruptionBudget",
+            &why,
+            0,
+        ));
+    }
+    let mut budget = budget.clone();
+    budget["status"]["disruptionsAllowed"] = (allowed - 1).into();
+    budget["status"]["disruptedPods"][pod] = now.into();
+    if allowed == 1 {
+        let mut conditions = list(&budget, &["status", "conditions"]).to_vec();
+        for condition in &mut conditions {
+            if condition["type"] == "DisruptionAllowed" && condition["status"] == "True" {
+                condition["status"] = "False".into();
+                condition["reason"] = "InsufficientPods".into();
+                condition["lastTransitionTime"] = now.into();
+            }
+        }
+        budget["status"]["conditions"] = conditions.into();
+    }
+    Ok(budget)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_budget_is_used_up_and_says_so() {
+        let budget = json!({
+            "metadata": {"name": "b", "generation": 1},
+            "status": {"observedGeneration": 1, "disruptionsAllowed": 1, "currentHealthy": 3,
+                "desiredHealthy": 2, "conditions": [{"type": "DisruptionAllowed", "status": "True"}]},
+        });
+        let once = taken(&budget, "p", "now").unwrap();
+        assert_eq!(once["status"]["disruptionsAllowed"], 0);
+        assert_eq!(once["status"]["disruptedPods"]["p"], "now");
+        assert_eq!(
+            once["status"]["conditions"][0]["reason"],
+            "InsufficientPods"
+        );
+        let error = taken(&once, "q", "now").unwrap_err();
+        assert_eq!((error.code(), error.reason()), (429, "TooManyRequests"));
+        assert_eq!(error.to_string(), REFUSED);
+        let cause = &error.status.details.unwrap().causes.unwrap()[0];
+        assert_eq!(cause.reason.as_deref(), Some("DisruptionBudget"));
+        assert_eq!(
+            cause.message.as_deref(),
+            Some("The disruption budget b needs 2 healthy pods and has 3 currently")
+        );
+    }
+
+    #[test]
+    fn a_budget_that_was_not_looked_at_yet_allows_nothing() {
+        let budget = json!({"metadata": {"name": "b", "generation": 2},
+            "status": {"observedGeneration": 1, "disruptionsAllowed": 1}});
+        let error = taken(&budget, "p", "now").unwrap_err();
+        assert_eq!(error.retry_after(), Some(10));
+    }
+
+    #[test]
+    fn unhealthy_pods_go_as_the_policy_says() {
+        let budget = |policy: &str, healthy: i64| {
+            json!({"spec": {"unhealthyPodEvictionPolicy": policy},
+                "status": {"currentHealthy": healthy, "desiredHealthy": 2}})
+        };
+        assert!(unhealthy_may_go(&budget("AlwaysAllow", 0)));
+        assert!(unhealthy_may_go(&budget("IfHealthyBudget", 2)));
+        assert!(!unhealthy_may_go(&budget("IfHealthyBudget", 1)));
+    }
+}

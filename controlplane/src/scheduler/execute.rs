@@ -1,0 +1,351 @@
+//! Does what was decided: binds, makes room, readies volumes, and says why a pod fits nowhere.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{
+    ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::json;
+
+use super::decide::Decision;
+use super::preempt::Preemption;
+use super::request::Request;
+use super::state::Outcome;
+use super::volumes::{Step, matching};
+use super::{NAME, SchedulerMetrics, Shared};
+use crate::cache::Cache;
+use crate::registry::{ApiError, Binding, Client, DeleteOptions, EventType};
+
+/// How long a pod waits for its volumes before it is tried elsewhere.
+const VOLUME_WAIT: Duration = Duration::from_secs(600);
+
+#[derive(Clone)]
+pub(super) struct Executor {
+    pub(super) client: Client,
+    pub(super) cache: Cache,
+    pub(super) shared: Shared,
+    pub(super) metrics: SchedulerMetrics,
+}
+
+/// Pods whose volumes have to be readied first, and the others.
+pub(super) fn apart(outcomes: Vec<Outcome>) -> (Vec<Outcome>, Vec<Outcome>) {
+    outcomes
+        .into_iter()
+        .partition(|outcome| !outcome.steps.is_empty())
+}
+
+impl Executor {
+    pub(super) async fn execute(&self, outcomes: Vec<Outcome>) {
+        let mut bound = Vec::new();
+        let mut bindings = Vec::new();
+        let mut refused = Vec::new();
+        for outcome in outcomes {
+            match &outcome.decision {
+                Decision::Node(node) => {
+                    bindings.push(binding(&outcome.request, node));
+                    bound.push(outcome.request);
+                }
+                Decision::None(_) => refused.push(outcome),
+            }
+        }
+        self.bind(&bound, &bindings).await;
+        futures::future::join_all(refused.iter().map(|outcome| self.refuse(outcome))).await;
+    }
+
+    async fn bind(&self, bound: &[Arc<Request>], bindings: &[Binding]) {
+        if bindings.is_empty() {
+            return;
+        }
+        let results = self.client.bind(bindings).await;
+        for ((request, binding), result) in bound.iter().zip(bindings).zip(results) {
+            match result {
+                Ok(()) => {
+                    self.metrics.attempt("scheduled");
+                    let message = format!(
+                        "Successfully assigned {}/{} to {}",
+                        binding.namespace, binding.pod, binding.node
+                    );
+                    let pod = request.pod.as_ref();
+                    self.client
+                        .event(pod, EventType::Normal, "Scheduled", &message);
+                }
+                // Gone or bound by another hand: the watch says so, and the pod leaves the queue.
+                Err(error) if matches!(error.code(), 404 | 409) => self.withdraw(request),
+                Err(error) => self.failed(request, &format!("binding rejected: {error}")),
+            }
+        }
+    }
+
+    fn withdraw(&self, request: &Request) {
+        self.metrics.attempt("error");
+        self.shared.lock().withdraw(request.uid(), Instant::now());
+        self.shared.changed.notify_one();
+    }
+
+    fn failed(&self, request: &Request, why: &str) {
+        self.withdraw(request);
+        let pod = request.pod.as_ref();
+        self.client
+            .event(pod, EventType::Warning, "FailedScheduling", why);
+    }
+
+    /// Readies the volumes of a pod that has its node, waits for them, and binds it.
+    pub(super) async fn with_volumes(&self, outcome: Outcome) {
+        let Decision::Node(node) = &outcome.decision else {
+            return;
+        };
+        for step in &outcome.steps {
+            if let Err(error) = self.ready(step, node).await {
+                let why = format!("running PreBind plugin \"VolumeBinding\": {error}");
+                return self.failed(&outcome.request, &why);
+            }
+        }
+        if let Err(why) = self.volumes_bound(&outcome, node).await {
+            let why = format!("running PreBind plugin \"VolumeBinding\": binding volumes: {why}");
+            return self.failed(&outcome.request, &why);
+        }
+        let binding = binding(&outcome.request, node);
+        self.bind(&[outcome.request], &[binding]).await;
+    }
+
+    async fn ready(&self, step: &Step, node: &str) -> Result<(), ApiError> {
+        match step {
+            Step::Bind { claim, volume } => {
+                let mut changed = volume.as_ref().clone();
+                reserve(&mut changed, claim);
+                self.client.update(&changed).await.map(drop)
+            }
+            Step::Provision { claim } => {
+                let metadata = &claim.metadata;
+                let patch = json!({"metadata": {
+                    "uid": metadata.uid,
+                    "annotations": {matching::SELECTED_NODE: node},
+                }});
+                let namespace = metadata.namespace.as_deref().unwrap_or_default();
+                let name = metadata.name.as_deref().unwrap_or_default();
+                self.client
+                    .merge_patch::<PersistentVolumeClaim>(namespace, name, "", &patch)
+                    .await
+                    .map(drop)
+            }
+        }
+    }
+
+    async fn volumes_bound(&self, outcome: &Outcome, node: &str) -> Result<(), String> {
+        let mut advanced = self.cache.advanced();
+        let deadline = tokio::time::Instant::now() + VOLUME_WAIT;
+        loop {
+            advanced.borrow_and_update();
+            let mut all = true;
+            for step in &outcome.steps {
+                let (Step::Bind { claim, .. } | Step::Provision { claim }) = step;
+                let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
+                let name = claim.metadata.name.as_deref().unwrap_or_default();
+                let Some(now) = self.cache.claims.get(namespace, name) else {
+                    return Err(format!("persistentvolumeclaim \"{name}\" not found"));
+                };
+                if now.metadata.uid != claim.metadata.uid {
+                    return Err(format!("persistentvolumeclaim \"{name}\" was made anew"));
+                }
+                // The provisioner gives a node back that it cannot make the volume on.
+                let selected = now
+                    .metadata
+                    .annotations
+                    .as_ref()
+                    .and_then(|all| all.get(matching::SELECTED_NODE));
+                if selected.is_some_and(|selected| selected != node) {
+                    return Err("selectedNode annotation value has changed".to_owned());
+                }
+                all &= matching::is_bound(&now);
+            }
+            let gone = self.pod_is_gone(&outcome.request);
+            if all {
+                return Ok(());
+            }
+            if gone {
+                return Err("pod does not exist any more".to_owned());
+            }
+            match tokio::time::timeout_at(deadline, advanced.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err("the cache has ended".to_owned()),
+                Err(_) => return Err("context deadline exceeded".to_owned()),
+            }
+        }
+    }
+
+    fn pod_is_gone(&self, request: &Request) -> bool {
+        let metadata = &request.pod.metadata;
+        let pod = self.cache.pods.get(
+            metadata.namespace.as_deref().unwrap_or_default(),
+            metadata.name.as_deref().unwrap_or_default(),
+        );
+        pod.is_none_or(|pod| {
+            pod.metadata.uid != metadata.uid || pod.metadata.deletion_timestamp.is_some()
+        })
+    }
+
+    /// Event and condition of a pod that fits nowhere, and the room that is made for it.
+    async fn refuse(&self, outcome: &Outcome) {
+        let Decision::None(why) = &outcome.decision else {
+            return;
+        };
+        self.metrics.attempt("unschedulable");
+        let pod = outcome.request.pod.as_ref();
+        self.client
+            .event(pod, EventType::Warning, "FailedScheduling", why);
+        let node = outcome.preemption.as_ref().map(|made| made.node.as_str());
+        let now = jiff::Timestamp::now();
+        if let Some(changed) = with_condition(pod, why, node, now) {
+            // A conflict means that the pod changed meanwhile; the next attempt writes it.
+            if let Err(error) = self.client.update_status(&changed).await {
+                tracing::debug!(pod = ?pod.metadata.name, %error, "condition PodScheduled not written");
+            }
+        }
+        if let Some(preemption) = &outcome.preemption {
+            for other in &outcome.displaced {
+                self.forget_nomination(&other.pod).await;
+            }
+            self.put_out(preemption, &outcome.request).await;
+        }
+    }
+
+    async fn forget_nomination(&self, pod: &Pod) {
+        let patch =
+            json!({"metadata": {"uid": pod.metadata.uid}, "status": {"nominatedNodeName": null}});
+        let (namespace, name) = names(pod);
+        if let Err(error) = self
+            .client
+            .merge_patch::<Pod>(namespace, name, "status", &patch)
+            .await
+        {
+            tracing::debug!(name, %error, "nomination not taken back");
+        }
+    }
+
+    async fn put_out(&self, preemption: &Preemption, by: &Request) {
+        self.metrics.preempted(preemption.victims.len());
+        for victim in preemption
+            .victims
+            .iter()
+            .filter(|victim| !victim.is_going())
+        {
+            let pod = victim.pod.as_ref();
+            let (namespace, name) = names(pod);
+            if let Ok(Some(live)) = self.client.get::<Pod>(namespace, name).await
+                && live.metadata.uid == pod.metadata.uid
+            {
+                let marked = as_target(&live, jiff::Timestamp::now());
+                if let Err(error) = self.client.update_status(&marked).await {
+                    tracing::debug!(name, %error, "condition DisruptionTarget not written");
+                }
+            }
+            let options = DeleteOptions {
+                uid: pod.metadata.uid.clone(),
+                ..DeleteOptions::default()
+            };
+            match self.client.delete::<Pod>(namespace, name, options).await {
+                Ok(()) => {
+                    let message =
+                        format!("Preempted by pod {} on node {}", by.uid(), preemption.node);
+                    self.client
+                        .event(pod, EventType::Normal, "Preempted", &message);
+                }
+                Err(error) => tracing::debug!(name, %error, "victim not deleted"),
+            }
+        }
+    }
+}
+
+fn names(pod: &Pod) -> (&str, &str) {
+    (
+        pod.metadata.namespace.as_deref().unwrap_or_default(),
+        pod.metadata.name.as_deref().unwrap_or_default(),
+    )
+}
+
+fn binding(request: &Request, node: &str) -> Binding {
+    let metadata = &request.pod.metadata;
+    Binding {
+        namespace: metadata.namespace.clone().unwrap_or_default(),
+        pod: metadata.name.clone().unwrap_or_default(),
+        uid: metadata.uid.clone().unwrap_or_default(),
+        node: node.to_owned(),
+    }
+}
+
+/// The volume is the claim's from now on.
+pub(crate) fn reserve(volume: &mut PersistentVolume, claim: &PersistentVolumeClaim) {
+    let reference = ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("PersistentVolumeClaim".to_owned()),
+        namespace: claim.metadata.namespace.clone(),
+        name: claim.metadata.name.clone(),
+        uid: claim.metadata.uid.clone(),
+        resource_version: claim.metadata.resource_version.clone(),
+        field_path: None,
+    };
+    volume.spec.get_or_insert_default().claim_ref = Some(reference);
+    volume
+        .metadata
+        .annotations
+        .get_or_insert_default()
+        .insert(matching::BOUND_BY_CONTROLLER.to_owned(), "yes".to_owned());
+}
+
+/// The pod that is put out, with the condition that says so.
+fn as_target(pod: &Pod, now: jiff::Timestamp) -> Pod {
+    let mut changed = pod.clone();
+    let status = changed.status.get_or_insert_default();
+    let conditions = status.conditions.get_or_insert_default();
+    conditions.retain(|condition| condition.type_ != "DisruptionTarget");
+    conditions.push(PodCondition {
+        type_: "DisruptionTarget".to_owned(),
+        status: "True".to_owned(),
+        reason: Some("PreemptionByScheduler".to_owned()),
+        message: Some(format!(
+            "{NAME}: preempting to accommodate a higher priority pod"
+        )),
+        last_transition_time: Some(Time(now)),
+        ..PodCondition::default()
+    });
+    changed
+}
+
+/// The pod with `PodScheduled=False`; `None` when it says so already. `node` is where room is made for it.
+pub(super) fn with_condition(
+    pod: &Pod,
+    why: &str,
+    node: Option<&str>,
+    now: jiff::Timestamp,
+) -> Option<Pod> {
+    let mut changed = pod.clone();
+    let status = changed.status.get_or_insert_default();
+    let nominated = node.is_some_and(|node| status.nominated_node_name.as_deref() != Some(node));
+    if nominated {
+        status.nominated_node_name = node.map(str::to_owned);
+    }
+    let conditions = status.conditions.get_or_insert_default();
+    let old = conditions
+        .iter()
+        .find(|condition| condition.type_ == "PodScheduled");
+    let was_false = old.is_some_and(|old| old.status == "False");
+    if !nominated && was_false && old.is_some_and(|old| old.message.as_deref() == Some(why)) {
+        return None;
+    }
+    let since = old
+        .filter(|_| was_false)
+        .and_then(|old| old.last_transition_time.clone())
+        .unwrap_or(Time(now));
+    conditions.retain(|condition| condition.type_ != "PodScheduled");
+    conditions.push(PodCondition {
+        type_: "PodScheduled".to_owned(),
+        status: "False".to_owned(),
+        reason: Some("Unschedulable".to_owned()),
+        message: Some(why.to_owned()),
+        last_transition_time: Some(since),
+        ..PodCondition::default()
+    });
+    Some(changed)
+}

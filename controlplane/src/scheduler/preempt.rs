@@ -1,0 +1,293 @@
+//! Which pods have to go for one that goes first. Pure.
+//!
+//! On each node where it could help: all pods of lower priority are taken away; if the pod fits then, they
+//! are put back one by one, those whose budgets would be broken first, and then by importance; who cannot
+//! be put back is a victim. Of the nodes the one is taken where it hurts least.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use rand::Rng;
+
+use super::decide::{self, Failures};
+use super::filter::{Prepared, filter};
+use super::node_info::Usage;
+use super::request::Request;
+use super::selector::Selector;
+use super::snapshot::Snapshot;
+
+/// Room that is made.
+#[derive(Debug)]
+pub(super) struct Preemption {
+    pub(super) node: String,
+    pub(super) victims: Vec<Arc<Request>>,
+}
+
+#[derive(Debug)]
+struct Candidate {
+    slot: usize,
+    victims: Vec<Arc<Request>>,
+    /// Victims whose budget does not allow it.
+    violations: usize,
+}
+
+const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
+const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
+
+/// Nodes that are tried: as Kubernetes does by default.
+fn tries(nodes: usize) -> usize {
+    (nodes / 10).max(100).min(nodes)
+}
+
+/// Whether the pod may put others out at all.
+fn eligible(request: &Request, snapshot: &Snapshot, failures: &Failures) -> Result<(), String> {
+    if !request.preempts() {
+        return Err("not eligible due to preemptionPolicy=Never.".to_owned());
+    }
+    let Some(slot) = request.nominated().and_then(|name| snapshot.slot(name)) else {
+        return Ok(());
+    };
+    // It does not help there any more: look elsewhere.
+    let hopeless = failures
+        .0
+        .iter()
+        .any(|(failed, failure)| *failed == slot && !failure.resolvable);
+    let waits = snapshot
+        .node(slot)
+        .running
+        .iter()
+        .any(|other| other.is_going() && other.priority < request.priority);
+    if waits && !hopeless {
+        return Err("not eligible due to a terminating pod on the nominated node.".to_owned());
+    }
+    Ok(())
+}
+
+/// Room for the pod, or the sentence that says why there is none.
+pub(super) fn preempt(
+    request: &Request,
+    prepared: &mut Prepared,
+    snapshot: &Snapshot,
+    failures: &Failures,
+    budgets: &[Arc<PodDisruptionBudget>],
+    random: &mut impl Rng,
+) -> Result<Preemption, String> {
+    eligible(request, snapshot, failures)?;
+    let nodes = snapshot.len();
+    let mut why: Vec<String> = Vec::new();
+    let mut hopeful: Vec<usize> = Vec::new();
+    for (slot, failure) in &failures.0 {
+        if failure.resolvable {
+            hopeful.push(*slot);
+        } else {
+            why.push(NOT_HELPFUL.to_owned());
+        }
+    }
+    let mut candidates = Vec::new();
+    let first = if hopeful.is_empty() {
+        0
+    } else {
+        random.random_range(0..hopeful.len())
+    };
+    let most = tries(nodes);
+    for position in 0..hopeful.len() {
+        let slot = hopeful[(first + position) % hopeful.len()];
+        match victims(request, prepared, snapshot, slot, budgets) {
+            Ok(candidate) => candidates.push(candidate),
+            Err(reasons) => why.extend(reasons),
+        }
+        if candidates.len() >= most {
+            break;
+        }
+    }
+    let Some(best) = candidates.into_iter().min_by_key(pain) else {
+        return Err(decide::sentence(nodes, why.into_iter()));
+    };
+    Ok(Preemption {
+        node: snapshot.node(best.slot).name.clone(),
+        victims: best.victims,
+    })
+}
+
+/// Less is better: budgets that are broken, the highest priority, the sum of priorities, the number of
+/// victims, and of the most important ones the one that runs longest should have run shortly.
+fn pain(candidate: &Candidate) -> impl Ord + use<> {
+    let highest = candidate.victims.iter().map(|victim| victim.priority).max();
+    let sum: i64 = candidate
+        .victims
+        .iter()
+        .map(|victim| i64::from(victim.priority) + i64::from(i32::MAX) + 1)
+        .sum();
+    let earliest = candidate
+        .victims
+        .iter()
+        .filter(|victim| Some(victim.priority) == highest)
+        .map(|victim| victim.started())
+        .min();
+    (
+        candidate.violations,
+        highest,
+        sum,
+        candidate.victims.len(),
+        Reverse(earliest),
+    )
+}
+
+fn victims(
+    request: &Request,
+    prepared: &mut Prepared,
+    snapshot: &Snapshot,
+    slot: usize,
+    budgets: &[Arc<PodDisruptionBudget>],
+) -> Result<Candidate, Vec<String>> {
+    let node = snapshot.node(slot);
+    let mut lower: Vec<Arc<Request>> = node
+        .running
+        .iter()
+        .filter(|other| other.priority < request.priority)
+        .cloned()
+        .collect();
+    if lower.is_empty() {
+        return Err(vec![NO_VICTIMS.to_owned()]);
+    }
+    let mut usage = node.usage.clone();
+    for other in &lower {
+        usage.remove(other);
+        prepared.update(request, other, snapshot, slot, -1);
+    }
+    let mut trial = Trial {
+        request,
+        prepared,
+        snapshot,
+        slot,
+        usage,
+    };
+    let result = match trial.failure() {
+        Some(reasons) => Err(reasons),
+        None => {
+            // The most important first: they are put back if there is room.
+            lower.sort_by_key(|other| (Reverse(other.priority), other.started()));
+            Ok(trial.reprieve(&lower, budgets))
+        }
+    };
+    // As it was, for the next node.
+    let gone: &[Arc<Request>] = match &result {
+        Ok(candidate) => &candidate.victims,
+        Err(_) => &lower,
+    };
+    for other in gone {
+        prepared.update(request, other, snapshot, slot, 1);
+    }
+    match result {
+        Ok(candidate) if candidate.victims.is_empty() => Err(vec![NO_VICTIMS.to_owned()]),
+        other => other,
+    }
+}
+
+/// One node as it would be.
+struct Trial<'a> {
+    request: &'a Request,
+    prepared: &'a mut Prepared,
+    snapshot: &'a Snapshot,
+    slot: usize,
+    usage: Usage,
+}
+
+impl Trial<'_> {
+    fn failure(&self) -> Option<Vec<String>> {
+        let nominated = decide::with_nominated(self.request, self.snapshot, self.slot, &self.usage);
+        let usage = nominated.as_ref().unwrap_or(&self.usage);
+        let failure = filter(self.request, self.prepared, self.snapshot, self.slot, usage)?;
+        Some(failure.reasons.iter().map(ToString::to_string).collect())
+    }
+
+    fn put(&mut self, other: &Request, by: i64) {
+        if by > 0 {
+            self.usage.add(other);
+        } else {
+            self.usage.remove(other);
+        }
+        self.prepared
+            .update(self.request, other, self.snapshot, self.slot, by);
+    }
+
+    fn reprieve(
+        &mut self,
+        lower: &[Arc<Request>],
+        budgets: &[Arc<PodDisruptionBudget>],
+    ) -> Candidate {
+        let (violating, others) = by_budget(lower, budgets);
+        let mut victims: Vec<Arc<Request>> = Vec::new();
+        let mut violations = 0;
+        for (other, violates) in violating
+            .into_iter()
+            .map(|other| (other, true))
+            .chain(others.into_iter().map(|other| (other, false)))
+        {
+            self.put(other, 1);
+            if self.failure().is_some() {
+                self.put(other, -1);
+                victims.push(Arc::clone(other));
+                violations += usize::from(violates);
+            }
+        }
+        victims.sort_by_key(|other| (Reverse(other.priority), other.started()));
+        Candidate {
+            slot: self.slot,
+            victims,
+            violations,
+        }
+    }
+}
+
+/// Pods whose budgets do not allow that all of them go, and the others.
+fn by_budget<'a>(
+    pods: &'a [Arc<Request>],
+    budgets: &[Arc<PodDisruptionBudget>],
+) -> (Vec<&'a Arc<Request>>, Vec<&'a Arc<Request>>) {
+    struct Left<'b> {
+        budget: &'b PodDisruptionBudget,
+        selector: Selector,
+        allowed: i32,
+    }
+    let mut left: Vec<Left<'_>> = budgets
+        .iter()
+        .map(|budget| {
+            let spec = budget.spec.as_ref();
+            let status = budget.status.as_ref();
+            Left {
+                budget,
+                selector: Selector::new(spec.and_then(|spec| spec.selector.as_ref())),
+                allowed: status
+                    .and_then(|status| status.disruptions_allowed)
+                    .unwrap_or(0),
+            }
+        })
+        .collect();
+    pods.iter().partition(|pod| {
+        let mut violates = false;
+        for one in &mut left {
+            if one.budget.metadata.namespace.as_deref() != Some(&pod.class.namespace)
+                || pod.class.labels.is_empty()
+                || !one.selector.matches(&pod.class.labels)
+            {
+                continue;
+            }
+            // Whom the eviction already goes on for is counted.
+            let counted = one
+                .budget
+                .status
+                .as_ref()
+                .and_then(|status| status.disrupted_pods.as_ref())
+                .zip(pod.pod.metadata.name.as_ref())
+                .is_some_and(|(counted, name)| counted.contains_key(name));
+            if counted {
+                continue;
+            }
+            one.allowed -= 1;
+            violates |= one.allowed < 0;
+        }
+        violates
+    })
+}

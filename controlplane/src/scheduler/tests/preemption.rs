@@ -1,0 +1,136 @@
+//! Who has to go for whom.
+
+use k8s_openapi::api::core::v1::PodStatus;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use serde_json::json;
+
+use super::*;
+
+fn with_priority(name: &str, cpu: &str, priority: i32, node: Option<&str>) -> Pod {
+    let mut pod = pod(name, cpu);
+    pod.metadata.labels = Some([("name".to_owned(), name.to_owned())].into());
+    let spec = pod.spec.as_mut().unwrap();
+    spec.priority = Some(priority);
+    spec.node_name = node.map(Into::into);
+    pod
+}
+
+fn victims(outcome: &Outcome) -> (String, Vec<String>) {
+    let made = outcome.preemption.as_ref().unwrap();
+    let victims = made.victims.iter().map(|victim| victim.uid().to_owned());
+    (made.node.clone(), victims.collect())
+}
+
+fn full(objects: Objects) -> Bench {
+    let bench = Bench::with(vec![node("a", "2", "8Gi"), node("b", "2", "8Gi")], objects);
+    bench.add(with_priority("a1", "1", 1, Some("a")));
+    bench.add(with_priority("a2", "1", 5, Some("a")));
+    bench.add(with_priority("b1", "1", 2, Some("b")));
+    bench.add(with_priority("b2", "1", 5, Some("b")));
+    bench
+}
+
+fn only(bench: &Bench, pod: Pod) -> Outcome {
+    bench.add(pod);
+    let mut outcomes = bench.outcomes();
+    assert_eq!(outcomes.len(), 1);
+    outcomes.remove(0)
+}
+
+#[test]
+fn the_least_important_goes() {
+    let bench = full(Objects::default());
+    let outcome = only(&bench, with_priority("high", "1", 10, None));
+    assert_eq!(victims(&outcome), ("a".to_owned(), vec!["a1".to_owned()]));
+    assert_eq!(
+        outcome.decision,
+        none("0/2 nodes are available: 2 Insufficient cpu.")
+    );
+}
+
+#[test]
+fn budgets_are_respected_where_there_is_another_way() {
+    let budget: PodDisruptionBudget = serde_json::from_value(json!({
+        "metadata": {"namespace": "ns", "name": "keep"},
+        "spec": {"selector": {"matchLabels": {"name": "a1"}}},
+        "status": {"disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1},
+    }))
+    .unwrap();
+    let objects = Objects {
+        budgets: vec![Arc::new(budget)],
+        ..Objects::default()
+    };
+    let outcome = only(&full(objects), with_priority("high", "1", 10, None));
+    assert_eq!(victims(&outcome), ("b".to_owned(), vec!["b1".to_owned()]));
+}
+
+#[test]
+fn those_who_do_not_preempt_wait() {
+    let bench = full(Objects::default());
+    let mut patient = with_priority("high", "1", 10, None);
+    patient.spec.as_mut().unwrap().preemption_policy = Some("Never".into());
+    assert_eq!(
+        only(&bench, patient).decision,
+        none(
+            "0/2 nodes are available: 2 Insufficient cpu. preemption: not eligible due to \
+             preemptionPolicy=Never."
+        )
+    );
+    assert_eq!(
+        only(&bench, with_priority("equal", "1", 1, None)).decision,
+        none(
+            "0/2 nodes are available: 2 Insufficient cpu. preemption: 0/2 nodes are available: \
+             2 No preemption victims found for incoming pod."
+        )
+    );
+}
+
+#[test]
+fn the_room_is_kept_for_the_one_that_it_was_made_for() {
+    let mut bench = full(Objects::default());
+    let outcome = only(&bench, with_priority("high", "1", 10, None));
+    assert_eq!(victims(&outcome).1, ["a1"]);
+    let gone = Arc::new(with_priority("a1", "1", 1, Some("a")));
+    bench
+        .shared
+        .lock()
+        .pod_changed(Some(&gone), None, bench.now);
+    // Whoever comes first does not get it.
+    let small = only(&bench, with_priority("small", "1", 0, None));
+    assert!(matches!(small.decision, Decision::None(_)), "{small:?}");
+    let mut nominated = with_priority("high", "1", 10, None);
+    nominated.status = Some(PodStatus {
+        nominated_node_name: Some("a".into()),
+        ..PodStatus::default()
+    });
+    bench.add(nominated);
+    bench.now += Duration::from_secs(2);
+    let decisions = bench.decide();
+    assert!(
+        decisions.contains(&("high".to_owned(), on("a"))),
+        "{decisions:?}"
+    );
+}
+
+#[test]
+fn who_waits_for_its_victims_takes_no_others() {
+    let bench = Bench::new(vec![node("a", "1", "8Gi")]);
+    let mut going = with_priority("going", "1", 1, Some("a"));
+    going.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
+        jiff::Timestamp::UNIX_EPOCH,
+    ));
+    bench.add(going);
+    let mut high = with_priority("high", "1", 10, None);
+    high.status = Some(PodStatus {
+        nominated_node_name: Some("a".into()),
+        ..PodStatus::default()
+    });
+    let outcome = only(&bench, high);
+    assert!(outcome.preemption.is_none());
+    let Decision::None(why) = outcome.decision else {
+        panic!("it is full")
+    };
+    assert!(
+        why.ends_with("preemption: not eligible due to a terminating pod on the nominated node.")
+    );
+}

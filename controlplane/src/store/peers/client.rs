@@ -1,0 +1,192 @@
+//! Asks other members over gRPC and mutual TLS. One connection to each, made when it is needed and again when
+//! it is lost.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use hyper_util::rt::TokioIo;
+use proto::raft::v1 as pb;
+use proto::raft::v1::peers_client::PeersClient;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use super::{CallError, MAX_MESSAGE, Peer, Transport};
+use crate::store::snapshot::Image;
+
+const CONNECT: Duration = Duration::from_secs(2);
+/// A connection over which nothing comes back for so long is made anew: a network that was cut and heals is
+/// not noticed by TCP for much longer.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+const PROBE_PATIENCE: Duration = Duration::from_secs(2);
+const WINDOW: u32 = 4 << 20;
+/// Chunks of a snapshot that wait to be sent.
+const CHUNKS: usize = 4;
+
+pub(in crate::store) struct Dialler {
+    tls: Arc<rustls::ClientConfig>,
+    /// The name that every member's certificate bears.
+    name: ServerName<'static>,
+    channels: Mutex<HashMap<Peer, PeersClient<Channel>>>,
+}
+
+impl Dialler {
+    pub(in crate::store) fn new(tls: Arc<rustls::ClientConfig>, name: ServerName<'static>) -> Self {
+        Self {
+            tls,
+            name,
+            channels: Mutex::default(),
+        }
+    }
+
+    fn client(&self, peer: &Peer) -> Result<PeersClient<Channel>, CallError> {
+        let mut channels = self.channels.lock().expect("no panic while holding it");
+        if let Some(client) = channels.get(peer) {
+            return Ok(client.clone());
+        }
+        // A member that has moved leaves its old connection behind.
+        channels.retain(|other, _| other.id != peer.id);
+        let unsent = |e: &dyn std::fmt::Display| {
+            CallError::Unsent(format!("member {} at {:?}: {e}", peer.id, peer.address))
+        };
+        let endpoint = Endpoint::from_shared(format!("http://{}", peer.address))
+            .map_err(|e| unsent(&e))?
+            .http2_keep_alive_interval(PROBE_EVERY)
+            .keep_alive_timeout(PROBE_PATIENCE)
+            .keep_alive_while_idle(true)
+            .initial_stream_window_size(WINDOW)
+            .initial_connection_window_size(WINDOW)
+            .tcp_nodelay(true);
+        let connector = Connector {
+            tls: TlsConnector::from(Arc::clone(&self.tls)),
+            name: self.name.clone(),
+            address: peer.address.clone(),
+        };
+        let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+            connector.clone().connect()
+        }));
+        let client = PeersClient::new(channel)
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE);
+        channels.insert(peer.clone(), client.clone());
+        Ok(client)
+    }
+}
+
+#[derive(Clone)]
+struct Connector {
+    tls: TlsConnector,
+    name: ServerName<'static>,
+    address: String,
+}
+
+impl Connector {
+    fn connect(
+        self,
+    ) -> Pin<Box<dyn Future<Output = std::io::Result<TokioIo<TlsStream<TcpStream>>>> + Send>> {
+        Box::pin(async move {
+            let connect = async {
+                let stream = TcpStream::connect(&self.address).await?;
+                stream.set_nodelay(true)?;
+                self.tls.connect(self.name, stream).await
+            };
+            let late = || std::io::Error::from(std::io::ErrorKind::TimedOut);
+            let connected = tokio::time::timeout(CONNECT, connect).await;
+            Ok(TokioIo::new(connected.map_err(|_| late())??))
+        })
+    }
+}
+
+/// Whether the question may have got there.
+fn call_error(peer: &Peer, status: &tonic::Status) -> CallError {
+    let about = format!("member {} at {}", peer.id, peer.address);
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        if error.is::<tonic::ConnectError>() {
+            let why = deepest(error);
+            return CallError::Unsent(format!("{about}: {why}"));
+        }
+        source = error.source();
+    }
+    match status.code() {
+        tonic::Code::FailedPrecondition
+        | tonic::Code::InvalidArgument
+        | tonic::Code::Unimplemented
+        | tonic::Code::PermissionDenied => {
+            CallError::Rejected(format!("{about}: {}", status.message()))
+        }
+        _ => CallError::Lost(format!("{about}: {}", status.message())),
+    }
+}
+
+fn deepest(error: &dyn std::error::Error) -> String {
+    let mut at = error;
+    while let Some(next) = at.source() {
+        at = next;
+    }
+    at.to_string()
+}
+
+fn late(peer: &Peer) -> CallError {
+    CallError::Lost(format!(
+        "member {} at {}: it did not answer in time",
+        peer.id, peer.address
+    ))
+}
+
+impl Transport for Dialler {
+    fn call<'a>(
+        &'a self,
+        peer: &'a Peer,
+        request: pb::PeerRequest,
+        patience: Duration,
+    ) -> BoxFuture<'a, Result<pb::PeerResponse, CallError>> {
+        Box::pin(async move {
+            let mut client = self.client(peer)?;
+            match tokio::time::timeout(patience, client.call(request)).await {
+                Ok(Ok(response)) => Ok(response.into_inner()),
+                Ok(Err(status)) => Err(call_error(peer, &status)),
+                Err(_) => Err(late(peer)),
+            }
+        })
+    }
+
+    fn snapshot<'a>(
+        &'a self,
+        peer: &'a Peer,
+        head: pb::SnapshotHead,
+        image: Image,
+        patience: Duration,
+    ) -> BoxFuture<'a, Result<pb::SnapshotResponse, CallError>> {
+        Box::pin(async move {
+            use pb::snapshot_part::Part;
+            let mut client = self.client(peer)?;
+            let (parts, receiver) = tokio::sync::mpsc::channel(CHUNKS);
+            let part = |part| pb::SnapshotPart { part: Some(part) };
+            let feed = tokio::spawn(async move {
+                let mut next = Some(part(Part::Head(head)));
+                let mut chunks = image.chunks();
+                while let Some(sent) = next {
+                    if parts.send(sent).await.is_err() {
+                        return;
+                    }
+                    next = chunks.next().map(|chunk| part(Part::Chunk(chunk)));
+                }
+            });
+            let stream = tokio_stream::wrappers::ReceiverStream::new(receiver);
+            let answer = tokio::time::timeout(patience, client.snapshot(stream)).await;
+            feed.abort();
+            match answer {
+                Ok(Ok(response)) => Ok(response.into_inner()),
+                Ok(Err(status)) => Err(call_error(peer, &status)),
+                Err(_) => Err(late(peer)),
+            }
+        })
+    }
+}

@@ -1,0 +1,87 @@
+//! Reads and writes are linearizable: what was answered before something else was asked comes before it.
+//!
+//! Revisions order everything that happened, so it is enough that they agree with the clock: whatever began
+//! after an answer that named a revision has at least that revision, and a write a greater one.
+
+use std::time::Duration;
+
+use super::super::history::{History, Outcome};
+
+struct Moment {
+    at: Duration,
+    /// An answer, or a question whose answer has this revision at the least.
+    kind: Kind,
+    revision: u64,
+    what: String,
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    /// Asked at the same instant as another one's answer: they overlap.
+    Asked,
+    Answered,
+}
+
+pub(super) fn check(history: &History) -> Result<(), String> {
+    let mut moments = Vec::new();
+    let mut add = |invoked, returned, least, revision, what: String| {
+        moments.push(Moment {
+            at: invoked,
+            kind: Kind::Asked,
+            revision: least,
+            what: what.clone(),
+        });
+        moments.push(Moment {
+            at: returned,
+            kind: Kind::Answered,
+            revision,
+            what,
+        });
+    };
+    for write in &history.writes {
+        if let Outcome::Committed(revision) = write.outcome {
+            // One that changes nothing is a read.
+            let changed = history.truth.iter().any(|event| {
+                event.revision == revision && write.txn.ops.iter().any(|op| op.key() == event.key)
+            });
+            let before = revision - u64::from(changed);
+            add(
+                write.invoked,
+                write.returned,
+                before,
+                revision,
+                format!("{write:?}"),
+            );
+        }
+    }
+    for read in &history.reads {
+        let what = format!(
+            "read of client {} at member {}, {:?} to {:?}, at {}",
+            read.client, read.member, read.invoked, read.returned, read.revision
+        );
+        add(
+            read.invoked,
+            read.returned,
+            read.revision,
+            read.revision,
+            what,
+        );
+    }
+    moments.sort_by(|a, b| (a.at, &a.kind).cmp(&(b.at, &b.kind)));
+    let mut newest: Option<&Moment> = None;
+    for moment in &moments {
+        match moment.kind {
+            Kind::Asked => {
+                if let Some(newest) = newest.filter(|newest| newest.revision > moment.revision) {
+                    return Err(format!("{} came after {}", moment.what, newest.what));
+                }
+            }
+            Kind::Answered => {
+                if newest.is_none_or(|newest| newest.revision < moment.revision) {
+                    newest = Some(moment);
+                }
+            }
+        }
+    }
+    Ok(())
+}
