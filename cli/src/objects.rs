@@ -15,8 +15,6 @@ mod resource;
 
 use std::path::PathBuf;
 
-pub(crate) use connect::kubeconfig;
-
 /// Which cluster, and where in it.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Where {

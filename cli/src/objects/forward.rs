@@ -79,7 +79,7 @@ async fn carry(pods: &Api<Pod>, pod: &str, mut socket: TcpStream, port: u16) -> 
         Some(error) = error => anyhow::bail!(error),
     }
     drop(stream);
-    forwarder.join().await?;
+    forwarder.abort();
     Ok(())
 }
 

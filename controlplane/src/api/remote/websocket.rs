@@ -5,11 +5,14 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
+use futures::stream::{SplitSink, SplitStream};
 use futures::{Sink, SinkExt as _, Stream, StreamExt as _};
 use proto::node::v1::stream_frame::Frame;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::status::Outcome;
@@ -199,12 +202,10 @@ fn number(channel: u32) -> u8 {
 }
 
 /// Closes in order: the client's answer is waited for, so that it reads all.
-pub(in super::super) async fn end(
-    mut sink: impl Sink<Message, Error = Error> + Unpin,
-    mut source: impl Stream<Item = Result<Message, Error>> + Unpin,
+pub(in super::super) async fn end<IO: AsyncRead + AsyncWrite + Unpin>(
+    mut sink: SplitSink<WebSocketStream<IO>, Message>,
+    mut source: SplitStream<WebSocketStream<IO>>,
 ) {
-    use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-    use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
     let close = Message::Close(Some(CloseFrame {
         code: CloseCode::Normal,
         reason: "".into(),
@@ -212,6 +213,10 @@ pub(in super::super) async fn end(
     let quiet = async {
         if sink.send(close).await.is_ok() {
             while let Some(Ok(_)) = source.next().await {}
+        }
+        // TLS has an end of its own, without which a client may think that something is missing.
+        if let Ok(mut client) = sink.reunite(source) {
+            let _ = client.get_mut().shutdown().await;
         }
     };
     // Whatever comes of it, the connection is over.
