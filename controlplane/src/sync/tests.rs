@@ -394,6 +394,7 @@ async fn reports_reach_the_pod_and_its_end_removes_it() {
             })
             .unwrap()
             .into(),
+            ..PodReport::default()
         })
     };
     agent.send(report("another pod", "Failed")).await;

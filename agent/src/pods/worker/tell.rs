@@ -1,6 +1,5 @@
 //! What a pod's worker says to the outside: statuses when they change, snapshots, events.
 
-
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, PodStatus};
 
