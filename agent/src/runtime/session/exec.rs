@@ -1,6 +1,7 @@
 //! A command with streams of its own. It is known to the supervisor by a connection of its own: when that ends,
 //! because nobody wants it any more or because the agent is gone, the command is killed.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,8 @@ pub(crate) struct Running {
     /// What comes before that are words of runc.
     begun: bool,
     begin: oneshot::Receiver<()>,
+    /// The input's pipe, until the command has opened it: what was written to one that nobody has open is lost.
+    held: Option<File>,
     buffers: [Vec<u8>; 2],
     _link: Link,
     _files: Vec<Named>,
@@ -126,6 +129,7 @@ pub(crate) async fn exec(
     files.push(output);
     let mut outlets = Vec::new();
     let mut input = None;
+    let mut held = None;
     let mut terminal = None;
     let console = if wanted.tty {
         let socket = ConsoleSocket::named(&place, &format!("{name}.tty")).map_err(failed)?;
@@ -145,6 +149,8 @@ pub(crate) async fn exec(
             let mut options = pipe::OpenOptions::new();
             let sender = options.read_write(true).open_sender(&named.0);
             input = Some(Input::Pipe(sender.map_err(failed)?));
+            let both = File::options().read(true).write(true).open(&named.0);
+            held = Some(both.map_err(failed)?);
             call.input = Some(named.0.clone());
             files.push(named);
         }
@@ -187,6 +193,7 @@ pub(crate) async fn exec(
         exit,
         begun: false,
         begin,
+        held,
         buffers: [vec![0; PIECE], vec![0; PIECE]],
         _link: link,
         _files: files,
@@ -253,7 +260,10 @@ impl Running {
             if !self.begun {
                 tokio::select! {
                     // Told by nobody any more: then the end is known.
-                    Ok(()) = &mut self.begin => self.begun = true,
+                    Ok(()) = &mut self.begin => {
+                        self.begun = true;
+                        self.held = None;
+                    }
                     ended = &mut self.end => {
                         let gone = || Err(RuntimeError::Gone(PathBuf::new()));
                         self.exit = Some(ended.unwrap_or_else(|_| gone()));

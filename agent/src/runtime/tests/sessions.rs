@@ -177,6 +177,7 @@ async fn who_attaches_and_does_not_read_loses_nothing() {
     let sandbox = fixture.start().await;
     let mut spec = fixture.container("main", "read x; seq 300000");
     spec.stdin = true;
+    spec.log_max_bytes = 100 << 20;
     sandbox.create_and_start(&spec).await;
     let dir = fixture.path("run");
     let mut client = session::attach(&dir, &spec.id, PLAIN).await.unwrap();
