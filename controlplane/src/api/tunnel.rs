@@ -69,8 +69,8 @@ async fn pump(far: DuplexStream, node: NodeStream) {
     let down = async {
         while let Some(frame) = from_node.recv().await {
             match frame.frame {
-                Some(Frame::Data(said)) if said.channel == FROM_NODE => {
-                    if writer.write_all(&said.data).await.is_err() {
+                Some(Frame::Data(said)) => {
+                    if said.channel == FROM_NODE && writer.write_all(&said.data).await.is_err() {
                         return;
                     }
                 }

@@ -1,3 +1,5 @@
+//! What is on the disk is read back, or refused.
+
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;

@@ -1,3 +1,5 @@
+//! Questions outlive the process that read them.
+
 #![allow(clippy::unwrap_used)]
 
 use std::net::UdpSocket;

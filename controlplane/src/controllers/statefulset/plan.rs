@@ -152,12 +152,15 @@ impl View<'_> {
     }
 }
 
+type Placed<'a> = BTreeMap<i32, &'a Arc<Pod>>;
+type Condemned<'a> = Vec<(i32, &'a Arc<Pod>)>;
+
 /// The pods in their places, and those that have none any more (highest ordinal first).
 fn sorted<'a>(
     set: &StatefulSet,
     shape: &Shape,
     pods: &'a [Arc<Pod>],
-) -> (BTreeMap<i32, &'a Arc<Pod>>, Vec<(i32, &'a Arc<Pod>)>) {
+) -> (Placed<'a>, Condemned<'a>) {
     let mut placed = BTreeMap::new();
     let mut condemned = Vec::new();
     for pod in pods {

@@ -173,7 +173,7 @@ fn update(object: &Value, old: &Value, errors: &mut Errors) {
             );
         }
     }
-    if text(old, &["spec", "volumeAttributesClassName"]) != ""
+    if !text(old, &["spec", "volumeAttributesClassName"]).is_empty()
         && text(object, &["spec", "volumeAttributesClassName"]).is_empty()
     {
         errors.forbidden(

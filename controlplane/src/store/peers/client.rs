@@ -79,6 +79,9 @@ impl Dialler {
     }
 }
 
+type Connection = TokioIo<TlsStream<TcpStream>>;
+type Connecting = Pin<Box<dyn Future<Output = std::io::Result<Connection>> + Send>>;
+
 #[derive(Clone)]
 struct Connector {
     tls: TlsConnector,
@@ -87,9 +90,7 @@ struct Connector {
 }
 
 impl Connector {
-    fn connect(
-        self,
-    ) -> Pin<Box<dyn Future<Output = std::io::Result<TokioIo<TlsStream<TcpStream>>>> + Send>> {
+    fn connect(self) -> Connecting {
         Box::pin(async move {
             let connect = async {
                 let stream = TcpStream::connect(&self.address).await?;
