@@ -54,7 +54,7 @@ enum Command {
     /// Controller and agent together on this machine: a cluster of one node.
     Dev(Box<dev::DevArguments>),
     /// One member of the control plane: API server, store, scheduler, controllers.
-    Controller(controller_command::ControllerArguments),
+    Controller(Box<controller_command::ControllerArguments>),
     /// The node agent: runs pods, owns the node's data plane and DNS.
     Agent(Box<agent_command::AgentArguments>),
     /// Several nodes on this machine, each a network namespace with its own agent.

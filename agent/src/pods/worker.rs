@@ -113,7 +113,7 @@ struct Pulled {
 enum Finished {
     Pull {
         container: String,
-        outcome: Result<Pulled, ImageFailure>,
+        outcome: Box<Result<Pulled, ImageFailure>>,
         took: std::time::Duration,
         was_present: bool,
     },
@@ -455,7 +455,7 @@ impl<M: Machine> Worker<M> {
                 outcome,
                 took,
                 was_present,
-            } => self.pulled(&container, outcome, took, was_present),
+            } => self.pulled(&container, *outcome, took, was_present),
             Finished::Hook {
                 container,
                 number,

@@ -70,7 +70,9 @@ async fn pump(far: DuplexStream, node: NodeStream) {
         while let Some(frame) = from_node.recv().await {
             match frame.frame {
                 Some(Frame::Data(said)) => {
-                    if said.channel == FROM_NODE && writer.write_all(&said.data).await.is_err() {
+                    let heard =
+                        said.channel != FROM_NODE || writer.write_all(&said.data).await.is_ok();
+                    if !heard {
                         return;
                     }
                 }

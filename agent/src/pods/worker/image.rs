@@ -64,7 +64,7 @@ impl<M: Machine> Worker<M> {
             let _ = done
                 .send(Finished::Pull {
                     container: name,
-                    outcome,
+                    outcome: Box::new(outcome),
                     took,
                     was_present: settled,
                 })

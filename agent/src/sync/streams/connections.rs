@@ -175,8 +175,10 @@ async fn carry(io: impl AsyncRead + AsyncWrite + Unpin, call: &mut Call) {
                 return false;
             };
             match message.frame {
-                Some(Frame::Data(said)) if said.channel == TO_POD => {
-                    if writer.write_all(&said.data).await.is_err() {
+                Some(Frame::Data(said)) => {
+                    let heard =
+                        said.channel != TO_POD || writer.write_all(&said.data).await.is_ok();
+                    if !heard {
                         break;
                     }
                 }
