@@ -70,7 +70,8 @@ async fn pump(far: DuplexStream, node: NodeStream) {
         while let Some(frame) = from_node.recv().await {
             match frame.frame {
                 Some(Frame::Data(said)) if said.channel == FROM_NODE => {
-                    if writer.write_all(&said.data).await.is_err() {
+                    let written = writer.write_all(&said.data).await;
+                    if written.is_err() {
                         return;
                     }
                 }

@@ -100,7 +100,7 @@ impl Session {
         fin: bool,
         headers: Headers,
     ) -> Result<Option<Event>, SessionError> {
-        if stream % 2 == 0 || stream <= self.last {
+        if stream.is_multiple_of(2) || stream <= self.last {
             return Err(SessionError::OutOfTurn(stream));
         }
         self.last = stream;

@@ -176,7 +176,8 @@ async fn carry(io: impl AsyncRead + AsyncWrite + Unpin, call: &mut Call) {
             };
             match message.frame {
                 Some(Frame::Data(said)) if said.channel == TO_POD => {
-                    if writer.write_all(&said.data).await.is_err() {
+                    let written = writer.write_all(&said.data).await;
+                    if written.is_err() {
                         break;
                     }
                 }
