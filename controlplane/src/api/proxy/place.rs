@@ -172,6 +172,9 @@ impl Api {
             Err(error) if error.is_not_found() => return Err(nothing(named.name)),
             Err(error) => return Err(error),
         };
+        if endpoints["subsets"].as_array().is_none_or(Vec::is_empty) {
+            return Err(nothing(named.name));
+        }
         let mut candidates = backends(&endpoints, &port);
         if candidates.is_empty() {
             return Err(nothing(&target.name));

@@ -159,7 +159,7 @@ async fn proxies_say_where_they_cannot_lead() {
         (
             format!("{services}/s:80/proxy/"),
             503,
-            "no endpoints available for service \"s:80\"",
+            "no endpoints available for service \"s\"",
         ),
         (
             "/api/v1/nodes/none/proxy/".to_owned(),
