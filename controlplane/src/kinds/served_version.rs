@@ -52,7 +52,9 @@ impl Strategy for ServedVersion {
     }
 
     fn to_stored(&self, mut object: Value) -> Value {
-        (self.to_stored)(&mut object);
+        if object.is_object() {
+            (self.to_stored)(&mut object);
+        }
         if let Some(map) = object.as_object_mut() {
             map.insert("apiVersion".into(), self.of.api_version().into());
         }
@@ -60,7 +62,9 @@ impl Strategy for ServedVersion {
     }
 
     fn to_served(&self, mut object: Value) -> Value {
-        (self.to_served)(&mut object);
+        if object.is_object() {
+            (self.to_served)(&mut object);
+        }
         if let Some(map) = object.as_object_mut() {
             map.insert("apiVersion".into(), self.api_version.into());
         }
