@@ -1,18 +1,27 @@
 //! Many seeds. Each batch runs in a process of its own, because a library counts the runtimes of a process and
 //! draws its randomness from that: so the place of a seed in its batch is part of what it does.
 //!
-//! `WAGGLE_SIM_TRACE=1` shows what one seed does. A failure prints the command that does the same again. `WAGGLE_SIM_SEEDS=5000` looks at more seeds than usual.
+//! A failure prints the command that does the same again. `WAGGLE_SIM_TRACE=1` shows what one seed does, with
+//! what `RUST_LOG` asks for; `WAGGLE_SIM_SEEDS=5000` looks at more seeds than usual. None runs without a bound.
 
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::history::History;
 use super::{entropy, invariants, scenario};
 use crate::store::planted::{self, Bug};
 
 const BATCH: u64 = 8;
-const SEEDS: u64 = 240;
+const SEEDS: u64 = 64;
+/// Of a seed's own time. Faults and repairs take less than half of it.
+const LONGEST: Duration = Duration::from_secs(180);
+/// Of real time, for one seed: most take less than a second.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// Of real time, for all that one test looks at: this, and so much for each seed.
+const WHOLE: Duration = Duration::from_secs(120);
+const EACH: Duration = Duration::from_secs(3);
 const FIRST: &str = "WAGGLE_SIM_SEED";
 const COUNT: &str = "WAGGLE_SIM_COUNT";
 const PLANT: &str = "WAGGLE_SIM_BUG";
@@ -21,7 +30,10 @@ const CHILD: &str = "store::tests::sim::seeds::simulated_child";
 
 /// One life, in a thread of its own so that nothing of the last one is left.
 fn simulate(seed: u64, bug: Option<Bug>) -> Result<History, String> {
+    // Made in this thread: it uses randomness.
+    let trace = std::env::var_os("WAGGLE_SIM_TRACE").map(|_| trace());
     let life = std::thread::spawn(move || {
+        let _traced = trace.as_ref().map(tracing::dispatcher::set_default);
         entropy::seed(seed);
         planted::plant(bug);
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -29,14 +41,34 @@ fn simulate(seed: u64, bug: Option<Bug>) -> Result<History, String> {
             .start_paused(true)
             .build()
             .unwrap();
-        runtime.block_on(scenario::run(seed))
+        runtime.block_on(async {
+            let ends = tokio::time::timeout(LONGEST, scenario::run(seed)).await;
+            ends.unwrap_or_else(|_| panic!("does not end: {LONGEST:?} of its own time are over"))
+        })
     });
+    let begun = Instant::now();
+    while !life.is_finished() {
+        if begun.elapsed() > PATIENCE {
+            // Its thread goes on, and ends with the process.
+            return Err(format!("does not end: it has run for {PATIENCE:?}"));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
     let history = life.join().map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
             .unwrap_or_else(|| "a panic".to_owned())
     })?;
     invariants::check(&history).map(|()| history)
+}
+
+/// With what `RUST_LOG` names.
+fn trace() -> tracing::Dispatch {
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_test_writer()
+        .finish();
+    tracing::Dispatch::new(subscriber)
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -106,6 +138,7 @@ fn replay(text: &str) -> String {
 fn first_failure(seeds: u64, bug: Option<Bug>) -> Option<String> {
     let next = AtomicU64::new(0);
     let failure = Mutex::new(None);
+    let end = Instant::now() + WHOLE + EACH * seeds as u32;
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..workers {
@@ -113,6 +146,12 @@ fn first_failure(seeds: u64, bug: Option<Bug>) -> Option<String> {
                 while failure.lock().unwrap().is_none() {
                     let first = next.fetch_add(BATCH, Ordering::Relaxed);
                     if first >= seeds {
+                        return;
+                    }
+                    if Instant::now() > end {
+                        let late =
+                            format!("seed {first} was not begun in time: all of it is too slow");
+                        failure.lock().unwrap().get_or_insert(late);
                         return;
                     }
                     let (well, text) = child(first, BATCH, bug);
@@ -137,8 +176,8 @@ fn nothing_breaks_whatever_happens() {
 #[test]
 fn planted_bugs_are_found() {
     for bug in [Bug::StaleReads, Bug::WritesAgain, Bug::LyingDisks] {
-        let found = first_failure(96, Some(bug));
-        assert!(found.is_some(), "{bug:?} was not found");
+        let found = first_failure(96, Some(bug)).unwrap_or_default();
+        assert!(found.contains(" broke "), "{bug:?} was not found: {found}");
     }
 }
 
