@@ -1,5 +1,5 @@
-//! Many seeds. Each batch runs in a process of its own, because a library counts the runtimes of a process and
-//! draws its randomness from that: so the place of a seed in its batch is part of what it does.
+//! Many seeds. Each runs in a process of its own, because libraries count runtimes and tasks of a process and
+//! draw from that.
 //!
 //! A failure prints the command that does the same again. `WAGGLE_SIM_TRACE=1` shows what one seed does, with
 //! what `RUST_LOG` asks for; `WAGGLE_SIM_SEEDS=5000` looks at more seeds than usual. None runs without a bound.
@@ -13,7 +13,6 @@ use super::history::History;
 use super::{entropy, invariants, scenario};
 use crate::store::planted::{self, Bug};
 
-const BATCH: u64 = 8;
 const SEEDS: u64 = 64;
 /// Of a seed's own time. Faults and repairs take less than half of it.
 const LONGEST: Duration = Duration::from_secs(180);
@@ -75,7 +74,7 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Not a test of its own: a batch of seeds, or one of them again. Does nothing unless it is told a seed.
+/// Not a test of its own: one seed, or some. Does nothing unless it is told a seed.
 #[test]
 fn simulated_child() {
     let Some(first) = number(FIRST) else {
@@ -87,11 +86,6 @@ fn simulated_child() {
         Ok("LyingDisks") => Some(Bug::LyingDisks),
         _ => None,
     };
-    // The place in the batch.
-    for _ in 0..first % BATCH {
-        let burnt = tokio::runtime::Builder::new_current_thread().build();
-        drop(burnt.unwrap());
-    }
     for seed in first..first + number(COUNT).unwrap_or(1) {
         match simulate(seed, bug) {
             Ok(history) => println!(
@@ -134,7 +128,7 @@ fn replay(text: &str) -> String {
     )
 }
 
-/// Runs batches, two at a time, until one fails; what it printed then.
+/// Runs one seed after the other, on all cores, until one fails; what it printed then.
 fn first_failure(seeds: u64, bug: Option<Bug>) -> Option<String> {
     let next = AtomicU64::new(0);
     let failure = Mutex::new(None);
@@ -144,7 +138,7 @@ fn first_failure(seeds: u64, bug: Option<Bug>) -> Option<String> {
         for _ in 0..workers {
             scope.spawn(|| {
                 while failure.lock().unwrap().is_none() {
-                    let first = next.fetch_add(BATCH, Ordering::Relaxed);
+                    let first = next.fetch_add(1, Ordering::Relaxed);
                     if first >= seeds {
                         return;
                     }
@@ -154,7 +148,7 @@ fn first_failure(seeds: u64, bug: Option<Bug>) -> Option<String> {
                         failure.lock().unwrap().get_or_insert(late);
                         return;
                     }
-                    let (well, text) = child(first, BATCH, bug);
+                    let (well, text) = child(first, 1, bug);
                     if !well {
                         failure.lock().unwrap().get_or_insert(text);
                     }
@@ -183,8 +177,8 @@ fn planted_bugs_are_found() {
 
 #[test]
 fn the_same_seed_does_the_same_again() {
-    let (well, batch) = child(0, 3, None);
-    assert!(well, "{}", replay(&batch));
-    let (_, alone) = child(2, 1, None);
-    assert_eq!(batch.lines().last(), alone.lines().last());
+    let (well, once) = child(2, 1, None);
+    assert!(well, "{}", replay(&once));
+    let (_, again) = child(2, 1, None);
+    assert_eq!(once, again);
 }
