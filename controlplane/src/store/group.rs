@@ -71,6 +71,9 @@ pub(super) struct Group {
     pub(super) server: watch::Receiver<ServerMetrics>,
     pub(super) reports: report::Reports,
     pub(super) space: Space,
+    /// The term and the last entry that this member had at its start. If it led then, Raft lets it go on, and
+    /// what it had acknowledged is not known to be committed yet.
+    pub(super) resumed: (u64, u64),
     /// The last search for a leader was in vain.
     forsaken: AtomicBool,
 }
@@ -148,6 +151,7 @@ impl Group {
         state: Arc<Shared>,
         transport: Arc<dyn Transport>,
         space: Space,
+        resumed: (u64, u64),
     ) -> Self {
         Self {
             own,
@@ -157,6 +161,7 @@ impl Group {
             transport,
             reports: report::Reports::default(),
             space,
+            resumed,
             forsaken: AtomicBool::new(false),
         }
     }

@@ -132,6 +132,13 @@ impl LogStore {
         (state.purged, state.last)
     }
 
+    /// The term of the vote, and the last entry.
+    pub(super) fn resumes(&self) -> (u64, u64) {
+        let state = self.state();
+        let term = state.vote.map_or(0, |vote| vote.leader_id().get_term());
+        (term, state.last.map_or(0, |id| id.index))
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().expect("no panic while holding it")
     }

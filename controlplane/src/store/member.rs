@@ -193,6 +193,7 @@ impl Member {
             own: role.identity.clone(),
             transport: Arc::clone(&transport),
         };
+        let resumed = log.resumes();
         let raft_config = Arc::new(raft_config(options.snapshot_every)?);
         let raft = Raft::new(role.identity.id, raft_config, network, log, machine)
             .await
@@ -204,6 +205,7 @@ impl Member {
             Arc::clone(&state),
             transport,
             space,
+            resumed,
         ));
 
         let (lead, leadership) = watch::channel(false);

@@ -11,7 +11,7 @@ use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use proto::raft::v1 as pb;
 
 use super::{Group, Miss, plan};
-use crate::store::raft::{Membership, Node, NodeId};
+use crate::store::raft::{LogId, Membership, Node, NodeId};
 use crate::store::{StoreError, codec};
 
 /// A change takes two entries.
@@ -83,12 +83,12 @@ impl Group {
                 plan::may_put(&members, *id, node).map_err(invalid)?;
                 let nodes = BTreeMap::from([(*id, node.clone())]);
                 match known(id) {
-                    Some((_, same)) if same == node => return Ok(self.changed_at()),
+                    Some((_, same)) if same == node => return self.confirmed().await,
                     Some(_) => (ChangeMembers::SetNodes(nodes), true),
                     None => (ChangeMembers::AddNodes(nodes), true),
                 }
             }
-            Change::Promote(id) if members.voters.contains(id) => return Ok(self.changed_at()),
+            Change::Promote(id) if members.voters.contains(id) => return self.confirmed().await,
             Change::Promote(id) => {
                 plan::may_promote(&members, *id, self.behind(*id)).map_err(invalid)?;
                 (ChangeMembers::AddVoterIds(BTreeSet::from([*id])), true)
@@ -112,10 +112,30 @@ impl Group {
         }
     }
 
-    fn changed_at(&self) -> u64 {
-        let server = self.server.borrow();
-        let at = server.membership_config.log_id();
-        at.as_ref().map_or(0, |id| id.index)
+    /// Waits until a majority has the members as this leader sees them: a change that is only written here may
+    /// be undone by the next leader. The place of the last change.
+    async fn confirmed(&self) -> Result<u64, Miss> {
+        let at = self.changed_at();
+        let index = at.map_or(0, |id| id.index);
+        let mut server = self.server.clone();
+        let replaced = server.wait_for(|server| {
+            server.current_leader != Some(self.own.id) || server.membership_config.log_id() != &at
+        });
+        let wait = async {
+            tokio::select! {
+                biased;
+                _ = replaced => Err(Miss::NotLeader("the members change".to_owned())),
+                applied = self.applied(index) => applied.map(|()| index).map_err(Miss::Final),
+            }
+        };
+        let unknown = || "a change that is under way was not confirmed in time".to_owned();
+        tokio::time::timeout(PATIENCE, wait)
+            .await
+            .unwrap_or_else(|_| Err(Miss::Final(StoreError::OutcomeUnknown(unknown()))))
+    }
+
+    fn changed_at(&self) -> Option<LogId> {
+        *self.server.borrow().membership_config.log_id()
     }
 
     /// How many entries of ours the member lacks.

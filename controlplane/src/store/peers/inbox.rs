@@ -52,6 +52,22 @@ impl Inbox {
         Self { group }
     }
 
+    /// How it stands, for those who look for the cause of something.
+    #[cfg(test)]
+    pub(in crate::store) fn describe(&self) -> String {
+        let raft = self.group.raft.metrics().borrow().clone();
+        let voters: Vec<u64> = raft.membership_config.voter_ids().collect();
+        format!(
+            "{:?} in term {}, leader {:?}, last entry {:?}, applied {}, voters {voters:?}, runs {:?}",
+            raft.state,
+            raft.current_term,
+            raft.current_leader,
+            raft.last_log_index,
+            *self.group.state.applied_index().borrow(),
+            raft.running_state,
+        )
+    }
+
     /// Whether the question is for this member. Who asks.
     pub(in crate::store) fn check(&self, header: Option<&pb::Header>) -> Result<u64, Rejected> {
         let header = header.ok_or(Rejected::Unknown)?;

@@ -33,19 +33,66 @@ unsafe extern "C" fn getrandom(
     length: libc::size_t,
     flags: libc::c_uint,
 ) -> libc::ssize_t {
-    let mut state = STATE.get();
-    if state == 0 {
+    if STATE.get() == 0 {
         // SAFETY: the arguments are passed on as they came.
         let got = unsafe { libc::syscall(libc::SYS_getrandom, buffer, length, flags) };
         return got as libc::ssize_t;
     }
+    // SAFETY: the caller says that there is room for `length` bytes.
+    unsafe { fill(buffer.cast(), length) };
+    length as libc::ssize_t
+}
+
+/// # Safety
+/// `buffer` has room for `length` bytes.
+unsafe fn fill(buffer: *mut u8, length: usize) {
+    let mut state = STATE.get();
     for at in 0..length {
         let (after, value) = next(state);
         // Never 0, which means something else.
         state = after.max(1);
-        // SAFETY: the caller says that there is room for `length` bytes.
-        unsafe { buffer.cast::<u8>().add(at).write(value as u8) };
+        // SAFETY: the caller says that there is room.
+        unsafe { buffer.add(at).write(value as u8) };
     }
     STATE.set(state);
-    length as libc::ssize_t
+}
+
+/// Takes the place of the C library's function of this name in the test program: some libraries (the one that
+/// draws election timeouts) ask the kernel for randomness through it. Everything else is passed on.
+///
+/// # Safety
+/// As for the original. Its variable arguments are passed as six fixed ones are.
+// SAFETY: the name and the calling convention are those of syscall(2), and so is what it does.
+#[cfg(target_arch = "x86_64")]
+#[unsafe(no_mangle)]
+unsafe extern "C" fn syscall(
+    number: libc::c_long,
+    a: libc::c_long,
+    b: libc::c_long,
+    c: libc::c_long,
+    d: libc::c_long,
+    e: libc::c_long,
+    f: libc::c_long,
+) -> libc::c_long {
+    if number == libc::SYS_getrandom && STATE.get() != 0 {
+        // SAFETY: the caller says that there are `b` bytes at `a`.
+        unsafe { fill(a as *mut u8, b as usize) };
+        return b;
+    }
+    let result: libc::c_long;
+    // SAFETY: the kernel gets what the caller gave; it changes rcx and r11, and memory that it was told of.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") number => result,
+            in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e, in("r9") f,
+            lateout("rcx") _, lateout("r11") _,
+            options(nostack),
+        );
+        if (-4095..0).contains(&result) {
+            *libc::__errno_location() = -result as libc::c_int;
+            return -1;
+        }
+    }
+    result
 }

@@ -116,6 +116,11 @@ impl History {
     }
 }
 
+/// Whether it may find nothing to change.
+pub(super) fn only_deletes(txn: &Txn) -> bool {
+    txn.ops.iter().all(|op| matches!(op, Op::Delete { .. }))
+}
+
 /// The values that a transaction writes; each is written by one transaction only.
 pub(super) fn values(txn: &Txn) -> Vec<(String, String)> {
     let puts = txn.ops.iter().filter_map(|op| match op {

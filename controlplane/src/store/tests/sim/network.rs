@@ -15,6 +15,9 @@ use crate::store::peers::inbox::Inbox;
 use crate::store::peers::{CallError, Peer, Transport};
 use crate::store::snapshot::Image;
 
+/// After this time a connection counts as dead over which nothing gets through, as with real ones.
+const PROBED: Duration = Duration::from_secs(4);
+
 /// How well messages get through.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::store) struct Weather {
@@ -91,6 +94,14 @@ impl Net {
         format!("{:?}", std::mem::take(&mut self.lock().asked))
     }
 
+    /// How the members stand, for the same purpose.
+    pub(in crate::store) fn describe(&self) -> String {
+        let inner = self.lock();
+        let hosts = inner.hosts.iter();
+        let lines = hosts.map(|(id, host)| format!("\n  member {id}: {}", host.inbox.describe()));
+        lines.collect()
+    }
+
     pub(in crate::store) fn set_weather(&self, weather: Weather) {
         self.lock().weather = weather;
     }
@@ -163,10 +174,18 @@ impl Net {
         (!is_lost && !inner.cut.contains(&(from, to))).then_some(delay)
     }
 
-    async fn carry(&self, from: u64, to: u64) {
+    /// Where it does not get through that is noticed in the end, however long an answer may take: connections
+    /// are probed.
+    async fn carry(&self, from: u64, to: u64) -> Result<(), CallError> {
         match self.passes(from, to) {
-            Some(delay) => tokio::time::sleep(delay).await,
-            None => std::future::pending().await,
+            Some(delay) => {
+                tokio::time::sleep(delay).await;
+                Ok(())
+            }
+            None => {
+                tokio::time::sleep(PROBED).await;
+                Err(lost("the connection is dead"))
+            }
         }
     }
 }
@@ -189,7 +208,7 @@ impl Wire {
         work: impl AsyncFnOnceSend<T>,
     ) -> Result<T, CallError> {
         self.net.await_life(self.from, self.life).await;
-        self.net.carry(self.from, to).await;
+        self.net.carry(self.from, to).await?;
         let task = {
             let mut inner = self.net.lock();
             let Some(host) = inner.hosts.get_mut(&to) else {
@@ -203,7 +222,7 @@ impl Wire {
             task
         };
         let answer = task.await.map_err(|_| lost("the other side died"))?;
-        self.net.carry(to, self.from).await;
+        self.net.carry(to, self.from).await?;
         self.net.await_life(self.from, self.life).await;
         Ok(answer)
     }

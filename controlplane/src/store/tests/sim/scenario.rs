@@ -23,6 +23,8 @@ const CLIENTS: usize = 4;
 const KEYS: u64 = 6;
 /// How long faults go on, in simulated time.
 const FAULTS: Duration = Duration::from_secs(9);
+/// How long a watcher waits for a member that is behind.
+const CATCH_UP: Duration = Duration::from_secs(2);
 const REPAIR: Duration = Duration::from_secs(25);
 
 /// The members that clients may ask, as they are now.
@@ -91,6 +93,7 @@ pub(super) async fn run(seed: u64) -> History {
     stop.cancel();
     while tasks.join_next().await.is_some() {}
     conclude(&cluster, &recorder).await;
+    trace(&cluster, "end");
     let mut history = std::mem::take(&mut *recorder.lock().unwrap());
     history.recovered = recovered;
     history
@@ -223,6 +226,7 @@ async fn faults(cluster: &mut Cluster, rng: &mut StdRng, door: &Door, size: u64)
     cluster.slow.lock().unwrap().clear();
     for (id, coming) in coming {
         let up = tokio::time::timeout(REPAIR, coming).await;
+        trace(cluster, "repair");
         let running = up.expect("it comes up").unwrap();
         match running {
             Ok(running) => cluster.running(id, running),
@@ -230,6 +234,16 @@ async fn faults(cluster: &mut Cluster, rng: &mut StdRng, door: &Door, size: u64)
         }
     }
     open_door(cluster, door);
+}
+
+fn trace(cluster: &Cluster, at: &str) {
+    if std::env::var_os("WAGGLE_SIM_TRACE").is_some() {
+        println!(
+            "{at}: {}{}",
+            cluster.net.take_asked(),
+            cluster.net.describe()
+        );
+    }
 }
 
 async fn arrivals(cluster: &mut Cluster, coming: &mut BTreeMap<u64, Coming>, door: &Door) {
@@ -446,8 +460,11 @@ async fn watcher(
         let Some((member, running)) = chosen else {
             continue;
         };
-        // One that is behind has to catch up first.
-        running.store.reach(after).await;
+        // One that is behind has to catch up first; one that dies meanwhile never does.
+        let reach = running.store.reach(after);
+        if tokio::time::timeout(CATCH_UP, reach).await.is_err() {
+            continue;
+        }
         let Ok(mut watch) = running.store.watch("", after) else {
             continue;
         };

@@ -1,18 +1,26 @@
-//! Many seeds. Each batch runs in a process of its own, because a library counts the runtimes of a process and
-//! draws its randomness from that: so the place of a seed in its batch is part of what it does.
+//! Many seeds. Each runs in a process of its own, because libraries count runtimes and tasks of a process and
+//! draw from that.
 //!
-//! `WAGGLE_SIM_TRACE=1` shows what one seed does. A failure prints the command that does the same again. `WAGGLE_SIM_SEEDS=5000` looks at more seeds than usual.
+//! A failure prints the command that does the same again. `WAGGLE_SIM_TRACE=1` shows what one seed does, with
+//! what `RUST_LOG` asks for; `WAGGLE_SIM_SEEDS=5000` looks at more seeds than usual. None runs without a bound.
 
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use super::history::History;
 use super::{entropy, invariants, scenario};
 use crate::store::planted::{self, Bug};
 
-const BATCH: u64 = 8;
-const SEEDS: u64 = 240;
+const SEEDS: u64 = 64;
+/// Of a seed's own time. Faults and repairs take less than half of it.
+const LONGEST: Duration = Duration::from_secs(180);
+/// Of real time, for one seed: most take less than a second.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// Of real time, for all that one test looks at: this, and so much for each seed.
+const WHOLE: Duration = Duration::from_secs(120);
+const EACH: Duration = Duration::from_secs(3);
 const FIRST: &str = "WAGGLE_SIM_SEED";
 const COUNT: &str = "WAGGLE_SIM_COUNT";
 const PLANT: &str = "WAGGLE_SIM_BUG";
@@ -21,7 +29,10 @@ const CHILD: &str = "store::tests::sim::seeds::simulated_child";
 
 /// One life, in a thread of its own so that nothing of the last one is left.
 fn simulate(seed: u64, bug: Option<Bug>) -> Result<History, String> {
+    // Made in this thread: it uses randomness.
+    let trace = std::env::var_os("WAGGLE_SIM_TRACE").map(|_| trace());
     let life = std::thread::spawn(move || {
+        let _traced = trace.as_ref().map(tracing::dispatcher::set_default);
         entropy::seed(seed);
         planted::plant(bug);
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -29,8 +40,19 @@ fn simulate(seed: u64, bug: Option<Bug>) -> Result<History, String> {
             .start_paused(true)
             .build()
             .unwrap();
-        runtime.block_on(scenario::run(seed))
+        runtime.block_on(async {
+            let ends = tokio::time::timeout(LONGEST, scenario::run(seed)).await;
+            ends.unwrap_or_else(|_| panic!("does not end: {LONGEST:?} of its own time are over"))
+        })
     });
+    let begun = Instant::now();
+    while !life.is_finished() {
+        if begun.elapsed() > PATIENCE {
+            // Its thread goes on, and ends with the process.
+            return Err(format!("does not end: it has run for {PATIENCE:?}"));
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
     let history = life.join().map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
@@ -39,11 +61,20 @@ fn simulate(seed: u64, bug: Option<Bug>) -> Result<History, String> {
     invariants::check(&history).map(|()| history)
 }
 
+/// With what `RUST_LOG` names.
+fn trace() -> tracing::Dispatch {
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_test_writer()
+        .finish();
+    tracing::Dispatch::new(subscriber)
+}
+
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// Not a test of its own: a batch of seeds, or one of them again. Does nothing unless it is told a seed.
+/// Not a test of its own: one seed, or some. Does nothing unless it is told a seed.
 #[test]
 fn simulated_child() {
     let Some(first) = number(FIRST) else {
@@ -55,11 +86,6 @@ fn simulated_child() {
         Ok("LyingDisks") => Some(Bug::LyingDisks),
         _ => None,
     };
-    // The place in the batch.
-    for _ in 0..first % BATCH {
-        let burnt = tokio::runtime::Builder::new_current_thread().build();
-        drop(burnt.unwrap());
-    }
     for seed in first..first + number(COUNT).unwrap_or(1) {
         match simulate(seed, bug) {
             Ok(history) => println!(
@@ -102,20 +128,27 @@ fn replay(text: &str) -> String {
     )
 }
 
-/// Runs batches, two at a time, until one fails; what it printed then.
+/// Runs one seed after the other, on all cores, until one fails; what it printed then.
 fn first_failure(seeds: u64, bug: Option<Bug>) -> Option<String> {
     let next = AtomicU64::new(0);
     let failure = Mutex::new(None);
+    let end = Instant::now() + WHOLE + EACH * seeds as u32;
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
                 while failure.lock().unwrap().is_none() {
-                    let first = next.fetch_add(BATCH, Ordering::Relaxed);
+                    let first = next.fetch_add(1, Ordering::Relaxed);
                     if first >= seeds {
                         return;
                     }
-                    let (well, text) = child(first, BATCH, bug);
+                    if Instant::now() > end {
+                        let late =
+                            format!("seed {first} was not begun in time: all of it is too slow");
+                        failure.lock().unwrap().get_or_insert(late);
+                        return;
+                    }
+                    let (well, text) = child(first, 1, bug);
                     if !well {
                         failure.lock().unwrap().get_or_insert(text);
                     }
@@ -137,15 +170,15 @@ fn nothing_breaks_whatever_happens() {
 #[test]
 fn planted_bugs_are_found() {
     for bug in [Bug::StaleReads, Bug::WritesAgain, Bug::LyingDisks] {
-        let found = first_failure(96, Some(bug));
-        assert!(found.is_some(), "{bug:?} was not found");
+        let found = first_failure(96, Some(bug)).unwrap_or_default();
+        assert!(found.contains(" broke "), "{bug:?} was not found: {found}");
     }
 }
 
 #[test]
 fn the_same_seed_does_the_same_again() {
-    let (well, batch) = child(0, 3, None);
-    assert!(well, "{}", replay(&batch));
-    let (_, alone) = child(2, 1, None);
-    assert_eq!(batch.lines().last(), alone.lines().last());
+    let (well, once) = child(2, 1, None);
+    assert!(well, "{}", replay(&once));
+    let (_, again) = child(2, 1, None);
+    assert_eq!(once, again);
 }

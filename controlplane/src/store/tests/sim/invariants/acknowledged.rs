@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::history::{History, Outcome};
+use super::super::history::{self, Event, History, Outcome, Write};
 use crate::store::Op;
 
 pub(super) fn check(history: &History) -> Result<(), String> {
@@ -46,14 +46,35 @@ fn compared(history: &History) -> Result<(), String> {
     let mut modified: BTreeMap<&str, u64> = BTreeMap::new();
     for (revision, write) in writes {
         while let Some(event) = events.next_if(|event| event.revision < revision) {
-            let at = event.value.as_ref().map_or(0, |_| event.revision);
-            modified.insert(&event.key, at);
+            modified.insert(&event.key, at(event));
         }
-        for compare in &write.txn.compares {
-            let found = modified.get(compare.key.as_str()).copied().unwrap_or(0);
-            if found != compare.mod_revision {
-                return Err(format!("{write:?} although {} was at {found}", compare.key));
-            }
+        let before = held(write, &modified);
+        // One that only deletes may have found nothing to delete: then the revision is that of what came
+        // before it, which is part of what it saw.
+        if before.is_err() && history::only_deletes(&write.txn) {
+            let mut seen = modified.clone();
+            let last = history
+                .truth
+                .iter()
+                .filter(|event| event.revision == revision);
+            seen.extend(last.map(|event| (event.key.as_str(), at(event))));
+            held(write, &seen)?;
+            continue;
+        }
+        before?;
+    }
+    Ok(())
+}
+
+fn at(event: &Event) -> u64 {
+    event.value.as_ref().map_or(0, |_| event.revision)
+}
+
+fn held(write: &Write, modified: &BTreeMap<&str, u64>) -> Result<(), String> {
+    for compare in &write.txn.compares {
+        let found = modified.get(compare.key.as_str()).copied().unwrap_or(0);
+        if found != compare.mod_revision {
+            return Err(format!("{write:?} although {} was at {found}", compare.key));
         }
     }
     Ok(())

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::super::history::{History, Outcome};
+use super::super::history::{self, History, Outcome};
 
 struct Moment {
     at: Duration,
@@ -40,18 +40,15 @@ pub(super) fn check(history: &History) -> Result<(), String> {
     };
     for write in &history.writes {
         if let Outcome::Committed(revision) = write.outcome {
-            // One that changes nothing is a read.
-            let changed = history.truth.iter().any(|event| {
-                event.revision == revision && write.txn.ops.iter().any(|op| op.key() == event.key)
-            });
+            // One that changes nothing is a read. Whether one that only deletes has changed something cannot be
+            // told: the revision may be that of somebody else who deleted the same just before.
+            let changed = !history::only_deletes(&write.txn);
             let before = revision - u64::from(changed);
-            add(
-                write.invoked,
-                write.returned,
-                before,
-                revision,
-                format!("{write:?}"),
+            let what = format!(
+                "write of client {} at member {}, {write:?}",
+                write.client, write.member
             );
+            add(write.invoked, write.returned, before, revision, what);
         }
     }
     for read in &history.reads {
