@@ -176,7 +176,7 @@ impl See {
     }
 
     pub(crate) fn look(&self, world: &World) -> Verdict {
-        for v6 in [false, true] {
+        for &v6 in world.mode.versions() {
             if if v6 { self.v6 } else { self.v4 } {
                 self.look_in(world, v6)
                     .map_err(|why| format!("{}\n{why}", self.describe(v6)))?;

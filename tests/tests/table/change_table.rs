@@ -69,7 +69,7 @@ fn address(world: &World, to: To, v6: bool) -> Result<String, String> {
 
 fn udp_moves(world: &World) -> Verdict {
     let mut flows = Vec::new();
-    for v6 in [false, true] {
+    for &v6 in world.mode.versions() {
         let target = address(world, To::Service("moving", 80), v6)?;
         let mut flow = Going::start(world, pod("client-1"), &["flow", &target]);
         first(&mut flow, "moving-1")?;
@@ -142,7 +142,7 @@ fn service_goes(world: &World) -> Verdict {
 /// Traffic to a Service from a pod and to a node's port from outside, in both families.
 fn traffic(world: &World, name: &'static str, connections: &str) -> Result<Vec<Going>, String> {
     let mut all = Vec::new();
-    for v6 in [false, true] {
+    for &v6 in world.mode.versions() {
         for (from, to) in [
             (pod("client-1"), To::Service(name, 80)),
             (From::Router, To::NodePort(2, name, 80)),
@@ -276,7 +276,7 @@ fn with_fourth_node(world: &World) -> Verdict {
     ])
     .ok();
     lab.settle();
-    for v6 in [false, true] {
+    for &v6 in world.mode.versions() {
         let target = address(world, To::Service("np", 80), v6)?;
         for from in [
             vec!["exec", "--pod", "client-4", "--"],
@@ -314,25 +314,32 @@ fn with_fourth_node(world: &World) -> Verdict {
     Ok(())
 }
 
-/// node-3 takes other addresses, in both families.
+/// node-3 takes other addresses, in every family.
 fn address_changes(world: &World) -> Verdict {
     let spot = world.lab.on_node("node-3");
     let old = world.lab.node_addresses("node-3");
-    let (v4, v6) = (
-        of_family(&old, false).unwrap(),
-        of_family(&old, true).unwrap(),
-    );
-    let script = format!(
-        "ip address del {v4}/24 dev eth0; ip address del {v6}/64 dev eth0
-         ip address add 192.168.144.99/24 dev eth0; ip address add fd00:144::99/64 dev eth0 nodad
-         ip route replace default via 192.168.144.1; ip route replace ::/0 via fd00:144::1"
-    );
+    let mut script = String::new();
+    let mut wanted = Vec::new();
+    for &v6 in world.mode.versions() {
+        let old = of_family(&old, v6).unwrap();
+        let (length, new, gateway, all) = if v6 {
+            (64, "fd00:144::99", "fd00:144::1", "::/0")
+        } else {
+            (24, "192.168.144.99", "192.168.144.1", "default")
+        };
+        let flags = if v6 { "nodad" } else { "" };
+        script += &format!(
+            "ip address del {old}/{length} dev eth0; ip address add {new}/{length} dev eth0 {flags}
+             ip route replace {all} via {gateway}\n"
+        );
+        wanted.push(new);
+    }
     let mut command = spot.command("sh");
     waggle_tests::Outcome::of(command.args(["-ec", &script])).ok();
     world.lab.wait("the new addresses in the Node", || {
         let node = world.lab.json(&["node", "node-3"]);
         let addresses = node["status"]["addresses"].to_string();
-        let known = addresses.contains("192.168.144.99") && addresses.contains("fd00:144::99");
+        let known = wanted.iter().all(|new| addresses.contains(new));
         known.then_some(()).ok_or(addresses)
     });
     world.lab.wait("the others to reach its pods", || {

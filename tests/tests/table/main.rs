@@ -71,14 +71,6 @@ fn with_ipv4_alone() {
 }
 
 #[test]
-fn with_ipv6_alone() {
-    go_through(Mode {
-        families: "v6",
-        ..MODE
-    });
-}
-
-#[test]
 fn with_jumbo_frames() {
     go_through(Mode { mtu: 9000, ..MODE });
 }

@@ -188,12 +188,17 @@ fn both_see(world: &World) -> Verdict {
 }
 
 fn slice(service: &str, name: &str, addresses: &[String], port: u16) -> String {
+    let family = if addresses.iter().any(|it| it.contains(':')) {
+        "IPv6"
+    } else {
+        "IPv4"
+    };
     format!(
         "---
 apiVersion: discovery.k8s.io/v1
 kind: EndpointSlice
 metadata: {{name: {name}, labels: {{kubernetes.io/service-name: {service}}}}}
-addressType: IPv4
+addressType: {family}
 ports: [{{name: tcp, port: {port}}}]
 endpoints: [{{addresses: {addresses:?}}}]
 "
@@ -201,12 +206,13 @@ endpoints: [{{addresses: {addresses:?}}}]
 }
 
 fn hand_made(world: &World) {
-    let first_v4 = |addresses: &[std::net::IpAddr]| {
-        let address = crate::world::of_family(addresses, false).expect("an IPv4 address");
+    let first = |addresses: &[std::net::IpAddr]| {
+        let v6 = world.mode.versions()[0];
+        let address = crate::world::of_family(addresses, v6).expect("an address of the lab's");
         vec![address.to_string()]
     };
-    let pod = first_v4(&world.pod("echo-3").addresses);
-    let outside = first_v4(&world.lab.client_addresses());
+    let pod = first(&world.pod("echo-3").addresses);
+    let outside = first(&world.lab.client_addresses());
     let inside = slice("manual", "manual-pod", &pod, crate::world::PORT);
     let beyond = slice(
         "manual",
@@ -219,7 +225,12 @@ fn hand_made(world: &World) {
 
 /// What the API lets through and no data plane can use.
 fn nonsense(world: &World) {
-    let addresses = ["10.244.255.254".to_owned()];
+    let nobody = if world.mode.versions()[0] {
+        "fd00:10:244:ff::fe"
+    } else {
+        "10.244.255.254"
+    };
+    let addresses = [nobody.to_owned()];
     world
         .lab
         .apply(&slice("nonsense", "nonsense-1", &addresses, 1));

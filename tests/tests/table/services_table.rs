@@ -201,7 +201,6 @@ kind: Service
 metadata: {name: single}
 spec:
   ipFamilyPolicy: SingleStack
-  ipFamilies: [IPv4]
   selector: {app: echo}
   ports: [{port: 80, targetPort: 8080}]
 ",

@@ -37,6 +37,15 @@ pub(crate) struct Mode {
 }
 
 impl Mode {
+    /// IP versions: whether it is version 6.
+    pub(crate) fn versions(self) -> &'static [bool] {
+        match self.families {
+            "v4" => &[false],
+            "v6" => &[true],
+            _ => &[false, true],
+        }
+    }
+
     fn arguments(self) -> [&'static str; 3] {
         [
             match self.routing {
