@@ -15,7 +15,7 @@ use agent_ebpf::layout::{
 };
 use aya::maps::lpm_trie;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, MapInfo, MapType, PerCpuArray, PerCpuValues};
-use aya::programs::{CgroupSock, CgroupSockAddr, Program, SchedClassifier, Xdp};
+use aya::programs::{CgroupSock, CgroupSockAddr, Program, ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
 use super::affinities::AffinityTable;
@@ -189,6 +189,35 @@ fn evict_misfits(directory: &Path) -> Result<(), DataPlaneError> {
     Ok(())
 }
 
+/// The verifier stops for a signal, whatever signal it is, with EAGAIN (`do_check` in `kernel/bpf/verifier.c`): it is
+/// asked again, as often as libbpf does.
+fn verify(name: &'static str, program: &mut Program) -> Result<(), DataPlaneError> {
+    const ATTEMPTS: u32 = 5;
+    let mut attempt = 1;
+    loop {
+        let loaded = match program {
+            Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
+            Program::CgroupSock(program) => CgroupSock::load(program),
+            Program::SchedClassifier(program) => SchedClassifier::load(program),
+            Program::Xdp(program) => Xdp::load(program),
+            _ => return Err(DataPlaneError::Missing(name)),
+        };
+        match loaded {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == std::io::ErrorKind::WouldBlock && attempt < ATTEMPTS =>
+            {
+                attempt += 1;
+            }
+            loaded => {
+                return loaded.map_err(|source| DataPlaneError::Program {
+                    program: name,
+                    source: Box::new(source),
+                });
+            }
+        }
+    }
+}
+
 impl Objects {
     /// Loads the object; maps that are pinned below `pin_dir` are used again, also those of an older layout.
     pub(crate) fn load(pin_dir: &Path) -> Result<Self, DataPlaneError> {
@@ -209,17 +238,7 @@ impl Objects {
             let program = programs
                 .program_mut(name)
                 .ok_or(DataPlaneError::Missing(name))?;
-            let loaded = match program {
-                Program::CgroupSockAddr(program) => CgroupSockAddr::load(program),
-                Program::CgroupSock(program) => CgroupSock::load(program),
-                Program::SchedClassifier(program) => SchedClassifier::load(program),
-                Program::Xdp(program) => Xdp::load(program),
-                _ => return Err(DataPlaneError::Missing(name)),
-            };
-            loaded.map_err(|source| DataPlaneError::Program {
-                program: name,
-                source: Box::new(source),
-            })?;
+            verify(name, program)?;
         }
         migration.fill();
         let fd = |name: &'static str| {

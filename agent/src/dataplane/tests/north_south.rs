@@ -136,6 +136,8 @@ pub(super) fn refused(from: SocketAddr, to: SocketAddr) {
     let error = loop {
         match std::net::TcpStream::connect(to) {
             Ok(_) => wait(),
+            // The last holder let go of it while it was being answered.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => wait(),
             Err(error) => break error,
         }
     };
