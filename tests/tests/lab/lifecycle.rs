@@ -153,7 +153,7 @@ fn what_cannot_be_is_refused_before_anything_is_made() {
         command.arg("--run-dir").arg(directory.path().join("r"));
         Outcome::of(command.args(arguments)).fails()
     };
-    assert!(up(&["--controllers=3"]).contains("a lab has one controller so far"));
+    assert!(up(&["--controllers=0"]).contains("a lab has 1 to"));
     assert!(up(&["--nodes=0"]).contains("0 is not in 1..=64"));
     assert!(up(&["--mtu=100"]).contains("100 is not in 1280.."));
     assert!(up(&["--image=/nowhere"]).contains("/nowhere"));
