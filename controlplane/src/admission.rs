@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::dialer::Dialer;
 use crate::kinds::access::{list, text};
 use crate::kinds::admission::webhooks::{MUTATING, VALIDATING};
 use crate::kinds::{Kind, admission};
@@ -24,13 +25,19 @@ mod policies;
 mod review;
 
 /// Puts webhooks and policies between the registry and its writes.
-pub(crate) fn attach(registry: &Registry) {
-    registry.set_judges(Arc::new(Admission));
-    registry.set_converter(Arc::new(conversion::Webhooks));
+pub(crate) fn attach(registry: &Registry, dialer: &Dialer) {
+    registry.set_judges(Arc::new(Admission {
+        dialer: dialer.clone(),
+    }));
+    registry.set_converter(Arc::new(conversion::Webhooks {
+        dialer: dialer.clone(),
+    }));
 }
 
 #[derive(Debug)]
-struct Admission;
+struct Admission {
+    dialer: Dialer,
+}
 
 /// A webhook and whose it is.
 struct Webhook {
@@ -113,7 +120,7 @@ impl Judges for Admission {
             if webhooks.is_empty() {
                 return Ok(None);
             }
-            mutate(registry, &webhooks, attempt).await
+            mutate(registry, &self.dialer, &webhooks, attempt).await
         })
     }
 
@@ -131,7 +138,7 @@ impl Judges for Admission {
             // All at once; the first refusal in their order counts.
             let asked = webhooks
                 .iter()
-                .map(|webhook| ask(registry, webhook, attempt));
+                .map(|webhook| ask(registry, &self.dialer, webhook, attempt));
             for answer in futures::future::join_all(asked).await {
                 answer?;
             }
@@ -143,6 +150,7 @@ impl Judges for Admission {
 /// One after the other. Those that want it are asked once more when others have changed the object after them.
 async fn mutate(
     registry: &Registry,
+    dialer: &Dialer,
     webhooks: &[Webhook],
     attempt: Attempt<'_>,
 ) -> Result<Option<Value>, ApiError> {
@@ -155,7 +163,7 @@ async fn mutate(
             object: object.as_ref(),
             ..attempt
         };
-        let Some(answer) = ask(registry, webhook, now).await? else {
+        let Some(answer) = ask(registry, dialer, webhook, now).await? else {
             continue;
         };
         asked.push(number);
@@ -176,7 +184,7 @@ async fn mutate(
             object: object.as_ref(),
             ..attempt
         };
-        if let Some(answer) = ask(registry, webhook, now).await?
+        if let Some(answer) = ask(registry, dialer, webhook, now).await?
             && let Some(new) = answer.apply(webhook, object.as_ref())?
         {
             object = Some(new);
@@ -204,6 +212,7 @@ impl review::Answer {
 /// `None` when the webhook is not about this write, or could not be asked and does not insist.
 async fn ask(
     registry: &Registry,
+    dialer: &Dialer,
     webhook: &Webhook,
     attempt: Attempt<'_>,
 ) -> Result<Option<review::Answer>, ApiError> {
@@ -232,7 +241,7 @@ async fn ask(
     }
     let uid = uuid::Uuid::new_v4().to_string();
     let body = review::request(&uid, attempt);
-    let answered = match call::post(registry, said, &body).await {
+    let answered = match call::post(registry, dialer, said, &body).await {
         Ok(answered) => review::answer(name, &uid, &answered),
         Err(problem) => Err(review::Unusable(problem)),
     };

@@ -42,7 +42,6 @@ pub(crate) mod server;
 mod shown;
 mod table;
 mod token;
-mod tunnel;
 mod upgrade;
 mod usage;
 mod watch;

@@ -33,6 +33,7 @@ use crate::auth::{Chain, Pki, PkiError, Sans, Tokens};
 use crate::cache::{Cache, Subscription};
 use crate::controllers::credentials::Keys;
 use crate::controllers::{ControllerMetrics, ControllersConfig, PodRanges};
+use crate::dialer::Dialer;
 use crate::nodestream::NodeStreams;
 use crate::registry::bootstrap::first_address;
 use crate::registry::{Registry, ServiceRanges};
@@ -223,7 +224,9 @@ impl Controller {
             .await
             .map_err(|error| StartError::Bootstrap(error.to_string()))?;
         // What a member needs for its start nobody may refuse.
-        crate::admission::attach(&registry);
+        let streams = NodeStreams::default();
+        let dialer = Dialer::new(streams.clone());
+        crate::admission::attach(&registry, &dialer);
 
         registry.require_accounts();
         let tokens = Tokens::open(&registry, config.tokens.clone(), &config.cluster_domain)
@@ -240,7 +243,6 @@ impl Controller {
         ));
         let client = registry.client(MANAGER);
         let cache = Cache::start(&client, &stop);
-        let streams = NodeStreams::default();
         let sync_metrics = SyncMetrics::default();
         let Termination { wait, drain } = config.termination;
         let limits = Limits { wait, drain };

@@ -9,8 +9,10 @@
 //!   controllers                one folder per controller: plan (pure), loop
 //!   scheduler                  filters and scores (pure), queue, binding
 //!   cache                      one watch feeds the informers that the four above share
+//!   admission                  webhooks and policies
+//!   dialer                     connections to endpoints of Services, over nodes
 //!   auth  nodestream  spdy     certificates, users, authorizer; byte streams to pods on nodes; SPDY/3.1
-//!   usage  admission           what nodes and pods use, as nodes report it; webhooks and policies
+//!   usage                      what nodes and pods use, as nodes report it
 //!   registry                   the path of a write: default, validate, propose; typed client
 //!   patch                      the four kinds of patch (pure)
 //!   schema                     fields, merge keys, OpenAPI (pure)
@@ -25,6 +27,7 @@ mod auth;
 mod cache;
 mod controller;
 mod controllers;
+mod dialer;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod kinds;

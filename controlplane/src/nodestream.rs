@@ -2,7 +2,7 @@
 //!
 //! Below `api` (which opens streams) and `sync` (which carries them), so that neither imports the other.
 //!
-//! Deliberately not here: what a stream carries. State: `nodes` is written by node sync, `waiting` by both
+//! Deliberately not here: what a stream carries, but for plain connections ([`Tunnel`]). State: `nodes` is written by node sync, `waiting` by both
 //! sides; there is one lock for the two.
 
 use std::collections::HashMap;
@@ -16,8 +16,13 @@ use tokio::sync::{mpsc, oneshot};
 use crate::registry::ApiError;
 use crate::usage::UsageBook;
 
+mod answer;
 #[cfg(test)]
 mod tests;
+mod tunnel;
+
+pub(crate) use answer::{Refused, accepted, close, data};
+pub(crate) use tunnel::Tunnel;
 
 /// How long an agent has to dial back.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -131,6 +136,13 @@ impl NodeStreams {
             from_node: from_agent,
             to_node: to_agent,
         })
+    }
+
+    /// Names of the nodes that are connected to this member.
+    pub(crate) fn connected(&self) -> Vec<String> {
+        let state = self.lock();
+        let open = state.nodes.iter().filter(|(_, sender)| !sender.is_closed());
+        open.map(|(node, _)| node.clone()).collect()
     }
 
     /// Called by node sync when a node connects: where requests for it go, until the receiver is dropped.

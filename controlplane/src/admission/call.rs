@@ -1,6 +1,5 @@
 //! Calls a webhook: by its URL, or at an endpoint of its Service, with TLS against the bundle that it names.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,15 +14,11 @@ use rustls::pki_types::ServerName;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::kinds::access::{at, flag, integer, list, text};
-use crate::kinds::by_plural;
-use crate::registry::list::ListOptions;
-use crate::registry::selector::Selector;
-use crate::registry::{Registry, object};
-use crate::store::Freshness;
+use crate::dialer::{self, Destination, Dialer};
+use crate::kinds::access::{at, integer, text};
+use crate::registry::Registry;
 
 const DEFAULT_SECONDS: u64 = 10;
 /// An answer that is larger is no answer.
@@ -32,8 +27,7 @@ const MOST: usize = 8 * 1024 * 1024;
 /// Where a webhook is.
 struct Target {
     /// What the connection goes to.
-    host: String,
-    port: u16,
+    destination: Destination,
     /// What the certificate must be for.
     name: String,
     path: String,
@@ -44,18 +38,20 @@ struct Target {
 /// The answer, as JSON, of what `webhook` (with its `clientConfig`) says to the body.
 pub(super) async fn post(
     registry: &Registry,
+    dialer: &Dialer,
     webhook: &Value,
     body: &Value,
 ) -> Result<Value, String> {
     let seconds =
         integer(webhook, &["timeoutSeconds"]).and_then(|seconds| u64::try_from(seconds).ok());
     let limit = Duration::from_secs(seconds.unwrap_or(DEFAULT_SECONDS).clamp(1, 30));
-    to(registry, &webhook["clientConfig"], limit, body).await
+    to(registry, dialer, &webhook["clientConfig"], limit, body).await
 }
 
 /// The same for a `clientConfig` alone.
 pub(super) async fn to(
     registry: &Registry,
+    dialer: &Dialer,
     config: &Value,
     limit: Duration,
     body: &Value,
@@ -63,7 +59,10 @@ pub(super) async fn to(
     let target = target(registry, config).await?;
     let url = format!("{}?timeout={}s", target.url, limit.as_secs());
     let problem = |why: String| format!("Post {url:?}: {why}");
-    let called = tokio::time::timeout(limit, exchange(&target, config, limit, body.to_string()));
+    let called = tokio::time::timeout(
+        limit,
+        exchange(dialer, &target, config, limit, body.to_string()),
+    );
     match called.await {
         Err(_) => Err(problem("context deadline exceeded".to_owned())),
         Ok(answer) => answer.map_err(problem),
@@ -71,6 +70,7 @@ pub(super) async fn to(
 }
 
 async fn exchange(
+    dialer: &Dialer,
     target: &Target,
     config: &Value,
     limit: Duration,
@@ -78,9 +78,7 @@ async fn exchange(
 ) -> Result<Value, String> {
     let told = |error: &dyn std::fmt::Display| error.to_string();
     let connector = TlsConnector::from(Arc::new(tls(config)?));
-    let stream = TcpStream::connect((target.host.as_str(), target.port))
-        .await
-        .map_err(|error| format!("dial tcp {}:{}: {error}", target.host, target.port))?;
+    let stream = target.destination.connect(dialer).await?;
     let name = ServerName::try_from(target.name.clone()).map_err(|error| told(&error))?;
     let stream = connector
         .connect(name, stream)
@@ -157,97 +155,27 @@ async fn target(registry: &Registry, config: &Value) -> Result<Target, String> {
         .to_owned();
     Ok(Target {
         name: host.clone(),
-        host,
-        port: parsed.port_u16().unwrap_or(443),
+        destination: Destination::Outside {
+            host,
+            port: parsed.port_u16().unwrap_or(443),
+        },
         path: parsed.path().to_owned(),
         url: url.to_owned(),
     })
 }
 
-/// A Service is called at one of its ready endpoints: this member need not be on the cluster's network for ClusterIPs.
+/// A Service is called at one of its ready endpoints.
 async fn of_service(registry: &Registry, reference: &Value) -> Result<Target, String> {
     let (namespace, name) = (text(reference, &["namespace"]), text(reference, &["name"]));
     let port = integer(reference, &["port"]).unwrap_or(443);
     let path = match text(reference, &["path"]) {
-        "" => "/".to_owned(),
-        path => path.to_owned(),
+        "" => "/",
+        path => path,
     };
-    let services = by_plural("", "v1", "services").ok_or("Services are not served")?;
-    let found = registry
-        .get(services, namespace, name, Freshness::Local)
-        .await;
-    let service = object::decode(&*found.map_err(|error| error.to_string())?);
-    let url = format!("https://{name}.{namespace}.svc:{port}{path}");
-    let target = |host: String, port: u16| Target {
-        host,
-        port,
+    Ok(Target {
+        destination: dialer::of_service(registry, namespace, name, port).await?,
         name: format!("{name}.{namespace}.svc"),
-        path: path.clone(),
-        url: url.clone(),
-    };
-    let number = u16::try_from(port).map_err(|_| "the port is out of range".to_owned())?;
-    if text(&service, &["spec", "type"]) == "ExternalName" {
-        return Ok(target(
-            text(&service, &["spec", "externalName"]).to_owned(),
-            number,
-        ));
-    }
-    let ports = list(&service, &["spec", "ports"]);
-    let wanted = ports
-        .iter()
-        .find(|known| integer(known, &["port"]) == Some(port))
-        .ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
-    let (address, port) = endpoint(registry, namespace, name, text(wanted, &["name"]))
-        .await?
-        .ok_or_else(|| format!("no endpoints available for service {name:?}"))?;
-    Ok(target(address.to_string(), port))
-}
-
-async fn endpoint(
-    registry: &Registry,
-    namespace: &str,
-    service: &str,
-    port_name: &str,
-) -> Result<Option<(IpAddr, u16)>, String> {
-    let slices = by_plural("discovery.k8s.io", "v1", "endpointslices")
-        .ok_or("EndpointSlices are not served")?;
-    let labels = format!("kubernetes.io/service-name={service}");
-    let options = ListOptions {
-        selector: Selector::parse(slices, &labels, "").map_err(|error| error.to_string())?,
-        resource_version: Some(0),
-        ..ListOptions::default()
-    };
-    let page = registry
-        .list(slices, namespace, &options)
-        .await
-        .map_err(|error| error.to_string())?;
-    let mut all = Vec::new();
-    for slice in page.items.iter().map(|kv| object::decode(kv)) {
-        let ports = list(&slice, &["ports"]);
-        let port = ports.iter().find(|port| text(port, &["name"]) == port_name);
-        let Some(port) = port
-            .and_then(|port| integer(port, &["port"]))
-            .and_then(|port| u16::try_from(port).ok())
-        else {
-            continue;
-        };
-        for endpoint in list(&slice, &["endpoints"]) {
-            let ready = at(endpoint, &["conditions", "ready"]).is_none()
-                || flag(endpoint, &["conditions", "ready"]);
-            let address = list(endpoint, &["addresses"])
-                .first()
-                .and_then(Value::as_str);
-            if let Some(address) = address
-                .filter(|_| ready)
-                .and_then(|address| address.parse().ok())
-            {
-                all.push((address, port));
-            }
-        }
-    }
-    if all.is_empty() {
-        return Ok(None);
-    }
-    let chosen = rand::random_range(0..all.len());
-    Ok(Some(all[chosen]))
+        path: path.to_owned(),
+        url: format!("https://{name}.{namespace}.svc:{port}{path}"),
+    })
 }

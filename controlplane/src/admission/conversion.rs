@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::call;
+use crate::dialer::Dialer;
 use crate::kinds::access::{list, text};
 use crate::kinds::custom::Version;
 use crate::registry::versions::{Boxed, Convert};
@@ -13,7 +14,9 @@ use crate::registry::{ApiError, Registry, object};
 const LIMIT: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
-pub(super) struct Webhooks;
+pub(super) struct Webhooks {
+    pub(super) dialer: Dialer,
+}
 
 impl Convert for Webhooks {
     fn convert<'a>(
@@ -40,9 +43,15 @@ impl Convert for Webhooks {
                 "kind": "ConversionReview", "apiVersion": "apiextensions.k8s.io/v1",
                 "request": {"uid": uid, "desiredAPIVersion": to, "objects": objects},
             });
-            let answer = call::to(registry, &webhook["clientConfig"], LIMIT, &body)
-                .await
-                .map_err(failed)?;
+            let answer = call::to(
+                registry,
+                &self.dialer,
+                &webhook["clientConfig"],
+                LIMIT,
+                &body,
+            )
+            .await
+            .map_err(failed)?;
             converted(&uid, to, &objects, &answer).map_err(failed)
         })
     }

@@ -25,10 +25,13 @@ pub(super) fn request(uid: &str, attempt: Attempt<'_>) -> Value {
     let group_kind = json!({"group": kind.group, "version": kind.version, "kind": kind.kind});
     let resource = json!({"group": kind.group, "version": kind.version, "resource": kind.plural});
     let options = match attempt.operation {
-        Operation::Create => "CreateOptions",
-        Operation::Update => "UpdateOptions",
-        Operation::Delete => "DeleteOptions",
+        Operation::Create => Some("CreateOptions"),
+        Operation::Update => Some("UpdateOptions"),
+        Operation::Delete => Some("DeleteOptions"),
+        // Its options are its object.
+        Operation::Connect => None,
     };
+    let options = options.map(|kind| json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"}));
     let who = attempt.requester;
     let mut user = json!({"username": who.name, "groups": who.groups});
     if !who.uid.is_empty() {
@@ -46,7 +49,7 @@ pub(super) fn request(uid: &str, attempt: Attempt<'_>) -> Value {
         "userInfo": user,
         "object": attempt.object, "oldObject": attempt.old,
         "dryRun": attempt.dry_run,
-        "options": {"kind": options, "apiVersion": "meta.k8s.io/v1"},
+        "options": options,
     });
     if !attempt.namespace.is_empty() {
         request["namespace"] = attempt.namespace.into();

@@ -158,7 +158,7 @@ fn scope(scope: Scope) -> &'static str {
 }
 
 /// Group, version and kind that a subresource speaks, and its verbs.
-fn subresource<'a>(
+pub(super) fn subresource<'a>(
     kind: &Kind<'a>,
     name: &str,
 ) -> ((&'a str, &'a str, &'a str), Vec<&'static str>) {

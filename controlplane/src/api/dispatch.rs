@@ -195,6 +195,9 @@ impl Api {
             };
         }
         if subject.subresource == "proxy" {
+            let path = super::request::proxied_path(parts.uri.path());
+            let options = serde_json::json!({"path": path.trim_start_matches('/')});
+            self.admit_connect(user, subject, options).await?;
             return self.proxy(parts, body, target).await;
         }
         if kind.plural == "pods" {

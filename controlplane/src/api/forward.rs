@@ -102,6 +102,12 @@ impl Api {
         query: &Query,
     ) -> Result<Response<Body>, ApiError> {
         self.check_connect(user, parts, subject)?;
+        let ports: Vec<u16> = query
+            .all("ports")
+            .filter_map(|port| port.parse().ok())
+            .collect();
+        let options = serde_json::json!({ "ports": ports });
+        self.admit_connect(user, subject, options).await?;
         let (pod, node) = self.pod_on_node(subject).await?;
         let wanted = upgrade::wanted(parts)?;
         let target = Target {

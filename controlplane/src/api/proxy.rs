@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::remote::accepted;
 use super::request::{Target, proxied_path};
-use super::tunnel::Tunnel;
 use super::{Api, upgrade};
+use crate::nodestream::Tunnel;
 use crate::registry::ApiError;
 
 mod headers;

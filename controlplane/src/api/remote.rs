@@ -3,17 +3,12 @@
 //!
 //! `remote/websocket` and `remote/spdy` are the two ways; `remote/status` says how it ended.
 
-use std::time::Duration;
-
 use axum::body::Body;
 use http::request::Parts;
-use http::{Method, Response, StatusCode};
-use proto::node::v1::stream_frame::Frame;
+use http::{Method, Response};
 use proto::node::v1::stream_request::Kind;
-use proto::node::v1::{
-    AttachRequest, ExecRequest, StreamAccepted, StreamError, StreamFrame, StreamRequest,
-};
-use serde_json::Value;
+use proto::node::v1::{AttachRequest, ExecRequest, StreamRequest};
+use serde_json::{Value, json};
 
 use super::logs::container;
 use super::read::Subject;
@@ -21,6 +16,7 @@ use super::upgrade::{self, Way};
 use super::{Api, respond};
 use crate::auth::{Attributes, User};
 use crate::nodestream::NodeStream;
+use crate::registry::judges::{Attempt, Operation, Warnings};
 use crate::registry::{ApiError, object};
 use crate::store::Freshness;
 
@@ -28,6 +24,7 @@ mod spdy;
 mod status;
 mod websocket;
 
+pub(super) use crate::nodestream::{Refused, accepted, close, data};
 pub(super) use websocket::{Protocol as Channels, Said, end};
 
 /// Channels of remote commands.
@@ -36,9 +33,6 @@ const STDOUT: u32 = 1;
 const STDERR: u32 = 2;
 const ERROR: u32 = 3;
 const RESIZE: u32 = 4;
-
-/// How long a node may take to say whether it can.
-const ACCEPT: Duration = Duration::from_secs(15);
 
 /// Which streams there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +89,24 @@ fn options(query: &str) -> Result<Options, ApiError> {
 }
 
 impl Options {
+    /// As admission sees them.
+    fn object(&self) -> Value {
+        let Streams {
+            stdin,
+            stdout,
+            stderr,
+            tty,
+        } = self.streams;
+        let mut object = json!({"stdin": stdin, "stdout": stdout, "stderr": stderr, "tty": tty});
+        if !self.container.is_empty() {
+            object["container"] = self.container.as_str().into();
+        }
+        if !self.command.is_empty() {
+            object["command"] = json!(self.command);
+        }
+        object
+    }
+
     fn kind(self, exec: bool) -> Result<Kind, ApiError> {
         let Streams {
             stdin,
@@ -133,6 +145,7 @@ impl Api {
     ) -> Result<Response<Body>, ApiError> {
         self.check_connect(user, parts, subject)?;
         let options = options(parts.uri.query().unwrap_or(""))?;
+        self.admit_connect(user, subject, options.object()).await?;
         let (pod, node) = self.pod_on_node(subject).await?;
         let container = container(&pod, &options.container)?;
         let wanted = upgrade::wanted(parts)?;
@@ -202,6 +215,40 @@ impl Api {
         Err(ApiError::forbidden("", "pods", subject.name, &why))
     }
 
+    /// Asks webhooks and policies about a connection with these `options` (`PodExecOptions` and so on).
+    pub(super) async fn admit_connect(
+        &self,
+        user: &User,
+        subject: Subject<'_>,
+        mut options: Value,
+    ) -> Result<(), ApiError> {
+        let ((group, version, name), _) =
+            super::discovery::subresource(subject.kind, subject.subresource);
+        options["kind"] = name.into();
+        options["apiVersion"] = version.into();
+        let kind = crate::kinds::Kind {
+            group,
+            version,
+            kind: name,
+            ..*subject.kind
+        };
+        self.registry
+            .judge_connect(Attempt {
+                kind: &kind,
+                namespace: subject.namespace,
+                name: subject.name,
+                subresource: subject.subresource,
+                operation: Operation::Connect,
+                object: Some(&options),
+                old: None,
+                dry_run: false,
+                requester: &super::write::requester(user),
+                // The answer is another protocol's.
+                warnings: &Warnings::default(),
+            })
+            .await
+    }
+
     /// The pod and the node that it is on.
     pub(super) async fn pod_on_node(
         &self,
@@ -251,87 +298,12 @@ async fn carry(wanted: upgrade::Wanted, protocol: Protocol, node: NodeStream, st
     }
 }
 
-/// What a node says instead of a stream.
-#[derive(Debug)]
-pub(super) enum Refused {
-    Status(ApiError),
-    /// In the words of the kubelet, which are no Status; clients print them as they are.
-    Words(StatusCode, String),
-}
-
-impl From<StreamError> for Refused {
-    fn from(error: StreamError) -> Self {
-        let code = u16::try_from(error.code)
-            .ok()
-            .filter(|code| (400..600).contains(code))
-            .unwrap_or(500);
-        if error.reason.is_empty() {
-            let code = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            return Self::Words(code, error.message);
-        }
-        Self::Status(ApiError::new(code, &error.reason, error.message))
-    }
-}
-
-impl From<ApiError> for Refused {
-    fn from(error: ApiError) -> Self {
-        Self::Status(error)
-    }
-}
-
 impl Refused {
     pub(super) fn response(self) -> Result<Response<Body>, ApiError> {
         match self {
             Self::Status(error) => Err(error),
             Self::Words(code, text) => Ok(respond::text(code, text)),
         }
-    }
-
-    pub(super) fn message(self) -> String {
-        match self {
-            Self::Status(error) => error.to_string(),
-            Self::Words(_, text) => text,
-        }
-    }
-}
-
-/// Waits for the node to say that it can.
-pub(super) async fn accepted(node: &mut NodeStream) -> Result<StreamAccepted, Refused> {
-    let first = async {
-        loop {
-            match node.from_node.recv().await {
-                None => {
-                    let gone = ApiError::unavailable("the node broke off the stream");
-                    return Err(gone.into());
-                }
-                Some(StreamFrame {
-                    frame: Some(Frame::Accepted(accepted)),
-                }) => return Ok(accepted),
-                Some(StreamFrame {
-                    frame: Some(Frame::Error(error)),
-                }) => return Err(error.into()),
-                Some(_) => {}
-            }
-        }
-    };
-    match tokio::time::timeout(ACCEPT, first).await {
-        Ok(answer) => answer,
-        Err(_) => Err(ApiError::timeout("the node did not answer in time").into()),
-    }
-}
-
-pub(super) fn data(channel: u32, bytes: bytes::Bytes) -> StreamFrame {
-    StreamFrame {
-        frame: Some(Frame::Data(proto::node::v1::StreamData {
-            channel,
-            data: bytes,
-        })),
-    }
-}
-
-pub(super) fn close(channel: u32) -> StreamFrame {
-    StreamFrame {
-        frame: Some(Frame::CloseChannel(channel)),
     }
 }
 

@@ -50,24 +50,25 @@ fn header<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> &'a str {
         .unwrap_or("")
 }
 
+/// Who webhooks and policies are told that writes.
+pub(super) fn requester(user: &User) -> Requester {
+    Requester {
+        name: user.name.clone(),
+        uid: user.uid.clone(),
+        groups: user.groups.clone(),
+        extra: user.extra.clone(),
+    }
+}
+
 impl Write<'_> {
     fn options(&self) -> Result<WriteOptions, ApiError> {
         Ok(WriteOptions {
             dry_run: self.query.dry_run(self.options)?,
             manager: self.manager()?,
             guard: self.guard.clone(),
-            requester: Some(self.requester()),
+            requester: Some(requester(self.user)),
             warnings: Warnings::default(),
         })
-    }
-
-    fn requester(&self) -> Requester {
-        Requester {
-            name: self.user.name.clone(),
-            uid: self.user.uid.clone(),
-            groups: self.user.groups.clone(),
-            extra: self.user.extra.clone(),
-        }
     }
 
     /// The field manager: as given, else the program's name.
@@ -257,7 +258,7 @@ impl Api {
             return Err(ApiError::method_not_allowed());
         }
         let (mut options, dry_run) = delete_options(&write)?;
-        options.requester = Some(write.requester());
+        options.requester = Some(requester(write.user));
         let deleted = self
             .registry
             .delete(stored(kind), namespace, name, &options, dry_run)
@@ -287,7 +288,7 @@ impl Api {
             ..
         } = write.subject;
         let (mut options, dry_run) = delete_options(&write)?;
-        options.requester = Some(write.requester());
+        options.requester = Some(requester(write.user));
         let list = list_options(stored(kind), write.query)?;
         let items = self
             .registry
@@ -359,7 +360,7 @@ impl Api {
             ));
         }
         let mut options = options_from(&eviction["deleteOptions"], write.query)?;
-        options.requester = Some(write.requester());
+        options.requester = Some(requester(write.user));
         let mut how = write.options()?;
         how.dry_run |= asks_dry_run(&eviction["deleteOptions"])?;
         self.registry

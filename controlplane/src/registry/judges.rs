@@ -59,6 +59,8 @@ pub(crate) enum Operation {
     Create,
     Update,
     Delete,
+    /// A connection into an object, such as `pods/exec`.
+    Connect,
 }
 
 impl Operation {
@@ -67,6 +69,7 @@ impl Operation {
             Self::Create => "CREATE",
             Self::Update => "UPDATE",
             Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
         }
     }
 }
@@ -126,6 +129,16 @@ impl Registry {
             Some(judges) => judges.concern(self, kind).await,
             None => Ok(false),
         }
+    }
+
+    /// Asks about a connection: `attempt.object` is what it is made with, of the kind that `attempt.kind` names
+    /// (`PodExecOptions`). What others would change about it is not followed.
+    pub(crate) async fn judge_connect(&self, attempt: Attempt<'_>) -> Result<(), ApiError> {
+        if self.is_judged(attempt.kind).await? {
+            self.mutated(attempt).await?;
+            self.judged(attempt).await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn mutated(&self, attempt: Attempt<'_>) -> Result<Option<Value>, ApiError> {

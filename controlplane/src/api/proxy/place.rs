@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::api::Api;
 use crate::api::request::Target;
+use crate::dialer::is_reachable;
 use crate::kinds::{self, Kind};
 use crate::registry::{ApiError, object};
 use crate::store::Freshness;
@@ -73,16 +74,11 @@ fn split(id: &str) -> Option<Named<'_>> {
 fn proxyable(ip: &str) -> Result<IpAddr, ApiError> {
     let refused = || ApiError::bad_request("address not allowed");
     let ip: IpAddr = ip.parse().map_err(|_| refused())?;
-    let link_local = match ip {
-        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
-        IpAddr::V6(ip) => {
-            ip.is_unicast_link_local() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_loopback())
-        }
-    };
-    if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || link_local {
-        return Err(refused());
+    if is_reachable(ip) {
+        Ok(ip)
+    } else {
+        Err(refused())
     }
-    Ok(ip)
 }
 
 fn number(port: &str) -> Result<u16, ApiError> {

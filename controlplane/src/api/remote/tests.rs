@@ -12,6 +12,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
+use proto::node::v1::StreamFrame;
+
 use super::*;
 use crate::spdy::tests::{Client, said};
 

@@ -194,6 +194,51 @@ async fn a_webhook_that_is_away_fails_the_write_or_is_passed_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connections_are_judged_too() {
+    let member = member().await;
+    let (url, bundle) = webhook(|request| {
+        assert_eq!(
+            (
+                &request["operation"],
+                &request["subResource"],
+                &request["resource"]["resource"]
+            ),
+            (&json!("CONNECT"), &json!("attach"), &json!("pods"))
+        );
+        assert_eq!(request["kind"]["kind"], "PodAttachOptions");
+        assert_eq!(request["object"]["container"], "c");
+        json!({"allowed": false, "status": {"message": "nobody looks in here", "code": 403}})
+    })
+    .await;
+    let rules = json!({"rules": [{"operations": ["CONNECT"], "apiGroups": [""], "apiVersions": ["v1"],
+        "resources": ["pods/attach"]}]});
+    let configuration = configuration(
+        "ValidatingWebhookConfiguration",
+        "attach",
+        &url,
+        &bundle,
+        &rules,
+    );
+    registered(&member, "validatingwebhookconfigurations", &configuration).await;
+    let path = "/api/v1/namespaces/default/pods/p";
+    let attached = member
+        .get(&format!("{path}/attach?stdout=true&container=c"))
+        .await;
+    assert_eq!(
+        (attached.code, attached.message()),
+        (
+            403,
+            "admission webhook \"attach.example.com\" denied the request: nobody looks in here"
+        )
+    );
+    // Another connection is not the webhook's business: it fails for the pod that is not there.
+    let exec = member
+        .get(&format!("{path}/exec?stdout=true&command=x"))
+        .await;
+    assert_eq!(exec.code, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn policies_refuse_where_they_are_bound() {
     let member = member().await;
     let policy = json!({"metadata": {"name": "small"}, "spec": {

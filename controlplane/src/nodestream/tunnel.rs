@@ -11,8 +11,7 @@ use tokio::io::{
 };
 use tokio::task::JoinHandle;
 
-use super::remote::{close, data};
-use crate::nodestream::NodeStream;
+use super::{NodeStream, close, data};
 
 /// Channels of a connection.
 const TO_NODE: u32 = 0;
@@ -22,7 +21,7 @@ const BUFFER: usize = 32 << 10;
 
 /// Dropping it ends the connection.
 #[derive(Debug)]
-pub(super) struct Tunnel {
+pub(crate) struct Tunnel {
     near: DuplexStream,
     pump: JoinHandle<()>,
 }
@@ -34,7 +33,7 @@ impl Drop for Tunnel {
 }
 
 impl Tunnel {
-    pub(super) fn new(node: NodeStream) -> Self {
+    pub(crate) fn new(node: NodeStream) -> Self {
         let (near, far) = tokio::io::duplex(BUFFER);
         Self {
             near,
