@@ -12,6 +12,7 @@ use crate::auth::{Chain, Tokens};
 use crate::nodestream::NodeStreams;
 use crate::registry::Registry;
 
+mod aggregator;
 pub(crate) mod audit;
 mod authenticate;
 mod body;
@@ -50,6 +51,7 @@ mod write;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub(crate) use aggregator::Aggregator;
 pub(crate) use metrics::Metrics;
 
 /// The API server's state; one per member.
@@ -62,6 +64,7 @@ pub(crate) struct Api {
     tokens: Tokens,
     flow: flow::Flow,
     audit: Option<audit::Audit>,
+    aggregator: Aggregator,
     streams: NodeStreams,
     metrics: Arc<Metrics>,
     view: cluster_status::View,
@@ -77,6 +80,7 @@ pub(crate) struct Means {
     pub(crate) tokens: Tokens,
     pub(crate) flow: flow::Flow,
     pub(crate) audit: Option<audit::Audit>,
+    pub(crate) aggregator: Aggregator,
     pub(crate) streams: NodeStreams,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) view: cluster_status::View,
@@ -92,6 +96,7 @@ impl Api {
             tokens: means.tokens,
             flow: means.flow,
             audit: means.audit,
+            aggregator: means.aggregator,
             streams: means.streams,
             metrics: means.metrics,
             view: means.view,

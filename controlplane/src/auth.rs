@@ -9,6 +9,7 @@ pub(crate) mod token;
 pub(crate) use authorizer::{Attributes, Authorizer, Chain, rbac};
 pub(crate) use identity::User;
 pub use pki::NodeIdentity;
+pub(crate) use pki::front_proxy::FrontProxy;
 pub(crate) use pki::member::{MemberTls, is_member};
 pub use pki::rotation::CaStep;
 pub(crate) use pki::rotation::step as rotate_ca;

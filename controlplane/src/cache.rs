@@ -24,6 +24,7 @@ use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -93,6 +94,7 @@ macro_rules! informers {
             flow_schemas: FlowSchema = vec![],
             disruption_budgets: PodDisruptionBudget = vec![],
             autoscalers: HorizontalPodAutoscaler = vec![],
+            api_services: APIService = vec![],
         }
     };
 }

@@ -25,15 +25,16 @@ pub use crate::api::cluster_status::{ClusterStatus, DataPlane, MemberStatus, Nod
 use crate::api::flow::Flow;
 pub use crate::api::members::{Admission, JoinRequest};
 use crate::api::server::{Served, serve};
-use crate::api::{Api, Means, Metrics};
+use crate::api::{Aggregator, Api, Means, Metrics};
 pub use crate::auth::TokenConfig;
 use crate::auth::rbac::Rbac;
 pub use crate::auth::{CaStep, NodeIdentity};
-use crate::auth::{Chain, Pki, PkiError, Sans, Tokens};
+use crate::auth::{Chain, FrontProxy, Pki, PkiError, Sans, Tokens};
 use crate::cache::{Cache, Subscription};
 use crate::controllers::credentials::Keys;
 use crate::controllers::{ControllerMetrics, ControllersConfig, PodRanges};
 use crate::dialer::Dialer;
+use crate::extension::Extensions;
 use crate::nodestream::NodeStreams;
 use crate::registry::bootstrap::first_address;
 use crate::registry::{Registry, ServiceRanges};
@@ -228,6 +229,15 @@ impl Controller {
         let dialer = Dialer::new(streams.clone());
         crate::admission::attach(&registry, &dialer);
 
+        let front_proxy = FrontProxy::open(&registry)
+            .await
+            .map_err(|error| StartError::Bootstrap(error.to_string()))?;
+        registry
+            .bootstrap_extensions(front_proxy.published(pki.ca_pem()))
+            .await
+            .map_err(|error| StartError::Bootstrap(error.to_string()))?;
+        let extensions = Extensions::new(&registry, &dialer, front_proxy);
+
         registry.require_accounts();
         let tokens = Tokens::open(&registry, config.tokens.clone(), &config.cluster_domain)
             .await
@@ -283,6 +293,7 @@ impl Controller {
                 pki: Arc::clone(&pki),
                 authorizer: Chain::new(rbac.clone()),
             },
+            extensions: extensions.clone(),
             controller_metrics: ControllerMetrics::default(),
             scheduler_metrics: SchedulerMetrics::default(),
         };
@@ -306,6 +317,7 @@ impl Controller {
                 tokens,
                 flow,
                 audit,
+                aggregator: Aggregator::new(&cache, extensions),
                 streams,
                 metrics,
                 view,

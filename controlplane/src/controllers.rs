@@ -16,6 +16,7 @@ use crate::usage::UsageBook;
 
 mod aggregation;
 mod autoscale;
+pub(crate) mod availability;
 mod collector;
 pub(crate) mod credentials;
 mod cronjob;

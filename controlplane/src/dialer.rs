@@ -4,7 +4,7 @@
 //! the connection, as for the proxies: that of the endpoint, or any other that this member has a stream with, for
 //! every node reaches every pod. Only where there is no node at all the member dials itself.
 //!
-//! `dialer/service` says which endpoint answers for a Service.
+//! `dialer/service` says which endpoint answers for a Service, `dialer/insecure` is TLS with whoever answers.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -18,11 +18,13 @@ use tokio::net::TcpStream;
 
 use crate::nodestream::{NodeStreams, Tunnel, accepted};
 
+mod insecure;
 mod service;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use service::{Destination, of_service};
+pub(crate) use insecure::Anybody;
+pub(crate) use service::{Destination, NoEndpoint, of_service};
 
 /// Cheap to clone.
 #[derive(Debug, Clone, Default)]

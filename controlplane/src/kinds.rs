@@ -26,7 +26,7 @@ pub(crate) mod meta;
 mod names;
 mod namespace;
 pub(crate) mod networking;
-mod node;
+pub(crate) mod node;
 pub(crate) mod pod;
 mod pod_disruption_budget;
 mod pod_template;
@@ -279,6 +279,11 @@ pub(crate) trait Strategy: std::fmt::Debug + Sync {
         None
     }
 
+    /// What the stored version calls a field that a selector names; `None` where this version has none of that name.
+    fn stored_field(&self, field: &str) -> Option<String> {
+        Some(field.to_owned())
+    }
+
     fn to_stored(&self, object: Value) -> Value {
         object
     }
@@ -332,6 +337,7 @@ static ALL: &[&Kind<'static>] = &[
     &horizontal_pod_autoscaler::V1_KIND,
     &certificate_signing_request::KIND,
     &cron_job::KIND,
+    &cron_job::BETA,
     &job::KIND,
     &lease::KIND,
     &endpoint_slice::KIND,
@@ -345,6 +351,7 @@ static ALL: &[&Kind<'static>] = &[
     &networking::service_cidr::KIND,
     &runtime_class::KIND,
     &pod_disruption_budget::KIND,
+    &pod_disruption_budget::BETA,
     &rbac::cluster_role::KIND,
     &rbac::cluster_role_binding::KIND,
     &rbac::role::KIND,
@@ -382,6 +389,7 @@ pub(crate) fn groups() -> &'static [(&'static str, &'static str)] {
         ("autoscaling", "v1"),
         (certificate_signing_request::GROUP, "v1"),
         ("batch", "v1"),
+        ("batch", "v1beta1"),
         ("coordination.k8s.io", "v1"),
         ("discovery.k8s.io", "v1"),
         ("discovery.k8s.io", "v1beta1"),
@@ -392,6 +400,7 @@ pub(crate) fn groups() -> &'static [(&'static str, &'static str)] {
         ("apiregistration.k8s.io", "v1"),
         ("node.k8s.io", "v1"),
         ("policy", "v1"),
+        ("policy", "v1beta1"),
         (rbac::GROUP, "v1"),
         ("scheduling.k8s.io", "v1"),
         ("storage.k8s.io", "v1"),

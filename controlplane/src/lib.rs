@@ -9,7 +9,7 @@
 //!   controllers                one folder per controller: plan (pure), loop
 //!   scheduler                  filters and scores (pure), queue, binding
 //!   cache                      one watch feeds the informers that the four above share
-//!   admission                  webhooks and policies
+//!   admission  extension       webhooks and policies; servers that extend the API
 //!   dialer                     connections to endpoints of Services, over nodes
 //!   auth  nodestream  spdy     certificates, users, authorizer; byte streams to pods on nodes; SPDY/3.1
 //!   usage                      what nodes and pods use, as nodes report it
@@ -28,6 +28,7 @@ mod cache;
 mod controller;
 mod controllers;
 mod dialer;
+mod extension;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod kinds;

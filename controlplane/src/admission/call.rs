@@ -172,8 +172,10 @@ async fn of_service(registry: &Registry, reference: &Value) -> Result<Target, St
         "" => "/",
         path => path,
     };
+    let destination = dialer::of_service(registry, namespace, name, port).await;
+    let destination = destination.map_err(|error| error.to_string())?;
     Ok(Target {
-        destination: dialer::of_service(registry, namespace, name, port).await?,
+        destination,
         name: format!("{name}.{namespace}.svc"),
         path: path.to_owned(),
         url: format!("https://{name}.{namespace}.svc:{port}{path}"),

@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::aggregator::Extended;
 use super::dispatch::header;
 use super::negotiate::media_ranges;
 use super::{respond, usage};
@@ -105,8 +106,9 @@ const MEASURED: &[Answered] = &[
 /// Groups that exist for a subresource only: `kubectl drain` looks for this one.
 const BARE_GROUPS: &[&str] = &["policy"];
 
-/// Groups with their versions, in order; the core group is not among them. Those that users have defined come last.
-pub(super) fn groups(defined: &Defined) -> Vec<(String, Vec<String>)> {
+/// Groups with their versions, in order; the core group is not among them. Those that users have defined come after
+/// the built-in ones, those of other servers last.
+pub(super) fn groups(defined: &Defined, extended: &[Extended]) -> Vec<(String, Vec<String>)> {
     let mut groups: Vec<(String, Vec<String>)> = Vec::new();
     let built_in = kinds::all().iter().map(|kind| (kind.group, kind.version));
     let answered = ANSWERED.iter().map(|resource| (resource.group, "v1"));
@@ -115,11 +117,15 @@ pub(super) fn groups(defined: &Defined) -> Vec<(String, Vec<String>)> {
     let custom = defined
         .served()
         .map(|version| (version.common.group.as_str(), version.name.as_str()));
+    let extended = extended
+        .iter()
+        .map(|other| (other.group.as_str(), other.version.as_str()));
     for (group, version) in built_in
         .chain(answered)
         .chain(bare)
         .chain(measured)
         .chain(custom)
+        .chain(extended)
     {
         if group.is_empty() {
             continue;
@@ -202,7 +208,8 @@ pub(super) fn version() -> Value {
         "major": MAJOR,
         "minor": MINOR,
         "gitVersion": format!("v{MAJOR}.{MINOR}.0+waggle.{own}"),
-        "gitCommit": "",
+        // Set where the program is built from a known commit.
+        "gitCommit": option_env!("WAGGLE_GIT_COMMIT").unwrap_or_default(),
         "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z",
         "goVersion": "",
@@ -222,6 +229,7 @@ fn platform() -> &'static str {
 /// Answers everything below `/api` and `/apis`, and `/` itself.
 pub(super) fn serve(
     registry: &Registry,
+    extended: &[Extended],
     segments: &[&str],
     headers: &HeaderMap,
 ) -> Option<Response<Body>> {
@@ -229,10 +237,16 @@ pub(super) fn serve(
     if matches!(segments, ["api"] | ["apis"])
         && let Some(version) = aggregated_version(header(headers, &ACCEPT))
     {
-        return Some(serve_aggregated(defined, segments[0], version, headers));
+        return Some(serve_aggregated(
+            defined,
+            extended,
+            segments[0],
+            version,
+            headers,
+        ));
     }
     let value = match segments {
-        [] => json!({"paths": paths(defined)}),
+        [] => json!({"paths": paths(defined, extended)}),
         ["api"] => json!({
             "kind": "APIVersions",
             "versions": ["v1"],
@@ -241,11 +255,11 @@ pub(super) fn serve(
         ["apis"] => json!({
             "kind": "APIGroupList",
             "apiVersion": "v1",
-            "groups": groups(defined).iter().map(group).collect::<Vec<_>>(),
+            "groups": groups(defined, extended).iter().map(group).collect::<Vec<_>>(),
         }),
         ["api", version] => resource_list(defined, "", version)?,
         ["apis", name] => {
-            let groups = groups(defined);
+            let groups = groups(defined, extended);
             let found = groups.iter().find(|(known, _)| known == name)?;
             let mut value = group(found);
             value["kind"] = "APIGroup".into();
@@ -258,9 +272,9 @@ pub(super) fn serve(
     Some(respond::value(StatusCode::OK, &value))
 }
 
-fn paths(defined: &Defined) -> Vec<String> {
+fn paths(defined: &Defined, extended: &[Extended]) -> Vec<String> {
     let mut paths = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned()];
-    for (group, versions) in groups(defined) {
+    for (group, versions) in groups(defined, extended) {
         paths.push(format!("/apis/{group}"));
         paths.extend(
             versions
@@ -392,8 +406,14 @@ fn aggregated_version(accept: &str) -> Option<&'static str> {
     None
 }
 
+/// Whether the answer shows the resources of all groups.
+pub(super) fn is_whole(segments: &[&str], headers: &HeaderMap) -> bool {
+    segments == ["apis"] && aggregated_version(header(headers, &ACCEPT)).is_some()
+}
+
 fn serve_aggregated(
     defined: &Defined,
+    extended: &[Extended],
     root: &str,
     version: &'static str,
     headers: &HeaderMap,
@@ -404,20 +424,22 @@ fn serve_aggregated(
     let made;
     let (etag, items) = if root == "api" {
         let (etag, items) =
-            CORE.get_or_init(|| tagged(vec![aggregated(defined, "", &["v1".to_owned()])]));
+            CORE.get_or_init(|| tagged(vec![aggregated(defined, &[], "", &["v1".to_owned()])]));
         (etag, items)
     } else {
         let known = OTHERS
             .load_full()
-            .filter(|known| known.0 == defined.generation);
+            .filter(|known| known.0 == defined.generation && extended.is_empty());
         made = known.unwrap_or_else(|| {
-            let groups = groups(defined);
+            let groups = groups(defined, extended);
             let groups = groups
                 .iter()
-                .map(|(group, versions)| aggregated(defined, group, versions));
+                .map(|(group, versions)| aggregated(defined, extended, group, versions));
             let (etag, items) = tagged(groups.collect());
             let made = Arc::new((defined.generation, etag, items));
-            OTHERS.store(Some(Arc::clone(&made)));
+            if extended.is_empty() {
+                OTHERS.store(Some(Arc::clone(&made)));
+            }
             made
         });
         (&made.1, &made.2)
@@ -459,10 +481,16 @@ fn response_kind((group, version, kind): (&str, &str, &str)) -> Value {
     json!({"group": group, "version": version, "kind": kind})
 }
 
-fn aggregated(defined: &Defined, group: &str, versions: &[String]) -> Value {
+fn aggregated(defined: &Defined, extended: &[Extended], group: &str, versions: &[String]) -> Value {
     let versions: Vec<Value> = versions
         .iter()
         .map(|version| {
+            let other = extended
+                .iter()
+                .find(|other| (&*other.group, &other.version) == (group, version));
+            if let Some(other) = other {
+                return other.aggregated();
+            }
             let mut resources: Vec<Value> = kinds_of(defined, group, version)
                 .iter()
                 .map(|kind| aggregated_kind(&kind.get()))

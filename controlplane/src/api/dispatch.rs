@@ -7,6 +7,7 @@ use axum::body::Body;
 use http::header::{ACCEPT, ACCEPT_ENCODING, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 
 use super::audit::Record;
 use super::negotiate;
@@ -52,13 +53,21 @@ impl Api {
         };
         let _inflight = self.metrics.inflight();
         // What is proxied takes its own time, and has its own form.
-        let proxied =
-            matches!(&place, Some(Place::Resource(target)) if target.subresource == "proxy");
+        let extension = place
+            .as_ref()
+            .and_then(|place| self.aggregator.answers(&self.registry, place));
+        let proxied = extension.is_some()
+            || matches!(&place, Some(Place::Resource(target)) if target.subresource == "proxy");
         let deadline = if proxied { FOREVER } else { DEADLINE };
         let result = match &place {
-            Some(place) => tokio::time::timeout(deadline, self.route(&parts, body, place, &query))
-                .await
-                .unwrap_or_else(|_| Err(ApiError::timeout("the request did not complete in time"))),
+            Some(place) => {
+                let routed = self.route(&parts, body, place, &query, extension);
+                tokio::time::timeout(deadline, routed)
+                    .await
+                    .unwrap_or_else(|_| {
+                        Err(ApiError::timeout("the request did not complete in time"))
+                    })
+            }
             None => Err(ApiError::no_such_resource()),
         };
         let mut response = result.unwrap_or_else(|error| respond::error(&error));
@@ -92,6 +101,7 @@ impl Api {
         body: Body,
         place: &Place,
         query: &Query,
+        extension: Option<Arc<APIService>>,
     ) -> Result<Response<Body>, ApiError> {
         let real = self.authenticated(parts).await?;
         let wanted = attributes(&parts.method, parts.uri.path(), place, query);
@@ -119,6 +129,9 @@ impl Api {
                 &wanted.refusal(&user),
             ));
         }
+        if let Some(extension) = extension {
+            return self.aggregate(&user, parts, body, &extension).await;
+        }
         match place {
             Place::Path(segments) if segments.starts_with(&WAGGLE.map(str::to_owned)) => {
                 let rest: Vec<&str> = segments[WAGGLE.len()..]
@@ -127,7 +140,7 @@ impl Api {
                     .collect();
                 self.waggle(parts, body, &rest).await
             }
-            Place::Path(segments) => self.path(parts, segments, query),
+            Place::Path(segments) => self.path(parts, segments, query).await,
             Place::Resource(target) => match super::review::review(target) {
                 Some(review) if parts.method == Method::POST => {
                     self.review(review, &user, target, parts, body).await
@@ -139,7 +152,7 @@ impl Api {
     }
 
     /// What is no resource.
-    fn path(
+    async fn path(
         &self,
         parts: &Parts,
         segments: &[String],
@@ -158,7 +171,14 @@ impl Api {
             ["openid", "v1", "jwks"] => Ok(self.jwks()),
             ["metrics"] => Ok(self.metrics.scrape(&self.registry)),
             [] | ["api" | "apis", ..] => {
-                super::discovery::serve(&self.registry, &segments, &parts.headers)
+                let extended = match segments.as_slice() {
+                    [] | ["apis", ..] => {
+                        let whole = super::discovery::is_whole(&segments, &parts.headers);
+                        self.aggregator.extended(&self.registry, whole).await
+                    }
+                    _ => Vec::new(),
+                };
+                super::discovery::serve(&self.registry, &extended, &segments, &parts.headers)
                     .ok_or_else(ApiError::no_such_resource)
             }
             ["openapi", rest @ ..] => super::openapi::serve(&self.registry, rest, &parts.headers)

@@ -95,6 +95,19 @@ pub(crate) fn accept(header: &str) -> Result<Format, ApiError> {
         .ok_or_else(|| ApiError::not_acceptable(PRODUCED))
 }
 
+/// For what is answered and not stored: it has no rows and no metadata of its own.
+pub(crate) fn accept_object(header: &str) -> Result<(), ApiError> {
+    let plain = |range: &MediaRange<'_>| format(range).filter(|found| found.shape == Shape::Object);
+    if header.trim().is_empty()
+        || media_ranges(header)
+            .iter()
+            .any(|range| plain(range).is_some())
+    {
+        return Ok(());
+    }
+    Err(ApiError::not_acceptable(PRODUCED))
+}
+
 fn format(range: &MediaRange<'_>) -> Option<Format> {
     let encoding = match range.media_type.as_str() {
         "application/json" | "application/*" | "*/*" => Encoding::Json,

@@ -188,7 +188,7 @@ fn built_in() -> &'static [(String, Document)] {
     static DOCUMENTS: OnceLock<Vec<(String, Document)>> = OnceLock::new();
     DOCUMENTS.get_or_init(|| {
         let mut places = vec![(String::new(), "v1".to_owned())];
-        for (group, versions) in super::discovery::groups(&Defined::default()) {
+        for (group, versions) in super::discovery::groups(&Defined::default(), &[]) {
             places.extend(versions.into_iter().map(|version| (group.clone(), version)));
         }
         let places = places.iter();

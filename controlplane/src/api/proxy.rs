@@ -22,7 +22,7 @@ use super::{Api, upgrade};
 use crate::nodestream::Tunnel;
 use crate::registry::ApiError;
 
-mod headers;
+pub(super) mod headers;
 mod place;
 mod tls;
 
@@ -143,15 +143,18 @@ fn onwards(
     Ok(request)
 }
 
-struct Exchange {
-    request: Request<Body>,
-    prefix: String,
-    client: Option<OnUpgrade>,
-    stopping: CancellationToken,
+/// A request that goes on, and the way back.
+pub(super) struct Exchange {
+    pub(super) request: Request<Body>,
+    /// The path that leads to the server, as the client has it.
+    pub(super) prefix: String,
+    /// The client's connection, should the two agree on another protocol.
+    pub(super) client: Option<OnUpgrade>,
+    pub(super) stopping: CancellationToken,
 }
 
 impl Exchange {
-    async fn run<IO>(self, server: IO) -> Result<Response<Body>, ApiError>
+    pub(super) async fn run<IO>(self, server: IO) -> Result<Response<Body>, ApiError>
     where
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {

@@ -11,7 +11,6 @@ use super::{Api, respond};
 use crate::kinds::{Kind, KindRef};
 use crate::registry::list::{ListOptions, ListPage, VersionMatch};
 use crate::registry::selector::Selector;
-use crate::registry::versions::stored;
 use crate::registry::{ApiError, Written, object, scale};
 use crate::store::Freshness;
 
@@ -147,7 +146,7 @@ impl Api {
         wish: Wish,
     ) -> Result<Response<Body>, ApiError> {
         let kind = subject.kind;
-        let options = list_options(stored(kind), query)?;
+        let options = list_options(kind, query)?;
         let page = self
             .registry
             .list(kind, subject.namespace, &options)

@@ -1,7 +1,7 @@
 //! "May I?": the review kinds of authorization.k8s.io and authentication.k8s.io, answered and not stored.
 
 use axum::body::Body;
-use http::header::CONTENT_TYPE;
+use http::header::{ACCEPT, CONTENT_TYPE};
 use http::request::Parts;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -63,6 +63,7 @@ impl Api {
         parts: &Parts,
         body: Body,
     ) -> Result<Response<Body>, ApiError> {
+        negotiate::accept_object(header(&parts.headers, &ACCEPT))?;
         let encoding = negotiate::content(header(&parts.headers, &CONTENT_TYPE))?;
         let body = body::read(body).await?;
         if let Some(record) = parts.extensions.get::<super::audit::Record>() {

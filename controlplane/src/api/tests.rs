@@ -1,6 +1,7 @@
 //! The API as clients see it: a real member on loopback, TLS and all, the `kube` client and raw HTTP.
 #![allow(clippy::unwrap_used)]
 
+mod aggregator;
 mod audit;
 mod bad_input;
 mod cluster_status;

@@ -22,7 +22,6 @@ use super::table::{Include, View};
 use super::{Api, Metrics, respond};
 use crate::registry::list::{VersionMatch, version_match_forbidden};
 use crate::registry::selector::Selector;
-use crate::registry::versions::stored;
 use crate::registry::watch::{Frame, ObjectWatch, WatchOptions};
 use crate::registry::{ApiError, Registry, object};
 use crate::store::KeyValue;
@@ -51,7 +50,7 @@ impl Api {
         let bookmarks = query.flag("allowWatchBookmarks");
         let send_initial_events = initial_events(query, bookmarks)?;
         let options = WatchOptions {
-            selector: Selector::parse(stored(kind), query.get("labelSelector"), &fields)?,
+            selector: Selector::parse(kind, query.get("labelSelector"), &fields)?,
             resource_version: resource_version(query)?,
             send_initial_events,
         };

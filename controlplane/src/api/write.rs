@@ -289,7 +289,7 @@ impl Api {
         } = write.subject;
         let (mut options, dry_run) = delete_options(&write)?;
         options.requester = Some(requester(write.user));
-        let list = list_options(stored(kind), write.query)?;
+        let list = list_options(kind, write.query)?;
         let items = self
             .registry
             .delete_collection(stored(kind), namespace, &list, &options, dry_run)

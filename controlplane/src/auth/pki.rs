@@ -27,11 +27,13 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::csr::SigningRequest;
 use super::identity::{MASTERS, NODES};
 
+pub(crate) mod front_proxy;
 pub(crate) mod member;
 pub(crate) mod rotation;
 mod serving;
 mod signing;
 
+const CA_NAME: &str = "waggle-ca";
 const CA_DAYS: i64 = 3650;
 const LEAF_DAYS: i64 = 365;
 /// A certificate with less than this left is made anew at start.
@@ -318,7 +320,7 @@ fn open_ca(
         Some(pem) => pem,
         // A crash between key and certificate: the key has signed nothing yet.
         None => {
-            let pem = make_ca(&key, now)?;
+            let pem = make_ca(CA_NAME, &key, now)?;
             write(&certificate_path, &pem)?;
             pem
         }
@@ -446,8 +448,7 @@ fn date(seconds: i64) -> (i32, u8, u8) {
     )
 }
 
-fn make_ca(key: &KeyPair, now: jiff::Timestamp) -> Result<String, PkiError> {
-    let name = "waggle-ca";
+fn make_ca(name: &str, key: &KeyPair, now: jiff::Timestamp) -> Result<String, PkiError> {
     let mut params = params(name, None, now, CA_DAYS);
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::Cache;
 use crate::controllers::credentials::Keys;
 use crate::controllers::{self, ControllerMetrics, ControllersConfig};
+use crate::extension::Extensions;
 use crate::registry::Client;
 use crate::scheduler::{self, SchedulerMetrics};
 
@@ -17,6 +18,7 @@ pub(super) struct Leading {
     pub(super) cache: Cache,
     pub(super) config: ControllersConfig,
     pub(super) keys: Keys,
+    pub(super) extensions: Extensions,
     pub(super) controller_metrics: ControllerMetrics,
     pub(super) scheduler_metrics: SchedulerMetrics,
 }
@@ -61,6 +63,13 @@ impl Leading {
             self.client.clone(),
             self.cache.clone(),
             self.keys.clone(),
+            self.controller_metrics.clone(),
+            term.clone(),
+        ));
+        tasks.spawn(controllers::availability::run(
+            self.client.clone(),
+            self.cache.clone(),
+            self.extensions.clone(),
             self.controller_metrics.clone(),
             term.clone(),
         ));

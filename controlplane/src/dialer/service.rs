@@ -7,10 +7,10 @@ use serde_json::Value;
 
 use super::{Connection, Dialer};
 use crate::kinds::access::{at, flag, integer, list, text};
-use crate::kinds::by_plural;
+use crate::kinds::{Kind, by_plural};
 use crate::registry::list::ListOptions;
 use crate::registry::selector::Selector;
-use crate::registry::{Registry, object};
+use crate::registry::{ApiError, Registry, object};
 use crate::store::Freshness;
 
 /// Where a Service is reached.
@@ -31,6 +31,30 @@ impl Destination {
     }
 }
 
+/// Why a Service cannot be called.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoEndpoint {
+    #[error("service/{name} in {namespace:?} is not present")]
+    Service { namespace: String, name: String },
+    #[error("no service port {port} found for service {name:?}")]
+    Port { name: String, port: i64 },
+    #[error("no endpoints available for service {name:?}")]
+    Endpoints { name: String },
+    #[error("{0}")]
+    Unread(String),
+}
+
+impl From<ApiError> for NoEndpoint {
+    fn from(error: ApiError) -> Self {
+        Self::Unread(error.to_string())
+    }
+}
+
+fn kind(group: &str, plural: &str) -> Result<&'static Kind<'static>, NoEndpoint> {
+    by_plural(group, "v1", plural)
+        .ok_or_else(|| NoEndpoint::Unread(format!("{plural} are not served")))
+}
+
 /// One of the ready endpoints behind a port of a Service, at random.
 ///
 /// # Errors
@@ -40,13 +64,25 @@ pub(crate) async fn of_service(
     namespace: &str,
     name: &str,
     port: i64,
-) -> Result<Destination, String> {
-    let services = by_plural("", "v1", "services").ok_or("Services are not served")?;
+) -> Result<Destination, NoEndpoint> {
+    let services = kind("", "services")?;
     let found = registry
         .get(services, namespace, name, Freshness::Local)
         .await;
-    let service = object::decode(&*found.map_err(|error| error.to_string())?);
-    let number = u16::try_from(port).map_err(|_| "the port is out of range".to_owned())?;
+    let service = match found {
+        Err(error) if error.is_not_found() => {
+            return Err(NoEndpoint::Service {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            });
+        }
+        found => object::decode(&*found?),
+    };
+    let no_port = || NoEndpoint::Port {
+        name: name.to_owned(),
+        port,
+    };
+    let number = u16::try_from(port).map_err(|_| no_port())?;
     if text(&service, &["spec", "type"]) == "ExternalName" {
         return Ok(Destination::Outside {
             host: text(&service, &["spec", "externalName"]).to_owned(),
@@ -57,10 +93,12 @@ pub(crate) async fn of_service(
     let wanted = ports
         .iter()
         .find(|known| integer(known, &["port"]) == Some(port))
-        .ok_or_else(|| format!("no service port {port} found for service {name:?}"))?;
+        .ok_or_else(no_port)?;
     let all = endpoints(registry, namespace, name, text(wanted, &["name"])).await?;
     if all.is_empty() {
-        return Err(format!("no endpoints available for service {name:?}"));
+        return Err(NoEndpoint::Endpoints {
+            name: name.to_owned(),
+        });
     }
     let (node, address) = all[rand::random_range(0..all.len())].clone();
     Ok(Destination::Inside { node, address })
@@ -71,19 +109,15 @@ async fn endpoints(
     namespace: &str,
     service: &str,
     port_name: &str,
-) -> Result<Vec<(String, SocketAddr)>, String> {
-    let slices = by_plural("discovery.k8s.io", "v1", "endpointslices")
-        .ok_or("EndpointSlices are not served")?;
+) -> Result<Vec<(String, SocketAddr)>, NoEndpoint> {
+    let slices = kind("discovery.k8s.io", "endpointslices")?;
     let labels = format!("kubernetes.io/service-name={service}");
     let options = ListOptions {
-        selector: Selector::parse(slices, &labels, "").map_err(|error| error.to_string())?,
+        selector: Selector::parse(slices, &labels, "")?,
         resource_version: Some(0),
         ..ListOptions::default()
     };
-    let page = registry
-        .list(slices, namespace, &options)
-        .await
-        .map_err(|error| error.to_string())?;
+    let page = registry.list(slices, namespace, &options).await?;
     let slices = page.items.iter().map(|kv| object::decode(kv));
     Ok(slices.flat_map(|slice| ready(&slice, port_name)).collect())
 }

@@ -1,5 +1,5 @@
-//! APIService (apiregistration.k8s.io/v1). The server's own group versions are local and available; what names a
-//! Service is kept, and is not available as long as requests are not passed on.
+//! APIService (apiregistration.k8s.io/v1). The server's own group versions are local and available; requests for those
+//! that name a Service are passed on to it.
 
 use serde_json::{Value, json};
 
@@ -58,22 +58,14 @@ impl Strategy for ApiService {
 
     fn prepare_create(&self, object: &mut Value) {
         let since = text(object, &["metadata", "creationTimestamp"]).to_owned();
-        let (status, reason, message) = if is_local(object) {
-            ("True", "Local", "Local APIServices are always available")
-        } else {
-            (
-                "False",
-                "ServiceNotFound",
-                "requests are not passed on to other servers",
-            )
-        };
-        object_mut(object, &[]).insert(
-            "status".into(),
-            json!({"conditions": [{
-                "type": "Available", "status": status, "reason": reason, "message": message,
-                "lastTransitionTime": since,
-            }]}),
-        );
+        let local = json!({"conditions": [{
+            "type": "Available", "status": "True", "reason": "Local",
+            "message": "Local APIServices are always available",
+            "lastTransitionTime": since,
+        }]});
+        // Whether another server answers, a controller finds out.
+        let status = if is_local(object) { local } else { json!({}) };
+        object_mut(object, &[]).insert("status".into(), status);
     }
 
     fn prepare_update(&self, object: &mut Value, old: &Value, subresource: &str) {

@@ -77,27 +77,17 @@ impl Strategy for CertificateSigningRequest {
         let new_status = at(object, &["status"]).cloned().unwrap_or(json!({}));
         match subresource {
             "approval" => {
-                // Only Approved and Denied are for those who approve; the rest of the status is the signer's.
-                let is_verdict = |condition: &&Value| {
-                    matches!(text(condition, &["type"]), "Approved" | "Denied")
-                };
-                let mut conditions: Vec<Value> = list(&new_status, &["conditions"])
-                    .iter()
-                    .filter(is_verdict)
-                    .cloned()
-                    .collect();
-                conditions.extend(
-                    list(old, &["status", "conditions"])
-                        .iter()
-                        .filter(|condition| !is_verdict(condition))
-                        .cloned(),
-                );
-                meta::keep_all_but_status(object, old);
+                // Who approves says conditions; the rest of the status is the signer's.
+                meta::keep_all_but_status_and_labels(object, old);
                 let mut status = at(old, &["status"]).cloned().unwrap_or(json!({}));
+                let conditions = list(&new_status, &["conditions"]).to_vec();
                 object_mut(&mut status, &[]).insert("conditions".into(), conditions.into());
                 object_mut(object, &[]).insert("status".into(), status);
             }
-            "status" => meta::keep_all_but_status(object, old),
+            "status" => {
+                meta::keep_all_but_status_and_labels(object, old);
+                keep_verdict(object, old);
+            }
             _ => {
                 meta::keep_status(object, old);
                 if let Some(spec) = at(old, &["spec"]).cloned() {
@@ -146,6 +136,20 @@ impl Strategy for CertificateSigningRequest {
     fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
         let signer = text(object, &["spec", "signerName"]).to_owned();
         vec![("spec.signerName", signer)]
+    }
+}
+
+/// Whether a request is approved is not for who signs: these conditions stay as they are.
+fn keep_verdict(object: &mut Value, old: &Value) {
+    let is_verdict =
+        |condition: &Value| matches!(text(condition, &["type"]), "Approved" | "Denied");
+    let stored = list(old, &["status", "conditions"]);
+    let given = list(object, &["status", "conditions"]);
+    let kept = stored.iter().filter(|condition| is_verdict(condition));
+    let others = given.iter().filter(|condition| !is_verdict(condition));
+    let conditions: Vec<Value> = kept.chain(others).cloned().collect();
+    if !conditions.is_empty() || !given.is_empty() {
+        object_mut(object, &["status"]).insert("conditions".into(), conditions.into());
     }
 }
 

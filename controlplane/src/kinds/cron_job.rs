@@ -1,4 +1,4 @@
-//! CronJob (batch/v1).
+//! CronJob (batch/v1), and as v1beta1 for clients from before 1.25.
 
 use serde_json::{Value, json};
 
@@ -6,11 +6,12 @@ use super::access::{at, fill, object_mut, text};
 use super::errors::Errors;
 use super::replica_set::not_negative;
 use super::schedule::{self, Schedule};
+use super::served_version::ServedVersion;
 use super::{
     Column, FieldError, Kind, NameRule, Scope, Strategy, job, meta, pod, selector, table, time,
 };
 
-pub(super) static KIND: Kind = Kind {
+const V1: Kind = Kind {
     group: "batch",
     version: "v1",
     kind: "CronJob",
@@ -26,6 +27,20 @@ pub(super) static KIND: Kind = Kind {
     register: |generator| {
         generator.subschema_for::<k8s_openapi::api::batch::v1::CronJob>();
     },
+};
+
+pub(super) static KIND: Kind = V1;
+
+pub(super) static BETA: Kind = Kind {
+    version: "v1beta1",
+    strategy: &ServedVersion {
+        of: &KIND,
+        api_version: "batch/v1beta1",
+        deprecated: true,
+        to_stored: |_| {},
+        to_served: |_| {},
+    },
+    ..V1
 };
 
 const TEMPLATE: &[&str] = &["spec", "jobTemplate"];
@@ -52,7 +67,7 @@ impl Strategy for CronJob {
 
     fn prepare_update(&self, object: &mut Value, old: &Value, subresource: &str) {
         if subresource == "status" {
-            meta::keep_all_but_status(object, old);
+            meta::keep_all_but_status_and_labels(object, old);
         } else {
             meta::keep_status(object, old);
             meta::set_generation(object, Some(old));

@@ -76,7 +76,7 @@ impl Strategy for DaemonSet {
 
     fn prepare_update(&self, object: &mut Value, old: &Value, subresource: &str) {
         if subresource == "status" {
-            meta::keep_all_but_status(object, old);
+            meta::keep_all_but_status_and_labels(object, old);
             return;
         }
         meta::keep_status(object, old);

@@ -231,6 +231,19 @@ impl Strategy for Event {
         ]
     }
 
+    fn stored_field(&self, field: &str) -> Option<String> {
+        if self.is_core() {
+            return Some(field.to_owned());
+        }
+        match field {
+            "reason" | "type" | "metadata.name" | "metadata.namespace" => Some(field.to_owned()),
+            "reportingController" => Some("reportingComponent".to_owned()),
+            _ => field
+                .strip_prefix("regarding.")
+                .map(|below| format!("involvedObject.{below}")),
+        }
+    }
+
     fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
         let about = |field: &str| text(object, &[self.about, field]).to_owned();
         let mut source = text(object, &[self.field("source"), "component"]);

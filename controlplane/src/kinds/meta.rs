@@ -250,6 +250,20 @@ pub(crate) fn keep_status(object: &mut Value, old: &Value) {
     };
 }
 
+/// A status that comes with labels and annotations: everything else is that of `old`.
+pub(crate) fn keep_all_but_status_and_labels(object: &mut Value, old: &Value) {
+    let given =
+        ["labels", "annotations"].map(|field| (field, at(object, &["metadata", field]).cloned()));
+    keep_all_but_status(object, old);
+    let metadata = super::access::object_mut(object, &["metadata"]);
+    for (field, value) in given {
+        match value {
+            Some(value) => metadata.insert(field.into(), value),
+            None => metadata.remove(field),
+        };
+    }
+}
+
 /// Takes everything but the status from `old`. Of the metadata, only what a status update may touch stays:
 /// the resource version it was made against and the managed fields.
 pub(crate) fn keep_all_but_status(object: &mut Value, old: &Value) {

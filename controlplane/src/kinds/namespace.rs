@@ -57,7 +57,7 @@ impl Strategy for Namespace {
 
     fn prepare_update(&self, object: &mut Value, old: &Value, subresource: &str) {
         match subresource {
-            "status" => meta::keep_all_but_status(object, old),
+            "status" => meta::keep_all_but_status_and_labels(object, old),
             "finalize" => meta::keep_status(object, old),
             _ => {
                 meta::keep_status(object, old);

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use serde_json::Value;
 
-use super::access::{at, flag, list, object_mut, same, strings, text};
+use super::access::{at, flag, list, map, object_mut, same, strings, text};
 use super::errors::Errors;
 use super::quantity::Quantity;
 use super::table;
@@ -29,6 +29,41 @@ pub(super) static KIND: Kind = Kind {
 };
 
 const ROLE_PREFIX: &str = "node-role.kubernetes.io/";
+
+/// Whether a resource is not Kubernetes' own: nobody but who advertises it knows how much there is.
+pub(crate) fn is_extended(resource: &str) -> bool {
+    resource.contains('/')
+        && !resource
+            .split('/')
+            .next()
+            .is_some_and(|domain| domain == "kubernetes.io" || domain.ends_with(".kubernetes.io"))
+        && !resource.starts_with("requests.")
+}
+
+/// Extended resources that somebody adds to the capacity can be allocated; those that are taken from it cannot any more.
+/// An amount that is advertised with its own allocatable part (device plugins) stays as it is said.
+fn allocate_extended(object: &mut Value, old: &Value) {
+    let amounts = |object: &Value, field: &str| -> serde_json::Map<String, Value> {
+        let found = map(object, &["status", field]).cloned().unwrap_or_default();
+        found
+            .into_iter()
+            .filter(|(name, _)| is_extended(name))
+            .collect()
+    };
+    let capacity = amounts(object, "capacity");
+    let given = amounts(object, "allocatable");
+    let (old_capacity, old_given) = (amounts(old, "capacity"), amounts(old, "allocatable"));
+    for (name, amount) in &capacity {
+        let follows = !given.contains_key(name)
+            || (given.get(name) == old_given.get(name) && old_capacity.get(name) != Some(amount));
+        if follows {
+            object_mut(object, &["status", "allocatable"]).insert(name.clone(), amount.clone());
+        }
+    }
+    for name in given.keys().filter(|name| !capacity.contains_key(*name)) {
+        object_mut(object, &["status", "allocatable"]).remove(name);
+    }
+}
 
 #[derive(Debug)]
 struct Node;
@@ -56,6 +91,7 @@ impl Strategy for Node {
                 Some(spec) => fields.insert("spec".into(), spec),
                 None => fields.remove("spec"),
             };
+            allocate_extended(object, old);
         } else {
             meta::keep_status(object, old);
         }

@@ -77,7 +77,7 @@ impl Strategy for Pod {
     fn prepare_update(&self, object: &mut Value, old: &Value, subresource: &str) {
         match subresource {
             "status" => {
-                meta::keep_all_but_status(object, old);
+                meta::keep_all_but_status_and_labels(object, old);
                 // The class follows from the spec, whatever the reporter says.
                 if let Some(class) = at(old, &["status", "qosClass"]).cloned() {
                     object_mut(object, &["status"]).insert("qosClass".into(), class);

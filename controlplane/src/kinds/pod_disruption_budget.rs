@@ -1,15 +1,16 @@
-//! PodDisruptionBudget (policy/v1).
+//! PodDisruptionBudget (policy/v1), and as v1beta1 for clients from before 1.25.
 
 use serde_json::{Value, json};
 
-use super::access::{at, integer, object_mut, text};
+use super::access::{at, integer, list, object_mut, text};
 use super::errors::Errors;
+use super::served_version::ServedVersion;
 use super::table;
 use super::{
     Column, FieldError, Kind, NameRule, Scope, Strategy, int_or_percent, meta, names, selector,
 };
 
-pub(crate) static KIND: Kind = Kind {
+const V1: Kind = Kind {
     group: "policy",
     version: "v1",
     kind: "PodDisruptionBudget",
@@ -27,6 +28,35 @@ pub(crate) static KIND: Kind = Kind {
     },
 };
 
+pub(super) static KIND: Kind = V1;
+
+pub(super) static BETA: Kind = Kind {
+    version: "v1beta1",
+    strategy: &ServedVersion {
+        of: &KIND,
+        api_version: "policy/v1beta1",
+        deprecated: true,
+        to_stored: |budget| {
+            // It selected nothing then, and everything now.
+            if at(budget, &["spec", "selector"]).is_some_and(selector::is_empty) {
+                budget["spec"]["selector"] = json!({"matchExpressions": [nothing()]});
+            }
+        },
+        to_served: |budget| {
+            let expressions = list(budget, &["spec", "selector", "matchExpressions"]);
+            if expressions == [nothing()] {
+                budget["spec"]["selector"] = json!({});
+            }
+        },
+    },
+    ..V1
+};
+
+/// How v1 says what an empty selector said in v1beta1; the words are Kubernetes'.
+fn nothing() -> Value {
+    json!({"key": "pdb.kubernetes.io/deprecated-v1beta1-empty-selector-match", "operator": "Exists"})
+}
+
 #[derive(Debug)]
 struct PodDisruptionBudget;
 
@@ -43,7 +73,7 @@ impl Strategy for PodDisruptionBudget {
 
     fn prepare_update(&self, object: &mut Value, old: &Value, subresource: &str) {
         if subresource == "status" {
-            meta::keep_all_but_status(object, old);
+            meta::keep_all_but_status_and_labels(object, old);
         } else {
             meta::keep_status(object, old);
             meta::set_generation(object, Some(old));
@@ -151,5 +181,26 @@ fn status(object: &Value, errors: &mut Errors) {
                 "must be greater than or equal to 0",
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_selector_of_v1beta1_selects_nothing() {
+        let old = json!({"apiVersion": "policy/v1beta1", "spec": {"selector": {}}});
+        let stored = BETA.strategy.to_stored(old.clone());
+        assert_eq!(stored["apiVersion"], "policy/v1");
+        assert!(!selector::matches(
+            &stored["spec"]["selector"],
+            Some(&json!({"a": "b"}))
+        ));
+        assert_eq!(BETA.strategy.to_served(stored), old);
+        let plain =
+            json!({"apiVersion": "policy/v1", "spec": {"selector": {"matchLabels": {"a": "b"}}}});
+        let served = BETA.strategy.to_served(plain.clone());
+        assert_eq!(served["spec"], plain["spec"]);
     }
 }

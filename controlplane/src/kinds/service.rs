@@ -43,7 +43,7 @@ impl Strategy for Service {
 
     fn prepare_update(&self, object: &mut Value, old: &Value, subresource: &str) {
         if subresource == "status" {
-            meta::keep_all_but_status(object, old);
+            meta::keep_all_but_status_and_labels(object, old);
         } else {
             meta::keep_status(object, old);
             defaults::drop_second_family(object, old);

@@ -83,7 +83,7 @@ impl Strategy for StatefulSet {
 
     fn prepare_update(&self, object: &mut Value, old: &Value, subresource: &str) {
         if subresource == "status" {
-            meta::keep_all_but_status(object, old);
+            meta::keep_all_but_status_and_labels(object, old);
         } else {
             meta::keep_status(object, old);
             meta::set_generation(object, Some(old));

@@ -20,6 +20,8 @@ const NAMESPACES: &[&str] = &["default", "kube-system", "kube-public", "kube-nod
 const MANAGER: &str = "waggle";
 /// Namespaces and names.
 const SERVICES: &[(&str, &str)] = &[("default", "kubernetes"), ("kube-system", "kube-dns")];
+/// ConfigMap in `kube-system`.
+const EXTENSIONS: &str = "extension-apiserver-authentication";
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 impl Registry {
@@ -83,6 +85,26 @@ impl Registry {
         let ranges = json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": cidrs}});
         self.ensure("networking.k8s.io", "servicecidrs", "", ranges)
             .await
+    }
+
+    /// What servers that extend the API read of this one: how to tell its requests, and who else may ask them.
+    pub(crate) async fn bootstrap_extensions(&self, data: Value) -> Result<(), ApiError> {
+        let object = json!({"metadata": {"name": EXTENSIONS}, "data": data});
+        self.ensure("", "configmaps", "kube-system", object).await?;
+        let place = super::update::Place {
+            kind: kind("", "configmaps")?,
+            namespace: "kube-system",
+            name: EXTENSIONS,
+            subresource: "",
+        };
+        // The CA may be another one than last time.
+        self.modify(place, &options(), super::update::Ownership::Track, |live| {
+            let mut wanted = live.clone();
+            wanted["data"] = data.clone();
+            Ok(wanted)
+        })
+        .await
+        .map(drop)
     }
 
     /// Where the members that are there serve the API. `own`: this one's.

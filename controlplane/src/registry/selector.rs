@@ -68,20 +68,28 @@ struct LabelsMetadata {
 }
 
 impl Selector {
-    /// Parses both texts; a field that the kind does not offer for selection is refused.
+    /// Parses both texts; a field that the kind does not offer for selection is refused. `kind` is the version that
+    /// the client speaks; what is made selects among stored objects.
     pub(crate) fn parse(kind: &Kind<'_>, labels: &str, fields: &str) -> Result<Self, ApiError> {
         let labels = parse_labels(labels).map_err(ApiError::bad_request)?;
-        let fields = parse_fields(fields).map_err(ApiError::bad_request)?;
+        let mut fields = parse_fields(fields).map_err(ApiError::bad_request)?;
         let offered = kind
             .strategy
+            .stored()
+            .unwrap_or(kind)
+            .strategy
             .selectable_fields(&Value::Object(serde_json::Map::new()));
-        for requirement in &fields {
+        for requirement in &mut fields {
             let name = requirement.field.as_str();
             let generic = matches!(name, "metadata.name" | "metadata.namespace");
-            if !generic && !offered.iter().any(|(field, _)| *field == name) {
-                return Err(ApiError::bad_request(format!(
-                    "field label not supported: {name}"
-                )));
+            let stored = kind.strategy.stored_field(name);
+            match stored.filter(|name| generic || offered.iter().any(|(field, _)| field == name)) {
+                Some(stored) => requirement.field = stored,
+                None => {
+                    return Err(ApiError::bad_request(format!(
+                        "field label not supported: {name}"
+                    )));
+                }
             }
         }
         Ok(Self { labels, fields })

@@ -1,12 +1,16 @@
 //! A node introduces itself: its Node object and its Lease.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{Node, NodeStatus, Taint};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use proto::node::v1::Hello;
 use serde_json::json;
 
+use crate::kinds::node::is_extended;
 use crate::registry::{ApiError, Client};
 
 pub(super) const LEASES: &str = "kube-node-lease";
@@ -96,10 +100,29 @@ pub(super) fn introduced(stored: &Node, reported: &Node) -> Option<Node> {
     (changed.metadata != stored.metadata).then_some(changed)
 }
 
+/// Extended resources are advertised by others than the node itself.
+fn keep_extended(
+    reported: &mut Option<BTreeMap<String, Quantity>>,
+    stored: Option<&BTreeMap<String, Quantity>>,
+) {
+    for (name, amount) in stored
+        .into_iter()
+        .flatten()
+        .filter(|(name, _)| is_extended(name))
+    {
+        let reported = reported.get_or_insert_default();
+        reported
+            .entry(name.clone())
+            .or_insert_with(|| amount.clone());
+    }
+}
+
 /// The stored node with the reported status, but for what controllers own. `None` when nothing changes.
 pub(super) fn with_status(stored: &Node, mut status: NodeStatus) -> Option<Node> {
     if let Some(old) = &stored.status {
         status.volumes_attached.clone_from(&old.volumes_attached);
+        keep_extended(&mut status.capacity, old.capacity.as_ref());
+        keep_extended(&mut status.allocatable, old.allocatable.as_ref());
         let others: Vec<_> = old
             .conditions
             .iter()

@@ -35,7 +35,7 @@ const LAYERS: &[Layers] = &[
             &["controllers"],
             &["scheduler"],
             &["cache"],
-            &["admission"],
+            &["admission", "extension"],
             &["dialer"],
             &["auth", "nodestream", "spdy"],
             &["usage"],

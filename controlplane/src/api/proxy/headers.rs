@@ -42,7 +42,7 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 /// Without the client's credentials, which are for this server alone.
-pub(super) fn onwards(given: &HeaderMap, uri: &Uri) -> HeaderMap {
+pub(in crate::api) fn onwards(given: &HeaderMap, uri: &Uri) -> HeaderMap {
     let mut headers = given.clone();
     let upgrade = super::upgrades(given)
         .then(|| headers.get(UPGRADE).cloned())

@@ -247,3 +247,27 @@ async fn pretty_answers_are_indented() {
     assert!(watch.bytes.starts_with(b"{\"type\":"));
     member.controller.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_only_answered_has_no_rows() {
+    let member = member().await;
+    let body = json!({"spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}});
+    let asked = async |accept: &str| {
+        let headers = [("content-type", "application/json"), ("accept", accept)];
+        let path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+        send(
+            &member.client,
+            Method::POST,
+            path,
+            &headers,
+            body.to_string(),
+        )
+        .await
+    };
+    let refused = asked("application/json;as=Table;v=v1;g=meta.k8s.io").await;
+    assert_eq!((refused.code, refused.reason()), (406, "NotAcceptable"));
+    assert_eq!(
+        asked("application/vnd.kubernetes.protobuf, */*").await.code,
+        201
+    );
+}

@@ -13,7 +13,9 @@ use std::path::Path;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::{PkiError, certificate, content_error, create, generate, make_ca, read, write};
+use super::{
+    CA_NAME, PkiError, certificate, content_error, create, generate, make_ca, read, write,
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CaStep {
@@ -35,7 +37,7 @@ pub(crate) fn step(dir: &Path, step: CaStep, now: jiff::Timestamp) -> Result<(),
                 return Err(content_error(&next, "a second CA was added already"));
             }
             let pair = generate("the next cluster CA")?;
-            let pem = make_ca(&pair, now)?;
+            let pem = make_ca(CA_NAME, &pair, now)?;
             write(&next_key, &pair.serialize_pem())?;
             write(&next, &pem)?;
             write(&bundle, &format!("{}{pem}", ended(&trusted)))

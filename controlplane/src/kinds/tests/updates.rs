@@ -243,6 +243,37 @@ fn a_node_reports_status_and_labels_together() {
 }
 
 #[test]
+fn extended_resources_that_are_advertised_can_be_allocated() {
+    let node = |capacity: Value, allocatable: Value| {
+        json!({"metadata": {"name": "n"}, "spec": {},
+            "status": {"capacity": capacity, "allocatable": allocatable}})
+    };
+    let (_, stored) = changed(
+        kind("Node"),
+        node(
+            json!({"cpu": "2", "a.com/kept": "4", "a.com/gone": "1"}),
+            json!({"cpu": "1", "a.com/kept": "3", "a.com/gone": "1"}),
+        ),
+        node(
+            json!({"cpu": "2", "a.com/kept": "4", "a.com/new": "5"}),
+            json!({"cpu": "1", "a.com/kept": "3", "a.com/gone": "1"}),
+        ),
+        "status",
+    );
+    assert_eq!(
+        stored["status"]["allocatable"],
+        json!({"cpu": "1", "a.com/kept": "3", "a.com/new": "5"})
+    );
+    let (_, stored) = changed(
+        kind("Node"),
+        node(json!({"a.com/x": "4"}), json!({"a.com/x": "4"})),
+        node(json!({"a.com/x": "6"}), json!({"a.com/x": "4"})),
+        "status",
+    );
+    assert_eq!(stored["status"]["allocatable"], json!({"a.com/x": "6"}));
+}
+
+#[test]
 fn a_pod_that_never_ran_goes_at_once() {
     let strategy = kind("Pod").strategy;
     let grace = |pod: Value| strategy.default_grace_period(&pod);

@@ -59,6 +59,13 @@ const TO_ADMIN: &str = "rbac.authorization.k8s.io/aggregate-to-admin";
 const TO_EDIT: &str = "rbac.authorization.k8s.io/aggregate-to-edit";
 const TO_VIEW: &str = "rbac.authorization.k8s.io/aggregate-to-view";
 
+/// For servers that extend the API, in `kube-system`.
+fn authentication_reader() -> Value {
+    let mut only = rule(&[""], &["configmaps"], READ);
+    only["resourceNames"] = json!([super::EXTENSIONS]);
+    role("extension-apiserver-authentication-reader", &[], vec![only])
+}
+
 fn cluster_roles() -> Vec<Value> {
     let health = ["/healthz", "/livez", "/readyz", "/version", "/version/"];
     let discovery = [
@@ -379,20 +386,27 @@ fn cluster_role_bindings() -> Vec<Value> {
 impl Registry {
     pub(super) async fn bootstrap_roles(&self) -> Result<(), ApiError> {
         for role in cluster_roles() {
-            self.ensure_with("clusterroles", "rules", role).await?;
+            self.ensure_with("clusterroles", "", "rules", role).await?;
         }
         for binding in cluster_role_bindings() {
-            self.ensure_with("clusterrolebindings", "subjects", binding)
+            self.ensure_with("clusterrolebindings", "", "subjects", binding)
                 .await?;
         }
-        Ok(())
+        self.ensure_with("roles", "kube-system", "rules", authentication_reader())
+            .await
     }
 
     /// Creates the object, or adds to the list of one that is there what it lacks.
-    async fn ensure_with(&self, plural: &str, list: &str, object: Value) -> Result<(), ApiError> {
+    async fn ensure_with(
+        &self,
+        plural: &str,
+        namespace: &str,
+        list: &str,
+        object: Value,
+    ) -> Result<(), ApiError> {
         let kind = super::kind(GROUP, plural)?;
         match self
-            .create(kind, "", object.clone(), &super::options())
+            .create(kind, namespace, object.clone(), &super::options())
             .await
         {
             Err(error) if error.is_already_exists() => {}
@@ -400,7 +414,7 @@ impl Registry {
         }
         let place = Place {
             kind,
-            namespace: "",
+            namespace,
             name: object::name(&object),
             subresource: "",
         };

@@ -22,6 +22,28 @@ fn selects(text: &str, pairs: &[(&str, &str)]) -> bool {
 }
 
 #[test]
+fn fields_are_named_as_the_version_names_them() {
+    let event = |group, version| crate::kinds::by_plural(group, version, "events").unwrap();
+    let fields = |group, field: &str| {
+        Selector::parse(event(group, "v1"), "", field)
+            .map(|selector| selector.fields[0].field.clone())
+    };
+    for (given, stored) in [
+        ("reportingController=x", "reportingComponent"),
+        ("regarding.kind=Pod", "involvedObject.kind"),
+        ("reason=x", "reason"),
+    ] {
+        assert_eq!(fields("events.k8s.io", given).unwrap(), stored);
+    }
+    assert_eq!(
+        fields("", "involvedObject.kind=Pod").unwrap(),
+        "involvedObject.kind"
+    );
+    assert!(fields("", "regarding.kind=Pod").is_err());
+    assert!(fields("events.k8s.io", "involvedObject.kind=Pod").is_err());
+}
+
+#[test]
 fn each_operator_means_what_kubernetes_documents() {
     let pod = [("app", "web"), ("tier", "front"), ("n", "5")];
     for yes in [

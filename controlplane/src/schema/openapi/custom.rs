@@ -65,18 +65,61 @@ fn resources(schema: &mut Value, is_root: bool) {
     }
 }
 
-/// The same as version 2 can say it.
-pub(super) fn to_v2(schema: &mut Value) {
+/// The same as version 2 can say it, and as kubectl before 1.27 understands it.
+pub(super) fn to_v2(definition: &mut Value) {
+    let Value::Object(map) = definition else {
+        return;
+    };
+    if map.get(PRESERVE) == Some(&Value::Bool(true)) {
+        // With properties there, kubectl takes all others for unknown.
+        map.retain(|name, _| name == "x-kubernetes-group-version-kind");
+        map.insert("type".into(), "object".into());
+        return;
+    }
+    below_to_v2(definition);
+}
+
+const PRESERVE: &str = "x-kubernetes-preserve-unknown-fields";
+
+fn below_to_v2(schema: &mut Value) {
     let Value::Object(map) = schema else { return };
-    for unknown in ["oneOf", "anyOf", "allOf", "not", "nullable"] {
+    for unknown in ["oneOf", "anyOf", "allOf", "not"] {
         map.remove(unknown);
     }
-    if map.get("x-kubernetes-int-or-string") == Some(&Value::Bool(true)) {
+    let is = |map: &Map<String, Value>, name: &str| map.get(name) == Some(&Value::Bool(true));
+    if is(map, "x-kubernetes-int-or-string") {
         map.remove("type");
     }
-    if map.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) {
+    if map.remove("nullable") == Some(Value::Bool(true)) {
+        // A value without type has neither items nor properties.
+        for field in ["type", "items", "properties"] {
+            map.remove(field);
+        }
+    }
+    if is(map, PRESERVE) {
         map.remove("items");
         map.remove("properties");
+        if map.get("type").is_some_and(|kind| kind == "object") {
+            map.remove("type");
+        }
+    }
+    if !map.contains_key("items") && map.get("type").is_some_and(|kind| kind == "array") {
+        map.remove("type");
+    }
+    // What may be null may not be required of a client.
+    let optional: Vec<String> = map
+        .get("properties")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+        .filter(|(_, property)| property["nullable"] == true)
+        .map(|(name, _)| name.clone())
+        .collect();
+    if let Some(required) = map.get_mut("required").and_then(Value::as_array_mut) {
+        required.retain(|name| !optional.iter().any(|optional| name == optional));
+        if required.is_empty() {
+            map.remove("required");
+        }
     }
     for property in map
         .get_mut("properties")
@@ -84,11 +127,38 @@ pub(super) fn to_v2(schema: &mut Value) {
         .into_iter()
         .flatten()
     {
-        to_v2(property.1);
+        below_to_v2(property.1);
     }
     for below in ["items", "additionalProperties"] {
         if let Some(below) = map.get_mut(below) {
-            to_v2(below);
+            below_to_v2(below);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_anything_has_no_type_in_version_2() {
+        let mut root = json!({"type": "object", "description": "d", (PRESERVE): true, "properties": {"a": {}},
+            "x-kubernetes-group-version-kind": [1]});
+        to_v2(&mut root);
+        assert_eq!(
+            root,
+            json!({"type": "object", "x-kubernetes-group-version-kind": [1]})
+        );
+        let mut nested = json!({"type": "object", "required": ["null", "kept"], "properties": {
+            "free": {"type": "object", (PRESERVE): true, "properties": {"a": {"type": "string"}}},
+            "list": {"type": "array", (PRESERVE): true, "items": {"type": "string"}},
+            "null": {"type": "string", "nullable": true},
+            "kept": {"type": "string", "anyOf": []}}});
+        to_v2(&mut nested);
+        assert_eq!(
+            nested,
+            json!({"type": "object", "required": ["kept"], "properties": {
+                "free": {(PRESERVE): true}, "list": {(PRESERVE): true}, "null": {}, "kept": {"type": "string"}}})
+        );
     }
 }

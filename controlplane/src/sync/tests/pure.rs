@@ -1,9 +1,11 @@
 //! Conversions, references, status merging and parcels.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{NodeStatus, Service, Taint};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use proptest::prelude::*;
 use proto::node::v1::{ObjectChange, PodChange, ServiceChange};
 
@@ -230,6 +232,27 @@ fn registration_respects_what_others_set() {
         kept.status.unwrap().conditions.unwrap().len(),
         1,
         "a condition of others stays"
+    );
+    let amount = |text: &str| Quantity(text.to_owned());
+    let amounts = |all: &[(&str, &str)]| -> BTreeMap<String, Quantity> {
+        let all = all.iter();
+        all.map(|(name, text)| ((*name).to_owned(), amount(text)))
+            .collect()
+    };
+    stored.status.as_mut().unwrap().capacity = Some(amounts(&[
+        ("cpu", "2"),
+        ("example.com/dongle", "3"),
+        ("gone", "1"),
+    ]));
+    let status = NodeStatus {
+        capacity: Some(amounts(&[("cpu", "4")])),
+        ..NodeStatus::default()
+    };
+    let kept = register::with_status(&stored, status).unwrap();
+    assert_eq!(
+        kept.status.unwrap().capacity.unwrap(),
+        amounts(&[("cpu", "4"), ("example.com/dongle", "3")]),
+        "extended resources are not the node's to take away"
     );
 }
 

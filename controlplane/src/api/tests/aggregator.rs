@@ -1,0 +1,171 @@
+//! A group version that another server answers; that server is a real one on loopback.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures::StreamExt as _;
+use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use super::{Member, member, send};
+
+const APIS: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
+const GROUP: &str = "/apis/wardle.example.com/v1alpha1";
+
+/// Says what it was asked, by whom, for whom. Takes only clients of that CA. Returns port and CA bundle.
+async fn extension(clients: &str) -> (u16, String) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let made = rcgen::generate_simple_self_signed(vec!["api.default.svc".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    for ca in CertificateDer::pem_slice_iter(clients.as_bytes()) {
+        roots.add(ca.unwrap()).unwrap();
+    }
+    let verifier = rustls::server::WebPkiClientVerifier::builder(Arc::new(roots));
+    let config = rustls::ServerConfig::builder()
+        .with_client_cert_verifier(verifier.build().unwrap())
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("localhost:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else {
+                    return;
+                };
+                let service = hyper::service::service_fn(async |request| {
+                    let body = answer(&request).to_string();
+                    Ok::<_, std::convert::Infallible>(http::Response::new(
+                        http_body_util::Full::new(bytes::Bytes::from(body)),
+                    ))
+                });
+                let io = hyper_util::rt::TokioIo::new(stream);
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(io, service)
+                    .await;
+            });
+        }
+    });
+    (port, STANDARD.encode(made.cert.pem()))
+}
+
+fn answer(request: &http::Request<hyper::body::Incoming>) -> Value {
+    if request.uri().path() == GROUP {
+        return json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "wardle.example.com/v1alpha1",
+            "resources": [{"name": "flunders", "singularName": "", "namespaced": true, "kind": "Flunder",
+                "verbs": ["create", "get", "list"]}]});
+    }
+    let said = |name: &str| -> Vec<&str> {
+        let values = request.headers().get_all(name).iter();
+        values.map(|value| value.to_str().unwrap()).collect()
+    };
+    json!({"method": request.method().as_str(), "uri": request.uri().to_string(), "host": said("host"),
+        "user": said("x-remote-user"), "groups": said("x-remote-group"), "authorization": said("authorization")})
+}
+
+async fn condition(member: &Member, reason: &str) {
+    let api = kube::Api::<APIService>::all(member.client.clone());
+    let mut seen = watcher(api, watcher::Config::default())
+        .applied_objects()
+        .boxed();
+    loop {
+        let api = seen.next().await.unwrap().unwrap();
+        let conditions = api.status.and_then(|status| status.conditions);
+        if conditions
+            .into_iter()
+            .flatten()
+            .any(|known| known.reason.as_deref() == Some(reason))
+        {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_go_to_the_server_behind_the_service() {
+    let member = member().await;
+    let published = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
+    let published = member.get(published).await.ok()["data"].clone();
+    assert_eq!(
+        published["requestheader-allowed-names"],
+        "[\"front-proxy-client\"]"
+    );
+    assert!(
+        published["client-ca-file"]
+            .as_str()
+            .unwrap()
+            .contains("BEGIN CERTIFICATE")
+    );
+    let ca = published["requestheader-client-ca-file"].as_str().unwrap();
+    let (port, bundle) = extension(ca).await;
+    let api = json!({"metadata": {"name": "v1alpha1.wardle.example.com"}, "spec": {
+        "group": "wardle.example.com", "version": "v1alpha1", "groupPriorityMinimum": 2000, "versionPriority": 200,
+        "caBundle": bundle, "service": {"namespace": "default", "name": "api", "port": port}}});
+    member.post(APIS, &api).await.ok();
+    condition(&member, "ServiceNotFound").await;
+    let flunders = format!("{GROUP}/namespaces/default/flunders");
+    assert_eq!(member.get(&flunders).await.code, 503);
+    let groups = member.get("/apis").await.ok()["groups"].to_string();
+    assert!(!groups.contains("wardle"), "{groups}");
+
+    let service = json!({"metadata": {"name": "api"}, "spec": {"type": "ExternalName", "externalName": "localhost"}});
+    member
+        .post("/api/v1/namespaces/default/services", &service)
+        .await
+        .ok();
+    condition(&member, "Passed").await;
+    let headers = [
+        ("x-remote-user", "somebody-else"),
+        ("x-remote-group", "others"),
+    ];
+    let path = format!("{flunders}?limit=1");
+    let said = send(&member.client, http::Method::GET, &path, &headers, "")
+        .await
+        .ok();
+    assert_eq!(
+        said,
+        json!({"method": "GET", "uri": path, "host": ["api.default.svc"], "user": ["kubernetes-admin"],
+            "groups": ["system:masters", "system:authenticated"], "authorization": []})
+    );
+    // Discovery is that server's, in both forms.
+    assert_eq!(
+        member.get(GROUP).await.ok()["resources"][0]["name"],
+        "flunders"
+    );
+    let group = member.get("/apis/wardle.example.com").await.ok();
+    assert_eq!(group["preferredVersion"]["version"], "v1alpha1");
+    let accept = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    let whole = member.get_as("/apis", accept).await.ok();
+    let found = whole["items"].as_array().unwrap().iter();
+    let found = found
+        .clone()
+        .find(|item| item["metadata"]["name"] == "wardle.example.com");
+    assert_eq!(
+        found.unwrap()["versions"][0]["resources"][0]["resource"],
+        "flunders"
+    );
+
+    // What this server has itself nobody takes over.
+    let mut apps = api.clone();
+    apps["metadata"]["name"] = "v1.apps".into();
+    apps["spec"]["group"] = "apps".into();
+    apps["spec"]["version"] = "v1".into();
+    member
+        .delete(&format!("{APIS}/v1.apps"), &Value::Null)
+        .await
+        .ok();
+    member.post(APIS, &apps).await.ok();
+    let deployments = member.get("/apis/apps/v1/deployments").await.ok();
+    assert_eq!(deployments["kind"], "DeploymentList");
+    member.controller.shutdown().await;
+}
