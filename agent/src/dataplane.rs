@@ -48,7 +48,7 @@ mod wire;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent_ebpf::address::{Address, Net};
 use agent_ebpf::counter::{DropReason, EventKind, ForwardKind, Traffic};
@@ -102,6 +102,24 @@ pub struct DataPlane {
     inner: Arc<Inner>,
 }
 
+/// A revision that the maps have, and since when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InForce {
+    /// Of the batch that was written last; 0 before the first.
+    pub revision: u64,
+    /// When the last of its entries was written.
+    pub at: Instant,
+}
+
+impl InForce {
+    fn nothing() -> Self {
+        Self {
+            revision: 0,
+            at: Instant::now(),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
     config: DataPlaneConfig,
@@ -109,8 +127,8 @@ struct Inner {
     is_fresh: bool,
     state: Mutex<State>,
     closing: Closing,
-    /// The revision that the maps have.
-    in_force: watch::Sender<u64>,
+    /// What the maps have.
+    in_force: watch::Sender<InForce>,
     /// Held over a whole pass, which asks the kernel over and over; always before `state`.
     reach: tokio::sync::Mutex<Reach>,
     addresses: watch::Sender<Vec<IpAddr>>,
@@ -262,7 +280,7 @@ impl DataPlane {
             reach: tokio::sync::Mutex::new(reach),
             _alive: alive,
             closing: Closing::new(host),
-            in_force: watch::channel(0).0,
+            in_force: watch::channel(InForce::nothing()).0,
         });
         tokio::spawn(reach::follow(Arc::downgrade(&inner), ended));
         tokio::spawn(keep_house(Arc::downgrade(&inner)));
@@ -301,11 +319,16 @@ impl DataPlane {
                 if about_nodes {
                     unreached = !reach::apply(&inner, batch.as_deref()).await;
                 }
-                let (outcome, gone) = run(&inner, move |state| step(state, batch.as_deref())).await;
+                let (outcome, gone, at) = run(&inner, move |state| {
+                    let (outcome, gone) = step(state, batch.as_deref());
+                    // Here, not where this is waited for: another thread may have the processor first.
+                    (outcome, gone, Instant::now())
+                })
+                .await;
                 incomplete = outcome == Outcome::Incomplete || unreached;
                 let in_force = (!incomplete).then_some(revision);
                 if let Some(revision) = in_force {
-                    inner.in_force.send_replace(revision);
+                    inner.in_force.send_replace(InForce { revision, at });
                 }
                 if done.send((gone, in_force)).is_err() {
                     return;
@@ -372,9 +395,9 @@ impl DataPlane {
         .await
     }
 
-    /// The revision that new connections go by. It is reported as applied a moment later, when what talked to backends
-    /// that are gone has been ended.
-    pub fn in_force(&self) -> watch::Receiver<u64> {
+    /// What new connections go by. It is reported as applied a moment later, when what talked to backends that are gone
+    /// has been ended.
+    pub fn in_force(&self) -> watch::Receiver<InForce> {
         self.inner.in_force.subscribe()
     }
 
