@@ -81,6 +81,8 @@ enum Action {
     Kill { member: String },
     /// Start an agent or a controller that was killed.
     Start { member: String },
+    /// Take everything from a node that is not on its disk, as a loss of power does, and start it again.
+    Reboot { node: String },
     /// End a lab, whatever state it is in; nothing of it stays.
     Down {
         /// Keep the data: the next `up` goes on from it.
@@ -164,6 +166,7 @@ pub(crate) fn run(arguments: LabArguments, log: &LogSettings) -> anyhow::Result<
         Action::RemoveNode { node } => members::remove(&place, &node),
         Action::Kill { member } => members::kill(&place, &member),
         Action::Start { member } => members::start(&place, &member),
+        Action::Reboot { node } => members::reboot(&place, &node),
         Action::Down { keep_data } => sweep::down(&place, keep_data),
         Action::Forward { .. } => unreachable!("handled above"),
     }

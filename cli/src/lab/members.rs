@@ -130,6 +130,28 @@ pub(super) fn start(place: &Place, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What is not on the disk is gone: processes, namespaces, programs, maps and links. Then the agent is started.
+pub(super) fn reboot(place: &Place, name: &str) -> anyhow::Result<()> {
+    let _lock = record::lock(place)?;
+    let mut record = Record::require(place)?;
+    let host = record.member(name)?.host;
+    ensure!(
+        matches!(host, Host::Node(_)),
+        "{name} is no node: only nodes can be rebooted"
+    );
+    record.set_process(host, None);
+    record.write(place)?;
+    sweep::power_off(place, name)?;
+    let _ = netns::ip(&place.netns(FABRIC), &format!("link delete {name}\n"));
+    up::connect(place, &record, host)?;
+    let process = up::start_member(place, &record, host)?;
+    record.set_process(host, Some(process));
+    record.write(place)?;
+    crate::runtime()?.block_on(await_local(place, &record, host))?;
+    println!("{name} is up again");
+    Ok(())
+}
+
 /// An error with the end of its log, when the member's process has ended.
 pub(super) fn check_alive(place: &Place, record: &Record, host: Host) -> anyhow::Result<()> {
     let name = host.name();
