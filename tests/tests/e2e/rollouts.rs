@@ -19,7 +19,6 @@ kind: Deployment
 metadata: {{name: web}}
 spec:
   replicas: 2
-  progressDeadlineSeconds: 3
   selector: {{matchLabels: {{app: web}}}}
   template:
     metadata: {{labels: {{app: web}}}}
@@ -46,17 +45,22 @@ spec:
     let sets = cluster.kubectl(&["get", "replicasets", "-o", "name"]).ok();
     assert_eq!(sets.lines().count(), 2, "{sets}");
     // Wrong: it says so after the deadline, and two pods go on.
+    let deadline = |seconds: u32| {
+        let patch = format!(r#"{{"spec":{{"progressDeadlineSeconds":{seconds}}}}}"#);
+        cluster.kubectl(&["patch", web, "-p", &patch]).ok();
+    };
+    deadline(2);
     cluster
         .kubectl(&["set", "image", web, "main=waggle.test/missing:1"])
         .ok();
-    let failed = cluster
-        .kubectl(&["rollout", "status", web, "--timeout=60s"])
-        .fails();
+    let status = ["rollout", "status", web, "--timeout=60s"];
+    let failed = cluster.kubectl(&status).fails();
     assert!(
         failed.contains("exceeded its progress deadline"),
         "{failed}"
     );
     cluster.wait_for(&[web], "{.status.availableReplicas}", "2");
+    deadline(600);
     // Back, also to the first of all.
     cluster.kubectl(&["rollout", "undo", web]).ok();
     rolled(&cluster, web);

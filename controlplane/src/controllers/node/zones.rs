@@ -84,7 +84,6 @@ impl Census {
     }
 
     fn state(self, limits: &NodeEviction) -> State {
-        #[expect(clippy::cast_precision_loss, reason = "numbers of nodes are small")]
         let share = self.unready as f64 / self.nodes().max(1) as f64;
         if self.unready > 0 && self.ready == 0 {
             State::Full
