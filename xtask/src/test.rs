@@ -14,6 +14,10 @@ pub(crate) struct TestArguments {
     /// mode of the data plane. Takes some minutes, on a machine that does nothing else.
     #[arg(long)]
     table: bool,
+    /// Instead of the tests: real applications from Debian's packages, and workloads on several nodes. Takes some
+    /// minutes, on a machine that does nothing else.
+    #[arg(long, conflicts_with = "table")]
+    applications: bool,
 }
 
 pub(crate) fn run(arguments: &TestArguments) -> anyhow::Result<()> {
@@ -25,6 +29,9 @@ pub(crate) fn run(arguments: &TestArguments) -> anyhow::Result<()> {
     command.arg("test");
     match &arguments.package {
         _ if arguments.table => command.args(["--package", "tests", "--test", "table"]),
+        _ if arguments.applications => {
+            command.args(["--package", "tests", "--test", "applications"])
+        }
         Some(package) => command.args(["--package", package]),
         None => command.arg("--workspace"),
     };
@@ -34,7 +41,7 @@ pub(crate) fn run(arguments: &TestArguments) -> anyhow::Result<()> {
     );
     command.env("WAGGLE_OLD_KUBECTL", setup::old_kubectl());
     command.arg("--");
-    if arguments.table {
+    if arguments.table || arguments.applications {
         // One lab at a time.
         command.arg("--test-threads=1");
     }

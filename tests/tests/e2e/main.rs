@@ -13,6 +13,8 @@ mod lifecycle;
 mod netfilter;
 mod pods;
 mod restarts;
+mod rollouts;
+mod scheduling;
 mod services;
 mod sets;
 mod streams;
