@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod bench;
+mod benchmarks;
 mod cluster_status;
 mod dns;
 mod identity;
