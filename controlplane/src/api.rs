@@ -22,6 +22,8 @@ mod dispatch;
 mod escalation;
 pub(crate) mod flow;
 mod forward;
+#[cfg(fuzzing)]
+pub(crate) mod fuzz;
 mod health;
 mod impersonate;
 mod logs;

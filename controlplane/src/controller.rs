@@ -258,6 +258,7 @@ impl Controller {
             &stop,
         );
         let rbac = Rbac::default();
+        registry.set_access(Arc::new(Chain::new(rbac.clone())));
         let view = View {
             cache: cache.clone(),
             applied,

@@ -146,6 +146,7 @@ struct Inner {
     definitions: Arc<definitions::Definitions>,
     converter: OnceLock<Arc<dyn versions::Convert>>,
     judges: OnceLock<Arc<dyn judges::Judges>>,
+    access: OnceLock<Arc<dyn crate::kinds::custom::expressions::Access>>,
     /// Writers of one object take turns here instead of invalidating each other's work; which object has
     /// which lock says the hash of its key. Held across one read and one transaction, never nested.
     turns: Vec<tokio::sync::Mutex<()>>,
@@ -237,6 +238,7 @@ impl Registry {
                 definitions: Arc::default(),
                 converter: OnceLock::new(),
                 judges: OnceLock::new(),
+                access: OnceLock::new(),
                 turns: (0..TURNS).map(|_| tokio::sync::Mutex::default()).collect(),
                 hasher: std::hash::RandomState::new(),
                 quota_turns: (0..quota::TURNS)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 pub(crate) mod rbac;
 
 use super::identity::{MASTERS, User};
+use crate::kinds::custom::expressions::{Access, Question};
 
 /// What somebody wants to do: to a resource, or to a path that is no resource.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,6 +71,29 @@ impl Chain {
 
     pub(crate) fn allows(&self, user: &User, attributes: &Attributes) -> bool {
         self.authorize(user, attributes) == Decision::Allow
+    }
+}
+
+/// Expressions of admission policies may ask.
+impl Access for Chain {
+    fn check(&self, question: &Question) -> (bool, String) {
+        let user = User {
+            name: question.user.clone(),
+            uid: question.uid.clone(),
+            groups: question.groups.clone(),
+            ..User::default()
+        };
+        let attributes = Attributes {
+            verb: question.verb.clone(),
+            group: question.group.clone(),
+            version: "*".to_owned(),
+            resource: question.resource.clone(),
+            subresource: question.subresource.clone(),
+            namespace: question.namespace.clone(),
+            name: question.name.clone(),
+            path: question.path.clone(),
+        };
+        (self.allows(&user, &attributes), String::new())
     }
 }
 

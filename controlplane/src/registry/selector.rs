@@ -358,5 +358,17 @@ fn unescape(value: &str) -> Option<String> {
     Some(out)
 }
 
+/// Any bytes as a selector; what is understood is understood the same way again.
+#[cfg(fuzzing)]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let labels = serde_json::json!({"a": "b", "c.d/e": "1"});
+    let _ = parse_fields(&text);
+    let pods = crate::kinds::by_plural("", "v1", "pods").expect("pods are built in");
+    let _ = Selector::parse(pods, &text, "");
+    let _ = Selector::parse(pods, "", &text);
+    let _ = crate::kinds::selector::matches(&serde_json::json!({"matchLabels": {}}), Some(&labels));
+}
+
 #[cfg(test)]
 mod tests;
