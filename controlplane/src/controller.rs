@@ -222,6 +222,10 @@ impl Controller {
             .bootstrap(config.cluster_dns, &endpoints)
             .await
             .map_err(|error| StartError::Bootstrap(error.to_string()))?;
+        registry
+            .agree_on_authorities(&pki.authorities()?)
+            .await
+            .map_err(|error| StartError::Certificates(error.to_string()))?;
         // What a member needs for its start nobody may refuse.
         crate::admission::attach(&registry);
 

@@ -1,4 +1,5 @@
-//! Parsers of outside bytes, for the fuzz targets in `tests/fuzz`. Compiled with `--cfg fuzzing` only.
+//! Parsers of outside bytes, for the fuzz targets in `tests/fuzz` and for the property tests below, which go the same ways
+//! for a moment.
 
 /// As what a SPDY client sends.
 pub fn spdy(bytes: &[u8]) {
@@ -54,3 +55,6 @@ pub fn record(bytes: &[u8]) {
 pub fn snapshot(bytes: &[u8]) {
     crate::store::fuzz::snapshot(bytes);
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,7 @@ mod auth;
 mod cache;
 mod controller;
 mod controllers;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod kinds;
 mod nodestream;

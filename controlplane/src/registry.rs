@@ -17,6 +17,7 @@ use crate::kinds::Kind;
 use crate::store::{Freshness, KeyValue, Store, Txn, TxnOutcome};
 
 mod admission;
+mod authorities;
 pub(crate) mod bind;
 pub(crate) mod bootstrap;
 mod client;

@@ -43,7 +43,7 @@ mod compaction;
 mod directory;
 mod disk;
 mod foundation;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 mod group;
 mod keyring;

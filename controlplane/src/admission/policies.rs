@@ -37,7 +37,9 @@ async fn bound(
         .into_iter()
         .filter_map(|binding| {
             let name = text(&binding, &["spec", "policyName"]);
-            let policy = policies.iter().find(|policy| object::name(policy) == name)?;
+            let policy = policies
+                .iter()
+                .find(|policy| object::name(policy) == name)?;
             Some(Bound {
                 policy: policy.clone(),
                 binding,
@@ -122,11 +124,7 @@ impl Bound {
     }
 
     /// Its constraints, and those of its binding.
-    async fn matches(
-        &self,
-        registry: &Registry,
-        attempt: Attempt<'_>,
-    ) -> Result<bool, ApiError> {
+    async fn matches(&self, registry: &Registry, attempt: Attempt<'_>) -> Result<bool, ApiError> {
         let constraints = &self.spec()["matchConstraints"];
         if !matching::rules_match(constraints, "resourceRules", attempt)
             || !matching::selectors_match(registry, constraints, attempt).await?
@@ -148,12 +146,10 @@ impl Evaluation {
             let program = expressions::compiled(text(variable, &["expression"]))?;
             // One that fails matters to those who use it.
             if let Ok(value) = program.evaluate(&self.variables, &mut self.budget) {
-                self.own
-                    .insert(text(variable, &["name"]).to_owned(), value);
+                self.own.insert(text(variable, &["name"]).to_owned(), value);
             }
             self.variables.retain(|(name, _)| *name != "variables");
-            self.variables
-                .push(("variables", self.own.clone().into()));
+            self.variables.push(("variables", self.own.clone().into()));
         }
         Ok(())
     }

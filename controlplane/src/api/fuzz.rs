@@ -1,4 +1,4 @@
-//! What fuzz targets call: any bytes as parts of a request. Compiled with `--cfg fuzzing` only.
+//! What fuzz targets call: any bytes as parts of a request. Compiled for them and for tests only.
 
 use std::sync::LazyLock;
 

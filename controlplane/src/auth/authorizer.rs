@@ -51,6 +51,11 @@ pub(crate) struct Rules {
 pub(crate) trait Authorizer: std::fmt::Debug + Send + Sync {
     fn authorize(&self, user: &User, attributes: &Attributes) -> Decision;
 
+    /// Why it is allowed, where this authorizer allows it and has more to say than that.
+    fn reason(&self, _user: &User, _attributes: &Attributes) -> Option<String> {
+        None
+    }
+
     /// What the user may do in the namespace, as far as this authorizer can list it.
     fn rules(&self, user: &User, namespace: &str) -> Rules;
 }
@@ -93,7 +98,10 @@ impl Access for Chain {
             name: question.name.clone(),
             path: question.path.clone(),
         };
-        (self.allows(&user, &attributes), String::new())
+        (
+            self.allows(&user, &attributes),
+            self.reason(&user, &attributes).unwrap_or_default(),
+        )
     }
 }
 
@@ -104,6 +112,12 @@ impl Authorizer for Chain {
             .map(|link| link.authorize(user, attributes))
             .find(|decision| *decision != Decision::NoOpinion)
             .unwrap_or(Decision::NoOpinion)
+    }
+
+    fn reason(&self, user: &User, attributes: &Attributes) -> Option<String> {
+        let mut links = self.0.iter();
+        let link = links.find(|link| link.authorize(user, attributes) != Decision::NoOpinion)?;
+        link.reason(user, attributes)
     }
 
     fn rules(&self, user: &User, namespace: &str) -> Rules {

@@ -385,12 +385,22 @@ impl<'a> Typed<'a> {
             Shape::Leaf => {}
             Shape::Object(map) => {
                 for (name, below) in map {
-                    self.wholes(self.child(place, name), below, &format!("{path}.{name}"), found);
+                    self.wholes(
+                        self.child(place, name),
+                        below,
+                        &format!("{path}.{name}"),
+                        found,
+                    );
                 }
             }
             Shape::List(list, list_type) => {
                 for entry in list {
-                    self.wholes(self.entry(place, list_type), entry, &format!("{path}[]"), found);
+                    self.wholes(
+                        self.entry(place, list_type),
+                        entry,
+                        &format!("{path}[]"),
+                        found,
+                    );
                 }
             }
         }

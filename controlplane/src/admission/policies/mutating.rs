@@ -125,6 +125,5 @@ fn patched(object: &Value, made: &Value) -> Result<Value, String> {
     let Some(operations) = made.as_array() else {
         return Err("the expression of a JSONPatch must make a list of JSONPatch".to_owned());
     };
-    json_patch(object, &json!(operations))
-        .map_err(|error| format!("JSON Patch: {error}"))
+    json_patch(object, &json!(operations)).map_err(|error| format!("JSON Patch: {error}"))
 }

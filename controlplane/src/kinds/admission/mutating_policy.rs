@@ -159,11 +159,7 @@ impl Strategy for Policy {
         }
         let again = text(spec, &["reinvocationPolicy"]);
         if !matches!(again, "" | "Never" | "IfNeeded") {
-            errors.not_supported(
-                "spec.reinvocationPolicy",
-                again,
-                &["IfNeeded", "Never"],
-            );
+            errors.not_supported("spec.reinvocationPolicy", again, &["IfNeeded", "Never"]);
         }
         errors.into_vec()
     }

@@ -55,7 +55,9 @@ pub(crate) enum EvaluationError {
     #[error("operation cancelled: actual cost limit exceeded")]
     Cost,
     /// Together with those before it, it costs more than they may.
-    #[error("validation failed due to running out of cost budget, no further validation rules will be run")]
+    #[error(
+        "validation failed due to running out of cost budget, no further validation rules will be run"
+    )]
     Budget,
     #[error("{0}")]
     Failed(String),
@@ -300,12 +302,13 @@ fn escaped(name: &str) -> String {
 }
 
 /// Any bytes as an expression: it is refused, or it ends within its budget.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let Ok(program) = compile(&String::from_utf8_lossy(bytes)) else {
         return;
     };
-    let object = serde_json::json!({"a": [1, 2.5, "x", {"b": null}], "c": {"d": "10.0.0.1"}, "e": true});
+    let object =
+        serde_json::json!({"a": [1, 2.5, "x", {"b": null}], "c": {"d": "10.0.0.1"}, "e": true});
     let value = plain(&object);
     let mut budget = Budget::of_rules();
     if let Ok(made) = program.evaluate(&[("self", value.clone()), ("object", value)], &mut budget) {

@@ -133,7 +133,10 @@ fn take(tenths: u64) -> Result<(), ExecutionError> {
     LEFT.set(left);
     match left {
         Some(_) => Ok(()),
-        None => Err(ExecutionError::function_error("cost", "cost limit exceeded")),
+        None => Err(ExecutionError::function_error(
+            "cost",
+            "cost limit exceeded",
+        )),
     }
 }
 
@@ -260,7 +263,12 @@ pub(super) fn depth(root: &Expression) -> usize {
 fn children(expression: &Expression) -> Vec<&Expression> {
     match &expression.expr {
         Expr::Unspecified | Expr::Ident(_) | Expr::Literal(_) => Vec::new(),
-        Expr::Call(call) => call.target.as_deref().into_iter().chain(&call.args).collect(),
+        Expr::Call(call) => call
+            .target
+            .as_deref()
+            .into_iter()
+            .chain(&call.args)
+            .collect(),
         Expr::Comprehension(of) => vec![
             &of.iter_range,
             &of.accu_init,
@@ -357,7 +365,10 @@ fn metered_call(id: u64, call: CallExpr, bound: &mut Vec<String>) -> Expression 
             | operators::OPT_INDEX
             | operators::OPT_SELECT
     );
-    let keeps = matches!(func_name.as_str(), operators::OPT_INDEX | operators::OPT_SELECT);
+    let keeps = matches!(
+        func_name.as_str(),
+        operators::OPT_INDEX | operators::OPT_SELECT
+    );
     let how = if func_name == operators::ADD {
         KEEP
     } else {
@@ -400,11 +411,7 @@ fn metered_call(id: u64, call: CallExpr, bound: &mut Vec<String>) -> Expression 
             args,
         }),
     };
-    if keeps {
-        wrap(KEEP, call, 0)
-    } else {
-        call
-    }
+    if keeps { wrap(KEEP, call, 0) } else { call }
 }
 
 /// Whether a call's target is a part of the function's name.
@@ -435,10 +442,7 @@ fn metered_loop(of: ComprehensionExpr, bound: &mut Vec<String>) -> Comprehension
         (of.loop_cond, appending(of.loop_step, turn, bound))
     } else {
         let condition = metered(of.loop_cond, bound);
-        (
-            wrap(CHARGE, condition, turn),
-            metered(of.loop_step, bound),
-        )
+        (wrap(CHARGE, condition, turn), metered(of.loop_step, bound))
     };
     let result = metered(of.result, bound);
     bound.truncate(depth);
@@ -456,7 +460,9 @@ fn metered_loop(of: ComprehensionExpr, bound: &mut Vec<String>) -> Comprehension
 fn appending(step: Expression, turn: u64, bound: &mut Vec<String>) -> Expression {
     let Expression { id, expr } = step;
     match expr {
-        Expr::Call(mut call) if call.func_name == operators::CONDITIONAL && call.args.len() == 3 => {
+        Expr::Call(mut call)
+            if call.func_name == operators::CONDITIONAL && call.args.len() == 3 =>
+        {
             let condition = metered(std::mem::take(&mut call.args[0]), bound);
             call.args[0] = wrap(CHARGE, condition, turn);
             let appended = std::mem::take(&mut call.args[1]);

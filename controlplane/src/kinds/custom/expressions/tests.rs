@@ -10,7 +10,10 @@ use super::*;
 fn evaluated(source: &str, object: &Value) -> Result<Value, String> {
     let value = plain(object);
     let made = compile(source)?
-        .evaluate(&[("self", value.clone()), ("object", value)], &mut Budget::of_rules())
+        .evaluate(
+            &[("self", value.clone()), ("object", value)],
+            &mut Budget::of_rules(),
+        )
         .map_err(|error| error.to_string())?;
     to_json(&made)
 }
@@ -38,7 +41,10 @@ fn what_is_metered_means_the_same() {
         ("self.list.map(x, x * 2)", json!([6, 2, 4])),
         ("self.list.filter(x, x > 1)", json!([3, 2])),
         ("self.list.map(x, x > 1, x + 1)", json!([4, 3])),
-        ("self.list.map(x, self.list.map(y, x * y))", json!([[9, 3, 6], [3, 1, 2], [6, 2, 4]])),
+        (
+            "self.list.map(x, self.list.map(y, x * y))",
+            json!([[9, 3, 6], [3, 1, 2], [6, 2, 4]]),
+        ),
         ("[1, 2] + [3]", json!([1, 2, 3])),
         ("'a' + self.name", json!("aa")),
         ("self.map.map(k, k + self.map[k])", json!(["kv"])),
@@ -52,7 +58,10 @@ fn what_is_metered_means_the_same() {
         ("lists.range(3)", json!([0, 1, 2])),
         ("[1, 1, 2].distinct()", json!([1, 2])),
         ("['a', 'b'].join('-') + ['c', 'd'].join()", json!("a-bcd")),
-        ("'aXbX'.replace('X', 'y') + 'aXbX'.replace('X', 'y', 1)", json!("aybyaybX")),
+        (
+            "'aXbX'.replace('X', 'y') + 'aXbX'.replace('X', 'y', 1)",
+            json!("aybyaybX"),
+        ),
         ("'a,b'.split(',')", json!(["a", "b"])),
         ("'%s-%d'.format(['a', 1])", json!("a-1")),
         ("'abc'.matches('^a.c$') && matches('abc', 'b')", json!(true)),
@@ -63,7 +72,10 @@ fn what_is_metered_means_the_same() {
         ("self.name in ['a', 'b']", json!(true)),
         ("1 / 0 == 1 || true", json!(true)),
         ("[0, 1].exists(x, 1 / x == 1)", json!(true)),
-        ("timestamp('2026-01-01T00:00:00Z').getFullYear()", json!(2026)),
+        (
+            "timestamp('2026-01-01T00:00:00Z').getFullYear()",
+            json!(2026),
+        ),
         ("string(1) + string(true)", json!("1true")),
         ("base64.encode(b'hello')", json!("aGVsbG8=")),
     ] {
@@ -92,7 +104,10 @@ fn the_functions_of_kubernetes_are_there() {
         ("sets.equivalent([1, 2], [2, 1, 1])", json!(true)),
         ("sets.intersects([1], [2])", json!(false)),
         ("quantity('1Gi').isGreaterThan(quantity('1G'))", json!(true)),
-        ("quantity('500m').add(quantity('1500m')) == quantity('2')", json!(true)),
+        (
+            "quantity('500m').add(quantity('1500m')) == quantity('2')",
+            json!(true),
+        ),
         ("quantity('50k').sub(20000) == quantity('30k')", json!(true)),
         ("quantity('1.5Ki').compareTo(quantity('1536'))", json!(0)),
         ("quantity('-1').sign() + quantity('5').sign()", json!(0)),
@@ -100,33 +115,81 @@ fn the_functions_of_kubernetes_are_there() {
         ("quantity('1500m').isInteger()", json!(false)),
         ("quantity('1500m').asApproximateFloat()", json!(1.5)),
         ("isQuantity('1.3Gi') && !isQuantity('1.3GiB')", json!(true)),
-        ("ip('::1').isLoopback() && ip('10.0.0.1').family() == 4", json!(true)),
+        (
+            "ip('::1').isLoopback() && ip('10.0.0.1').family() == 4",
+            json!(true),
+        ),
         ("ip('fe80::1').isLinkLocalUnicast()", json!(true)),
         ("ip('255.255.255.255').isGlobalUnicast()", json!(false)),
         ("ip.isCanonical('2001:DB8::1')", json!(false)),
         ("string(ip('2001:DB8::1'))", json!("2001:db8::1")),
         ("isIP('10.0.0.01') || isIP('::ffff:1.2.3.4')", json!(false)),
         ("cidr('10.0.0.0/8').containsIP('10.1.2.3')", json!(true)),
-        ("cidr('10.0.0.0/8').containsIP(ip('11.0.0.0'))", json!(false)),
-        ("cidr('10.0.0.0/8').containsCIDR('10.1.0.0/16')", json!(true)),
-        ("cidr('10.0.0.0/8').containsCIDR(cidr('0.0.0.0/0'))", json!(false)),
-        ("string(cidr('10.1.2.3/8').masked()) + string(cidr('10.1.2.3/8').ip())", json!("10.0.0.0/810.1.2.3")),
+        (
+            "cidr('10.0.0.0/8').containsIP(ip('11.0.0.0'))",
+            json!(false),
+        ),
+        (
+            "cidr('10.0.0.0/8').containsCIDR('10.1.0.0/16')",
+            json!(true),
+        ),
+        (
+            "cidr('10.0.0.0/8').containsCIDR(cidr('0.0.0.0/0'))",
+            json!(false),
+        ),
+        (
+            "string(cidr('10.1.2.3/8').masked()) + string(cidr('10.1.2.3/8').ip())",
+            json!("10.0.0.0/810.1.2.3"),
+        ),
         ("cidr('::/64').prefixLength()", json!(64)),
         ("isCIDR('10.0.0.0/33')", json!(false)),
-        ("url('https://user@Example.com:80/path with spaces/?a=b#c').getHost()", json!("Example.com:80")),
-        ("url('https://example.com:80/path with spaces/').getEscapedPath()", json!("/path%20with%20spaces/")),
-        ("url('https://[::1]:80/').getHostname() + url('https://[::1]:80/').getPort()", json!("::180")),
-        ("url('https://example.com').getPort() + url('/p').getHost() + url('/p').getScheme()", json!("")),
-        ("url('https://example.com/?a=b&a=c').getQuery()", json!({"a": ["b", "c"]})),
-        ("isURL('https://a:b:c/') || isURL('../relative-path') || isURL('')", json!(false)),
-        ("isURL('/absolute-path') && isURL('https://user:pass@example.com:80/path?query=val#fragment')", json!(true)),
-        ("semver('1.2.3-rc.1').isLessThan(semver('1.2.3'))", json!(true)),
+        (
+            "url('https://user@Example.com:80/path with spaces/?a=b#c').getHost()",
+            json!("Example.com:80"),
+        ),
+        (
+            "url('https://example.com:80/path with spaces/').getEscapedPath()",
+            json!("/path%20with%20spaces/"),
+        ),
+        (
+            "url('https://[::1]:80/').getHostname() + url('https://[::1]:80/').getPort()",
+            json!("::180"),
+        ),
+        (
+            "url('https://example.com').getPort() + url('/p').getHost() + url('/p').getScheme()",
+            json!(""),
+        ),
+        (
+            "url('https://example.com/?a=b&a=c').getQuery()",
+            json!({"a": ["b", "c"]}),
+        ),
+        (
+            "isURL('https://a:b:c/') || isURL('../relative-path') || isURL('')",
+            json!(false),
+        ),
+        (
+            "isURL('/absolute-path') && isURL('https://user:pass@example.com:80/path?query=val#fragment')",
+            json!(true),
+        ),
+        (
+            "semver('1.2.3-rc.1').isLessThan(semver('1.2.3'))",
+            json!(true),
+        ),
         ("semver('1.2.3+a').compareTo(semver('1.2.3+b'))", json!(0)),
         ("semver('v01.02', true).minor()", json!(2)),
         ("isSemver('v1.0') || isSemver('1.0.0.0')", json!(false)),
-        ("format.dns1123Label().validate('a.b').hasValue()", json!(true)),
-        ("format.named('uuid').value().validate('nope').hasValue()", json!(true)),
-        ("!format.dns1123Label().validate('a').hasValue() && !format.named('nope').hasValue()", json!(true)),
+        (
+            "format.dns1123Label().validate('a.b').hasValue()",
+            json!(true),
+        ),
+        (
+            "format.named('uuid').value().validate('nope').hasValue()",
+            json!(true),
+        ),
+        (
+            "!format.dns1123Label().validate('a').hasValue() && !format.named('nope').hasValue()",
+            json!(true),
+        ),
         ("jsonpatch.escapeKey('a/b~c')", json!("a~1b~0c")),
     ] {
         assert_eq!(value(source), wanted, "{source}");
@@ -184,16 +247,34 @@ fn expressions_ask_what_the_requester_may_do() {
             "authorizer",
             cel::Value::Opaque(Arc::new(Authorizer::new(access, user))),
         ),
-        ("authorizer.requestResource", cel::Value::Opaque(Arc::new(about))),
+        (
+            "authorizer.requestResource",
+            cel::Value::Opaque(Arc::new(about)),
+        ),
     ];
     for (source, wanted) in [
-        ("authorizer.group('').resource('pods').namespace('n').check('get').allowed()", true),
-        ("authorizer.group('').resource('pods').namespace('m').check('get').allowed()", false),
+        (
+            "authorizer.group('').resource('pods').namespace('n').check('get').allowed()",
+            true,
+        ),
+        (
+            "authorizer.group('').resource('pods').namespace('m').check('get').allowed()",
+            false,
+        ),
         ("authorizer.path('/healthz').check('get').allowed()", true),
-        ("authorizer.serviceAccount('a', 'b').path('/healthz').check('get').allowed()", false),
+        (
+            "authorizer.serviceAccount('a', 'b').path('/healthz').check('get').allowed()",
+            false,
+        ),
         ("authorizer.requestResource.check('get').allowed()", true),
-        ("authorizer.requestResource.name('x').check('delete').allowed()", false),
-        ("authorizer.requestResource.check('get').reason() == 'because'", true),
+        (
+            "authorizer.requestResource.name('x').check('delete').allowed()",
+            false,
+        ),
+        (
+            "authorizer.requestResource.check('get').reason() == 'because'",
+            true,
+        ),
         ("authorizer.requestResource.check('get').errored()", false),
     ] {
         let holds = compile(source)
@@ -204,7 +285,9 @@ fn expressions_ask_what_the_requester_may_do() {
     // Each is dear: three are more than an expression may cost.
     let one = "authorizer.path('/healthz').check('get').allowed()";
     let many = [one; 3].join(" && ");
-    let held = compile(&many).unwrap().holds(&variables, &mut Budget::of_rules());
+    let held = compile(&many)
+        .unwrap()
+        .holds(&variables, &mut Budget::of_rules());
     assert_eq!(held, Err(EvaluationError::Cost));
 }
 
@@ -278,7 +361,13 @@ fn what_is_too_deep_or_too_long_is_refused() {
     ] {
         assert!(refused(&source).contains("nested too deep"), "{source}");
     }
-    for (open, close) in [("(", ")"), ("[", "]"), ("f(", ")"), ("[1].all(x,", ")"), ("{1:", "}")] {
+    for (open, close) in [
+        ("(", ")"),
+        ("[", "]"),
+        ("f(", ")"),
+        ("[1].all(x,", ")"),
+        ("{1:", "}"),
+    ] {
         let source = format!("{}1{}", open.repeat(400), close.repeat(400));
         assert!(refused(&source).contains("Recursion limit"), "{source}");
     }

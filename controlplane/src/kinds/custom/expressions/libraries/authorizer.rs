@@ -124,7 +124,9 @@ pub(super) fn library(env: &mut Env) -> Result<(), DeclarationError> {
     let text = || vec![STRING_TYPE];
     let authorizer = || opaque(AUTHORIZER);
     member(env, "path", authorizer(), text(), |arguments| {
-        said(&arguments, PATH, |question, path| question.path = Some(path))
+        said(&arguments, PATH, |question, path| {
+            question.path = Some(path)
+        })
     })?;
     member(env, "group", authorizer(), text(), |arguments| {
         said(&arguments, GROUP, |question, group| question.group = group)

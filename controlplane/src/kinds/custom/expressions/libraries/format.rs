@@ -38,7 +38,10 @@ const NAMES: &[&str] = &[
 
 impl Format {
     fn named(name: &str) -> Option<Self> {
-        NAMES.iter().find(|known| **known == name).map(|name| Self(name))
+        NAMES
+            .iter()
+            .find(|known| **known == name)
+            .map(|name| Self(name))
     }
 
     fn problems(&self, text: &str) -> Vec<String> {

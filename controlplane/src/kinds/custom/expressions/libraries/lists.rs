@@ -60,7 +60,11 @@ fn has(entries: &[Box<dyn Val + '_>], wanted: &dyn Val) -> bool {
 }
 
 /// Whether the list at `all` has every entry of the one at `some`.
-fn contains(arguments: &Arguments<'_, '_>, all: usize, some: usize) -> Result<bool, ExecutionError> {
+fn contains(
+    arguments: &Arguments<'_, '_>,
+    all: usize,
+    some: usize,
+) -> Result<bool, ExecutionError> {
     let (all, some) = (entries_at(arguments, all)?, entries_at(arguments, some)?);
     product(all.len(), some.len())?;
     Ok(some.iter().all(|entry| has(all, entry.as_ref())))

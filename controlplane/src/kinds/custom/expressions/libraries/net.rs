@@ -41,7 +41,9 @@ fn cidr_type() -> Type {
 /// No zone, no IPv4 inside of IPv6.
 fn address(text: &str) -> Result<IpAddr, String> {
     match text.parse::<IpAddr>() {
-        Err(_) => Err(format!("IP Address {text:?} parse error during conversion from string")),
+        Err(_) => Err(format!(
+            "IP Address {text:?} parse error during conversion from string"
+        )),
         Ok(IpAddr::V6(address)) if address.to_ipv4_mapped().is_some() => {
             Err(format!("IPv4-mapped IPv6 address {text:?} is not allowed"))
         }
@@ -51,7 +53,9 @@ fn address(text: &str) -> Result<IpAddr, String> {
 
 fn range(text: &str) -> Result<IpNet, String> {
     match text.parse::<IpNet>() {
-        Err(_) => Err(format!("network address parse error during conversion from string: {text:?}")),
+        Err(_) => Err(format!(
+            "network address parse error during conversion from string: {text:?}"
+        )),
         Ok(IpNet::V6(range)) if range.addr().to_ipv4_mapped().is_some() => {
             Err(format!("IPv4-mapped IPv6 address {text:?} is not allowed"))
         }
@@ -99,12 +103,18 @@ fn addresses(env: &mut Env) -> Result<(), DeclarationError> {
     member(env, "isLoopback", ip_type(), vec![], |arguments| {
         give(opaque_at::<Address>(&arguments, 0)?.0.is_loopback())
     })?;
-    member(env, "isLinkLocalMulticast", ip_type(), vec![], |arguments| {
-        give(match opaque_at::<Address>(&arguments, 0)?.0 {
-            IpAddr::V4(address) => address.octets()[..3] == [224, 0, 0],
-            IpAddr::V6(address) => address.segments()[0] & 0xff0f == 0xff02,
-        })
-    })?;
+    member(
+        env,
+        "isLinkLocalMulticast",
+        ip_type(),
+        vec![],
+        |arguments| {
+            give(match opaque_at::<Address>(&arguments, 0)?.0 {
+                IpAddr::V4(address) => address.octets()[..3] == [224, 0, 0],
+                IpAddr::V6(address) => address.segments()[0] & 0xff0f == 0xff02,
+            })
+        },
+    )?;
     member(env, "isLinkLocalUnicast", ip_type(), vec![], |arguments| {
         give(is_link_local(opaque_at::<Address>(&arguments, 0)?.0))
     })?;
@@ -141,28 +151,52 @@ fn ranges(env: &mut Env) -> Result<(), DeclarationError> {
     global(env, "string", vec![cidr_type()], |arguments| {
         give(opaque_at::<Range>(&arguments, 0)?.0.to_string())
     })?;
-    member(env, "containsIP", cidr_type(), vec![STRING_TYPE], |arguments| {
-        let range = opaque_at::<Range>(&arguments, 0)?;
-        match address(text_at(&arguments, 1)?) {
-            Ok(address) => give(range.0.contains(&address)),
-            Err(why) => Err(failed("containsIP", why)),
-        }
-    })?;
-    member(env, "containsIP", cidr_type(), vec![ip_type()], |arguments| {
-        let range = opaque_at::<Range>(&arguments, 0)?;
-        give(range.0.contains(&opaque_at::<Address>(&arguments, 1)?.0))
-    })?;
-    member(env, "containsCIDR", cidr_type(), vec![STRING_TYPE], |arguments| {
-        let outer = opaque_at::<Range>(&arguments, 0)?;
-        match range(text_at(&arguments, 1)?) {
-            Ok(inner) => give(outer.0.contains(&inner)),
-            Err(why) => Err(failed("containsCIDR", why)),
-        }
-    })?;
-    member(env, "containsCIDR", cidr_type(), vec![cidr_type()], |arguments| {
-        let outer = opaque_at::<Range>(&arguments, 0)?;
-        give(outer.0.contains(&opaque_at::<Range>(&arguments, 1)?.0))
-    })?;
+    member(
+        env,
+        "containsIP",
+        cidr_type(),
+        vec![STRING_TYPE],
+        |arguments| {
+            let range = opaque_at::<Range>(&arguments, 0)?;
+            match address(text_at(&arguments, 1)?) {
+                Ok(address) => give(range.0.contains(&address)),
+                Err(why) => Err(failed("containsIP", why)),
+            }
+        },
+    )?;
+    member(
+        env,
+        "containsIP",
+        cidr_type(),
+        vec![ip_type()],
+        |arguments| {
+            let range = opaque_at::<Range>(&arguments, 0)?;
+            give(range.0.contains(&opaque_at::<Address>(&arguments, 1)?.0))
+        },
+    )?;
+    member(
+        env,
+        "containsCIDR",
+        cidr_type(),
+        vec![STRING_TYPE],
+        |arguments| {
+            let outer = opaque_at::<Range>(&arguments, 0)?;
+            match range(text_at(&arguments, 1)?) {
+                Ok(inner) => give(outer.0.contains(&inner)),
+                Err(why) => Err(failed("containsCIDR", why)),
+            }
+        },
+    )?;
+    member(
+        env,
+        "containsCIDR",
+        cidr_type(),
+        vec![cidr_type()],
+        |arguments| {
+            let outer = opaque_at::<Range>(&arguments, 0)?;
+            give(outer.0.contains(&opaque_at::<Range>(&arguments, 1)?.0))
+        },
+    )?;
     member(env, "ip", cidr_type(), vec![], |arguments| {
         give_opaque(Address(opaque_at::<Range>(&arguments, 0)?.0.addr()))
     })?;

@@ -38,12 +38,16 @@ pub(super) fn library(env: &mut Env) -> Result<(), DeclarationError> {
     member(env, "isInteger", this(), vec![], |arguments| {
         give(opaque_at::<Quantity>(&arguments, 0)?.as_whole().is_some())
     })?;
-    member(env, "asInteger", this(), vec![], |arguments| {
-        match opaque_at::<Quantity>(&arguments, 0)?.as_whole() {
+    member(
+        env,
+        "asInteger",
+        this(),
+        vec![],
+        |arguments| match opaque_at::<Quantity>(&arguments, 0)?.as_whole() {
             Some(whole) => give(whole),
             None => Err(failed("asInteger", "cannot convert value to integer")),
-        }
-    })?;
+        },
+    )?;
     member(env, "asApproximateFloat", this(), vec![], |arguments| {
         give(opaque_at::<Quantity>(&arguments, 0)?.approximate())
     })?;

@@ -7,9 +7,7 @@ use cel::{DeclarationError, Env, ExecutionError};
 use regex::Regex;
 
 use super::super::cost::{charge, charge_text};
-use super::{
-    Arguments, Outcome, entries_at, failed, give, global, member, text_at, whole_at,
-};
+use super::{Arguments, Outcome, entries_at, failed, give, global, member, text_at, whole_at};
 
 /// A compiled expression may take this many bytes.
 const COMPILED: usize = 1 << 20;
@@ -42,7 +40,10 @@ fn compiled(function: &str, text: &str, pattern: &str) -> Result<Regex, Executio
         .map_err(|error| {
             let shown = error.to_string();
             let last = shown.lines().last().unwrap_or("").trim().to_owned();
-            failed(function, format!("error parsing regexp: {last}: `{pattern}`"))
+            failed(
+                function,
+                format!("error parsing regexp: {last}: `{pattern}`"),
+            )
         })
 }
 
@@ -100,9 +101,9 @@ fn join<'b, 'v>(arguments: Arguments<'b, 'v>) -> Outcome<'b, 'v> {
     charge_text(between.len(), entries.len())?;
     let mut texts = Vec::with_capacity(entries.len());
     for entry in entries {
-        let text = entry.downcast_ref::<CelString<'_>>().ok_or_else(|| {
-            failed("join", "the list has entries that are no strings")
-        })?;
+        let text = entry
+            .downcast_ref::<CelString<'_>>()
+            .ok_or_else(|| failed("join", "the list has entries that are no strings"))?;
         charge_text(text.inner().len(), 1)?;
         texts.push(text.inner());
     }

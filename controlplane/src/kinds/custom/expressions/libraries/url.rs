@@ -56,7 +56,9 @@ impl Url {
         if let Some(after) = rest.strip_prefix("//").filter(|_| !url.scheme.is_empty()) {
             let end = after.find('/').unwrap_or(after.len());
             let (authority, path) = after.split_at(end);
-            let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+            let host = authority
+                .rsplit_once('@')
+                .map_or(authority, |(_, host)| host);
             if !is_host(host) {
                 return None;
             }
