@@ -227,6 +227,10 @@ impl Controller {
             .bootstrap(config.cluster_dns, &endpoints)
             .await
             .map_err(|error| StartError::Bootstrap(error.to_string()))?;
+        registry
+            .agree_on_authorities(&pki.authorities()?)
+            .await
+            .map_err(|error| StartError::Certificates(error.to_string()))?;
         // What a member needs for its start nobody may refuse.
         let streams = NodeStreams::default();
         let dialer = Dialer::new(streams.clone());
@@ -273,6 +277,7 @@ impl Controller {
             &stop,
         );
         let rbac = Rbac::default();
+        registry.set_access(Arc::new(Chain::new(rbac.clone())));
         let view = View {
             cache: cache.clone(),
             applied,

@@ -29,7 +29,7 @@ mod controller;
 mod controllers;
 mod dialer;
 mod extension;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod kinds;
 mod nodestream;

@@ -14,7 +14,7 @@ use super::negotiate;
 use super::read::{Subject, Wish};
 use super::request::{Place, Query, Target, attributes, parse_path};
 use super::write::Write;
-use super::{Api, body, respond};
+use super::{Api, body, component_status, respond};
 use crate::auth::User;
 use crate::kinds::{KindRef, Scope};
 use crate::registry::ApiError;
@@ -198,6 +198,12 @@ impl Api {
         if target.group == super::usage::GROUP {
             let wish = wish(parts)?;
             return self.usage(&parts.method, target, query, wish).await;
+        }
+        if (target.group.as_str(), target.resource.as_str()) == ("", component_status::PLURAL) {
+            let wish = wish(parts)?;
+            return self
+                .component_status(&parts.method, target, query, wish)
+                .await;
         }
         let handle = &self.kind(target).await?;
         let kind = &handle.get();
