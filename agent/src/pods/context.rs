@@ -14,6 +14,8 @@ use super::fields::Surroundings;
 use super::files::Resolver;
 use super::objects::Objects;
 use super::report::Reporter;
+use super::runtime_class::Handlers;
+use super::user_ids::UserIds;
 
 /// Facts about the node that do not change while the agent runs.
 #[derive(Debug, Clone)]
@@ -37,6 +39,7 @@ pub(crate) struct Settings {
     pub(crate) allowed_sysctls: Vec<String>,
     /// Processes that a pod may have.
     pub(crate) pids_limit: Option<i64>,
+    pub(crate) handlers: Handlers,
 }
 
 impl Settings {
@@ -95,6 +98,7 @@ pub(crate) struct Context<M> {
     pub(crate) pressure: Mutex<Pressure>,
     /// CPU and memory that each pod asked for and was given, by uid; each worker writes its own.
     pub(crate) allocated: Mutex<BTreeMap<String, (u64, u64)>>,
+    pub(crate) user_ids: UserIds,
 }
 
 impl<M> Context<M> {

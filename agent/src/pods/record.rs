@@ -32,6 +32,9 @@ pub(crate) struct Record {
     pub(crate) failed: Option<PodFailure>,
     #[serde(default)]
     pub(crate) resize: Option<Resize>,
+    /// The pod has users of its own: where their ids begin outside.
+    #[serde(default)]
+    pub(crate) first_id: Option<u32>,
     /// As last reported: where transition times come from.
     pub(crate) reported: Option<PodStatus>,
 }
@@ -180,6 +183,7 @@ impl Record {
             terminating: None,
             failed: None,
             resize: None,
+            first_id: None,
             reported: None,
         }
     }

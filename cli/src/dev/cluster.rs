@@ -144,7 +144,7 @@ impl Cluster {
             vxlan_port: arguments.network.vxlan_port,
             pod_mtu: arguments.network.pod_mtu,
             insecure_registries: arguments.node.insecure_registries.clone(),
-            pods: arguments.node.pods.options(),
+            pods: arguments.node.pods.options()?,
         })
         .await
         .context("node agent")?;

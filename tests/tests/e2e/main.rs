@@ -3,7 +3,9 @@
 
 mod bad_input;
 mod bench;
+mod churn;
 mod cluster_status;
+mod confinement;
 mod dns;
 mod identity;
 mod images;

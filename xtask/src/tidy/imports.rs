@@ -58,7 +58,7 @@ const LAYERS: &[Layers] = &[
             &["supervisor"],
             &["network"],
             &["dataplane", "dns", "health"],
-            &["cluster"],
+            &["cluster", "userns"],
         ],
     },
 ];
