@@ -5,6 +5,8 @@
 //!   plan              pure: services and endpoints in, map operations out
 //!   tables flows      doing: carry out plans; forget idle flows
 //!   affinities        doing: forget clients whose affinity is over
+//!   upkeep            doing: what is done from time to time
+//!   pods              doing: pods in the tables
 //!   closing           doing: end sockets of backends that are gone
 //!   namespaces sockdiag   network namespaces of node and pods, and their sockets
 //!   migrate           from the maps of an older layout to this one's
@@ -37,29 +39,31 @@ mod objects;
 mod occupancy;
 mod overlay;
 pub mod plan;
+mod pods;
 mod probe;
 mod reach;
 mod routes;
 mod sockdiag;
 mod syscall;
 mod tables;
+mod upkeep;
 mod wire;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent_ebpf::address::{Address, Net};
 use agent_ebpf::counter::{DropReason, EventKind, ForwardKind, Traffic};
 use agent_ebpf::layout::{
-    CONFIG_DSR, Config, MAX_FLOWS, POD_NETS, PROTOCOL_TCP, PROTOCOL_UDP, Pod, PodSource,
-    SCOPE_INSIDE, SERVICE_HOST_ONLY, SERVICE_NETS, ServiceKey,
+    CONFIG_DSR, Config, POD_NETS, PROTOCOL_TCP, PROTOCOL_UDP, SCOPE_INSIDE, SERVICE_HOST_ONLY,
+    SERVICE_NETS, ServiceKey,
 };
 use ipnet::IpNet;
 use tokio::sync::watch;
 
-use self::attach::{Attachments, Interface};
+use self::attach::Attachments;
 use self::closing::Closing;
 pub use self::config::{DataPlaneConfig, NorthSouth, Routing, VXLAN_PORT, Xdp};
 pub use self::error::DataPlaneError;
@@ -70,8 +74,10 @@ use self::objects::Objects;
 use self::occupancy::Occupancy;
 pub use self::plan::HostPort;
 use self::plan::{Backend, Fixed, Gone};
+use self::pods::{add_pod, count_opted_out, forget_vanished, opt_out, remove_pod};
 use self::reach::{Reach, Reached};
 use self::tables::{Outcome, Tables};
+use self::upkeep::keep_house;
 use self::wire::Wire;
 use crate::cluster::{AppliedSender, Batch, BatchReceiver};
 
@@ -102,6 +108,24 @@ pub struct DataPlane {
     inner: Arc<Inner>,
 }
 
+/// A revision that the maps have, and since when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InForce {
+    /// Of the batch that was written last; 0 before the first.
+    pub revision: u64,
+    /// When the last of its entries was written.
+    pub at: Instant,
+}
+
+impl InForce {
+    fn nothing() -> Self {
+        Self {
+            revision: 0,
+            at: Instant::now(),
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
     config: DataPlaneConfig,
@@ -109,8 +133,8 @@ struct Inner {
     is_fresh: bool,
     state: Mutex<State>,
     closing: Closing,
-    /// The revision that the maps have.
-    in_force: watch::Sender<u64>,
+    /// What the maps have.
+    in_force: watch::Sender<InForce>,
     /// Held over a whole pass, which asks the kernel over and over; always before `state`.
     reach: tokio::sync::Mutex<Reach>,
     addresses: watch::Sender<Vec<IpAddr>>,
@@ -262,7 +286,7 @@ impl DataPlane {
             reach: tokio::sync::Mutex::new(reach),
             _alive: alive,
             closing: Closing::new(host),
-            in_force: watch::channel(0).0,
+            in_force: watch::channel(InForce::nothing()).0,
         });
         tokio::spawn(reach::follow(Arc::downgrade(&inner), ended));
         tokio::spawn(keep_house(Arc::downgrade(&inner)));
@@ -301,11 +325,16 @@ impl DataPlane {
                 if about_nodes {
                     unreached = !reach::apply(&inner, batch.as_deref()).await;
                 }
-                let (outcome, gone) = run(&inner, move |state| step(state, batch.as_deref())).await;
+                let (outcome, gone, at) = run(&inner, move |state| {
+                    let (outcome, gone) = step(state, batch.as_deref());
+                    // Here, not where this is waited for: another thread may have the processor first.
+                    (outcome, gone, Instant::now())
+                })
+                .await;
                 incomplete = outcome == Outcome::Incomplete || unreached;
                 let in_force = (!incomplete).then_some(revision);
                 if let Some(revision) = in_force {
-                    inner.in_force.send_replace(revision);
+                    inner.in_force.send_replace(InForce { revision, at });
                 }
                 if done.send((gone, in_force)).is_err() {
                     return;
@@ -372,9 +401,9 @@ impl DataPlane {
         .await
     }
 
-    /// The revision that new connections go by. It is reported as applied a moment later, when what talked to backends
-    /// that are gone has been ended.
-    pub fn in_force(&self) -> watch::Receiver<u64> {
+    /// What new connections go by. It is reported as applied a moment later, when what talked to backends that are gone
+    /// has been ended.
+    pub fn in_force(&self) -> watch::Receiver<InForce> {
         self.inner.in_force.subscribe()
     }
 
@@ -493,209 +522,6 @@ fn step(state: &mut State, batch: Option<&Batch>) -> (Outcome, Vec<Gone>) {
     };
     occupancy::warn(state);
     result
-}
-
-fn add_pod(state: &mut State, interface: &PodInterface, cookie: u64) -> Result<(), DataPlaneError> {
-    let index = interface.host_ifindex;
-    let name = attach::interface_name(index)
-        .ok_or_else(|| DataPlaneError::NoInterface(format!("#{index}")))?;
-    let mut source = PodSource {
-        mac: interface.pod_mac,
-        ..PodSource::default()
-    };
-    let pod = Pod {
-        ifindex: index,
-        pod_mac: interface.pod_mac,
-        host_mac: interface.host_mac,
-    };
-    for address in interface.addresses.iter().copied().map(Address::from) {
-        if address.is_v4() {
-            source.v4 = address;
-        } else {
-            source.v6 = address;
-        }
-    }
-    // What the pod may send as comes before the program that asks for it; where it is reached, last.
-    state
-        .objects
-        .sources
-        .insert(index, Wire(source), 0)
-        .map_err(DataPlaneError::map("SOURCES"))?;
-    state
-        .objects
-        .namespaces
-        .insert(cookie, Wire(source), 0)
-        .map_err(DataPlaneError::map("NAMESPACES"))?;
-    let interface_names = Interface { index, name };
-    state
-        .attachments
-        .pod(&mut state.objects, &interface_names)?;
-    for address in &interface.addresses {
-        state
-            .objects
-            .pods
-            .insert(Address::from(*address).bytes(), Wire(pod), 0)
-            .map_err(DataPlaneError::map("PODS"))?;
-    }
-    state.pods = state.objects.pods.keys().flatten().count();
-    Ok(())
-}
-
-fn opt_out(state: &mut State, cookie: u64, yes: bool) -> Result<(), DataPlaneError> {
-    if yes {
-        let inserted = state.objects.opted_out.insert(cookie, 1, 0);
-        inserted.map_err(DataPlaneError::map("OPTED_OUT"))?;
-    } else {
-        remove_key(state.objects.opted_out.remove(&cookie), "OPTED_OUT")?;
-    }
-    count_opted_out(state)
-}
-
-fn count_opted_out(state: &mut State) -> Result<(), DataPlaneError> {
-    let count = state.objects.opted_out.keys().flatten().count() as u32;
-    if state.settings.opted_out != count && !state.ended {
-        state.settings.opted_out = count;
-        let settings = Wire(state.settings);
-        let set = state.objects.config.set(0, settings, 0);
-        set.map_err(DataPlaneError::map("CONFIG"))?;
-    }
-    Ok(())
-}
-
-fn remove_pod(
-    state: &mut State,
-    interface: &PodInterface,
-    cookie: Option<u64>,
-) -> Result<(), DataPlaneError> {
-    if let Some(cookie) = cookie {
-        remove_key(state.objects.namespaces.remove(&cookie), "NAMESPACES")?;
-        opt_out(state, cookie, false)?;
-    }
-    for address in &interface.addresses {
-        let key = Address::from(*address);
-        // Given to another pod meanwhile: no longer ours to remove.
-        let current = state.objects.pods.get(&key.bytes(), 0).ok();
-        if current.is_some_and(|Wire(pod)| pod.ifindex == interface.host_ifindex) {
-            remove_key(state.objects.pods.remove(&key.bytes()), "PODS")?;
-            state.objects.flows.forget(key);
-        }
-    }
-    state.attachments.remove_pod(interface.host_ifindex);
-    remove_key(
-        state.objects.sources.remove(&interface.host_ifindex),
-        "SOURCES",
-    )?;
-    state.pods = state.objects.pods.keys().flatten().count();
-    Ok(())
-}
-
-/// Pods whose interface went while no agent was there.
-fn forget_vanished(objects: &mut Objects) -> Result<(), DataPlaneError> {
-    let is_gone = |index: u32| attach::interface_name(index).is_none();
-    let pods: Vec<[u8; 16]> = objects
-        .pods
-        .iter()
-        .flatten()
-        .filter(|(_, Wire(pod))| is_gone(pod.ifindex))
-        .map(|(key, _)| key)
-        .collect();
-    for key in pods {
-        remove_key(objects.pods.remove(&key), "PODS")?;
-        objects.flows.forget(Address::from_v6(key));
-    }
-    let sources: Vec<u32> = objects
-        .sources
-        .keys()
-        .flatten()
-        .filter(|index| is_gone(*index))
-        .collect();
-    for index in sources {
-        remove_key(objects.sources.remove(&index), "SOURCES")?;
-    }
-    let is_known = |pod: &PodSource| {
-        let key = |address: Address| objects.pods.get(&address.bytes(), 0).is_ok();
-        key(pod.v4) || key(pod.v6)
-    };
-    let namespaces: Vec<u64> = objects
-        .namespaces
-        .iter()
-        .flatten()
-        .filter(|(_, Wire(pod))| !is_known(pod))
-        .map(|(cookie, _)| cookie)
-        .collect();
-    for cookie in namespaces {
-        remove_key(objects.namespaces.remove(&cookie), "NAMESPACES")?;
-        remove_key(objects.opted_out.remove(&cookie), "OPTED_OUT")?;
-    }
-    Ok(())
-}
-
-fn remove_key(
-    result: Result<(), aya::maps::MapError>,
-    map: &'static str,
-) -> Result<(), DataPlaneError> {
-    match result {
-        Err(error) if !wire::is_missing(&error) => Err(DataPlaneError::map(map)(error)),
-        _ => Ok(()),
-    }
-}
-
-/// Ends with the data plane's last handle.
-async fn keep_house(inner: std::sync::Weak<Inner>) {
-    let mut occupancy = flows::Occupancy::default();
-    loop {
-        tokio::time::sleep(occupancy.next_look()).await;
-        let Some(inner) = inner.upgrade() else {
-            return;
-        };
-        if inner.state().ended {
-            return;
-        }
-        occupancy = sweep(&inner, occupancy).await;
-        sweep_affinities(&inner).await;
-        let plane = Arc::clone(&inner);
-        let tidied = tokio::task::spawn_blocking(move || {
-            let mut state = plane.state();
-            let state = &mut *state;
-            if !state.ended {
-                state.tables.tidy(&mut state.objects, &mut state.settings);
-                occupancy::count(state);
-                occupancy::warn(state);
-            }
-        });
-        // Not to finish is to be shutting down.
-        let _ = tidied.await;
-    }
-}
-
-async fn sweep_affinities(inner: &Arc<Inner>) {
-    let plane = Arc::clone(inner);
-    let swept = tokio::task::spawn_blocking(move || {
-        let affinities = Arc::clone(&plane.state().objects.affinities);
-        let timeouts = || plane.state().tables.planner().affinities();
-        affinities.sweep(flows::now(), timeouts);
-    });
-    // Not to finish is to be shutting down.
-    let _ = swept.await;
-}
-
-/// Looks through the table of flows, away from the async threads and without the lock.
-async fn sweep(inner: &Inner, before: flows::Occupancy) -> flows::Occupancy {
-    let flows = Arc::clone(&inner.state().objects.flows);
-    let swept =
-        tokio::task::spawn_blocking(move || flows.sweep(flows::now(), before.is_pressed())).await;
-    let Ok(occupancy) = swept else {
-        return before;
-    };
-    if occupancy.is_pressed() && !before.is_pressed() {
-        tracing::warn!(
-            entries = occupancy.entries,
-            size = MAX_FLOWS,
-            "the table of translated flows is filling: unanswered and ended flows are forgotten sooner"
-        );
-    }
-    inner.state().flows = occupancy.entries;
-    occupancy
 }
 
 /// Any bytes as the kernel's list of sockets.

@@ -33,11 +33,18 @@ impl ClusterSettings {
             .service_cidrs
             .first()
             .ok_or_else(|| anyhow::anyhow!("--service-cidr is empty"))?;
-        first
-            .hosts()
-            .nth(9)
+        tenth(first)
             .ok_or_else(|| anyhow::anyhow!("--service-cidr {first} is too small for a DNS address"))
     }
+}
+
+/// The address that ends in ten: the first one of a range counts as zero, in IPv6 as in IPv4.
+fn tenth(range: &IpNet) -> Option<IpAddr> {
+    let address = match range.network() {
+        IpAddr::V4(first) => IpAddr::from(u32::from(first).checked_add(10)?.to_be_bytes()),
+        IpAddr::V6(first) => IpAddr::from(u128::from(first).checked_add(10)?.to_be_bytes()),
+    };
+    range.contains(&address).then_some(address)
 }
 
 /// Facts of this node.
@@ -187,4 +194,22 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
         return Err("the key is empty".to_owned());
     }
     Ok((key.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn the_dns_address_ends_in_ten_in_both_families() {
+        let of = |range: &str| tenth(&range.parse().unwrap()).map(|address| address.to_string());
+        assert_eq!(of("10.96.0.0/16").as_deref(), Some("10.96.0.10"));
+        assert_eq!(of("fd00:10:96::/112").as_deref(), Some("fd00:10:96::a"));
+        assert_eq!(of("10.96.0.0/28").as_deref(), Some("10.96.0.10"));
+        assert_eq!(of("10.96.0.0/29"), None);
+        assert_eq!(of("fd00:10:96::/125"), None);
+        assert_eq!(of("255.255.255.252/30"), None);
+    }
 }

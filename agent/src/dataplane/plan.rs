@@ -1,7 +1,10 @@
 //! Services, EndpointSlices, this node and its pods' hostPorts in, ordered map operations out. Pure: no map, no clock.
 //!
 //! ```text
-//!   place          one owner's keys: which backends, which set, what has gone
+//!   follow         what is told of Services, EndpointSlices and this node
+//!   host_ports fixtures   hostPorts of pods; keys that no Service decides
+//!   place          one owner's keys: which backends they should have
+//!   placer         which set that is, and what has gone
 //!   endpoints      which endpoints of a port take traffic (policies, topology, terminating)
 //!   claims         who may have a key
 //!   spec slices    what is kept of a Service, of an EndpointSlice
@@ -23,9 +26,13 @@
 mod claims;
 mod endpoints;
 mod failures;
+mod fixtures;
+mod follow;
+mod host_ports;
 mod kernel;
 mod maglev;
 mod place;
+mod placer;
 mod slab;
 mod slices;
 mod slots;
@@ -36,14 +43,15 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use agent_ebpf::address::Address;
-use agent_ebpf::layout::{SERVICE_HOST_PORT, ServiceKey};
+use agent_ebpf::layout::ServiceKey;
 
 use self::claims::{Claimed, Claims};
 use self::endpoints::Place;
 pub(crate) use self::failures::Failures;
+use self::fixtures::Fixture;
 use self::kernel::Kernel;
 pub(crate) use self::maglev::blocks as maglev_blocks;
-use self::place::{Fixture, OwnerState, ServiceState};
+use self::place::{OwnerState, ServiceState};
 use self::slab::Slab;
 use self::slices::{HintsPool, Slice};
 use self::spec::{Ask, Rank, Spec};
@@ -52,7 +60,7 @@ pub use self::types::{
     Plan, Problem, Range,
 };
 use self::types::{OwnerId, usable};
-use crate::cluster::{Batch, EndpointSlice, Event, Node, ObjectName, Service};
+use crate::cluster::{Batch, Event, ObjectName};
 
 /// Keys are integers that operators choose; a fast hash with a seed of the process will do.
 type Hashing = foldhash::fast::RandomState;
@@ -163,7 +171,6 @@ impl Planner {
         self.kernel.entries().len()
     }
 
-    /// Backends of all keys.
     /// Seconds of ClientIP affinity, by [`ServiceValue::service`].
     pub fn affinities(&self) -> HashMap<u32, u32> {
         let values = self.kernel.entries().values();
@@ -173,6 +180,7 @@ impl Planner {
             .collect()
     }
 
+    /// Backends of all keys.
     pub fn backends(&self) -> usize {
         self.kernel
             .entries()
@@ -325,76 +333,6 @@ impl Planner {
         self.mark(owner);
     }
 
-    /// The hostPorts that a pod of this node has from now on; none of them when it goes. To be followed by
-    /// [`Self::retry`].
-    pub fn host_ports(&mut self, uid: &str, ports: &[HostPort]) -> Vec<Problem> {
-        let owner = match self.pods.get(uid) {
-            Some(owner) => *owner,
-            None if ports.is_empty() => return Vec::new(),
-            None => {
-                let owner = OwnerId(self.owners.insert(OwnerState::fixed()));
-                self.pods.insert(uid.to_owned(), owner);
-                owner
-            }
-        };
-        let Some(OwnerState::Fixed(state)) = self.owners.get_mut(owner.0) else {
-            return Vec::new();
-        };
-        let wanted = place::host_ports(ports);
-        let before = std::mem::take(&mut state.fixtures);
-        let (fixtures, left) = place::carry_over(before, wanted);
-        let news: HashSet<ServiceKey> = fixtures
-            .iter()
-            .flat_map(|fixture| fixture.keys.iter().copied())
-            .collect();
-        let olds: HashSet<ServiceKey> = left.into_iter().collect();
-        state.fixtures = fixtures;
-        for key in olds.difference(&news) {
-            self.release(*key, owner);
-        }
-        for key in news.difference(&olds) {
-            // What an earlier run left for this pod is its own.
-            match self.orphanage {
-                Some(orphanage)
-                    if self.orphans.contains(key) && self.evidence(key, owner).is_some() =>
-                {
-                    self.orphans.remove(key);
-                    self.claims.transfer(key, orphanage, owner);
-                }
-                _ => self.claim(*key, owner, Rank::External),
-            }
-        }
-        let mut plan = Plan::default();
-        self.name_conflicts(&mut plan);
-        if ports.is_empty() {
-            self.pods.remove(uid);
-            self.owners.remove(owner.0);
-        } else {
-            self.mark(owner);
-        }
-        plan.problems
-    }
-
-    /// Lets hostPorts go that an earlier run left for a pod that is there no more. To be followed by [`Self::retry`].
-    pub fn forget_orphans(&mut self, is_pod: impl Fn(&Address) -> bool) {
-        let Some(orphanage) = self.orphanage else {
-            return;
-        };
-        let is_gone = |key: &ServiceKey| {
-            let backends = self
-                .kernel
-                .entry(key)
-                .map(|value| self.kernel.backends_of(value));
-            !backends
-                .is_some_and(|backends| backends.iter().any(|backend| is_pod(&backend.address)))
-        };
-        let gone: Vec<ServiceKey> = self.orphans.iter().copied().filter(is_gone).collect();
-        for key in gone {
-            self.orphans.remove(&key);
-            self.release(key, orphanage);
-        }
-    }
-
     fn mark(&mut self, owner: OwnerId) {
         if let Some(state) = self.owners.get_mut(owner.0)
             && !std::mem::replace(state.is_dirty(), true)
@@ -460,187 +398,6 @@ impl Planner {
         asks
     }
 
-    fn set_service(&mut self, name: &ObjectName, service: &Service) {
-        let id = self.service(name);
-        let generation = self.generation;
-        let spec = Spec::new(service);
-        let Some(state) = self.service_state(id) else {
-            return;
-        };
-        state.seen = generation;
-        if state.spec.as_ref() != Some(&spec) {
-            self.respecify(id, Some(spec));
-        }
-    }
-
-    fn remove_service(&mut self, name: &ObjectName) {
-        if let Some(id) = self.services.get(name).copied() {
-            self.respecify(id, None);
-            self.forget_if_empty(id);
-        }
-    }
-
-    fn respecify(&mut self, id: OwnerId, spec: Option<Spec>) {
-        let Some(state) = self.service_state(id) else {
-            return;
-        };
-        let before = state.spec.take();
-        let old = self.asks(before.as_ref());
-        let new = self.asks(spec.as_ref());
-        let mut numbers = Vec::new();
-        if let Some(state) = self.service_state(id) {
-            numbers = state.respecify(before, spec);
-        }
-        self.numbers.append(&mut numbers);
-        // Both are in the order of their keys.
-        let (mut old, mut new) = (old.into_iter().peekable(), new.into_iter().peekable());
-        loop {
-            match (old.peek().copied(), new.peek().copied()) {
-                (None, None) => break,
-                (Some(gone), other) if other.is_none_or(|other| gone.key < other.key) => {
-                    old.next();
-                    self.release(gone.key, id);
-                }
-                (Some(kept), Some(other)) if kept.key == other.key => {
-                    old.next();
-                    new.next();
-                    if kept.rank != other.rank
-                        && let Some(affected) = self.claims.rerank(kept.key, id, other.rank)
-                    {
-                        self.mark(affected);
-                    }
-                }
-                (_, Some(ask)) => {
-                    new.next();
-                    self.claim(ask.key, id, ask.rank);
-                }
-                (Some(_), None) => break,
-            }
-        }
-        self.mark(id);
-    }
-
-    fn set_slice(&mut self, name: &ObjectName, slice: &EndpointSlice, plan: &mut Plan) {
-        let service = self.service(&ObjectName {
-            namespace: name.namespace.clone(),
-            name: slice.service.clone(),
-        });
-        let (compact, left_out) = Slice::new(slice, &self.place.node, &mut self.hints);
-        let generation = self.generation;
-        if let Some(id) = self.slice_ids.get(name).copied()
-            && let Some(known) = self.slices.get_mut(id)
-        {
-            known.seen = generation;
-            if known.service == service {
-                if known.slice != compact {
-                    let before = std::mem::replace(&mut known.slice, compact);
-                    if let Some(state) = self.service_state(service) {
-                        state.was.push(before);
-                    }
-                    self.mark(service);
-                    plan.left_out(name, left_out);
-                }
-                return;
-            }
-            self.remove_slice(name);
-        }
-        plan.left_out(name, left_out);
-        let id = self.slices.insert(Known {
-            service,
-            slice: compact,
-            seen: generation,
-        });
-        self.slice_ids.insert(name.clone(), id);
-        if let Some(state) = self.service_state(service) {
-            state.slices.push(id);
-        }
-        self.mark(service);
-    }
-
-    fn remove_slice(&mut self, name: &ObjectName) {
-        let Some(id) = self.slice_ids.remove(name) else {
-            return;
-        };
-        let Some(known) = self.slices.remove(id) else {
-            return;
-        };
-        if let Some(state) = self.service_state(known.service) {
-            state.slices.retain(|other| *other != id);
-            state.was.push(known.slice);
-        }
-        self.mark(known.service);
-        self.forget_if_empty(known.service);
-    }
-
-    /// Without a Service object and without slices there is nothing to remember a name for.
-    fn forget_if_empty(&mut self, id: OwnerId) {
-        if let Some(state) = self.service_state(id)
-            && state.spec.is_none()
-            && state.slices.is_empty()
-        {
-            let name = Arc::clone(&state.name);
-            self.services.remove(&*name);
-            self.owners.remove(id.0);
-        }
-    }
-
-    /// A full batch did not name these.
-    fn remove_unseen(&mut self) {
-        let generation = self.generation;
-        let slices: Vec<ObjectName> = self
-            .slice_ids
-            .iter()
-            .filter(|(_, id)| {
-                self.slices
-                    .get(**id)
-                    .is_none_or(|known| known.seen != generation)
-            })
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in slices {
-            self.remove_slice(&name);
-        }
-        let services: Vec<Arc<ObjectName>> = self
-            .services
-            .iter()
-            .filter(|(_, id)| match self.owners.get(id.0) {
-                Some(OwnerState::Service(state)) => {
-                    state.spec.is_some() && state.seen != generation
-                }
-                _ => false,
-            })
-            .map(|(name, _)| Arc::clone(name))
-            .collect();
-        for name in services {
-            self.remove_service(&name);
-        }
-    }
-
-    fn set_node(&mut self, node: Option<&Node>) {
-        let zone = node.and_then(|node| node.zone.clone());
-        if zone != self.place.zone {
-            self.place.zone = zone;
-            let hinted: Vec<OwnerId> = self
-                .slices
-                .iter()
-                .filter(|(_, known)| known.slice.has_hints())
-                .map(|(_, known)| known.service)
-                .collect();
-            for id in hinted {
-                self.mark(id);
-            }
-        }
-    }
-
-    /// The node's own addresses, on any interface: to be followed by [`Self::retry`].
-    pub fn set_own(&mut self, mut own: Vec<Address>) {
-        own.sort_unstable();
-        if own != self.own {
-            self.own = own;
-            self.mark_all();
-        }
-    }
-
     /// The kernel knows which of several claims was first in the run before.
     fn settle(&mut self) {
         for (key, owners) in self.claims.contested() {
@@ -696,34 +453,6 @@ impl Planner {
                 Some(format!("pod {uid}"))
             }
         }
-    }
-
-    /// Everything that there is has been claimed, but that pods tell of their hostPorts in their own time.
-    fn release_unclaimed(&mut self) {
-        let orphanage = OwnerId(self.owners.insert(OwnerState::fixed()));
-        self.orphanage = Some(orphanage);
-        let is_pods = |owner| matches!(self.owners.get(owner), Some(OwnerState::Fixed(_)));
-        for (key, value) in self.kernel.entries() {
-            let holder = self.claims.holder(key);
-            if value.flags & SERVICE_HOST_PORT != 0
-                && value.set != 0
-                && !holder.is_some_and(|owner| is_pods(owner.0))
-            {
-                self.orphans.insert(*key);
-            } else if holder.is_none() {
-                self.released.push(*key);
-            }
-        }
-        for key in &self.orphans {
-            if let Claimed::Displaced(other) = self.claims.claim(*key, orphanage, Rank::External) {
-                self.refused.push((*key, other));
-            }
-            if let Some(other) = self.claims.prefer(key, orphanage) {
-                self.refused.push((*key, other));
-            }
-        }
-        self.released.sort_unstable();
-        self.released.dedup();
     }
 
     fn plan(&mut self, mut plan: Plan) -> Plan {

@@ -27,8 +27,8 @@ use super::node::Netlink;
 use super::nodes::{NodePlan, NodeProblem, Nodes};
 use super::objects::Objects;
 use super::routes::{Route, Way};
-use super::wire::Wire;
-use super::{Inner, RETRY, State, overlay, remove_key, routes, run};
+use super::wire::{Wire, remove_key};
+use super::{Inner, RETRY, State, overlay, routes, run};
 use crate::cluster::Batch;
 
 #[derive(Debug)]

@@ -2,6 +2,8 @@
 
 use agent_ebpf::layout::Plain;
 
+use super::error::DataPlaneError;
+
 /// A key or value as it lies in a map.
 #[derive(Debug, Clone, Copy)]
 #[repr(transparent)]
@@ -17,5 +19,16 @@ pub(crate) fn is_missing(error: &aya::maps::MapError) -> bool {
         MapError::KeyNotFound => true,
         MapError::SyscallError(error) => error.io_error.kind() == std::io::ErrorKind::NotFound,
         _ => false,
+    }
+}
+
+/// Removes an entry, if it is there.
+pub(crate) fn remove_key(
+    result: Result<(), aya::maps::MapError>,
+    map: &'static str,
+) -> Result<(), DataPlaneError> {
+    match result {
+        Err(error) if !is_missing(&error) => Err(DataPlaneError::map(map)(error)),
+        _ => Ok(()),
     }
 }

@@ -18,7 +18,7 @@ use agent_ebpf::layout::{PROTOCOL_TCP, SCOPE_INSIDE, SCOPE_OUTSIDE};
 
 use self::maps::{Look, Maps};
 use super::*;
-use crate::cluster::{Endpoint, EndpointPort, Protocol, ServicePort};
+use crate::cluster::{Endpoint, EndpointPort, EndpointSlice, Node, Protocol, Service, ServicePort};
 
 const HERE: &str = "here";
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use agent_ebpf::checksum::sum;
+use agent_ebpf::layout::{Pod, PodSource};
 use aya::programs::{TestRun as _, TestRunOptions};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;

@@ -225,7 +225,7 @@ fn every_program_is_far_from_the_verifiers_limit() {
 fn without_tcx_filters_do_the_same() {
     lab(|lab| async move {
         let plane = lab.load().await;
-        let interface = |index| Interface {
+        let interface = |index| attach::Interface {
             index,
             name: attach::interface_name(index).unwrap(),
         };

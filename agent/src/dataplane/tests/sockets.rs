@@ -253,16 +253,16 @@ fn affinity_expires_is_refreshed_and_swept() {
             assert!(entry().seen >= seen + 11, "kept from now on");
         }
         assert!(others.len() > 1, "{others:?}");
-        sweep_affinities(&plane.inner).await;
+        upkeep::sweep_affinities(&plane.inner).await;
         let left = || plane.inner.state().objects.affinities.entries().len();
         assert_eq!(left(), 1, "it is kept");
         age(&plane, 11);
-        sweep_affinities(&plane.inner).await;
+        upkeep::sweep_affinities(&plane.inner).await;
         assert_eq!(left(), 0);
         // Without the Service there is nobody to be kept on.
         picked(&lab, &pod);
         feed.apply(true, Vec::new()).await;
-        sweep_affinities(&plane.inner).await;
+        upkeep::sweep_affinities(&plane.inner).await;
         assert!(plane.inner.state().objects.affinities.entries().is_empty());
         plane.unload().await.unwrap();
     });

@@ -9,7 +9,7 @@ use agent::cluster::{
     Service as EventService, ServicePort,
 };
 use agent::dataplane::{
-    DataPlane, DataPlaneConfig, NorthSouth, Routing, RunTimeStatistics, VXLAN_PORT, Xdp,
+    DataPlane, DataPlaneConfig, InForce, NorthSouth, Routing, RunTimeStatistics, VXLAN_PORT, Xdp,
 };
 use anyhow::Context as _;
 
@@ -21,7 +21,7 @@ use crate::bench::services::{
 pub(super) struct Waggle {
     plane: DataPlane,
     batches: tokio::sync::mpsc::Sender<Arc<Batch>>,
-    in_force: tokio::sync::watch::Receiver<u64>,
+    in_force: tokio::sync::watch::Receiver<InForce>,
     applied: tokio::sync::watch::Receiver<u64>,
     revision: u64,
     statistics: Option<RunTimeStatistics>,
@@ -86,10 +86,10 @@ impl Waggle {
             .send(batch)
             .await
             .context("the data plane follows no more")?;
-        reached(&mut self.in_force, self.revision).await?;
-        let in_force = begun.elapsed();
-        reached(&mut self.applied, self.revision).await?;
-        Ok([in_force, begun.elapsed()])
+        let revision = self.revision;
+        let in_force = reached(&mut self.in_force, |told| told.revision >= revision).await?;
+        reached(&mut self.applied, |told| *told >= revision).await?;
+        Ok([in_force.at.duration_since(begun), begun.elapsed()])
     }
 
     pub(super) async fn load(&mut self, table: &Table) -> anyhow::Result<Duration> {
@@ -136,16 +136,15 @@ impl Waggle {
     }
 }
 
-async fn reached(
-    told: &mut tokio::sync::watch::Receiver<u64>,
-    revision: u64,
-) -> anyhow::Result<()> {
-    let reached = told.wait_for(|told| *told >= revision);
-    tokio::time::timeout(Duration::from_secs(60), reached)
+async fn reached<T: Copy>(
+    told: &mut tokio::sync::watch::Receiver<T>,
+    is_it: impl FnMut(&T) -> bool,
+) -> anyhow::Result<T> {
+    let told = tokio::time::timeout(Duration::from_secs(60), told.wait_for(is_it))
         .await
         .context("the table is not in force within a minute")?
         .context("the data plane follows no more")?;
-    Ok(())
+    Ok(*told)
 }
 
 fn object(name: String) -> ObjectName {
