@@ -168,6 +168,9 @@ impl<M: Machine> Worker<M> {
     }
 
     fn make_volumes(&self) -> Result<(), String> {
+        if !self.volumes().is_empty() {
+            closed(&self.dirs.volumes()).map_err(|error| error.to_string())?;
+        }
         for volume in self.volumes() {
             self.make_volume(volume).map_err(|error| {
                 format!(
@@ -360,6 +363,12 @@ fn grandchildren(dir: &Path) -> Vec<PathBuf> {
         .iter()
         .flat_map(|child| children(child))
         .collect()
+}
+
+/// Makes a directory that nobody but root gets into: what is in it, Secrets for example, is often open to all.
+fn closed(dir: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
 }
 
 fn remove(dir: &Path) -> Result<(), String> {
