@@ -189,7 +189,7 @@ pub(crate) fn unmount_mapped(target: &Path) -> io::Result<()> {
 /// Names the first one that is.
 pub(crate) fn check_open(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    let mut directories: Vec<&Path> = path.ancestors().collect();
+    let mut directories: Vec<&Path> = path.ancestors().skip(1).collect();
     directories.reverse();
     for directory in directories {
         let mode = std::fs::metadata(directory)?.permissions().mode();
