@@ -16,6 +16,8 @@ use super::machine::WantedPort;
 use super::objects::Objects;
 use super::ports;
 use super::report::Reporter;
+use super::runtime_class::Handlers;
+use super::user_ids::UserIds;
 
 /// Facts about the node that do not change while the agent runs.
 #[derive(Debug, Clone)]
@@ -39,6 +41,7 @@ pub(crate) struct Settings {
     pub(crate) allowed_sysctls: Vec<String>,
     /// Processes that a pod may have.
     pub(crate) pids_limit: Option<i64>,
+    pub(crate) handlers: Handlers,
 }
 
 impl Settings {
@@ -99,6 +102,7 @@ pub(crate) struct Context<M> {
     pub(crate) allocated: Mutex<BTreeMap<String, (u64, u64)>>,
     /// Ports of the node that pods have, by uid; each worker writes its own.
     pub(crate) host_ports: Mutex<BTreeMap<String, Vec<WantedPort>>>,
+    pub(crate) user_ids: UserIds,
 }
 
 impl<M> Context<M> {

@@ -58,7 +58,8 @@ pub(crate) enum Command {
     /// Report again what was reported last.
     Repeat,
     /// The node cannot keep it, and says why.
-    Evict(String),
+    /// The message, and how long it may take when that is not at once.
+    Evict(String, Option<Duration>),
     /// End the containers and release everything, but keep the pod in the books.
     Leave(Leaving),
 }
@@ -174,6 +175,7 @@ impl<M: Machine> Drop for Worker<M> {
     fn drop(&mut self) {
         self.context.allocate(&self.key.uid, None);
         self.context.release_ports(&self.key.uid);
+        self.context.user_ids.give_back(&self.key.uid);
         for task in self.probers.values().chain(self.hooks.values()) {
             task.abort();
         }
@@ -200,6 +202,9 @@ impl<M: Machine> Worker<M> {
         let now = context.clock.now();
         let mut record = known.unwrap_or_else(|| Record::new(now));
         bound_deadlines(&mut record, now);
+        if let Some(first_id) = record.first_id {
+            context.user_ids.keep(&key.uid, first_id);
+        }
         let transient = Transient::taken_over(&record);
         Self {
             wanted: Wanted::of(&pod),
@@ -324,18 +329,22 @@ impl<M: Machine> Worker<M> {
     }
 
     /// What the node cannot wait for ends at once.
-    fn evict(&mut self, message: String) {
+    fn evict(&mut self, message: String, grace: Option<Duration>) {
         if self.record.failed.is_some() || self.record.released {
             return;
         }
+        let seconds = grace.map_or(EVICTION_GRACE, |grace| {
+            let longest = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
+            longest.min(self.wanted.grace_seconds).max(EVICTION_GRACE)
+        });
         self.event(None, EventType::Warning, "Evicted", message.clone());
         self.record.failed = Some(PodFailure {
             reason: "Evicted".to_owned(),
             message,
             disrupts: true,
-            grace_seconds: Some(EVICTION_GRACE),
+            grace_seconds: Some(seconds),
         });
-        self.shorten(EVICTION_GRACE);
+        self.shorten(seconds);
     }
 
     fn now(&self) -> Timestamp {
@@ -374,7 +383,7 @@ impl<M: Machine> Worker<M> {
                     self.context.reporter.status(&self.key, status);
                 }
             }
-            Command::Evict(message) => self.evict(message),
+            Command::Evict(message, grace) => self.evict(message, grace),
             Command::Leave(leaving) => {
                 self.transient.leaving = Some(leaving);
                 self.shorten(leaving.grace_seconds);

@@ -4,7 +4,9 @@
 mod bad_input;
 mod bench;
 mod benchmarks;
+mod churn;
 mod cluster_status;
+mod confinement;
 mod dns;
 mod identity;
 mod images;
