@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
@@ -39,7 +40,7 @@ mod stop;
 mod tell;
 
 /// The supervisor is asked for all states at least this often.
-const LOOK_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// Seconds that a pod has when the node runs short.
 const EVICTION_GRACE: i64 = 1;
@@ -116,7 +117,7 @@ enum Finished {
     Pull {
         container: String,
         outcome: Box<Result<Pulled, ImageFailure>>,
-        took: std::time::Duration,
+        took: Duration,
         was_present: bool,
     },
     Hook {

@@ -288,8 +288,7 @@ pub(crate) fn keep_all_but_status(object: &mut Value, old: &Value) {
 }
 
 /// An update of a kind with a status of its own: one by `status` changes labels and annotations besides, any other
-/// leaves it alone and
-/// counts the changes of the spec.
+/// leaves it alone and counts the changes of the spec.
 pub(crate) fn keep_status_apart(object: &mut Value, old: &Value, subresource: &str) {
     if subresource == "status" {
         keep_all_but_status_and_labels(object, old);
