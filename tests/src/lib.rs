@@ -7,6 +7,7 @@ mod cluster;
 mod image;
 mod lab;
 mod leftovers;
+mod load;
 mod netns;
 mod process;
 
@@ -14,5 +15,6 @@ pub use cluster::{Cluster, Options, old_kubectl, waggle};
 pub use image::{IMAGE, PEER_IMAGE, busybox_archive, busybox_root, program_archive};
 pub use lab::{Lab, PodFacts, Spot};
 pub use leftovers::{Leftovers, unified_cgroup};
+pub use load::Load;
 pub use netns::Netns;
 pub use process::{Outcome, wait_until};
