@@ -39,13 +39,17 @@ fn main() -> anyhow::Result<()> {
     };
     // SAFETY: a build script's main thread, before any other thread is started.
     unsafe { std::env::set_var("RUSTC_BOOTSTRAP", "1") };
+    let next: &[&str] = match std::env::var_os("CARGO_FEATURE_NEXT_LAYOUT") {
+        Some(_) => &["next-layout"],
+        None => &[],
+    };
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../agent-ebpf");
     aya_build::build_ebpf(
         [Package {
             name: "agent-ebpf",
             root_dir: root,
             no_default_features: false,
-            features: &[],
+            features: next,
         }],
         Toolchain::Custom(toolchain),
     )

@@ -6,7 +6,10 @@
 use crate::address::{Address, Net};
 
 /// Version of everything in this file; maps are pinned below a directory that is named after it.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 2 + NEXT as u32;
+
+/// Whether this is built as a later version with larger tables would be, to be upgraded to in a test.
+const NEXT: bool = cfg!(feature = "next-layout");
 
 pub const PROTOCOL_ICMP: u8 = 1;
 pub const PROTOCOL_TCP: u8 = 6;
@@ -14,11 +17,11 @@ pub const PROTOCOL_UDP: u8 = 17;
 pub const PROTOCOL_ICMPV6: u8 = 58;
 pub const PROTOCOL_SCTP: u8 = 132;
 
-pub const MAX_SERVICES: usize = 131_072;
+pub const MAX_SERVICES: usize = 131_072 << NEXT as usize;
 pub const MAX_SLOTS: usize = 262_144;
 pub const MAX_PODS: usize = 4096;
 /// Entries of translated flows: each flow has two.
-pub const MAX_FLOWS: usize = 262_144;
+pub const MAX_FLOWS: usize = 262_144 << NEXT as usize;
 /// A power of two. Cookies are handed out in order, so places are taken one after the other.
 pub const ORIGIN_PLACES: usize = 32_768;
 /// Distinct Services that one unconnected UDP socket is remembered to talk to.

@@ -20,6 +20,8 @@ pub struct Options {
     pub arguments: Vec<String>,
     /// Do not import the test image.
     pub without_image: bool,
+    /// The `waggle` that is started; the binary under test when absent.
+    pub program: Option<PathBuf>,
     /// Keep the data directory on a file system of this many MiB.
     pub disk_mib: Option<u32>,
 }
@@ -89,14 +91,23 @@ impl Cluster {
     }
 
     fn waggle(&self, arguments: &[&str], path: &Path) -> Outcome {
-        Outcome::of(self.netns.command(waggle()).args(arguments).arg(path))
+        Outcome::of(self.netns.command(self.program()).args(arguments).arg(path))
+    }
+
+    fn program(&self) -> PathBuf {
+        self.options.program.clone().unwrap_or_else(waggle)
+    }
+
+    /// From the next start on another binary runs.
+    pub fn replace_program(&mut self, program: PathBuf) {
+        self.options.program = Some(program);
     }
 
     /// The command that starts this cluster, not yet started.
     pub fn dev_command(&self) -> Command {
         let unified = leftovers::unified_cgroup().join(self.cgroup.trim_start_matches('/'));
         std::fs::create_dir_all(&unified).expect("a cgroup for the cluster");
-        let mut command = self.netns.command(waggle());
+        let mut command = self.netns.command(self.program());
         command
             .args([
                 "dev",

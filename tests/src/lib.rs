@@ -8,6 +8,7 @@ mod debian;
 mod image;
 mod lab;
 mod leftovers;
+mod load;
 mod netns;
 mod process;
 
@@ -16,5 +17,6 @@ pub use debian::{Application, NGINX, POSTGRESQL, PROMETHEUS, PYTHON, REDIS};
 pub use image::{IMAGE, PEER_IMAGE, busybox_archive, busybox_root, program_archive};
 pub use lab::{Lab, PodFacts, Spot};
 pub use leftovers::{Leftovers, unified_cgroup};
+pub use load::Load;
 pub use netns::Netns;
 pub use process::{Outcome, wait_until};

@@ -1,5 +1,9 @@
 //! `cargo xtask test`: set-up, build, every test.
 
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
 use crate::run::{self, cargo, checked};
 use crate::setup::{self, SetupNeed};
 
@@ -22,16 +26,31 @@ pub(crate) struct TestArguments {
     /// them is left. Takes some minutes.
     #[arg(long, conflicts_with = "table")]
     churn: bool,
+    /// Instead of the tests: an upgrade over a change of the eBPF maps' layout, under load. From this older `waggle`; when
+    /// none is named, to one that is built as a later version would be.
+    #[arg(long, value_name = "FROM", conflicts_with = "table")]
+    upgrade: Option<Option<PathBuf>>,
 }
 
 pub(crate) fn run(arguments: &TestArguments) -> anyhow::Result<()> {
     setup::ensure(SetupNeed::Tests)?;
+    let built = run::workspace_root().join("target/debug/waggle");
+    let other = match &arguments.upgrade {
+        None => None,
+        Some(Some(older)) => {
+            let path = older.canonicalize();
+            let path = path.with_context(|| format!("--upgrade {}", older.display()))?;
+            Some(("WAGGLE_UPGRADE_FROM", path))
+        }
+        Some(None) => Some(("WAGGLE_UPGRADE_TO", build_next(&built)?)),
+    };
     run::step("building");
     checked(cargo().args(["build", "--package", "cli"]))?;
     run::step("testing");
     let mut command = cargo();
     command.arg("test");
     match &arguments.package {
+        _ if other.is_some() => command.args(["--package", "tests", "--test", "upgrade"]),
         _ if arguments.table => command.args(["--package", "tests", "--test", "table"]),
         _ if arguments.applications => {
             command.args(["--package", "tests", "--test", "applications"])
@@ -40,11 +59,11 @@ pub(crate) fn run(arguments: &TestArguments) -> anyhow::Result<()> {
         Some(package) => command.args(["--package", package]),
         None => command.arg("--workspace"),
     };
-    command.env(
-        "WAGGLE_BINARY",
-        run::workspace_root().join("target/debug/waggle"),
-    );
+    command.env("WAGGLE_BINARY", built);
     command.env("WAGGLE_OLD_KUBECTL", setup::old_kubectl());
+    if let Some((variable, path)) = other {
+        command.env(variable, path);
+    }
     command.arg("--");
     if arguments.table || arguments.applications {
         // One lab at a time.
@@ -58,4 +77,13 @@ pub(crate) fn run(arguments: &TestArguments) -> anyhow::Result<()> {
     }
     command.args(&arguments.filter);
     checked(&mut command)
+}
+
+/// A binary whose maps have the layout after this one's, beside the one under test.
+fn build_next(built: &Path) -> anyhow::Result<PathBuf> {
+    run::step("building what is upgraded to");
+    checked(cargo().args(["build", "--package", "cli", "--features", "next-layout"]))?;
+    let next = built.with_file_name("waggle-next");
+    std::fs::copy(built, &next).with_context(|| format!("write {}", next.display()))?;
+    Ok(next)
 }

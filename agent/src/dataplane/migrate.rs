@@ -12,6 +12,8 @@
 //! state of the cluster. Sockets stay connected; `getpeername` shows backends until they are connected anew.
 
 pub(in crate::dataplane) mod layout1;
+#[cfg(feature = "next-layout")]
+mod layout2;
 
 use std::io;
 use std::os::fd::AsFd as _;
@@ -38,7 +40,11 @@ struct Older {
 }
 
 /// Newest first.
-const OLDER: &[Older] = &[layout1::OLDER];
+const OLDER: &[Older] = &[
+    #[cfg(feature = "next-layout")]
+    layout2::OLDER,
+    layout1::OLDER,
+];
 
 /// A change of layout under way, or none.
 #[must_use]

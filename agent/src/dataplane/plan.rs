@@ -21,6 +21,7 @@
 //!   stays for as long as it is made; over a restart, the one that the kernel has.
 //! - `loadBalancerSourceRanges` of one family alone admit nobody of the other family.
 //! - A port with more backends than [`Limits::backends`] gets the first ones, in order of their addresses.
+//! - An endpoint without `nodeName` is on no node: with direct server return a client outside does not reach it if it is a pod.
 //! - A Service that goes leaves its backends [`GoneState::Unused`]: that its slices go too says nothing about the pods.
 
 mod claims;

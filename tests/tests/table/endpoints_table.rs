@@ -276,8 +276,12 @@ fn hand_made(world: &World) {
         ] {
             let address = of_family(&addresses, v6).expect("an address of the lab's");
             let name = format!("manual-{to}-{v6}");
-            let addresses = [address.to_string()];
-            world.lab.apply(&slice("manual", &name, &addresses, port));
+            let mut slice = slice("manual", &name, &[address.to_string()], port);
+            if to == "pod" {
+                // Whose node answers the client directly, with DSR, must know that the pod is its own.
+                slice = slice.replace("endpoints: [{", "endpoints: [{nodeName: node-3, ");
+            }
+            world.lab.apply(&slice);
         }
     }
 }

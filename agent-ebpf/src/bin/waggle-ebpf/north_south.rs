@@ -16,7 +16,7 @@ use crate::direct::{is_direct, pass_on};
 use crate::flows::{Kernel, node_address, node_ports, own_ports};
 use crate::maps::{self, PODS};
 use crate::onward::{Settled, fits, follow, onward, settle_error};
-use crate::translate::translate;
+use crate::translate::{translate, undo};
 use crate::work::Work;
 
 /// What comes in from the network and is of a flow, or for a Service. Nothing if it is neither, or for a Service without
@@ -54,7 +54,12 @@ pub(crate) fn serve(
     }
     fits(ctx, config, work)?;
     translate(ctx, work)?;
-    onward(ctx, config, work).map(Some)
+    let verdict = onward(ctx, config, work);
+    if matches!(verdict, Err(DropReason::TooBig)) {
+        // Its sender knows the packet as it was.
+        undo(ctx, work)?;
+    }
+    verdict.map(Some)
 }
 
 /// Whether packets that come in from the network may belong to a flow's entry of this kind.

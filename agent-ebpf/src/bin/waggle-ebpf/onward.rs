@@ -3,10 +3,12 @@
 use agent_ebpf::counter::{DropReason, ForwardKind};
 use agent_ebpf::flow::{Concern, blame};
 use agent_ebpf::layout::{
-    CONFIG_OVERLAY, Config, FLOW_KIND_MASQUERADE, FLOW_KIND_POD_SERVICE, FLOW_ONE_WAY, FlowValue,
+    CONFIG_LINKS, CONFIG_OVERLAY, Config, FLOW_KIND_MASQUERADE, FLOW_KIND_POD_SERVICE,
+    FLOW_ONE_WAY, FlowValue,
 };
 use agent_ebpf::packet::embedded;
-use aya_ebpf::helpers::generated::{bpf_redirect, bpf_redirect_neigh};
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::generated::{bpf_check_mtu, bpf_redirect, bpf_redirect_neigh};
 use aya_ebpf::programs::TcContext;
 
 use crate::flows::Kernel;
@@ -28,9 +30,10 @@ const fn counted(value: &FlowValue) -> (ForwardKind, ForwardKind) {
     }
 }
 
-/// Sends on what came from elsewhere and is what its flow's entry, `work.pair.value`, made of it.
+/// Sends on what came from elsewhere and is what its flow's entry, `work.pair.value`, made of it. What is too large for
+/// its link is left as it is, with what its sender is to be told in `work.mtu`.
 #[inline(never)]
-pub(crate) fn onward(ctx: &TcContext, config: &Config, work: &Work) -> Result<i32, DropReason> {
+pub(crate) fn onward(ctx: &TcContext, config: &Config, work: &mut Work) -> Result<i32, DropReason> {
     let packet = &work.packet;
     let (near, far) = counted(&work.pair.value);
     // SAFETY: copied at once.
@@ -51,11 +54,31 @@ pub(crate) fn onward(ctx: &TcContext, config: &Config, work: &Work) -> Result<i3
     } else if config.in_pod_nets(&packet.destination) {
         return Err(DropReason::NoSuchPod);
     }
+    let link = way_out(ctx, config, packet);
+    // What came by the only link fits it.
+    if config.flags & CONFIG_LINKS != 0 {
+        let mtu = mtu_of(ctx, link);
+        if largest(ctx, packet) > mtu {
+            // Who leaves it to routers to cut a packet is not told of sizes; there is no stack here that would cut it.
+            let is_told = !may_be_fragmented(ctx, packet);
+            work.mtu = if is_told { mtu } else { 0 };
+            return Err(DropReason::TooBig);
+        }
+    }
     hop(ctx, packet)?;
     maps::count_forward(far, ctx.len());
-    let link = way_out(ctx, config, packet);
     // SAFETY: no parameters: the kernel routes by the packet's destination.
     Ok(unsafe { bpf_redirect_neigh(link, core::ptr::null_mut(), 0, 0) } as i32)
+}
+
+/// Bytes of the largest IP packet that a link carries (Linux 5.12).
+#[inline(always)]
+fn mtu_of(ctx: &TcContext, link: u32) -> u32 {
+    let mut mtu = 0;
+    // SAFETY: the helper writes the link's MTU there, whatever it says of this packet.
+    let result = unsafe { bpf_check_mtu(ctx.as_ptr(), link, &raw mut mtu, 0, 0) };
+    // There is no such link: that will be seen.
+    if result < 0 { u32::MAX } else { mtu }
 }
 
 /// Whose an ICMP error is.

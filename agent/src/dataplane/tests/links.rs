@@ -2,8 +2,10 @@
 
 use std::net::{SocketAddr, TcpListener};
 
-use super::between::eventually;
-use super::lab::{Lab, OUTSIDE, carries, lab, run_program, service, socket, unhooked};
+use super::between::{bulk, eventually, path_mtu, take};
+use super::lab::{
+    Feed, Lab, NODE, NODE_V6, OUTSIDE, carries, lab, run_program, service, socket, unhooked,
+};
 use super::pods::{count, query, reflect, udp};
 use super::services::{ask, serve_once};
 use super::*;
@@ -63,11 +65,7 @@ fn pods_get_out_by_every_link_and_are_served_by_each() {
         .await;
 
         // Out: with the address of the link that the route names.
-        for (behind, bears) in [
-            (BEHIND, SECOND),
-            (BEHIND_V6, SECOND_V6),
-            (OUTSIDE, super::lab::NODE),
-        ] {
+        for (behind, bears) in [(BEHIND, SECOND), (BEHIND_V6, SECOND_V6), (OUTSIDE, NODE)] {
             let at = socket(behind.parse().unwrap(), 7000);
             let far = lab.outside(move || udp(&at.to_string()));
             let served = std::thread::spawn(move || reflect(&far).ip());
@@ -85,7 +83,7 @@ fn pods_get_out_by_every_link_and_are_served_by_each() {
         for port in &mut web.ports {
             port.node_port = Some(30_080);
         }
-        super::lab::Feed::new(&plane).apply(true, events).await;
+        Feed::new(&plane).apply(true, events).await;
         let listener = lab.in_pod(&pod, || TcpListener::bind("0.0.0.0:8080").unwrap());
         let served = std::thread::spawn(move || serve_once(&listener, "pod"));
         let to: SocketAddr = format!("{SECOND}:30080").parse().unwrap();
@@ -102,6 +100,53 @@ fn pods_get_out_by_every_link_and_are_served_by_each() {
             1
         );
         assert_eq!(count(&plane, "not_uplink"), 0);
+        plane.unload().await.unwrap();
+    });
+}
+
+/// What comes by one link and is sent on by another that carries less: its sender is told.
+#[test]
+fn a_smaller_link_behind_a_node_port_is_learned_by_the_client() {
+    lab(|lab| async move {
+        second_link(&lab);
+        run_program("ip link set up1 mtu 1300");
+        lab.outside(|| {
+            run_program("ip link set out1 mtu 1300");
+            // Both ends of the flow are here: it comes back by the other link.
+            for interface in ["all", "out1"] {
+                let file = format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter");
+                std::fs::write(file, "0").unwrap();
+            }
+        });
+        let plane = lab.load().await;
+        assert_eq!(hooks(&plane).len(), 4);
+        let mut events = Vec::new();
+        for (name, cluster_ip, backend, port) in [
+            ("four", "10.96.0.90", BEHIND, 30_090),
+            ("six", "fd00:96::90", BEHIND_V6, 30_091),
+        ] {
+            let backends = [(backend.parse().unwrap(), 8080)];
+            let mut news = service(name, cluster_ip, 80, &backends);
+            let Event::ServiceSet(_, of_it) = &mut news[0] else {
+                panic!("a Service first");
+            };
+            for it in &mut of_it.ports {
+                it.node_port = Some(port);
+            }
+            events.extend(news);
+        }
+        Feed::new(&plane).apply(true, events).await;
+        for (backend, node, port) in [(BEHIND, NODE, 30_090), (BEHIND_V6, NODE_V6, 30_091)] {
+            let backend = socket(backend.parse().unwrap(), 8080);
+            let listener = lab.outside(move || TcpListener::bind(backend).unwrap());
+            let served = std::thread::spawn(move || take(&listener));
+            let node: IpAddr = node.parse().unwrap();
+            unhooked(&lab.outside, move || bulk(socket(node, port))).wait();
+            served.join().unwrap();
+            let learned = unhooked(&lab.outside, move || path_mtu(node)).wait();
+            assert_eq!(learned, 1300, "{node}");
+        }
+        assert!(count(&plane, "too_big") > 0);
         plane.unload().await.unwrap();
     });
 }
