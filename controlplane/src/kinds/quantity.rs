@@ -112,7 +112,6 @@ impl Quantity {
     }
 
     /// The units, to the precision of floating point.
-    #[allow(clippy::cast_precision_loss)]
     pub(crate) fn approximate(self) -> f64 {
         self.nanos as f64 / NANO as f64
     }

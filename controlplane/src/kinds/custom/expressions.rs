@@ -109,16 +109,16 @@ fn parse(source: &str) -> Result<Program, String> {
 }
 
 /// Expressions of policies and conditions, which are asked for each write.
-static COMPILED: LazyLock<Mutex<HashMap<String, Result<Arc<Program>, String>>>> =
-    LazyLock::new(Mutex::default);
+static COMPILED: LazyLock<Mutex<HashMap<String, Compiled>>> = LazyLock::new(Mutex::default);
+type Compiled = Result<Arc<Program>, String>;
 /// So many are kept.
 const KEPT: usize = 1000;
 
 /// The same as [`compile`], remembered.
-pub(crate) fn compiled(source: &str) -> Result<Arc<Program>, String> {
-    let known = |all: &HashMap<String, Result<Arc<Program>, String>>| all.get(source).cloned();
+pub(crate) fn compiled(source: &str) -> Compiled {
     let lock = || COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = known(&lock()) {
+    let known = lock().get(source).cloned();
+    if let Some(known) = known {
         return known;
     }
     let program = compile(source).map(Arc::new);

@@ -1,3 +1,5 @@
+//! Tests of `kinds::custom::expressions`.
+
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
