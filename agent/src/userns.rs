@@ -100,12 +100,22 @@ pub(crate) fn owner(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// What cannot be done with a mount.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) read_only: bool,
+    /// What is mounted below is read-only, too.
+    pub(crate) recursive_read_only: bool,
+    /// Programs in it cannot be run.
+    pub(crate) no_exec: bool,
+}
+
 /// Mounts `source`, a directory or a file, at `target`, with owners shown as those of `users`. What is mounted below
 /// `source` is there too, with its owners as they are.
 pub(crate) fn mount_mapped(
     source: &Path,
     target: &Path,
-    read_only: bool,
+    limits: Limits,
     users: BorrowedFd<'_>,
 ) -> io::Result<()> {
     let clone = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
@@ -116,29 +126,16 @@ pub(crate) fn mount_mapped(
     let fd = i32::try_from(checked(fd)?).map_err(io::Error::other)?;
     // SAFETY: the kernel just gave it to us.
     let tree = unsafe { OwnedFd::from_raw_fd(fd) };
-    let access = if read_only {
-        libc::MOUNT_ATTR_RDONLY
-    } else {
-        0
-    };
-    let attributes = libc::mount_attr {
+    let attribute = |wanted: bool, attribute: u64| if wanted { attribute } else { 0 };
+    let access = attribute(limits.read_only, libc::MOUNT_ATTR_RDONLY)
+        | attribute(limits.no_exec, libc::MOUNT_ATTR_NOEXEC);
+    let mapped = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_IDMAP | access,
         attr_clr: 0,
         propagation: 0,
         userns_fd: u64::try_from(users.as_raw_fd()).map_err(io::Error::other)?,
     };
-    // SAFETY: descriptors that are open, an empty path, and a structure of the size that is given.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_EMPTY_PATH,
-            &raw const attributes,
-            size_of::<libc::mount_attr>(),
-        )
-    };
-    checked(result).map_err(|error| match error.raw_os_error() {
+    set_attributes(&tree, 0, &mapped).map_err(|error| match error.raw_os_error() {
         Some(libc::EINVAL) => io::Error::new(
             io::ErrorKind::Unsupported,
             format!(
@@ -148,6 +145,15 @@ pub(crate) fn mount_mapped(
         ),
         _ => error,
     })?;
+    if limits.recursive_read_only {
+        let read_only = libc::mount_attr {
+            attr_set: libc::MOUNT_ATTR_RDONLY,
+            attr_clr: 0,
+            propagation: 0,
+            userns_fd: 0,
+        };
+        set_attributes(&tree, libc::AT_RECURSIVE, &read_only)?;
+    }
     // SAFETY: a descriptor that is open and two paths that end with a zero.
     let result = unsafe {
         libc::syscall(
@@ -157,6 +163,25 @@ pub(crate) fn mount_mapped(
             libc::AT_FDCWD,
             to.as_ptr(),
             libc::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    };
+    checked(result).map(drop)
+}
+
+fn set_attributes(
+    tree: &OwnedFd,
+    flags: libc::c_int,
+    attributes: &libc::mount_attr,
+) -> io::Result<()> {
+    // SAFETY: descriptors that are open, an empty path, and a structure of the size that is given.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | flags,
+            std::ptr::from_ref(attributes),
+            size_of::<libc::mount_attr>(),
         )
     };
     checked(result).map(drop)
@@ -240,14 +265,29 @@ mod tests {
         std::os::unix::fs::chown(at("data/file"), Some(7), Some(8)).unwrap();
         std::fs::create_dir(at("seen")).unwrap();
         std::fs::write(at("one"), "").unwrap();
-        mount_mapped(&at("data"), &at("seen"), true, open.as_fd()).unwrap();
-        mount_mapped(&at("data/file"), &at("one"), false, open.as_fd()).unwrap();
+        let read_only = Limits {
+            read_only: true,
+            ..Limits::default()
+        };
+        mount_mapped(&at("data"), &at("seen"), read_only, open.as_fd()).unwrap();
+        mount_mapped(
+            &at("data/file"),
+            &at("one"),
+            Limits::default(),
+            open.as_fd(),
+        )
+        .unwrap();
         for name in ["seen/file", "one"] {
             let facts = at(name).metadata().unwrap();
             let shown = (facts.uid(), facts.gid());
             assert_eq!(shown, (users.outside(7), users.outside(8)), "{name}");
         }
-        let error = mount_mapped(Path::new("/proc"), &at("seen"), false, open.as_fd());
+        let error = mount_mapped(
+            Path::new("/proc"),
+            &at("seen"),
+            Limits::default(),
+            open.as_fd(),
+        );
         let error = error.unwrap_err();
         assert!(error.to_string().contains("of /proc cannot"), "{error}");
         // Whoever removes a directory with such a mount in it does no harm.

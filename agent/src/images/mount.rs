@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::userns::{self, UserNamespace};
+use crate::userns::{self, Limits, UserNamespace};
 
 /// mount(2) takes one page of options; some of it is for ourselves.
 const MAX_OPTIONS: usize = 3900;
@@ -67,7 +67,11 @@ impl Mapped {
             fs::create_dir_all(&at)?;
             this.layers.push(at.clone());
             // Read-only: nobody who cleans up here removes an image's files.
-            userns::mount_mapped(layer, &at, true, users.as_fd())?;
+            let limits = Limits {
+                read_only: true,
+                ..Limits::default()
+            };
+            userns::mount_mapped(layer, &at, limits, users.as_fd())?;
         }
         Ok(this)
     }

@@ -1,6 +1,6 @@
 //! Which ids outside belong to which pod that has users of its own (`hostUsers: false`): no two pods have one in common.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use crate::userns::RANGE;
@@ -20,7 +20,8 @@ impl UserIds {
         }
         // The first range is the node's own; the last one has the id that means none.
         let mut ranges = (1..u32::MAX / RANGE).map(|index| index * RANGE);
-        let free = ranges.find(|first| by_pod.values().all(|taken| taken != first))?;
+        let taken: BTreeSet<u32> = by_pod.values().copied().collect();
+        let free = ranges.find(|first| !taken.contains(first))?;
         by_pod.insert(uid.to_owned(), free);
         Some(free)
     }
@@ -51,8 +52,12 @@ mod tests {
         assert_eq!(ids.take("old"), Some(2 * RANGE));
         ids.give_back("a");
         assert_eq!(ids.take("c"), Some(RANGE));
-        let taken = (0..70_000).filter(|n| ids.take(&n.to_string()).is_some());
-        assert_eq!(taken.count(), 65_534 - 3);
+        // Up to the last one that is whole.
+        for index in 4..65_535 {
+            ids.keep(&index.to_string(), index * RANGE);
+        }
         assert_eq!(ids.take("late"), None);
+        ids.give_back("65534");
+        assert_eq!(ids.take("late"), Some(65_534 * RANGE));
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::{ContainerSpec, RuntimeError};
-use crate::userns::{self, UserNamespace};
+use crate::userns::{self, Limits, UserNamespace};
 
 const PLACE: &str = "mounts";
 
@@ -27,8 +27,14 @@ pub(super) fn prepare(
     let own = spec.mounts.iter_mut().enumerate();
     for (index, mount) in own.filter(|(_, mount)| !mount.mapped) {
         let target = place.join(index.to_string());
+        // The runtime may not set them again: what else a mount has is locked for a user namespace.
+        let limits = Limits {
+            read_only: std::mem::take(&mut mount.read_only),
+            recursive_read_only: std::mem::take(&mut mount.recursive_read_only),
+            no_exec: std::mem::take(&mut mount.no_exec),
+        };
         let made = make(&mount.source, &target)
-            .and_then(|()| userns::mount_mapped(&mount.source, &target, false, open.as_fd()));
+            .and_then(|()| userns::mount_mapped(&mount.source, &target, limits, open.as_fd()));
         if let Err(error) = made {
             let error = RuntimeError::io("mount", &mount.source, error);
             return Err(remove(bundle).err().unwrap_or(error));

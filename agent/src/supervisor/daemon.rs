@@ -106,7 +106,10 @@ fn prepare(dir: &Path, config: &Config) -> Result<Prepared, DaemonError> {
     }
     // The pod's containers join these namespaces through /proc/<this process>/ns: they are there as long
     // as this process is, and nothing is left of them afterwards.
-    nix::sched::unshare(CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC).step("unshare")?;
+    let mut own = CloneFlags::CLONE_NEWUTS;
+    // What has no namespace of its own has that of its parent, which is here.
+    own.set(CloneFlags::CLONE_NEWIPC, !config.sharing.host_ipc);
+    nix::sched::unshare(own).step("unshare")?;
     nix::unistd::sethostname(&config.hostname).step("set host name")?;
     nix::sys::prctl::set_child_subreaper(true).step("become subreaper")?;
     let processes = config.sharing.processes;

@@ -23,10 +23,17 @@ fn pods_that_come_and_go_leave_nothing() {
     let mut cluster = Cluster::start();
     std::fs::set_permissions(cluster.scratch(), PermissionsExt::from_mode(0o711)).unwrap();
     cluster.apply(
-        "{apiVersion: node.k8s.io/v1, kind: RuntimeClass, metadata: {name: crun}, handler: crun}",
+        r#"apiVersion: node.k8s.io/v1
+kind: RuntimeClass
+metadata: {name: crun}
+handler: crun
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: keys}
+stringData: {key: sesame}
+"#,
     );
-    cluster
-        .apply("{apiVersion: v1, kind: Secret, metadata: {name: keys}, stringData: {key: sesame}}");
     // What the first pod makes for all of them is there before anything is counted.
     cluster.apply(&pod(0));
     wait_until("the first pod", Duration::from_secs(60), || {

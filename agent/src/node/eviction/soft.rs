@@ -13,7 +13,7 @@ use crate::pods::quantity;
 
 /// How much of a resource must be left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Amount {
+enum Amount {
     /// Bytes, inodes or process ids.
     Absolute(u64),
     /// Of what there is in all.

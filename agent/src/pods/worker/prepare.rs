@@ -58,7 +58,9 @@ impl<M: Machine> Worker<M> {
 
     async fn try_prepare(&mut self) -> Result<(), Failure> {
         let fail = |reason: &'static str| move |message: String| Failure { reason, message };
-        if self.record.first_id.is_none() && self.wants_users() {
+        // One that was begun without stays so.
+        let begun = self.record.prepared || self.record.first_id.is_some();
+        if !begun && self.wants_users() {
             let first_id = self.context.user_ids.take(&self.key.uid);
             let full = "Failed to create pod sandbox: no user ids are left".to_owned();
             self.record.first_id =
