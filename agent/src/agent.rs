@@ -322,7 +322,6 @@ impl Agent {
             metrics,
             pressure: std::sync::Mutex::default(),
             allocated: std::sync::Mutex::default(),
-            host_ports: std::sync::Mutex::default(),
         });
         let pods = Arc::new(Pods::open(context).await.map_err(AgentError::Pods)?);
         let new_addresses = data_plane.node_addresses();

@@ -54,7 +54,6 @@ fn context<M>(
         metrics: PodMetrics::default(),
         pressure: std::sync::Mutex::default(),
         allocated: std::sync::Mutex::default(),
-        host_ports: std::sync::Mutex::default(),
     })
 }
 

@@ -18,7 +18,6 @@ use super::context::Context;
 use super::machine::{ImageFailure, Machine, PodSandbox};
 use super::manifest;
 use super::plan::{self, Action, HookKind, Leaving, Transient, TransientContainer};
-use super::ports;
 use super::probe::ProbeKind;
 use super::prober::ProbeReport;
 use super::record::{PodDirs, PodFailure, Record, Terminating};
@@ -158,22 +157,9 @@ pub(crate) struct Worker<M: Machine> {
     snapshot: watch::Sender<Option<Snapshot>>,
 }
 
-/// Whether the scheduler has bound the pod: the ports that it wants are free, or about to be.
-fn was_scheduled(pod: &Pod) -> bool {
-    let conditions = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_ref());
-    conditions
-        .into_iter()
-        .flatten()
-        .any(|condition| condition.type_ == "PodScheduled" && condition.status == "True")
-}
-
 impl<M: Machine> Drop for Worker<M> {
     fn drop(&mut self) {
         self.context.allocate(&self.key.uid, None);
-        self.context.release_ports(&self.key.uid);
         for task in self.probers.values().chain(self.hooks.values()) {
             task.abort();
         }
@@ -298,7 +284,6 @@ impl<M: Machine> Worker<M> {
         let begun = self.record.prepared || self.record.released || self.record.failed.is_some();
         let allowed = &self.context.settings.allowed_sysctls;
         let refused = admit::refused(&self.pod, allowed, self.context.pressure());
-        let refused = refused.or_else(|| self.reserve_ports(begun));
         let Some(refused) = refused.filter(|_| !begun) else {
             return;
         };
@@ -310,17 +295,6 @@ impl<M: Machine> Worker<M> {
             disrupts: false,
             grace_seconds: None,
         });
-    }
-
-    /// The scheduler sees to it that ports are free; a pod that names its node itself did not ask it.
-    fn reserve_ports(&self, begun: bool) -> Option<admit::Refused> {
-        if self.record.released || self.record.failed.is_some() {
-            return None;
-        }
-        let wanted = ports::host_ports(&self.pod);
-        let keeps = begun || was_scheduled(&self.pod);
-        let reserved = self.context.reserve_ports(&self.key.uid, wanted, keeps);
-        (!reserved).then(admit::ports_taken)
     }
 
     /// What the node cannot wait for ends at once.
