@@ -3,7 +3,7 @@
 //!
 //! `agent/preflight` says what is missing before anything is touched, `agent/local` answers on a socket of
 //! this machine (metrics, image import), `agent/node_server` answers who asks through the control
-//! plane's proxy, `agent/names` finds DNS its sockets, `agent/error` names what failed.
+//! plane's proxy, `agent/shared` and `agent/stats` are what they tell of, `agent/names` finds DNS its sockets, `agent/error` names what failed.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -26,7 +26,8 @@ use crate::dns::{DnsConfig, DnsServer};
 use crate::images::ImageStore;
 use crate::node::{self, Heartbeat, Host, NodeFacts};
 use crate::pods::{
-    Clock, Context, NodeMachine, Objects, PodKey, PodMetrics, Pods, Resolver, Settings,
+    Clock, Context, Handlers, NodeMachine, Objects, PodKey, PodMetrics, Pods, Resolver, Settings,
+    UserIds,
 };
 use crate::sync::{Client, ClientConfig, ClientMetrics, Intake, Outbox};
 
@@ -37,11 +38,14 @@ mod node_server;
 mod options;
 mod preflight;
 mod ranges;
+mod shared;
+mod stats;
 mod usage;
 mod volumes;
 
 pub use error::AgentError;
 pub use options::PodOptions;
+use shared::{Facts, Shared};
 
 /// Where the node's DNS server listens: an address that the data plane puts on `lo` and that nothing else has, of the
 /// family that it is asked by.
@@ -145,18 +149,6 @@ pub struct AgentStatus {
     pub pods: Vec<PodSummary>,
 }
 
-/// What the parts below and the local server share.
-struct Shared {
-    pods: Arc<Pods<NodeMachine>>,
-    images: ImageStore,
-    data_plane: DataPlane,
-    registry: Registry,
-    node_name: String,
-    addresses: Arc<ArcSwap<Vec<IpAddr>>>,
-    client: ClientMetrics,
-    applied: [watch::Receiver<u64>; 2],
-}
-
 /// A running agent.
 pub struct Agent {
     shared: Arc<Shared>,
@@ -176,7 +168,7 @@ pub struct Agent {
 impl std::fmt::Debug for Agent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Agent")
-            .field("node_name", &self.shared.node_name)
+            .field("node_name", &self.shared.facts.node_name)
             .finish_non_exhaustive()
     }
 }
@@ -185,7 +177,7 @@ impl Agent {
     /// Starts everything and returns when the data plane is in force and earlier pods are adopted; the
     /// control plane may still be away.
     pub async fn start(config: AgentConfig) -> Result<Self, AgentError> {
-        let runc_version = preflight::check(&config).await?;
+        let runtimes = preflight::check(&config).await?;
         let lock = preflight::lock(&config.data_dir)?;
         let host = Host::read()?;
         let uplink = config.uplink.clone().or_else(node::uplink);
@@ -202,7 +194,7 @@ impl Agent {
         let started = Self::start_on(
             config,
             data_plane.clone(),
-            (host, addresses, runc_version),
+            (host, addresses, runtimes),
             lock,
         )
         .await;
@@ -219,7 +211,7 @@ impl Agent {
     async fn start_on(
         config: AgentConfig,
         data_plane: DataPlane,
-        (host, addresses, runc_version): (Host, Vec<IpAddr>, String),
+        (host, addresses, runtimes): (Host, Vec<IpAddr>, preflight::Runtimes),
         lock: Flock<std::fs::File>,
     ) -> Result<Self, AgentError> {
         // A data plane that was adopted is at least as new as what is remembered.
@@ -277,7 +269,8 @@ impl Agent {
                 host: host.clone(),
                 addresses: addresses.clone(),
                 labels: config.node_labels.clone(),
-                runtime_version: runc_version,
+                runtime_version: runtimes.runc_version,
+                runtime_handlers: runtimes.handlers.keys().cloned().collect(),
                 not_ready: Some("the node has no pod range yet".to_owned()),
                 ..NodeFacts::default()
             },
@@ -317,11 +310,18 @@ impl Agent {
             machine: Arc::clone(&machine),
             objects: Arc::clone(&objects),
             reporter: Arc::clone(&outbox) as Arc<dyn crate::pods::Reporter>,
-            settings: settings(&config, &host, Arc::clone(&known_addresses), host_resolver),
+            settings: settings(
+                &config,
+                &host,
+                Arc::clone(&known_addresses),
+                (host_resolver, runtimes.handlers),
+            ),
             clock: Clock::new(),
             metrics,
             pressure: std::sync::Mutex::default(),
             allocated: std::sync::Mutex::default(),
+            host_ports: std::sync::Mutex::default(),
+            user_ids: UserIds::default(),
         });
         let pods = Arc::new(Pods::open(context).await.map_err(AgentError::Pods)?);
         let new_addresses = data_plane.node_addresses();
@@ -355,10 +355,12 @@ impl Agent {
             images,
             data_plane,
             registry,
-            node_name: config.node_name.clone(),
             addresses: known_addresses,
             client: client_metrics.clone(),
             applied: [data_plane_applied, dns_applied],
+            facts: Facts::new(&config, &host),
+            baseline: Arc::default(),
+            configuration: options::configuration(&config),
         });
         let client = Client::new(
             &ClientConfig {
@@ -377,7 +379,7 @@ impl Agent {
         let usage = tokio::spawn(usage::report(
             Arc::clone(&shared.pods),
             config.cgroup_parent.clone(),
-            Arc::clone(&outbox),
+            (Arc::clone(&outbox), Arc::clone(&shared.baseline)),
             stopped.clone(),
         ));
         let removal = tokio::spawn(volumes::remove(
@@ -504,80 +506,6 @@ impl Agent {
                  }| format!("{namespace}/{name}"),
             )
             .collect()
-    }
-}
-
-impl Shared {
-    fn applied_revision(&self) -> u64 {
-        self.applied
-            .iter()
-            .map(|applied| *applied.borrow())
-            .min()
-            .unwrap_or(0)
-    }
-
-    fn status(&self) -> AgentStatus {
-        let pods =
-            self.pods
-                .snapshots()
-                .into_iter()
-                .map(|snapshot| {
-                    let status = snapshot.status;
-                    let containers = status.container_statuses.iter().flatten();
-                    PodSummary {
-                        namespace: snapshot.key.namespace,
-                        name: snapshot.key.name,
-                        phase: status.phase.clone().unwrap_or_default(),
-                        ready: status.conditions.iter().flatten().any(|condition| {
-                            condition.type_ == "Ready" && condition.status == "True"
-                        }),
-                        addresses: status
-                            .pod_ips
-                            .iter()
-                            .flatten()
-                            .filter_map(|ip| ip.ip.parse().ok())
-                            .collect(),
-                        restarts: containers
-                            .map(|container| u32::try_from(container.restart_count).unwrap_or(0))
-                            .sum(),
-                    }
-                })
-                .collect();
-        AgentStatus {
-            node_name: self.node_name.clone(),
-            addresses: self.addresses.load().to_vec(),
-            connected: self.client.connected.get() == 1,
-            applied_revision: self.applied_revision(),
-            attachments: self.data_plane.attachments(),
-            pods,
-        }
-    }
-
-    fn metrics(&self) -> String {
-        let mut text = String::new();
-        if prometheus_client::encoding::text::encode(&mut text, &self.registry).is_err() {
-            tracing::error!("metrics cannot be written");
-        }
-        let end = "# EOF\n";
-        let body_len = text.strip_suffix(end).map_or(text.len(), str::len);
-        text.truncate(body_len);
-        text.push_str("# HELP waggle_agent_drops Packets dropped by the data plane.\n");
-        text.push_str("# TYPE waggle_agent_drops counter\n");
-        for (reason, count) in self.data_plane.drops() {
-            text.push_str(&format!(
-                "waggle_agent_drops_total{{reason=\"{reason}\"}} {count}\n"
-            ));
-        }
-        text.push_str(
-            "# HELP waggle_agent_applied_revision Store revision in force on this node.\n",
-        );
-        text.push_str("# TYPE waggle_agent_applied_revision gauge\n");
-        text.push_str(&format!(
-            "waggle_agent_applied_revision {}\n",
-            self.applied_revision()
-        ));
-        text.push_str(end);
-        text
     }
 }
 
@@ -713,7 +641,7 @@ fn settings(
     config: &AgentConfig,
     host: &Host,
     node_addresses: Arc<ArcSwap<Vec<IpAddr>>>,
-    host_resolver: Resolver,
+    (host_resolver, handlers): (Resolver, Handlers),
 ) -> Settings {
     let (cpu, memory) = node::allocatable(host);
     Settings {
@@ -732,5 +660,6 @@ fn settings(
         allocatable_memory_bytes: memory,
         allowed_sysctls: config.pods.allowed_unsafe_sysctls.clone(),
         pids_limit: config.pods.pids_limit.and_then(|it| i64::try_from(it).ok()),
+        handlers,
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! ```text
 //!   transport    UDP and TCP sockets; keeper: a process that keeps them while there is no agent
+//!   custody      open TCP connections, which that process has too
 //!   questions    what was asked and is not answered yet, for the next agent
 //!   answer       from a request to a reply
 //!   zone         the cluster's names (pure); feed makes it from the cluster's events (pure)
@@ -12,6 +13,7 @@
 //! their way from pods to this server, which are the data plane's.
 
 mod answer;
+mod custody;
 mod feed;
 mod forward;
 pub mod keeper;

@@ -35,6 +35,7 @@ use futures::future::{BoxFuture, Shared};
 use self::disk::{Disk, MountRecord, Record};
 pub use self::error::ImageError;
 use self::reference::Reference;
+use crate::userns::UserNamespace;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PullPolicy {
@@ -306,8 +307,19 @@ impl ImageStore {
     /// Mounts the image's layers with a writable upper directory in `dir` (`dir/upper`, `dir/work`); the
     /// root file system is `dir/rootfs`. Idempotent. The layers stay until [`Self::unmount`].
     pub async fn mount(&self, image: &Image, dir: &Path) -> Result<PathBuf, ImageError> {
+        self.mount_for(image, dir, None).await
+    }
+
+    /// The same, with the image's files owned by the users of a pod.
+    pub(crate) async fn mount_for(
+        &self,
+        image: &Image,
+        dir: &Path,
+        users: Option<&UserNamespace>,
+    ) -> Result<PathBuf, ImageError> {
         let (disk, image, dir) = (self.disk.clone(), image.clone(), dir.to_path_buf());
-        blocking(move || mount_image(&disk, &image, &dir)).await
+        let users = users.cloned();
+        blocking(move || mount_image(&disk, &image, &dir, users.as_ref())).await
     }
 
     /// Idempotent. What the container wrote stays in `dir/upper`; `dir` is the caller's.
@@ -348,7 +360,12 @@ fn find(disk: &Disk, reference: &Reference) -> Result<Option<Record>, ImageError
     Ok(Some(record))
 }
 
-fn mount_image(disk: &Disk, image: &Image, dir: &Path) -> Result<PathBuf, ImageError> {
+fn mount_image(
+    disk: &Disk,
+    image: &Image,
+    dir: &Path,
+    users: Option<&UserNamespace>,
+) -> Result<PathBuf, ImageError> {
     let _lock = disk.lock_shared()?;
     std::fs::create_dir_all(dir).map_err(|e| ImageError::io("create", dir, e))?;
     let chain = |path: &PathBuf| {
@@ -371,7 +388,7 @@ fn mount_image(disk: &Disk, image: &Image, dir: &Path) -> Result<PathBuf, ImageE
     if lower.is_empty() {
         lower.push(disk.root.join("empty"));
     }
-    mount::mount_overlay(&lower, dir).map_err(|e| ImageError::io("mount overlay at", dir, e))
+    mount::mount_overlay(&lower, dir, users).map_err(|e| ImageError::io("mount overlay at", dir, e))
 }
 
 /// Runs file work off the async threads.

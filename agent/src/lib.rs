@@ -10,7 +10,8 @@
 //!   supervisor                  that process: parent of a pod's containers, outlives the agent
 //!   network                     network namespaces, veths, addresses
 //!   dataplane dns health        eBPF programs and maps; names; health checks of load balancers
-//!   cluster                     neutral events: services, endpoints, nodes (no gRPC, no Kubernetes client)
+//!   cluster userns              neutral events: services, endpoints, nodes (no gRPC, no Kubernetes client); user
+//!                               namespaces and mapped mounts
 //! ```
 //! Each line may use those below it, never those above (tidy holds this). `dataplane` and `dns` know
 //! nothing of pods or gRPC, so that `waggle proxy` can drive them from a stock Kubernetes API server.
@@ -29,9 +30,12 @@ mod pods;
 mod runtime;
 pub mod supervisor;
 mod sync;
+mod userns;
 mod volumes;
 
 #[cfg(test)]
 mod tests;
+
+pub use node::{SoftThreshold, ThresholdError};
 
 pub use agent::{Agent, AgentConfig, AgentError, AgentStatus, PodOptions, PodSummary, Shutdown};

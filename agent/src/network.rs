@@ -109,6 +109,51 @@ pub(crate) async fn sockets_in(
     }
 }
 
+/// What has passed a pod's interface, as the pod sees it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    pub(crate) received_bytes: u64,
+    pub(crate) received_packets: u64,
+    pub(crate) receive_errors: u64,
+    pub(crate) received_drops: u64,
+    pub(crate) sent_bytes: u64,
+    pub(crate) sent_packets: u64,
+    pub(crate) send_errors: u64,
+    pub(crate) sent_drops: u64,
+}
+
+/// The counters of all interfaces of this process's network namespace.
+#[derive(Debug, Default)]
+pub(crate) struct AllCounters(std::collections::BTreeMap<String, Counters>);
+
+impl AllCounters {
+    /// Without what cannot be read.
+    pub(crate) fn read() -> Self {
+        Self(link::counters(
+            &std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default(),
+        ))
+    }
+
+    /// Of a pod with a network of its own. Its interface sends what ours receives.
+    pub(crate) fn of_pod(&self, pod_uid: &str) -> Option<Counters> {
+        let ours = self.0.get(&Names::of(pod_uid).host)?;
+        Some(Counters {
+            received_bytes: ours.sent_bytes,
+            received_packets: ours.sent_packets,
+            receive_errors: ours.send_errors,
+            received_drops: ours.sent_drops,
+            sent_bytes: ours.received_bytes,
+            sent_packets: ours.received_packets,
+            send_errors: ours.receive_errors,
+            sent_drops: ours.received_drops,
+        })
+    }
+
+    pub(crate) fn of_interface(&self, name: &str) -> Option<Counters> {
+        self.0.get(name).copied()
+    }
+}
+
 /// Sets up and tears down pod networks, by pod uid.
 #[derive(Debug, Clone)]
 pub struct Networks {
@@ -160,13 +205,25 @@ impl Networks {
     /// # Errors
     /// When there is no address left, or the kernel refuses something.
     pub async fn attach(&self, pod_uid: &str) -> Result<PodNetwork, NetworkError> {
+        self.attach_in(pod_uid, None).await
+    }
+
+    /// The same; a new network is owned by a new user namespace, whose ids begin with `first_id`.
+    ///
+    /// # Errors
+    /// When there is no address left, or the kernel refuses something.
+    pub async fn attach_in(
+        &self,
+        pod_uid: &str,
+        first_id: Option<u32>,
+    ) -> Result<PodNetwork, NetworkError> {
         check_uid(pod_uid)?;
         if let Some(network) = self.complete(pod_uid) {
             return Ok(network);
         }
         // Left by a crash half-way.
         self.detach(pod_uid).await?;
-        match self.set_up(pod_uid).await {
+        match self.set_up(pod_uid, first_id).await {
             Ok(network) => Ok(network),
             Err(error) => {
                 if let Err(second) = self.detach(pod_uid).await {
@@ -193,10 +250,14 @@ impl Networks {
         })
     }
 
-    async fn set_up(&self, pod_uid: &str) -> Result<PodNetwork, NetworkError> {
+    async fn set_up(
+        &self,
+        pod_uid: &str,
+        first_id: Option<u32>,
+    ) -> Result<PodNetwork, NetworkError> {
         let addresses = self.inner.addresses.allocate(pod_uid)?;
         let netns = self.netns(pod_uid);
-        namespace::create(&netns).await?;
+        namespace::create(&netns, first_id).await?;
         let mtu = self.inner.mtu.load(Ordering::Relaxed);
         let mtu = (mtu > 0).then_some(mtu);
         let interface = link::create(pod_uid, &netns, &addresses, mtu).await?;

@@ -9,8 +9,10 @@ mod host;
 mod manifests;
 mod status;
 
+pub(crate) use eviction::local::pod_usage as pod_disk_usage;
 pub(crate) use eviction::{Evictor, Thresholds};
+pub use eviction::{SoftThreshold, ThresholdError};
 pub(crate) use heartbeat::{Heartbeat, NodeReporter};
-pub(crate) use host::{Host, HostError, addresses, uplink};
+pub(crate) use host::{Host, HostError, Usage, addresses, meminfo_bytes, uplink};
 pub(crate) use manifests::Manifests;
-pub(crate) use status::{NodeFacts, allocatable};
+pub(crate) use status::{MAX_PODS, NodeFacts, allocatable};

@@ -9,6 +9,8 @@
 //!   admit                what a node refuses to run
 //!   manifest             pods from files of the node
 //!   confine              seccomp profiles, system controls, process ids
+//!   runtime_class        which OCI runtime runs a pod
+//!   user_ids             ids of pods that have users of their own
 //!   ports                what a pod asks of the network: hostPorts, opting out
 //!   probe prober         verdicts (pure) and asking
 //! ```
@@ -46,8 +48,10 @@ mod qos;
 pub(crate) mod quantity;
 mod record;
 mod report;
+mod runtime_class;
 mod status;
 mod tokens;
+mod user_ids;
 mod wanted;
 mod worker;
 
@@ -61,7 +65,9 @@ pub(crate) use objects::{Kind, Objects, ServiceFacts};
 #[cfg(test)]
 pub(crate) use record::PodDirs;
 pub(crate) use report::{EventType, PodEvent, PodKey, Reporter};
+pub(crate) use runtime_class::{DEFAULT_HANDLER, Handlers};
 pub(crate) use tokens::TokenWish;
+pub(crate) use user_ids::UserIds;
 pub(crate) use worker::{ContainerSnapshot, Snapshot};
 
 use plan::Leaving;
@@ -317,11 +323,11 @@ impl<M: Machine> Pods<M> {
             .max_by_key(|snapshot| snapshot.status.start_time.clone().map(|time| time.0))
     }
 
-    /// Ends a pod for the node's sake.
-    pub(crate) async fn evict(&self, uid: &str, message: String) {
+    /// Ends a pod for the node's sake: at once, or within `grace` and its own grace period.
+    pub(crate) async fn evict(&self, uid: &str, message: String, grace: Option<Duration>) {
         let inbox = self.lock().get(uid).map(|handle| handle.inbox.clone());
         if let Some(inbox) = inbox {
-            let _ = inbox.send(Command::Evict(message)).await;
+            let _ = inbox.send(Command::Evict(message, grace)).await;
         }
     }
 

@@ -15,6 +15,8 @@ mod error;
 mod exec;
 mod launch;
 pub(crate) mod logs;
+mod mapped;
+mod propagation;
 mod resources;
 pub(crate) mod session;
 mod spec;
@@ -41,6 +43,7 @@ pub(crate) use crate::supervisor::config::Sharing;
 use crate::supervisor::config::{self, Config};
 pub(crate) use crate::supervisor::protocol::ContainerState;
 use crate::supervisor::protocol::{Answer, Call, Create, LogTarget};
+use crate::userns::UserNamespace;
 
 /// What a pod needs before its first container: made once per pod incarnation.
 #[derive(Debug, Clone)]
@@ -55,6 +58,9 @@ pub(crate) struct SandboxSpec {
     /// Sum of the containers' requests and limits, for the pod's cgroup.
     pub(crate) resources: Resources,
     pub(crate) sharing: Sharing,
+    pub(crate) runtime: OciRuntime,
+    /// Its users are its own, in the user namespace that owns `netns`: where their ids begin outside.
+    pub(crate) first_id: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -76,6 +82,8 @@ pub(crate) struct Mount {
     pub(crate) propagation: Propagation,
     /// Programs in it cannot be run.
     pub(crate) no_exec: bool,
+    /// Its files belong to the pod's own users already, where it has such.
+    pub(crate) mapped: bool,
 }
 
 /// Everything needed to create one container; all values final (no references left).
@@ -118,6 +126,9 @@ pub(crate) struct OciRuntime {
     pub(crate) program: PathBuf,
     /// How long one run of it may take.
     pub(crate) deadline: Duration,
+    /// crun: where v1 hierarchies do the accounting, it wants no v2 hierarchy with controllers beside them. It is not
+    /// shown any; what it runs stays in its supervisor's place there.
+    pub(crate) refuses_hybrid: bool,
 }
 
 impl Default for OciRuntime {
@@ -126,6 +137,7 @@ impl Default for OciRuntime {
         Self {
             program: "runc".into(),
             deadline: Duration::from_secs(30),
+            refuses_hybrid: false,
         }
     }
 }
@@ -145,16 +157,7 @@ impl Sandbox {
         spec: &SandboxSpec,
         supervisor_program: &Path,
     ) -> Result<Self, RuntimeError> {
-        Self::start_with(spec, supervisor_program, &OciRuntime::default()).await
-    }
-
-    /// The same with another OCI runtime.
-    pub(crate) async fn start_with(
-        spec: &SandboxSpec,
-        supervisor_program: &Path,
-        runtime: &OciRuntime,
-    ) -> Result<Self, RuntimeError> {
-        launch::start(spec, supervisor_program, runtime).await?;
+        launch::start(spec, supervisor_program).await?;
         let started = Self::connect(&spec.run_dir).await?;
         started.ok_or_else(|| RuntimeError::Gone(spec.run_dir.clone()))
     }
@@ -198,8 +201,15 @@ impl Sandbox {
             stdin: spec.stdin,
             stdin_once: spec.stdin_once,
             terminal: spec.terminal,
+            owner: self.config.first_id,
         };
-        self.act("create", &spec.id, Call::Create(create)).await
+        let bundle = create.bundle.clone();
+        let created = self.act("create", &spec.id, Call::Create(create)).await;
+        if self.config.first_id.is_some() {
+            // The container has them now, or nobody will.
+            launch::blocking(move || mapped::remove(&bundle)).await?;
+        }
+        created
     }
 
     pub(crate) async fn start_container(&self, id: &str) -> Result<(), RuntimeError> {
@@ -300,10 +310,24 @@ impl Sandbox {
         } else {
             PathBuf::from("/dev/shm")
         };
-        let supervisor = self.client.pid;
         let init = self.client.init;
+        // Who keeps the namespaces that the containers share.
+        let keeper = match config.first_id {
+            Some(_) => init.ok_or_else(|| RuntimeError::Gone(self.dir.to_path_buf()))?,
+            None => self.client.pid,
+        };
         let unified = self.hierarchies.is_unified();
         launch::blocking(move || {
+            let mut spec = spec;
+            propagation::check(&spec.mounts)
+                .map_err(|error| RuntimeError::io("make the mounts of", &bundle, error))?;
+            if let (Some(first_id), Some(netns)) = (config.first_id, &config.netns) {
+                let users = UserNamespace {
+                    first_id,
+                    netns: netns.clone(),
+                };
+                mapped::prepare(&mut spec, &bundle, &users)?;
+            }
             let (passwd, group) = user::read_files(&spec.rootfs)
                 .map_err(|error| RuntimeError::io("read users in", &spec.rootfs, error))?;
             let wanted = user::Wanted {
@@ -324,8 +348,12 @@ impl Sandbox {
                 cgroup: cgroup.into(),
                 cgroup_namespace: unified,
                 netns: config.netns.as_deref(),
-                uts: format!("/proc/{supervisor}/ns/uts").into(),
-                ipc: own_ipc.then(|| format!("/proc/{supervisor}/ns/ipc").into()),
+                uts: format!("/proc/{keeper}/ns/uts").into(),
+                ipc: own_ipc.then(|| format!("/proc/{keeper}/ns/ipc").into()),
+                users: config.first_id.map(|first_id| spec::Users {
+                    namespace: format!("/proc/{keeper}/ns/user").into(),
+                    first_id,
+                }),
                 pid: pid_namespace(&spec.confinement.pid, init),
                 shm,
                 user: &user,

@@ -5,7 +5,7 @@
 //! Runs as `waggle supervise --dir <pod run dir>`; the `cli` calls [`main`] before it starts anything else.
 //!
 //! Deliberately not here: anything about pods, images or networks; what is run is decided by the bundles
-//! that the agent writes. This module uses nothing else of the crate, so that it stays small; `runtime`
+//! that the agent writes. This module uses nothing else of the crate but `userns`, so that it stays small; `runtime`
 //! is its client.
 //!
 //! ```text

@@ -85,7 +85,7 @@ async fn serve(arguments: &AgentArguments) -> anyhow::Result<()> {
         vxlan_port: arguments.network.vxlan_port,
         pod_mtu: arguments.network.pod_mtu,
         insecure_registries: arguments.node.insecure_registries.clone(),
-        pods: arguments.node.pods.options(),
+        pods: arguments.node.pods.options()?,
     })
     .await?;
     tokio::select! {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use controlplane::{
-    AuditConfig, ControllerConfig, NodeRanges, PeerSettings, Termination, TokenConfig,
+    AuditConfig, ControllerConfig, NodeEviction, NodeRanges, PeerSettings, Termination, TokenConfig,
 };
 
 use crate::settings::ClusterSettings;
@@ -24,6 +24,18 @@ pub(crate) struct ControlSettings {
     /// tolerationSeconds say.
     #[arg(long, value_name = "DURATION", default_value = "40s", value_parser = grace)]
     node_monitor_grace_period: Duration,
+    /// Nodes a second, in each zone, whose pods go because the node is not ready.
+    #[arg(long, value_name = "RATE", default_value_t = 0.1, value_parser = rate)]
+    node_eviction_rate: f64,
+    /// The same for a large zone of which too many nodes are not ready; in a small one the pods stay.
+    #[arg(long, value_name = "RATE", default_value_t = 0.01, value_parser = rate)]
+    secondary_node_eviction_rate: f64,
+    /// Share of a zone's nodes that are not ready, 0 to 1, from which there are too many.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.55, value_parser = share)]
+    unhealthy_zone_threshold: f64,
+    /// Nodes of a zone above which it is large.
+    #[arg(long, value_name = "NUMBER", default_value_t = 50)]
+    large_cluster_size_threshold: usize,
     /// Ports that node ports of Services are taken from, FIRST-LAST.
     #[arg(long, value_name = "FIRST-LAST", default_value = "30000-32767", value_parser = ports)]
     service_node_port_range: RangeInclusive<u16>,
@@ -118,6 +130,12 @@ impl ControlSettings {
                 drain: self.termination_drain,
             },
             node_grace: self.node_monitor_grace_period,
+            node_eviction: NodeEviction {
+                rate: self.node_eviction_rate,
+                secondary_rate: self.secondary_node_eviction_rate,
+                unhealthy_share: self.unhealthy_zone_threshold,
+                large_zone: self.large_cluster_size_threshold,
+            },
             node_ports: self.service_node_port_range.clone(),
             node_ranges: NodeRanges {
                 ipv4: self.node_cidr_mask_size_ipv4,
@@ -155,6 +173,22 @@ fn grace(text: &str) -> Result<Duration, String> {
     Ok(grace)
 }
 
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|error| format!("{error}"))?;
+    if rate.is_finite() && rate >= 0.0 {
+        Ok(rate)
+    } else {
+        Err("it is no number of nodes a second".to_owned())
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match rate(text) {
+        Ok(share) if share <= 1.0 => Ok(share),
+        _ => Err("it is not from 0 to 1".to_owned()),
+    }
+}
+
 fn ports(text: &str) -> Result<RangeInclusive<u16>, String> {
     let (first, last) = text
         .split_once('-')
@@ -186,6 +220,8 @@ mod tests {
         assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("0s"), Ok(Duration::ZERO));
         assert!(grace("0s").is_err() && grace("5s").is_ok());
+        assert!(rate("-1").is_err() && rate("NaN").is_err() && rate("0.1") == Ok(0.1));
+        assert!(share("1.5").is_err() && share("0.55") == Ok(0.55));
         assert!(duration("-1s").is_err() && duration("soon").is_err());
         assert_eq!(ports("30000-32767"), Ok(30000..=32767));
         for wrong in ["30000", "0-5", "9-8", "1-70000", "a-b"] {

@@ -46,7 +46,8 @@ pub(crate) struct ControllerArguments {
     #[arg(long, value_name = "NAME=DIRECTORY")]
     issue_node: Option<String>,
     /// Take the next step to a new CA with the files of a member that is stopped, and exit: add, then switch, then
-    /// drop, each on all members, which are started in between.
+    /// drop, each on all members, one after the other, which are started in between. Where there are several, copy
+    /// pki/ca-next.crt and pki/ca-next.key from the first member to the others before they add.
     #[arg(long, value_name = "STEP", value_enum)]
     rotate_ca: Option<CaStep>,
 }

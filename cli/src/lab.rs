@@ -79,8 +79,12 @@ enum Action {
     RemoveNode { node: String },
     /// kill -9 an agent or a controller; pods live on.
     Kill { member: String },
-    /// Start an agent or a controller that was killed.
+    /// Cut the power of a node or a controller: all that runs on it ends at once, its data stays.
+    Crash { member: String },
+    /// Start an agent or a controller that was killed, or a member that crashed.
     Start { member: String },
+    /// Take everything from a node that is not on its disk, as a loss of power does, and start it again.
+    Reboot { node: String },
     /// End a lab, whatever state it is in; nothing of it stays.
     Down {
         /// Keep the data: the next `up` goes on from it.
@@ -114,6 +118,20 @@ struct UpArguments {
     /// Image archive or OCI layout that every node gets.
     #[arg(long = "image", value_name = "PATH")]
     images: Vec<PathBuf>,
+    /// Further argument of every `waggle controller`, such as --node-monitor-grace-period=5s.
+    #[arg(
+        long = "controller-argument",
+        value_name = "ARGUMENT",
+        allow_hyphen_values = true
+    )]
+    controller_arguments: Vec<String>,
+    /// Further argument of every `waggle agent`.
+    #[arg(
+        long = "agent-argument",
+        value_name = "ARGUMENT",
+        allow_hyphen_values = true
+    )]
+    agent_arguments: Vec<String>,
     /// How the closing screen is written.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -163,7 +181,9 @@ pub(crate) fn run(arguments: LabArguments, log: &LogSettings) -> anyhow::Result<
         Action::AddNode => members::add(&place),
         Action::RemoveNode { node } => members::remove(&place, &node),
         Action::Kill { member } => members::kill(&place, &member),
+        Action::Crash { member } => members::crash(&place, &member),
         Action::Start { member } => members::start(&place, &member),
+        Action::Reboot { node } => members::reboot(&place, &node),
         Action::Down { keep_data } => sweep::down(&place, keep_data),
         Action::Forward { .. } => unreachable!("handled above"),
     }

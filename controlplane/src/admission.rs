@@ -24,6 +24,8 @@ mod matching;
 mod policies;
 mod review;
 
+use policies::Bound;
+
 /// Puts webhooks and policies between the registry and its writes.
 pub(crate) fn attach(registry: &Registry, dialer: &Dialer) {
     registry.set_judges(Arc::new(Admission {
@@ -101,9 +103,15 @@ impl Judges for Admission {
                     }
                 }
             }
-            Ok(!all(registry, &admission::validating_policy::BINDING)
-                .await?
-                .is_empty())
+            for bindings in [
+                &admission::validating_policy::BINDING,
+                &admission::mutating_policy::BINDING,
+            ] {
+                if !all(registry, bindings).await?.is_empty() {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
         })
     }
 
@@ -116,11 +124,12 @@ impl Judges for Admission {
             if is_exempt(attempt.kind) {
                 return Ok(None);
             }
+            let policies = policies::mutating::policies(registry).await?;
             let webhooks = webhooks(registry, &MUTATING).await?;
-            if webhooks.is_empty() {
+            if policies.is_empty() && webhooks.is_empty() {
                 return Ok(None);
             }
-            mutate(registry, &self.dialer, &webhooks, attempt).await
+            mutate(registry, &self.dialer, &policies, &webhooks, attempt).await
         })
     }
 
@@ -133,7 +142,7 @@ impl Judges for Admission {
             if is_exempt(attempt.kind) {
                 return Ok(());
             }
-            policies::validate(registry, attempt).await?;
+            policies::validating::validate(registry, attempt).await?;
             let webhooks = webhooks(registry, &VALIDATING).await?;
             // All at once; the first refusal in their order counts.
             let asked = webhooks
@@ -147,50 +156,76 @@ impl Judges for Admission {
     }
 }
 
-/// One after the other. Those that want it are asked once more when others have changed the object after them.
+/// An object on its way through those who may change it.
+struct Changing<'a> {
+    attempt: Attempt<'a>,
+    object: Option<Value>,
+    /// How often it was changed.
+    changes: usize,
+}
+
+impl Changing<'_> {
+    fn now(&self) -> Attempt<'_> {
+        Attempt {
+            object: self.object.as_ref(),
+            ..self.attempt
+        }
+    }
+
+    fn take(&mut self, new: Option<Value>) {
+        if new.is_some() && new != self.object {
+            self.object = new;
+            self.changes += 1;
+        }
+    }
+}
+
+/// One after the other, policies first. Those that want it are asked once more when others have changed the object
+/// after them.
 async fn mutate(
     registry: &Registry,
     dialer: &Dialer,
+    policies: &[Bound],
     webhooks: &[Webhook],
     attempt: Attempt<'_>,
 ) -> Result<Option<Value>, ApiError> {
-    let mut object = attempt.object.cloned();
-    let mut changed = false;
-    let mut last_change = None;
-    let mut asked = Vec::new();
-    for (number, webhook) in webhooks.iter().enumerate() {
-        let now = Attempt {
-            object: object.as_ref(),
-            ..attempt
-        };
-        let Some(answer) = ask(registry, dialer, webhook, now).await? else {
-            continue;
-        };
-        asked.push(number);
-        if let Some(new) = answer.apply(webhook, object.as_ref())? {
-            object = Some(new);
-            changed = true;
-            last_change = Some(number);
+    let mut changing = Changing {
+        attempt,
+        object: attempt.object.cloned(),
+        changes: 0,
+    };
+    // Who was asked, and how often the object had been changed when they were done.
+    let (mut applied, mut asked) = (Vec::new(), Vec::new());
+    for policy in policies {
+        if let Some(new) = policy.change(registry, changing.now()).await? {
+            changing.take(Some(new));
+            applied.push((policy, changing.changes));
         }
     }
-    for number in asked {
-        let webhook = &webhooks[number];
-        let again = text(&webhook.said, &["reinvocationPolicy"]) == "IfNeeded"
-            && last_change.is_some_and(|last| last > number);
-        if !again {
-            continue;
+    for webhook in webhooks {
+        if let Some(answer) = ask(registry, dialer, webhook, changing.now()).await? {
+            let new = answer.apply(webhook, changing.object.as_ref())?;
+            changing.take(new);
+            asked.push((webhook, changing.changes));
         }
-        let now = Attempt {
-            object: object.as_ref(),
-            ..attempt
-        };
-        if let Some(answer) = ask(registry, dialer, webhook, now).await?
-            && let Some(new) = answer.apply(webhook, object.as_ref())?
+    }
+    for (policy, seen) in applied {
+        if policy.is_asked_again() && changing.changes > seen {
+            let new = policy.change(registry, changing.now()).await?;
+            changing.take(new);
+        }
+    }
+    for (webhook, seen) in asked {
+        let again = text(&webhook.said, &["reinvocationPolicy"]) == "IfNeeded";
+        if again
+            && changing.changes > seen
+            && let Some(answer) = ask(registry, dialer, webhook, changing.now()).await?
         {
-            object = Some(new);
+            let new = answer.apply(webhook, changing.object.as_ref())?;
+            changing.take(new);
         }
     }
-    Ok(object.filter(|_| changed))
+    Ok(changing.object.filter(|_| changing.changes > 0))
 }
 
 impl review::Answer {
@@ -224,7 +259,7 @@ async fn ask(
         return Ok(None);
     }
     let insists = text(said, &["failurePolicy"]) != "Ignore";
-    match matching::conditions_hold(said, attempt) {
+    match matching::conditions_hold(registry, said, attempt) {
         Ok(true) => {}
         Ok(false) => return Ok(None),
         Err(_) if !insists => return Ok(None),

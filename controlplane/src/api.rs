@@ -18,11 +18,14 @@ mod authenticate;
 mod body;
 mod certificates;
 pub(crate) mod cluster_status;
+mod component_status;
 mod discovery;
 mod dispatch;
 mod escalation;
 pub(crate) mod flow;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod health;
 mod impersonate;
 mod logs;

@@ -21,6 +21,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::api::storage::v1::StorageClass;
@@ -66,6 +67,7 @@ macro_rules! informers {
             secrets: Secret = vec![],
             service_accounts: ServiceAccount = vec![],
             storage_classes: StorageClass = vec![],
+            runtime_classes: RuntimeClass = vec![],
             volumes: PersistentVolume = vec![],
             claims: PersistentVolumeClaim = vec![],
             pods: Pod = vec![

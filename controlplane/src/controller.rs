@@ -31,6 +31,7 @@ use crate::auth::rbac::Rbac;
 pub use crate::auth::{CaStep, NodeIdentity};
 use crate::auth::{Chain, FrontProxy, Pki, PkiError, Sans, Tokens};
 use crate::cache::{Cache, Subscription};
+pub use crate::controllers::NodeEviction;
 use crate::controllers::credentials::Keys;
 use crate::controllers::{ControllerMetrics, ControllersConfig, PodRanges};
 use crate::dialer::Dialer;
@@ -74,6 +75,8 @@ pub struct ControllerConfig {
     pub termination: Termination,
     /// A node that is not heard of for this long is unreachable.
     pub node_grace: Duration,
+    /// How fast nodes that are not ready are emptied.
+    pub node_eviction: NodeEviction,
     /// Ports that node ports of Services are taken from.
     pub node_ports: std::ops::RangeInclusive<u16>,
     /// How large the range of each node is.
@@ -224,6 +227,10 @@ impl Controller {
             .bootstrap(config.cluster_dns, &endpoints)
             .await
             .map_err(|error| StartError::Bootstrap(error.to_string()))?;
+        registry
+            .agree_on_authorities(&pki.authorities()?)
+            .await
+            .map_err(|error| StartError::Certificates(error.to_string()))?;
         // What a member needs for its start nobody may refuse.
         let streams = NodeStreams::default();
         let dialer = Dialer::new(streams.clone());
@@ -270,6 +277,7 @@ impl Controller {
             &stop,
         );
         let rbac = Rbac::default();
+        registry.set_access(Arc::new(Chain::new(rbac.clone())));
         let view = View {
             cache: cache.clone(),
             applied,
@@ -281,6 +289,7 @@ impl Controller {
             config: ControllersConfig {
                 ca_pem: pki.ca_pem().to_owned(),
                 node_grace: config.node_grace,
+                node_eviction: config.node_eviction,
                 usage: streams.usage.clone(),
                 pod_ranges: PodRanges::new(
                     config.pod_cidrs.clone(),

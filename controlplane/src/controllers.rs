@@ -52,6 +52,7 @@ mod worker;
 const REPAIR: Duration = Duration::from_secs(600);
 
 pub(crate) use metrics::ControllerMetrics;
+pub use node::NodeEviction;
 pub(crate) use node::PodRanges;
 pub(crate) use volumes::{LOCAL, LOCAL_FINALIZER};
 
@@ -63,6 +64,7 @@ pub(crate) struct ControllersConfig {
     pub(crate) pod_ranges: PodRanges,
     /// A node that is not heard of for this long is unreachable.
     pub(crate) node_grace: Duration,
+    pub(crate) node_eviction: NodeEviction,
     /// What pods use, as their nodes report it.
     pub(crate) usage: UsageBook,
 }
@@ -146,7 +148,13 @@ async fn run_all(
         controller!(
             node,
             8,
-            node::Controller::new(&client, &cache, &config.pod_ranges, config.node_grace)
+            node::Controller::new(
+                &client,
+                &cache,
+                &config.pod_ranges,
+                config.node_grace,
+                config.node_eviction
+            )
         ),
         controller!(
             node::eviction,

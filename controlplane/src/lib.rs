@@ -29,7 +29,7 @@ mod controller;
 mod controllers;
 mod dialer;
 mod extension;
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod kinds;
 mod nodestream;
@@ -45,7 +45,7 @@ mod usage;
 
 pub use controller::{
     Admission, AuditConfig, CaStep, ClusterStatus, Controller, ControllerConfig, DataPlane,
-    JoinRequest, MemberStatus, NodeIdentity, NodeRanges, NodeStatus, PeerSettings, SnapshotInfo,
-    StartError, Termination, TokenConfig, accept_admission, has_member, inspect_snapshot,
-    issue_node_identity, join_request, restore_snapshot, rotate_ca,
+    JoinRequest, MemberStatus, NodeEviction, NodeIdentity, NodeRanges, NodeStatus, PeerSettings,
+    SnapshotInfo, StartError, Termination, TokenConfig, accept_admission, has_member,
+    inspect_snapshot, issue_node_identity, join_request, restore_snapshot, rotate_ca,
 };

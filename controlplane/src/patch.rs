@@ -91,6 +91,16 @@ pub(crate) fn server_side_apply<'a>(
     apply::apply(of.schema, &request, live, &applied, force)
 }
 
+/// A partial object merged over another as server-side apply merges, with nobody owning anything.
+pub(crate) fn apply_configuration<'a>(
+    of: impl Into<TypeRef<'a>>,
+    object: &Value,
+    configuration: &Value,
+) -> Result<Value, PatchError> {
+    let of = of.into();
+    apply::merge(of.schema, of, object, configuration)
+}
+
 /// Brings `metadata.managedFields` up to date after a create, update or (non-apply) patch. Call it with the
 /// object as it is going to be stored (defaulted), before its managed fields are looked at.
 pub(crate) fn track_update<'a>(

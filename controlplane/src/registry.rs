@@ -17,6 +17,7 @@ use crate::kinds::Kind;
 use crate::store::{Freshness, KeyValue, Store, Txn, TxnOutcome};
 
 mod admission;
+mod authorities;
 pub(crate) mod bind;
 pub(crate) mod bootstrap;
 mod client;
@@ -146,6 +147,7 @@ struct Inner {
     definitions: Arc<definitions::Definitions>,
     converter: OnceLock<Arc<dyn versions::Convert>>,
     judges: OnceLock<Arc<dyn judges::Judges>>,
+    access: OnceLock<Arc<dyn crate::kinds::custom::expressions::Access>>,
     /// Writers of one object take turns here instead of invalidating each other's work; which object has
     /// which lock says the hash of its key. Held across one read and one transaction, never nested.
     turns: Vec<tokio::sync::Mutex<()>>,
@@ -237,6 +239,7 @@ impl Registry {
                 definitions: Arc::default(),
                 converter: OnceLock::new(),
                 judges: OnceLock::new(),
+                access: OnceLock::new(),
                 turns: (0..TURNS).map(|_| tokio::sync::Mutex::default()).collect(),
                 hasher: std::hash::RandomState::new(),
                 quota_turns: (0..quota::TURNS)

@@ -21,7 +21,7 @@ pub(crate) use connection::{Ended, Incoming, Stream, serve};
 pub(crate) mod tests;
 
 /// Any bytes as what a client sends.
-#[cfg(fuzzing)]
+#[cfg(any(test, fuzzing))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     let mut session = session::Session::default();
     for part in bytes.chunks(7) {

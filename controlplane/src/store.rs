@@ -43,6 +43,8 @@ mod compaction;
 mod directory;
 mod disk;
 mod foundation;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod group;
 mod keyring;
 mod log;

@@ -190,7 +190,8 @@ impl Service {
                 hello.node_name
             )));
         }
-        register::register(&self.client, node, &hello)
+        // In a place of its own, which is free afterwards: the stream's lasts for as long as the stream.
+        Box::pin(register::register(&self.client, node, &hello))
             .await
             .map_err(|error| status_of(&error))?;
         tracing::info!(node, agent = hello.agent_version, "node connected");

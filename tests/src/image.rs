@@ -57,7 +57,7 @@ fn add_program(root: &Path, program: &Path) {
 /// Writes a `docker save` style archive of the image to `directory` and returns its path.
 pub fn busybox_archive(directory: &Path) -> PathBuf {
     let root = busybox_root(directory);
-    archive(directory, &root, IMAGE, "busybox.tar")
+    archive(directory, &root, IMAGE, "busybox.tar", "/bin")
 }
 
 /// Name of the image with nothing but one program, for pods that only serve.
@@ -70,10 +70,17 @@ pub fn program_archive(directory: &Path, program: &Path) -> PathBuf {
         std::fs::create_dir_all(root.join(folder)).expect("a folder of the image");
     }
     add_program(&root, program);
-    archive(directory, &root, PEER_IMAGE, "program.tar")
+    archive(directory, &root, PEER_IMAGE, "program.tar", "/bin")
 }
 
-fn archive(directory: &Path, root: &Path, name: &str, file: &str) -> PathBuf {
+/// Packs `root` as image `name` into `file` below `directory`; `path` is where its programs are.
+pub(crate) fn archive(
+    directory: &Path,
+    root: &Path,
+    name: &str,
+    file: &str,
+    path: &str,
+) -> PathBuf {
     let save = directory.join("save");
     std::fs::create_dir_all(&save).expect("a folder for the archive");
     Outcome::of(
@@ -90,7 +97,7 @@ fn archive(directory: &Path, root: &Path, name: &str, file: &str) -> PathBuf {
     let config = serde_json::json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",
-        "config": {"Env": ["PATH=/bin"], "Cmd": ["sh"]},
+        "config": {"Env": [format!("PATH={path}")], "Cmd": ["sh"]},
         "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{digest}")]},
         "history": []
     });

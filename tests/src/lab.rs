@@ -352,20 +352,21 @@ fn missing_endpoint(service: &Value, pods: &Value, slices: &Value) -> Option<Str
         .collect();
     let of_service = items(slices)
         .filter(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == *name);
-    let mut families = 0;
+    // Endpoints with other port numbers are in other slices.
+    let mut families = BTreeMap::<String, BTreeSet<&str>>::new();
     for slice in of_service {
-        families += 1;
         let endpoints = slice["endpoints"].as_array().into_iter().flatten();
-        let found: BTreeSet<&str> = endpoints
+        let found = endpoints
             .filter(|endpoint| endpoint["conditions"]["ready"] == true)
-            .filter_map(|endpoint| endpoint["targetRef"]["name"].as_str())
-            .collect();
-        if found != wanted {
-            return Some(format!("{name} has {found:?}, not {wanted:?}"));
-        }
+            .filter_map(|endpoint| endpoint["targetRef"]["name"].as_str());
+        let family = families.entry(text(&slice["addressType"])).or_default();
+        family.extend(found);
+    }
+    if let Some(found) = families.values().find(|found| **found != wanted) {
+        return Some(format!("{name} has {found:?}, not {wanted:?}"));
     }
     let expected = service["spec"]["ipFamilies"].as_array().map_or(1, Vec::len);
-    (families < expected).then(|| format!("{name} has {families} slices"))
+    (families.len() < expected).then(|| format!("{name} has slices of {families:?}"))
 }
 
 fn agent_status(socket: &Path) -> Option<Value> {

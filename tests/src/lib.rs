@@ -4,6 +4,7 @@
 //! A test that cannot run fails: there are no skips.
 
 mod cluster;
+mod debian;
 mod image;
 mod lab;
 mod leftovers;
@@ -11,6 +12,7 @@ mod netns;
 mod process;
 
 pub use cluster::{Cluster, Options, old_kubectl, waggle};
+pub use debian::{Application, NGINX, POSTGRESQL, PROMETHEUS, PYTHON, REDIS};
 pub use image::{IMAGE, PEER_IMAGE, busybox_archive, busybox_root, program_archive};
 pub use lab::{Lab, PodFacts, Spot};
 pub use leftovers::{Leftovers, unified_cgroup};

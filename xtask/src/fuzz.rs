@@ -11,7 +11,7 @@ use crate::run::{self, checked};
 
 #[derive(Debug, Args)]
 pub(crate) struct FuzzArguments {
-    /// One target (`packet`, `refusal`, `dns`, `image`, `layer`, `sockets`, `sync`, `spdy`); all without.
+    /// One target, of those in `tests/fuzz/targets`; all without.
     target: Option<String>,
     /// Seconds for each target.
     #[arg(long, default_value_t = 60)]
@@ -19,7 +19,7 @@ pub(crate) struct FuzzArguments {
 }
 
 /// Targets, and the whole crate that they need, if any.
-const TARGETS: [(&str, Option<&str>); 8] = [
+const TARGETS: [(&str, Option<&str>); 18] = [
     ("packet", None),
     ("refusal", None),
     ("dns", Some("agent")),
@@ -28,6 +28,16 @@ const TARGETS: [(&str, Option<&str>); 8] = [
     ("sockets", Some("agent")),
     ("sync", Some("agent")),
     ("spdy", Some("controlplane")),
+    ("path", Some("controlplane")),
+    ("query", Some("controlplane")),
+    ("body", Some("controlplane")),
+    ("patch", Some("controlplane")),
+    ("selector", Some("controlplane")),
+    ("token", Some("controlplane")),
+    ("expression", Some("controlplane")),
+    ("raft", Some("controlplane")),
+    ("record", Some("controlplane")),
+    ("snapshot", Some("controlplane")),
 ];
 
 pub(crate) fn run(arguments: &FuzzArguments) -> anyhow::Result<()> {

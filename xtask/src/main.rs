@@ -36,7 +36,7 @@ enum Command {
     Fuzz(fuzz::FuzzArguments),
     /// Load every eBPF program on other kernels (QEMU), and write down what their verifiers looked at.
     Kernels(kernels::KernelsArguments),
-    /// Measure the one-node cluster and print one table.
+    /// Measure the one-node cluster, the control plane beside etcd, a large cluster or pods, and print one table.
     Bench(bench::BenchArguments),
 }
 

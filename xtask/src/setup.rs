@@ -142,21 +142,24 @@ fn execute(step: &Step) -> anyhow::Result<()> {
             )
         }
         Step::InstallCargoDeny => checked(run::cargo().args(["install", "cargo-deny", "--locked"])),
-        Step::UnpackKubectl => unpack_kubectl(&old_kubectl()),
+        // Unpacked rather than installed: the package conflicts with other vendors' kubectl.
+        Step::UnpackKubectl => unpack("kubernetes-client", "usr/bin/kubectl", &old_kubectl()),
+        // Unpacked rather than installed: the package starts a service.
+        Step::UnpackEtcd => unpack("etcd-server", "usr/bin/etcd", &etcd()),
     }
 }
 
-/// Unpacked rather than installed: the package conflicts with other vendors' kubectl.
-fn unpack_kubectl(target: &Path) -> anyhow::Result<()> {
+/// Copies one program of a Debian package to `target` without installing the package.
+fn unpack(package: &str, program: &str, target: &Path) -> anyhow::Result<()> {
     let folder = target.parent().context("the tools folder")?;
-    let scratch = folder.join("kubernetes-client");
+    let scratch = folder.join(package);
     std::fs::create_dir_all(&scratch)?;
-    checked(Command::new("apt-get").current_dir(&scratch).args([
-        "download",
-        "-q",
-        "kubernetes-client",
-    ]))?;
-    let package = std::fs::read_dir(&scratch)?
+    checked(
+        Command::new("apt-get")
+            .current_dir(&scratch)
+            .args(["download", "-q", package]),
+    )?;
+    let archive = std::fs::read_dir(&scratch)?
         .filter_map(Result::ok)
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
@@ -164,12 +167,17 @@ fn unpack_kubectl(target: &Path) -> anyhow::Result<()> {
     checked(
         Command::new("dpkg")
             .arg("-x")
-            .arg(&package)
+            .arg(&archive)
             .arg(scratch.join("root")),
     )?;
-    std::fs::copy(scratch.join("root/usr/bin/kubectl"), target)?;
+    std::fs::copy(scratch.join("root").join(program), target)?;
     std::fs::remove_dir_all(&scratch)?;
     Ok(())
+}
+
+/// Debian's etcd, unpacked by set-up: what `cargo xtask bench control` compares with.
+pub(crate) fn etcd() -> PathBuf {
+    run::workspace_root().join("target/tools/etcd-3.4")
 }
 
 /// A plan for the running machine, for `cargo xtask check` (which installs only its own tools).

@@ -16,6 +16,12 @@ pub enum AgentError {
         found: String,
         minimum: &'static str,
     },
+    #[error("the runtime handler {handler:?} is no program that runs containers: {}: {detail}", program.display())]
+    Handler {
+        handler: String,
+        program: PathBuf,
+        detail: String,
+    },
     #[error("no cgroup v2 hierarchy is mounted at /sys/fs/cgroup or /sys/fs/cgroup/unified")]
     NoCgroup2,
     #[error("the kernel lacks the file system {0}")]

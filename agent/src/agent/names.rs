@@ -16,7 +16,7 @@ pub(super) async fn sockets(
 ) -> Result<(DnsSockets, Option<Keeper>), AgentError> {
     let directory = config.run_dir.join(DIRECTORY);
     let listen = dns_listen(config);
-    let sockets = match adopt(&directory, listen) {
+    let mut sockets = match adopt(&directory, listen) {
         Some((Some(keeper), sockets)) => return Ok((sockets, Some(keeper))),
         Some((None, sockets)) => sockets,
         None => DnsSockets::bind(listen).map_err(|source| DnsError::Listen {
@@ -27,7 +27,10 @@ pub(super) async fn sockets(
     let cgroups = crate::runtime::supervisor_cgroups(&config.cgroup_parent).unwrap_or_default();
     let program = &config.supervisor_program;
     let keeper = match Keeper::start(program, &directory, &cgroups, &sockets).await {
-        Ok(keeper) => Some(keeper),
+        Ok(keeper) => {
+            sockets.custody = keeper.custody().ok();
+            Some(keeper)
+        }
         Err(error) => {
             tracing::warn!(%error, "nobody keeps the DNS sockets over a restart");
             None

@@ -2,7 +2,8 @@
 //! people look at.
 //!
 //! ```text
-//!   /healthz  /metrics  /pods  /runningpods/  /logs/…
+//!   /healthz  /configz  /pods  /runningpods/  /logs/…
+//!   /metrics  /metrics/resource  /metrics/cadvisor  /stats/summary
 //! ```
 //! Nothing can be changed here.
 
@@ -21,7 +22,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
 use tokio::io::DuplexStream;
 
-use super::Shared;
+use super::{Shared, stats};
 use crate::sync::NodeServer;
 
 /// Where the machine keeps its logs.
@@ -37,7 +38,7 @@ impl NodeServer for Server {
         async move {
             let service = service_fn(move |request: Request<Incoming>| {
                 let shared = Arc::clone(&shared);
-                async move { Ok::<_, Infallible>(answer(&request, &shared)) }
+                async move { Ok::<_, Infallible>(answer(&request, &shared).await) }
             });
             // A client that breaks off is nobody's fault.
             let _ = hyper::server::conn::http1::Builder::new()
@@ -50,10 +51,16 @@ impl NodeServer for Server {
     }
 }
 
-fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed");
     }
+    let exposition = |text: String| {
+        let content_type = "text/plain; version=0.0.4; charset=utf-8";
+        reply(StatusCode::OK, content_type, text)
+    };
+    let json =
+        |value: &serde_json::Value| reply(StatusCode::OK, "application/json", value.to_string());
     match request.uri().path() {
         "/healthz" | "/healthz/" | "/healthz/ping" | "/healthz/syncloop" => {
             text(StatusCode::OK, "ok")
@@ -63,6 +70,10 @@ fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>>
             "application/openmetrics-text; version=1.0.0; charset=utf-8",
             shared.metrics(),
         ),
+        "/metrics/resource" => exposition(stats::resource(&stats::measure(shared, false).await)),
+        "/metrics/cadvisor" => exposition(stats::cadvisor(&stats::measure(shared, true).await)),
+        "/stats/summary" | "/stats/" => json(&stats::summary(&stats::measure(shared, true).await)),
+        "/configz" => json(&shared.configuration),
         "/pods" | "/pods/" => pods(shared, |_| true),
         "/runningpods" | "/runningpods/" => pods(shared, |phase| phase == "Running"),
         path => match path.strip_prefix("/logs") {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::AgentConfig;
 use crate::images::ImageStore;
-use crate::node::{Evictor, Heartbeat, Manifests, Thresholds};
+use crate::node::{Evictor, Heartbeat, Manifests, SoftThreshold, Thresholds};
 use crate::pods::{NodeMachine, Pods};
 
 /// Defaults are the kubelet's.
@@ -28,10 +28,17 @@ pub struct PodOptions {
     pub eviction_inodes_percent: u8,
     /// Part of the process ids that must be free.
     pub eviction_pids_percent: u8,
+    /// What must be left in the long run; with less for its grace period the node ends pods, which have time to end.
+    pub eviction_soft: Vec<SoftThreshold>,
+    /// The longest that such a pod has to end.
+    pub eviction_longest_grace: Duration,
     /// How long a pressure lasts at least, once it was noticed.
     pub pressure_transition: Duration,
     /// Where images of a registry are looked for first: `registry` and a mirror's `host:port`, in order.
     pub registry_mirrors: Vec<(String, String)>,
+    /// Programs that run containers, by the handler that a RuntimeClass names; besides `runc`, and `crun` where it is
+    /// installed.
+    pub runtime_handlers: Vec<(String, PathBuf)>,
 }
 
 impl Default for PodOptions {
@@ -46,8 +53,11 @@ impl Default for PodOptions {
             eviction_disk_percent: 10,
             eviction_inodes_percent: 5,
             eviction_pids_percent: 10,
+            eviction_soft: Vec::new(),
+            eviction_longest_grace: Duration::ZERO,
             pressure_transition: Duration::from_secs(300),
             registry_mirrors: Vec::new(),
+            runtime_handlers: Vec::new(),
         }
     }
 }
@@ -71,9 +81,36 @@ pub(super) fn evictor(
             inodes_percent: options.eviction_inodes_percent,
             pids_percent: options.eviction_pids_percent,
         },
+        soft: options.eviction_soft.clone(),
+        longest_grace: options.eviction_longest_grace,
         transition: options.pressure_transition,
         image_gc: (options.image_gc_high_percent, options.image_gc_low_percent),
     }
+}
+
+/// The options in force in the form of a kubelet's configuration file, for `/configz`.
+pub(super) fn configuration(config: &AgentConfig) -> serde_json::Value {
+    let pods = &config.pods;
+    let percent = |part: u8| format!("{part}%");
+    serde_json::json!({"kubeletconfig": {
+        "kind": "KubeletConfiguration",
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "staticPodPath": pods.manifests,
+        "clusterDomain": config.cluster_domain,
+        "clusterDNS": [config.cluster_dns],
+        "maxPods": crate::node::MAX_PODS,
+        "podPidsLimit": pods.pids_limit.map_or(-1, |most| i64::try_from(most).unwrap_or(i64::MAX)),
+        "allowedUnsafeSysctls": pods.allowed_unsafe_sysctls,
+        "imageGCHighThresholdPercent": pods.image_gc_high_percent,
+        "imageGCLowThresholdPercent": pods.image_gc_low_percent,
+        "evictionHard": {
+            "memory.available": format!("{}Mi", pods.eviction_memory_bytes >> 20),
+            "nodefs.available": percent(pods.eviction_disk_percent),
+            "nodefs.inodesFree": percent(pods.eviction_inodes_percent),
+            "pid.available": percent(pods.eviction_pids_percent),
+        },
+        "evictionPressureTransitionPeriod": format!("{}s", pods.pressure_transition.as_secs()),
+    }})
 }
 
 pub(super) fn manifests(

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{AgentConfig, AgentError};
-use crate::pods::Resolver;
+use crate::pods::{DEFAULT_HANDLER, Handlers, Resolver};
+use crate::runtime::OciRuntime;
 
 /// The oldest runc that does what is asked of it.
 const RUNC_MINIMUM: &str = "1.1.0";
@@ -20,8 +21,15 @@ const CAPABILITIES: [(u32, &str); 6] = [
     (7, "CAP_SETUID"),
 ];
 
-/// Checks the machine and makes the directories; returns runc's version.
-pub(super) async fn check(config: &AgentConfig) -> Result<String, AgentError> {
+/// What was found of the programs that run containers.
+#[derive(Debug)]
+pub(super) struct Runtimes {
+    pub(super) runc_version: String,
+    pub(super) handlers: Handlers,
+}
+
+/// Checks the machine and makes the directories.
+pub(super) async fn check(config: &AgentConfig) -> Result<Runtimes, AgentError> {
     let uid = nix::unistd::geteuid();
     if !uid.is_root() {
         return Err(AgentError::NotRoot(uid.as_raw()));
@@ -51,7 +59,44 @@ pub(super) async fn check(config: &AgentConfig) -> Result<String, AgentError> {
             path: config.run_dir.clone(),
         });
     }
-    runc_version().await
+    Ok(Runtimes {
+        runc_version: runc_version().await?,
+        handlers: handlers(&config.pods.runtime_handlers).await?,
+    })
+}
+
+/// The table of handlers: those that are configured must be there, crun may be.
+async fn handlers(configured: &[(String, PathBuf)]) -> Result<Handlers, AgentError> {
+    let mut handlers = Handlers::from([(DEFAULT_HANDLER.to_owned(), OciRuntime::default())]);
+    if let Ok(crun) = oci_runtime(Path::new("crun")).await {
+        handlers.insert("crun".to_owned(), crun);
+    }
+    for (handler, program) in configured {
+        let runtime = oci_runtime(program).await;
+        let runtime = runtime.map_err(|detail| AgentError::Handler {
+            handler: handler.clone(),
+            program: program.clone(),
+            detail,
+        })?;
+        handlers.insert(handler.clone(), runtime);
+    }
+    Ok(handlers)
+}
+
+async fn oci_runtime(program: &Path) -> Result<OciRuntime, String> {
+    let output = tokio::process::Command::new(program)
+        .arg("--version")
+        .stdin(std::process::Stdio::null())
+        .output();
+    match output.await {
+        Ok(output) if output.status.success() => Ok(OciRuntime {
+            program: program.to_owned(),
+            refuses_hybrid: output.stdout.starts_with(b"crun "),
+            ..OciRuntime::default()
+        }),
+        Ok(output) => Err(format!("`--version` ended with {}", output.status)),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// One agent at a time may own the data directory; the lock ends with the process.

@@ -1,12 +1,14 @@
 //! Tells the control plane now and then what the node and its pods use.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::node::v1 as wire;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
+use super::stats::Baseline;
 use crate::pods::Pods;
 use crate::runtime::{Hierarchies, usage};
 use crate::sync::Outbox;
@@ -83,10 +85,36 @@ fn measure(hierarchies: &Hierarchies, parent: &str, pods: Vec<Running>) -> wire:
     }
 }
 
+/// The identity of each container: by the pod's uid and the container's name.
+fn ids(running: &[Running]) -> BTreeMap<(String, String), String> {
+    let of = |pod: &Running| {
+        let uid = pod.uid.clone();
+        let containers = pod.containers.clone().into_iter();
+        containers.map(move |(name, id)| ((uid.clone(), name), id))
+    };
+    running.iter().flat_map(of).collect()
+}
+
+/// CPU time by the containers' identities; that of the node has no name.
+fn cpu_by_id(
+    usage: &wire::Usage,
+    ids: &BTreeMap<(String, String), String>,
+) -> BTreeMap<String, u64> {
+    let of = |pod: &wire::PodUsage| {
+        let containers = pod.containers.iter().filter_map(|container| {
+            let id = ids.get(&(pod.uid.clone(), container.name.clone()))?;
+            Some((id.clone(), container.cpu_nanos))
+        });
+        containers.collect::<Vec<_>>()
+    };
+    let node = std::iter::once((String::new(), usage.cpu_nanos));
+    usage.pods.iter().flat_map(of).chain(node).collect()
+}
+
 pub(super) async fn report<M: crate::pods::Machine>(
     pods: Arc<Pods<M>>,
     cgroup_parent: String,
-    outbox: Arc<Outbox>,
+    (outbox, baseline): (Arc<Outbox>, Arc<Baseline>),
     mut stop: watch::Receiver<bool>,
 ) {
     let hierarchies = match Hierarchies::detect() {
@@ -104,10 +132,13 @@ pub(super) async fn report<M: crate::pods::Machine>(
             _ = stop.wait_for(|stop| *stop) => return,
         }
         let running = running(&pods);
+        let ids = ids(&running);
+        let at = Instant::now();
         let (hierarchies, parent) = (Arc::clone(&hierarchies), cgroup_parent.clone());
         let measured =
             tokio::task::spawn_blocking(move || measure(&hierarchies, &parent, running)).await;
         if let Ok(usage) = measured {
+            baseline.note(at, cpu_by_id(&usage, &ids));
             outbox.usage(usage);
         }
     }

@@ -2,20 +2,21 @@
 //!
 //! Runs as `waggle keep-dns --dir <run dir>`, with the UDP socket as standard input, the listening TCP socket as standard
 //! output and the memory of unanswered questions as standard error; the `cli` calls [`main`] before it starts anything else. Whoever connects to its socket in that
-//! directory is the agent, and gets all three. Questions that come while there is none wait in them, and are answered
+//! directory is the agent, and gets all three, and the connections that the agent before had open (`custody`). Questions that come while there is none wait in them, and are answered
 //! by the next agent; without, they would be refused. It ends when an agent says so, or [`PATIENCE`] after the last one
 //! is gone: then nobody answers any more, and clients had better be refused.
 
-use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::io::{self, IoSlice, Read as _, Write as _};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
+use super::custody::{self, Custody, END, Held, Said};
 use super::questions::Questions;
 use super::transport::DnsSockets;
 
@@ -26,10 +27,8 @@ const KEPT: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A new keeper listens within this time.
 const READY: Duration = Duration::from_secs(5);
-/// What an agent says that wants the keeper to end.
-const END: u8 = b'e';
-/// What comes with the sockets.
-const HERE: u8 = b'h';
+/// What comes with the sockets; connections follow. A keeper that knows of no connections says something else.
+const HERE: u8 = b'H';
 
 /// An agent's connection to the keeper, which the keeper goes by: it ends with the agent.
 #[derive(Debug)]
@@ -39,7 +38,7 @@ pub struct Keeper {
 
 impl Keeper {
     /// The sockets that an earlier agent left with its keeper, if there is one, and whether it has all that there is to
-    /// keep: an older one has no memory of questions.
+    /// keep: an older one has no memory of questions, or no connections.
     pub fn adopt(directory: &Path) -> io::Result<Option<(Self, DnsSockets, bool)>> {
         let connection = match UnixStream::connect(directory.join(SOCKET)) {
             Ok(connection) => connection,
@@ -54,7 +53,9 @@ impl Keeper {
             Err(error) => return Err(error),
         };
         connection.set_read_timeout(Some(READY))?;
-        let mut found = receive(&connection)?.into_iter();
+        let (here, found) =
+            custody::receive(&connection, KEPT)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let mut found = found.into_iter();
         let (Some(udp), Some(tcp)) = (found.next(), found.next()) else {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
@@ -62,11 +63,22 @@ impl Keeper {
             ));
         };
         let known = found.next().and_then(Questions::adopt);
-        let is_whole = known.is_some();
+        let is_whole = known.is_some() && here == HERE;
+        let connections = if here == HERE {
+            custody::adopt(&connection)?
+        } else {
+            Vec::new()
+        };
         let sockets = DnsSockets {
             udp: udp.into(),
             tcp: tcp.into(),
             questions: known.map_or_else(Questions::new, Ok)?,
+            connections: connections.into_iter().map(Into::into).collect(),
+            custody: if is_whole {
+                Some(Custody::new(&connection)?)
+            } else {
+                None
+            },
         };
         Ok(Some((Self { connection }, sockets, is_whole)))
     }
@@ -105,6 +117,11 @@ impl Keeper {
         }
     }
 
+    /// To give it connections.
+    pub fn custody(&self) -> io::Result<Custody> {
+        Custody::new(&self.connection)
+    }
+
     /// Ends the keeper, and waits until it is gone.
     pub fn end(mut self) {
         let _ = self.connection.set_read_timeout(Some(READY));
@@ -113,30 +130,6 @@ impl Keeper {
             let _ = self.connection.read(&mut [0]);
         }
     }
-}
-
-fn receive(connection: &UnixStream) -> io::Result<Vec<OwnedFd>> {
-    let mut byte = [0];
-    let mut buffers = [IoSliceMut::new(&mut byte)];
-    let mut space = nix::cmsg_space!([std::os::fd::RawFd; KEPT]);
-    let message = recvmsg::<()>(
-        connection.as_raw_fd(),
-        &mut buffers,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
-    let mut found = Vec::new();
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(descriptors) = control {
-            // SAFETY: the kernel has just given us these, and nobody else has their numbers.
-            found.extend(
-                descriptors
-                    .into_iter()
-                    .map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) }),
-            );
-        }
-    }
-    Ok(found)
 }
 
 /// Entry point of `waggle keep-dns`; returns the process's exit code.
@@ -210,6 +203,7 @@ fn keep(
     patience: Duration,
 ) -> io::Result<Vec<UnixStream>> {
     let mut agents: Vec<UnixStream> = Vec::new();
+    let mut held = Held::default();
     let mut alone = Instant::now();
     loop {
         let left = patience.saturating_sub(alone.elapsed());
@@ -231,17 +225,17 @@ fn keep(
             if !readable[index] {
                 return true;
             }
-            let mut byte = [0];
-            let said = matches!(agent.read(&mut byte), Ok(1));
-            end |= said && byte == [END];
-            said
+            let said = held.hear(agent);
+            end |= said == Said::End;
+            said != Said::Nothing
         });
         if end {
             return Ok(agents);
         }
         if readable[0] {
             let (agent, _) = listener.accept()?;
-            if give(&agent, sockets).is_ok() {
+            let all = give(&agent, sockets).and_then(|()| held.give(&agent));
+            if all.is_ok() {
                 agents.push(agent);
             }
         }

@@ -681,6 +681,65 @@ async fn what_an_agent_took_to_its_end_is_answered_by_the_next() {
     }
 }
 
+/// A question stays in its connection until it is answered, and the connection with whoever comes next: here a server
+/// that stops, which is what a killed one leaves too.
+#[tokio::test]
+async fn a_connection_goes_on_with_the_next_server() {
+    let (_go, held) = watch::channel(false);
+    let upstream = Upstream::start(&[(WWW, Behaviour::Held(WWW_ADDRESS, held))]).await;
+    let sockets = DnsSockets::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = sockets.address().unwrap();
+    let kept = sockets.try_clone().unwrap();
+    let mut client = TcpStream::connect(address).await.unwrap();
+    let here = "web.default.svc.cluster.local.";
+    let asked = [WWW, here, here].map(|name| question(name, RecordType::A));
+    let mut bytes = Vec::new();
+    for query in &asked {
+        let query = query.to_vec().unwrap();
+        bytes.extend(u16::try_from(query.len()).unwrap().to_be_bytes());
+        bytes.extend(query);
+    }
+    // The first is waited for elsewhere, the second lies behind it, the third has not come whole.
+    let (before, after) = bytes.split_at(bytes.len() - 7);
+    client.write_all(before).await.unwrap();
+    let (accepted, _) = sockets.tcp.accept().unwrap();
+    accepted.set_nonblocking(true).unwrap();
+    let first = DnsSockets {
+        connections: vec![accepted.try_clone().unwrap()],
+        ..sockets
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let upstreams = [upstream.address];
+    let server = runtime.spawn(async move { Fixture::on(first, &upstreams).await });
+    let server = server.await.unwrap();
+    while upstream.asked() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // It is killed: nothing that it does happens any more, and its descriptors are closed.
+    runtime.shutdown_background();
+    drop((server.batches, server.applied));
+    std::mem::forget(server.server);
+
+    let answers = Upstream::start(&[(WWW, Behaviour::Address(WWW_ADDRESS))]).await;
+    let second = DnsSockets {
+        connections: vec![accepted],
+        ..kept
+    };
+    let _next = Fixture::on(second, &[answers.address]).await;
+    client.write_all(after).await.unwrap();
+    for query in asked {
+        let length = tokio::time::timeout(ANSWER, client.read_u16());
+        let mut reply = vec![0; usize::from(length.await.unwrap().unwrap())];
+        client.read_exact(&mut reply).await.unwrap();
+        let reply = Message::from_vec(&reply).unwrap();
+        assert_eq!(reply.metadata.id, query.metadata.id);
+        assert_eq!(reply.answers.len(), 1);
+    }
+}
+
 /// What an agent remembers is told at once; that a name is not there, when the control plane had time to say so.
 #[tokio::test]
 async fn what_is_remembered_is_told_before_the_control_plane_is_heard_of() {

@@ -1,9 +1,10 @@
-//! The sockets: UDP and TCP, bounded, and stopped without losing an answer.
+//! The sockets: UDP and TCP (`stream`), bounded, and stopped without losing an answer.
 //!
 //! hickory's own loop is not used: it drops queries under way when it stops, accepts connections and
 //! queries without bound, and its sockets cannot be kept over a restart.
 
 mod shares;
+mod stream;
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,25 +16,22 @@ use hickory_proto::op::ResponseCode;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::io::Interest;
+use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::shares::Shares;
+use self::stream::Streams;
 use super::answer::{Answerer, Step, failure};
-use super::questions::{DESKS, Desk, Held, Ledger, MAX_QUERY, Questions};
+use super::custody::Custody;
+use super::questions::{DESKS, Desk, Held, Ledger, Questions};
 
-/// Connections, in all and of one client.
-const MAX_CONNECTIONS: usize = 512;
-const MAX_CONNECTIONS_EACH: usize = 64;
 /// UDP queries waiting for an upstream resolver, in all and of one client.
 const MAX_WAITING: usize = 4096;
 const MAX_WAITING_EACH: usize = 1024;
 /// Room for datagrams that nobody has read yet, some thousand queries.
 const WAITING_BYTES: usize = 4 << 20;
-/// A connection without a query is closed.
-const IDLE: Duration = Duration::from_secs(10);
 
 /// Bound sockets; they can outlive a server and be handed to the next.
 #[derive(Debug)]
@@ -42,6 +40,10 @@ pub struct DnsSockets {
     pub tcp: std::net::TcpListener,
     /// What was taken from the first and is not answered yet.
     pub questions: Questions,
+    /// That the server before had open.
+    pub connections: Vec<std::net::TcpStream>,
+    /// Who has open connections too.
+    pub custody: Option<Custody>,
 }
 
 impl DnsSockets {
@@ -58,6 +60,8 @@ impl DnsSockets {
                         udp,
                         tcp: tcp.into(),
                         questions: Questions::new()?,
+                        connections: Vec::new(),
+                        custody: None,
                     });
                 }
                 Err(error) => last = error,
@@ -72,6 +76,8 @@ impl DnsSockets {
             udp: self.udp.try_clone()?,
             tcp: self.tcp.try_clone()?,
             questions: self.questions.try_clone()?,
+            connections: Vec::new(),
+            custody: self.custody.clone(),
         })
     }
 
@@ -189,8 +195,11 @@ impl Transport {
             let serving = worker().serve_udp(udp.clone(), waiting.clone(), desk);
             transport.tasks.spawn(serving);
         }
-        let worker = worker();
-        transport.tasks.spawn(worker.serve_tcp(tcp));
+        let streams = Streams::new(answerer, &transport.stop, &transport.tasks, sockets.custody);
+        for connection in sockets.connections {
+            streams.resume(connection);
+        }
+        transport.tasks.spawn(streams.serve(tcp));
         Ok(transport)
     }
 
@@ -280,77 +289,6 @@ impl Worker {
             send(&socket, &reply, from);
             drop((share, held));
         });
-    }
-
-    async fn serve_tcp(self, listener: TcpListener) {
-        let connections = Shares::new(MAX_CONNECTIONS, MAX_CONNECTIONS_EACH);
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = self.stop.cancelled() => return,
-            };
-            match accepted {
-                Ok((stream, from)) => {
-                    // Closed at once otherwise: the client knows, and may come again.
-                    let Some(share) = connections.take(from.ip()) else {
-                        self.answerer.metrics.overloaded.inc();
-                        continue;
-                    };
-                    let (answerer, stop) = (self.answerer.clone(), self.stop.clone());
-                    self.tasks.spawn(async move {
-                        if let Err(error) = connection(stream, from, &answerer, &stop).await {
-                            tracing::debug!(%from, %error, "connection");
-                        }
-                        drop(share);
-                    });
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "accept");
-                    // Out of descriptors, mostly: the others need a moment to give some back.
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-            }
-        }
-    }
-}
-
-/// Queries of a connection are answered one after the other: no client gets more than its share.
-async fn connection(
-    mut stream: TcpStream,
-    from: SocketAddr,
-    answerer: &Arc<Answerer>,
-    stop: &CancellationToken,
-) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    loop {
-        let length = tokio::select! {
-            length = tokio::time::timeout(IDLE, stream.read_u16()) => length,
-            () = stop.cancelled() => return Ok(()),
-        };
-        let length = match length {
-            Ok(Ok(length)) => usize::from(length),
-            // Closed by the client, or idle.
-            Ok(Err(_)) | Err(_) => return Ok(()),
-        };
-        if length > MAX_QUERY {
-            answerer.metrics.malformed.inc();
-            return Ok(());
-        }
-        let mut query = vec![0; length];
-        tokio::time::timeout(IDLE, stream.read_exact(&mut query)).await??;
-        let reply = match read(answerer, &query, from, Protocol::Tcp) {
-            Ok(Step::Done(reply)) | Err(reply) => reply,
-            Ok(Step::Forward(question)) => answerer.finish(*question).await,
-        };
-        let Ok(length) = u16::try_from(reply.len()) else {
-            return Ok(());
-        };
-        if length == 0 {
-            return Ok(());
-        }
-        let mut framed = length.to_be_bytes().to_vec();
-        framed.extend(reply);
-        tokio::time::timeout(IDLE, stream.write_all(&framed)).await??;
     }
 }
 

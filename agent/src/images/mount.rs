@@ -2,18 +2,27 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use crate::userns::{self, UserNamespace};
+
 /// mount(2) takes one page of options; some of it is for ourselves.
 const MAX_OPTIONS: usize = 3900;
+/// Where layers are mounted with other owners while an overlay is made of them.
+const LOWER: &str = "lower";
 
-/// Mounts `layers` (lowest first) with `dir/upper` above them at `dir/rootfs`, unless that is done.
-pub(super) fn mount_overlay(layers: &[PathBuf], dir: &Path) -> io::Result<PathBuf> {
+/// Mounts `layers` (lowest first) with `dir/upper` above them at `dir/rootfs`, unless that is done. With `users` all
+/// files belong to them.
+pub(super) fn mount_overlay(
+    layers: &[PathBuf],
+    dir: &Path,
+    users: Option<&UserNamespace>,
+) -> io::Result<PathBuf> {
     let rootfs = dir.join("rootfs");
     let (upper, work) = (dir.join("upper"), dir.join("work"));
     let is_new = !upper.exists();
@@ -26,10 +35,57 @@ pub(super) fn mount_overlay(layers: &[PathBuf], dir: &Path) -> io::Result<PathBu
     // The root directory of the container is that of `upper`: it must look like the image's, until the
     // container makes it look otherwise.
     if let Some(top) = layers.last().filter(|_| is_new) {
-        copy_root(top, &upper)?;
+        copy_root(top, &upper, users)?;
     }
+    let Some(users) = users else {
+        overlay(layers, [upper, work], &rootfs)?;
+        return Ok(rootfs);
+    };
+    // The overlay clones the layers' mounts: these here are needed only while it is made.
+    let mapped = Mapped::new(layers, &dir.join(LOWER), users)?;
+    overlay(&mapped.layers, [upper, work], &rootfs)?;
+    Ok(rootfs)
+}
+
+/// Mounts of layers with other owners, gone with this.
+struct Mapped {
+    parent: PathBuf,
+    layers: Vec<PathBuf>,
+}
+
+impl Mapped {
+    fn new(layers: &[PathBuf], parent: &Path, users: &UserNamespace) -> io::Result<Self> {
+        let users = users.open()?;
+        let mut this = Self {
+            parent: parent.to_owned(),
+            layers: Vec::new(),
+        };
+        for (index, layer) in layers.iter().enumerate() {
+            let at = parent.join(index.to_string());
+            // Of an agent that died here.
+            userns::unmount_mapped(&at)?;
+            fs::create_dir_all(&at)?;
+            this.layers.push(at.clone());
+            // Read-only: nobody who cleans up here removes an image's files.
+            userns::mount_mapped(layer, &at, true, users.as_fd())?;
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        for at in &self.layers {
+            if let Err(error) = userns::unmount_mapped(at) {
+                tracing::warn!(at = %at.display(), %error, "a mapped layer stays mounted");
+            }
+        }
+        let _ = fs::remove_dir(&self.parent);
+    }
+}
+
+fn overlay(layers: &[PathBuf], mut paths: [PathBuf; 2], rootfs: &Path) -> io::Result<()> {
     let mut lower: Vec<PathBuf> = layers.iter().rev().cloned().collect();
-    let mut paths = [upper, work];
     let mut open = Vec::new();
     let readable = options(&lower, &paths);
     let options = match readable {
@@ -46,12 +102,12 @@ pub(super) fn mount_overlay(layers: &[PathBuf], dir: &Path) -> io::Result<PathBu
     };
     mount(
         Some("overlay"),
-        &rootfs,
+        rootfs,
         Some("overlay"),
         MsFlags::empty(),
         Some(options.as_str()),
     )?;
-    Ok(rootfs)
+    Ok(())
 }
 
 fn options(lower: &[PathBuf], [upper, work]: &[PathBuf; 2]) -> Option<String> {
@@ -69,14 +125,19 @@ fn options(lower: &[PathBuf], [upper, work]: &[PathBuf; 2]) -> Option<String> {
     (options.len() <= MAX_OPTIONS).then_some(options)
 }
 
-fn copy_root(from: &Path, to: &Path) -> io::Result<()> {
+fn copy_root(from: &Path, to: &Path, users: Option<&UserNamespace>) -> io::Result<()> {
     let metadata = fs::metadata(from)?;
-    std::os::unix::fs::chown(to, Some(metadata.uid()), Some(metadata.gid()))?;
+    let owner = |id: u32| users.map_or(id, |users| users.outside(id));
+    let (uid, gid) = (owner(metadata.uid()), owner(metadata.gid()));
+    std::os::unix::fs::chown(to, Some(uid), Some(gid))?;
     fs::set_permissions(to, metadata.permissions())
 }
 
 /// Unmounts `dir/rootfs` as often as it is mounted; files still in use there live on until they are closed.
 pub(super) fn unmount_overlay(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir.join(LOWER)).into_iter().flatten() {
+        userns::unmount_mapped(&entry?.path())?;
+    }
     let rootfs = dir.join("rootfs");
     loop {
         match umount2(&rootfs, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {

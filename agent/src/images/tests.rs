@@ -295,7 +295,7 @@ async fn many_layers_fit_into_a_mount() {
         })
         .collect();
     let at = base.join("container");
-    let rootfs = mount::mount_overlay(&layers, &at).unwrap();
+    let rootfs = mount::mount_overlay(&layers, &at, None).unwrap();
     let seen = names(&rootfs).len();
     let top = fs::read_to_string(rootfs.join("top")).unwrap();
     mount::unmount_overlay(&at).unwrap();
@@ -347,7 +347,7 @@ fn whiteouts_are_what_overlayfs_takes_for_them() {
             .is_char_device()
     );
     let at = dir.path().join("container");
-    let rootfs = mount::mount_overlay(&layers, &at).unwrap();
+    let rootfs = mount::mount_overlay(&layers, &at, None).unwrap();
     let seen = [
         names(&rootfs),
         names(&rootfs.join("dir")),

@@ -3,6 +3,7 @@
 //! Inside there is one neighbour, a link-local gateway that is the host side whatever its name; so a pod
 //! needs no ARP, and sends everything to the program at the host side.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsRawFd as _;
@@ -17,7 +18,7 @@ use netlink_packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use sha2::{Digest as _, Sha256};
 
-use super::{NetworkError, namespace};
+use super::{Counters, NetworkError, namespace};
 use crate::dataplane::PodInterface;
 
 const POD_SIDE: &str = "eth0";
@@ -54,6 +55,33 @@ impl Names {
             pod_mac: mac(0x06, 16),
         }
     }
+}
+
+/// The table of /proc/net/dev: sixteen numbers after each name.
+pub(super) fn counters(table: &str) -> BTreeMap<String, Counters> {
+    let rows = table.lines().filter_map(|line| {
+        let (name, numbers) = line.split_once(':')?;
+        let numbers: Vec<u64> = numbers
+            .split_whitespace()
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .ok()?;
+        let counters = match numbers.as_slice() {
+            [rb, rp, re, rd, _, _, _, _, sb, sp, se, sd, ..] => Counters {
+                received_bytes: *rb,
+                received_packets: *rp,
+                receive_errors: *re,
+                received_drops: *rd,
+                sent_bytes: *sb,
+                sent_packets: *sp,
+                send_errors: *se,
+                sent_drops: *sd,
+            },
+            _ => return None,
+        };
+        Some((name.trim().to_owned(), counters))
+    });
+    rows.collect()
 }
 
 pub(super) fn index(name: &str) -> Option<u32> {

@@ -9,6 +9,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::statfs;
 
 use super::NetworkError;
+use crate::userns;
 
 /// `NSFS_MAGIC`
 const MAGIC: i64 = 0x6e73_6673;
@@ -40,11 +41,15 @@ pub(super) async fn on_own_thread<T: Send + 'static>(
     })?
 }
 
-/// Makes a network namespace and mounts it on `path`.
-pub(super) async fn create(path: &Path) -> Result<(), NetworkError> {
+/// Makes a network namespace and mounts it on `path`; with `first_id` in a user namespace of its own.
+pub(super) async fn create(path: &Path, first_id: Option<u32>) -> Result<(), NetworkError> {
     let path = path.to_owned();
     on_own_thread(move || {
         File::create(&path).map_err(NetworkError::file("create", &path))?;
+        if let Some(first_id) = first_id {
+            return userns::create_with_network(first_id, &path)
+                .map_err(NetworkError::file("make a user namespace for", &path));
+        }
         unshare(CloneFlags::CLONE_NEWNET)
             .map_err(|errno| NetworkError::system("make a network namespace")(errno.into()))?;
         mount(

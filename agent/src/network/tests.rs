@@ -123,7 +123,9 @@ fn a_crash_at_any_step_is_made_good() {
             let uid = format!("pod{step}");
             let given = networks.inner.addresses.allocate(&uid).unwrap();
             if step > 0 {
-                namespace::create(&networks.netns(&uid)).await.unwrap();
+                namespace::create(&networks.netns(&uid), None)
+                    .await
+                    .unwrap();
             }
             if step > 1 {
                 link::create(&uid, &networks.netns(&uid), &given, None)

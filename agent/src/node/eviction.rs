@@ -17,11 +17,14 @@ use crate::images::ImageStore;
 use crate::pods::{Machine, Pods, Snapshot, quantity};
 use crate::runtime;
 
-mod local;
+pub(crate) mod local;
 mod plan;
+mod soft;
 
 pub(crate) use plan::Thresholds;
 use plan::{CRITICAL, Candidate, Met, Pressures, Signal};
+use soft::Soft;
+pub use soft::{SoftThreshold, ThresholdError};
 
 /// What is cheap to look at is looked at this often; directories are measured every few rounds.
 const EVERY: Duration = Duration::from_secs(2);
@@ -38,6 +41,9 @@ pub(crate) struct Evictor<M: Machine> {
     pub(crate) data_dir: PathBuf,
     pub(crate) cgroup_parent: String,
     pub(crate) thresholds: Thresholds,
+    pub(crate) soft: Vec<SoftThreshold>,
+    /// The longest that a pod has to end when a soft threshold was crossed for too long.
+    pub(crate) longest_grace: Duration,
     pub(crate) transition: Duration,
     /// In percent of the disk: above the first images are removed, down to the second.
     pub(crate) image_gc: (u8, u8),
@@ -48,6 +54,7 @@ impl<M: Machine> Evictor<M> {
     pub(crate) async fn run(self, mut stop: watch::Receiver<bool>) {
         let begun = Instant::now();
         let mut pressures = Pressures::default();
+        let mut soft = Soft::new(self.soft.clone());
         let mut round = 0u32;
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -61,15 +68,20 @@ impl<M: Machine> Evictor<M> {
                 usage = Usage::read(&self.data_dir);
             }
             let met = self.thresholds.met(&usage);
-            let pressure = pressures.note(&met, begun.elapsed(), self.transition);
+            let (mut all, due) = soft.note(&usage, begun.elapsed());
+            all.extend(met.iter().cloned());
+            let pressure = pressures.note(&all, begun.elapsed(), self.transition);
             self.heartbeat.set_pressure(pressure);
             self.pods.set_pressure(pressure);
             if round.is_multiple_of(MEASURE_EVERY) {
                 self.hold_to_limits().await;
             }
             round = round.wrapping_add(1);
+            // What cannot wait comes first.
             if let Some(met) = met.first() {
-                self.reclaim(met).await;
+                self.reclaim(met, None).await;
+            } else if let Some(due) = due.first() {
+                self.reclaim(due, Some(self.longest_grace)).await;
             }
         }
     }
@@ -115,7 +127,7 @@ impl<M: Machine> Evictor<M> {
         freed
     }
 
-    async fn reclaim(&self, met: &Met) {
+    async fn reclaim(&self, met: &Met, grace: Option<Duration>) {
         tracing::warn!(resource = met.signal.resource(), available = %met.available,
             threshold = %met.threshold, "the node is short; attempting to reclaim");
         if matches!(met.signal, Signal::Disk | Signal::Inodes)
@@ -132,19 +144,21 @@ impl<M: Machine> Evictor<M> {
             );
             return;
         };
-        self.evict(&first.uid, plan::message(met, first)).await;
+        self.evict(&first.uid, plan::message(met, first), grace)
+            .await;
     }
 
-    async fn evict(&self, uid: &str, message: String) {
+    async fn evict(&self, uid: &str, message: String, grace: Option<Duration>) {
         tracing::warn!(uid, %message, "evicting a pod");
-        self.pods.evict(uid, message).await;
+        self.pods.evict(uid, message, grace).await;
         if let Some(mut snapshot) = self.pods.watch(uid) {
             let ended = snapshot.wait_for(|it| {
                 it.as_ref()
                     .is_some_and(|it| it.status.phase.as_deref() == Some("Failed"))
             });
             // One that takes longer is not waited for: others may have to go.
-            let _ = tokio::time::timeout(PATIENCE, ended).await;
+            let patience = PATIENCE.max(grace.unwrap_or_default());
+            let _ = tokio::time::timeout(patience, ended).await;
         }
     }
 
@@ -167,7 +181,7 @@ impl<M: Machine> Evictor<M> {
                 .collect::<Vec<_>>()
         });
         for (uid, message) in measured.await.unwrap_or_default() {
-            self.evict(&uid, message).await;
+            self.evict(&uid, message, None).await;
         }
     }
 }

@@ -34,6 +34,7 @@ pub(crate) struct Host {
 /// What changes: for pressure conditions.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
+    pub(crate) memory_bytes: u64,
     pub(crate) memory_available_bytes: u64,
     pub(crate) disk_bytes: u64,
     pub(crate) disk_available_bytes: u64,
@@ -89,6 +90,7 @@ impl Usage {
         let disk = nix::sys::statvfs::statvfs(data_dir).ok();
         let loadavg = line("/proc/loadavg");
         Self {
+            memory_bytes: meminfo_bytes(&meminfo, "MemTotal").unwrap_or(0),
             memory_available_bytes: meminfo_bytes(&meminfo, "MemAvailable").unwrap_or(u64::MAX),
             disk_bytes: disk.map_or(0, |disk| disk.blocks() * disk.fragment_size()),
             disk_available_bytes: disk
@@ -101,7 +103,8 @@ impl Usage {
     }
 }
 
-fn meminfo_bytes(text: &str, key: &str) -> Option<u64> {
+/// A line of /proc/meminfo, which counts in KiB.
+pub(crate) fn meminfo_bytes(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     let kib: u64 = line
         .strip_prefix(':')?

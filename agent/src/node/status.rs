@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    ContainerImage, Node, NodeAddress, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo,
+    ContainerImage, Node, NodeAddress, NodeCondition, NodeFeatures, NodeRuntimeHandler,
+    NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
@@ -15,7 +16,7 @@ use crate::pods::Pressure;
 
 /// The API level with what kind of node this is.
 const KUBELET_VERSION: &str = "v1.36.0+waggle";
-const MAX_PODS: u64 = 110;
+pub(crate) const MAX_PODS: u64 = 110;
 /// As many images as a node tells of, largest first, as the kubelet does.
 const MOST_IMAGES: usize = 50;
 /// Kept back for the node itself.
@@ -29,6 +30,8 @@ pub(crate) struct NodeFacts {
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) runtime_version: String,
+    /// Names by which RuntimeClasses choose a runtime.
+    pub(crate) runtime_handlers: Vec<String>,
     /// `None` when pods can run; else why not.
     pub(crate) not_ready: Option<String>,
     pub(crate) usage: Usage,
@@ -119,6 +122,10 @@ pub(crate) fn node_status(
         )),
         allocatable: Some(resources(cpu, memory, disk / 10 * 9)),
         addresses: Some(addresses),
+        features: Some(NodeFeatures {
+            supplemental_groups_policy: Some(true),
+        }),
+        runtime_handlers: Some(runtime_handlers(&facts.runtime_handlers)),
         conditions: Some(conditions(facts, before, now)),
         images: (!images.is_empty()).then(|| {
             images
@@ -144,6 +151,21 @@ pub(crate) fn node_status(
         }),
         ..NodeStatus::default()
     }
+}
+
+/// What each runtime can do for its pods; the one without a name is the default one.
+fn runtime_handlers(names: &[String]) -> Vec<NodeRuntimeHandler> {
+    let unnamed = std::iter::once(String::new());
+    unnamed
+        .chain(names.iter().cloned())
+        .map(|name| NodeRuntimeHandler {
+            name: Some(name),
+            features: Some(NodeRuntimeHandlerFeatures {
+                recursive_read_only_mounts: Some(true),
+                user_namespaces: Some(true),
+            }),
+        })
+        .collect()
 }
 
 fn conditions(

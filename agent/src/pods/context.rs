@@ -12,8 +12,12 @@ use tokio::time::Instant;
 use super::admit::Pressure;
 use super::fields::Surroundings;
 use super::files::Resolver;
+use super::machine::WantedPort;
 use super::objects::Objects;
+use super::ports;
 use super::report::Reporter;
+use super::runtime_class::Handlers;
+use super::user_ids::UserIds;
 
 /// Facts about the node that do not change while the agent runs.
 #[derive(Debug, Clone)]
@@ -37,6 +41,7 @@ pub(crate) struct Settings {
     pub(crate) allowed_sysctls: Vec<String>,
     /// Processes that a pod may have.
     pub(crate) pids_limit: Option<i64>,
+    pub(crate) handlers: Handlers,
 }
 
 impl Settings {
@@ -95,6 +100,9 @@ pub(crate) struct Context<M> {
     pub(crate) pressure: Mutex<Pressure>,
     /// CPU and memory that each pod asked for and was given, by uid; each worker writes its own.
     pub(crate) allocated: Mutex<BTreeMap<String, (u64, u64)>>,
+    /// Ports of the node that pods have, by uid; each worker writes its own.
+    pub(crate) host_ports: Mutex<BTreeMap<String, Vec<WantedPort>>>,
+    pub(crate) user_ids: UserIds,
 }
 
 impl<M> Context<M> {
@@ -120,6 +128,32 @@ impl<M> Context<M> {
             Some(resources) => all.insert(uid.to_owned(), resources),
             None => all.remove(uid),
         };
+    }
+
+    /// Reserves ports of the node for a pod. A pod that runs already keeps what it has; another one gets nothing
+    /// when a port is taken: false.
+    pub(crate) fn reserve_ports(&self, uid: &str, wanted: Vec<WantedPort>, runs: bool) -> bool {
+        let mut all = self
+            .host_ports
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let others = all.iter().filter(|(known, _)| *known != uid);
+        let taken = ports::conflict(&wanted, others.flat_map(|(_, ports)| ports));
+        if taken && !runs {
+            return false;
+        }
+        if !wanted.is_empty() {
+            all.insert(uid.to_owned(), wanted);
+        }
+        true
+    }
+
+    pub(crate) fn release_ports(&self, uid: &str) {
+        let mut all = self
+            .host_ports
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.remove(uid);
     }
 
     pub(crate) fn pressure(&self) -> Pressure {

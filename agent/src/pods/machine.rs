@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use crate::cluster::Protocol;
 use crate::images::{Credentials, Image, PullPolicy};
 use crate::runtime::{ContainerSpec, ContainerState, ExecOutcome, Resources, SandboxSpec};
+use crate::userns::UserNamespace;
 
 mod node;
 pub(crate) use node::NodeMachine;
@@ -41,6 +42,8 @@ pub(crate) struct NetworkWishes {
     /// Its sockets are left alone: packets to Services are balanced one by one instead.
     pub(crate) opted_out: bool,
     pub(crate) host_ports: Vec<WantedPort>,
+    /// The pod has users of its own: where their ids begin outside.
+    pub(crate) first_id: Option<u32>,
 }
 
 /// A port of the node that is to lead to the pod.
@@ -63,11 +66,12 @@ pub(crate) trait Machine: Send + Sync + 'static {
         policy: PullPolicy,
         credentials: &[Credentials],
     ) -> impl Future<Output = Result<Image, ImageFailure>> + Send;
-    /// Returns the root file system.
+    /// Returns the root file system, whose files belong to `users` if the pod has users of its own.
     fn mount_image(
         &self,
         image: &Image,
         dir: &Path,
+        users: Option<&UserNamespace>,
     ) -> impl Future<Output = Result<PathBuf, String>> + Send;
     fn unmount_image(&self, dir: &Path) -> impl Future<Output = Result<(), String>> + Send;
     /// Idempotent: a pod that has a network gets that one.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolume, PersistentVolumeClaim, Secret};
+use k8s_openapi::api::node::v1::RuntimeClass;
 use tokio::sync::watch;
 
 use super::tokens::Tokens;
@@ -36,6 +37,7 @@ struct Content {
     services: BTreeMap<ObjectName, ServiceFacts>,
     claims: BTreeMap<ObjectName, Option<Arc<PersistentVolumeClaim>>>,
     volumes: BTreeMap<ObjectName, Option<Arc<PersistentVolume>>>,
+    runtime_classes: BTreeMap<ObjectName, Option<Arc<RuntimeClass>>>,
 }
 
 /// One per agent. The lock is held for a look-up only and no other lock is taken under it.
@@ -93,6 +95,10 @@ impl Objects {
         self.with(|content| lookup(&content.volumes, &name("", object)))
     }
 
+    pub(crate) fn runtime_class(&self, object: &str) -> Lookup<RuntimeClass> {
+        self.with(|content| lookup(&content.runtime_classes, &name("", object)))
+    }
+
     /// All volumes that the node was told of.
     pub(crate) fn volumes(&self) -> Vec<Arc<PersistentVolume>> {
         self.with(|content| content.volumes.values().flatten().cloned().collect())
@@ -139,6 +145,10 @@ impl Objects {
         self.with(|content| content.volumes.insert(key, object.map(Arc::new)));
     }
 
+    pub(crate) fn set_runtime_class(&self, key: ObjectName, object: Option<RuntimeClass>) {
+        self.with(|content| content.runtime_classes.insert(key, object.map(Arc::new)));
+    }
+
     pub(crate) fn set_service(&self, key: ObjectName, facts: Option<ServiceFacts>) {
         self.with(|content| match facts {
             Some(facts) => content.services.insert(key, facts),
@@ -156,6 +166,9 @@ impl Objects {
             content.services.retain(|key, _| keep(Kind::Service, key));
             content.claims.retain(|key, _| keep(Kind::Claim, key));
             content.volumes.retain(|key, _| keep(Kind::Volume, key));
+            content
+                .runtime_classes
+                .retain(|key, _| keep(Kind::RuntimeClass, key));
         });
     }
 
@@ -177,4 +190,6 @@ pub(crate) enum Kind {
     Claim,
     /// Of no namespace.
     Volume,
+    /// Of no namespace.
+    RuntimeClass,
 }

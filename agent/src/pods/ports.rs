@@ -22,6 +22,7 @@ pub(super) fn wishes(pod: &Pod) -> NetworkWishes {
     NetworkWishes {
         opted_out: annotation.is_some_and(|value| value == DISABLED),
         host_ports: host_ports(pod),
+        first_id: None,
     }
 }
 

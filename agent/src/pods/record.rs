@@ -4,8 +4,9 @@
 //! that it announces is taken, so that after `kill -9` the next agent knows of everything that may exist.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
@@ -32,6 +33,9 @@ pub(crate) struct Record {
     pub(crate) failed: Option<PodFailure>,
     #[serde(default)]
     pub(crate) resize: Option<Resize>,
+    /// The pod has users of its own: where their ids begin outside.
+    #[serde(default)]
+    pub(crate) first_id: Option<u32>,
     /// As last reported: where transition times come from.
     pub(crate) reported: Option<PodStatus>,
 }
@@ -180,6 +184,7 @@ impl Record {
             terminating: None,
             failed: None,
             resize: None,
+            first_id: None,
             reported: None,
         }
     }
@@ -241,7 +246,14 @@ impl PodDirs {
     fn write(&self, file: &str, content: &[u8]) -> io::Result<()> {
         std::fs::create_dir_all(&self.data)?;
         let temporary = self.data.join(format!(".{file}.new"));
-        std::fs::write(&temporary, content)?;
+        // A specification may have passwords in its variables.
+        let mut new = std::fs::File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        new.write_all(content)?;
         std::fs::rename(&temporary, self.data.join(file))
     }
 

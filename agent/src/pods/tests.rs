@@ -36,6 +36,7 @@ fn settings(dir: &std::path::Path) -> Settings {
         allocatable_memory_bytes: 7 << 30,
         allowed_sysctls: Vec::new(),
         pids_limit: None,
+        handlers: [(DEFAULT_HANDLER.to_owned(), Default::default())].into(),
     }
 }
 
@@ -54,6 +55,8 @@ fn context<M>(
         metrics: PodMetrics::default(),
         pressure: std::sync::Mutex::default(),
         allocated: std::sync::Mutex::default(),
+        host_ports: std::sync::Mutex::default(),
+        user_ids: UserIds::default(),
     })
 }
 

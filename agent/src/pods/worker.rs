@@ -18,6 +18,7 @@ use super::context::Context;
 use super::machine::{ImageFailure, Machine, PodSandbox};
 use super::manifest;
 use super::plan::{self, Action, HookKind, Leaving, Transient, TransientContainer};
+use super::ports;
 use super::probe::ProbeKind;
 use super::prober::ProbeReport;
 use super::record::{PodDirs, PodFailure, Record, Terminating};
@@ -57,7 +58,8 @@ pub(crate) enum Command {
     /// Report again what was reported last.
     Repeat,
     /// The node cannot keep it, and says why.
-    Evict(String),
+    /// The message, and how long it may take when that is not at once.
+    Evict(String, Option<Duration>),
     /// End the containers and release everything, but keep the pod in the books.
     Leave(Leaving),
 }
@@ -157,9 +159,23 @@ pub(crate) struct Worker<M: Machine> {
     snapshot: watch::Sender<Option<Snapshot>>,
 }
 
+/// Whether the scheduler has bound the pod: the ports that it wants are free, or about to be.
+fn was_scheduled(pod: &Pod) -> bool {
+    let conditions = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition.type_ == "PodScheduled" && condition.status == "True")
+}
+
 impl<M: Machine> Drop for Worker<M> {
     fn drop(&mut self) {
         self.context.allocate(&self.key.uid, None);
+        self.context.release_ports(&self.key.uid);
+        self.context.user_ids.give_back(&self.key.uid);
         for task in self.probers.values().chain(self.hooks.values()) {
             task.abort();
         }
@@ -186,6 +202,9 @@ impl<M: Machine> Worker<M> {
         let now = context.clock.now();
         let mut record = known.unwrap_or_else(|| Record::new(now));
         bound_deadlines(&mut record, now);
+        if let Some(first_id) = record.first_id {
+            context.user_ids.keep(&key.uid, first_id);
+        }
         let transient = Transient::taken_over(&record);
         Self {
             wanted: Wanted::of(&pod),
@@ -284,6 +303,7 @@ impl<M: Machine> Worker<M> {
         let begun = self.record.prepared || self.record.released || self.record.failed.is_some();
         let allowed = &self.context.settings.allowed_sysctls;
         let refused = admit::refused(&self.pod, allowed, self.context.pressure());
+        let refused = refused.or_else(|| self.reserve_ports(begun));
         let Some(refused) = refused.filter(|_| !begun) else {
             return;
         };
@@ -297,19 +317,34 @@ impl<M: Machine> Worker<M> {
         });
     }
 
+    /// The scheduler sees to it that ports are free; a pod that names its node itself did not ask it.
+    fn reserve_ports(&self, begun: bool) -> Option<admit::Refused> {
+        if self.record.released || self.record.failed.is_some() {
+            return None;
+        }
+        let wanted = ports::host_ports(&self.pod);
+        let keeps = begun || was_scheduled(&self.pod);
+        let reserved = self.context.reserve_ports(&self.key.uid, wanted, keeps);
+        (!reserved).then(admit::ports_taken)
+    }
+
     /// What the node cannot wait for ends at once.
-    fn evict(&mut self, message: String) {
+    fn evict(&mut self, message: String, grace: Option<Duration>) {
         if self.record.failed.is_some() || self.record.released {
             return;
         }
+        let seconds = grace.map_or(EVICTION_GRACE, |grace| {
+            let longest = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
+            longest.min(self.wanted.grace_seconds).max(EVICTION_GRACE)
+        });
         self.event(None, EventType::Warning, "Evicted", message.clone());
         self.record.failed = Some(PodFailure {
             reason: "Evicted".to_owned(),
             message,
             disrupts: true,
-            grace_seconds: Some(EVICTION_GRACE),
+            grace_seconds: Some(seconds),
         });
-        self.shorten(EVICTION_GRACE);
+        self.shorten(seconds);
     }
 
     fn now(&self) -> Timestamp {
@@ -348,7 +383,7 @@ impl<M: Machine> Worker<M> {
                     self.context.reporter.status(&self.key, status);
                 }
             }
-            Command::Evict(message) => self.evict(message),
+            Command::Evict(message, grace) => self.evict(message, grace),
             Command::Leave(leaving) => {
                 self.transient.leaving = Some(leaving);
                 self.shorten(leaving.grace_seconds);

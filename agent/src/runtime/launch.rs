@@ -16,7 +16,7 @@ use tokio::process::Command;
 
 use super::client;
 use super::sweep::sweep;
-use super::{Hierarchies, OciRuntime, RuntimeError, SandboxSpec, cgroups};
+use super::{Hierarchies, RuntimeError, SandboxSpec, cgroups};
 use crate::supervisor::config::Config;
 
 pub(super) use host::{host_capabilities, host_devices};
@@ -55,19 +55,15 @@ pub(super) fn hierarchies() -> Result<Hierarchies, RuntimeError> {
 }
 
 /// Makes what a pod needs and starts its supervisor. On failure nothing is left.
-pub(super) async fn start(
-    spec: &SandboxSpec,
-    program: &Path,
-    runtime: &OciRuntime,
-) -> Result<(), RuntimeError> {
+pub(super) async fn start(spec: &SandboxSpec, program: &Path) -> Result<(), RuntimeError> {
     let dir = spec.run_dir.as_path();
     if client::Client::connect(dir).await?.is_some() {
         return Err(RuntimeError::supervisor(dir, "runs already".to_owned()));
     }
     sweep(dir).await?;
     let result = async {
-        let owned = (spec.clone(), runtime.clone());
-        blocking(move || prepare(&owned.0, &owned.1)).await?;
+        let owned = spec.clone();
+        blocking(move || prepare(&owned)).await?;
         launch(dir, program).await
     }
     .await;
@@ -79,7 +75,7 @@ pub(super) async fn start(
     result
 }
 
-pub(super) fn prepare(spec: &SandboxSpec, runtime: &OciRuntime) -> Result<(), RuntimeError> {
+pub(super) fn prepare(spec: &SandboxSpec) -> Result<(), RuntimeError> {
     let dir = spec.run_dir.as_path();
     let hierarchies = hierarchies()?;
     let cgroup = cgroups::pod_cgroup(&spec.cgroup_parent, &spec.pod_uid)?;
@@ -87,11 +83,16 @@ pub(super) fn prepare(spec: &SandboxSpec, runtime: &OciRuntime) -> Result<(), Ru
         pod_uid: spec.pod_uid.clone(),
         hostname: spec.hostname.clone(),
         netns: spec.netns.clone(),
-        runc: runtime.program.clone(),
-        runc_deadline: runtime.deadline,
+        runc: spec.runtime.program.clone(),
+        runc_deadline: spec.runtime.deadline,
         cgroup: cgroup.clone(),
         own_cgroups: cgroups::supervisor_directories(&hierarchies, &spec.cgroup_parent),
         sharing: spec.sharing,
+        first_id: spec.first_id,
+        hidden: match spec.runtime.refuses_hybrid && !hierarchies.is_unified() {
+            true => hierarchies.v2.clone(),
+            false => None,
+        },
     };
     make_dir(dir)?;
     let failed = |error| RuntimeError::io("write configuration in", dir, error);

@@ -1,7 +1,5 @@
 //! The OCI specification of a container (pure): what runc is told, from a [`ContainerSpec`] and the place
 //! where it is to run.
-//!
-//! Not here yet: user namespaces.
 
 mod capabilities;
 mod mounts;
@@ -13,11 +11,13 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
-    Linux, LinuxDevice, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Process, Root, Spec,
+    Linux, LinuxDevice, LinuxIdMappingBuilder, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp,
+    Process, Root, Spec,
 };
 
 use super::user::User;
 use super::{ContainerSpec, Seccomp, resources};
+use crate::userns;
 
 pub(crate) use capabilities::UnknownCapability;
 
@@ -59,6 +59,8 @@ pub(crate) struct Place<'a> {
     /// The host's when absent.
     pub(crate) ipc: Option<PathBuf>,
     pub(crate) pid: Pid,
+    /// The pod's own.
+    pub(crate) users: Option<Users>,
     /// The pod's `/dev/shm`.
     pub(crate) shm: PathBuf,
     pub(crate) user: &'a User,
@@ -66,6 +68,13 @@ pub(crate) struct Place<'a> {
     pub(crate) capabilities: u64,
     /// The host's devices, for privileged containers.
     pub(crate) devices: Vec<LinuxDevice>,
+}
+
+/// A user namespace, which is there; 65,536 ids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Users {
+    pub(crate) namespace: PathBuf,
+    pub(crate) first_id: u32,
 }
 
 /// The process id namespace of a container.
@@ -152,6 +161,16 @@ fn linux(container: &ContainerSpec, place: &Place<'_>) -> Result<Linux, UnknownC
         .set_cgroups_path(Some(place.cgroup.clone()))
         .set_masked_paths(paths(&MASKED))
         .set_readonly_paths(paths(&READ_ONLY));
+    if let Some(users) = &place.users {
+        let map = LinuxIdMappingBuilder::default()
+            .host_id(users.first_id)
+            .size(userns::RANGE)
+            .build()
+            .expect("every part has a default");
+        linux
+            .set_uid_mappings(Some(vec![map]))
+            .set_gid_mappings(Some(vec![map]));
+    }
     if container.privileged {
         linux.set_devices(Some(place.devices.clone()));
     }
@@ -193,7 +212,10 @@ fn namespaces(place: &Place<'_>) -> Vec<LinuxNamespace> {
         Pid::Path(path) => Some(namespace(LinuxNamespaceType::Pid, Some(path))),
         Pid::Host => None,
     };
-    let mut namespaces: Vec<LinuxNamespace> = pid.into_iter().collect();
+    let users = place.users.as_ref();
+    let users = users.map(|it| namespace(LinuxNamespaceType::User, Some(&it.namespace)));
+    // Whoever joins the others must be at home in this one.
+    let mut namespaces: Vec<LinuxNamespace> = users.into_iter().chain(pid).collect();
     namespaces.push(namespace(LinuxNamespaceType::Mount, None));
     if let Some(ipc) = &place.ipc {
         namespaces.push(namespace(LinuxNamespaceType::Ipc, Some(ipc)));

@@ -12,7 +12,7 @@ use tokio::process::Command;
 
 use super::client;
 use super::launch::{blocking, hierarchies, shm};
-use super::{ContainerState, RuntimeError, cgroups};
+use super::{ContainerState, RuntimeError, cgroups, mapped};
 use crate::supervisor::cgroup::send_signal;
 use crate::supervisor::config::{self, Config};
 use crate::supervisor::runc::{self, Runc};
@@ -137,6 +137,7 @@ fn remove_files(dir: &Path) -> Result<(), RuntimeError> {
     }
     let failed = |error| RuntimeError::io("clean", dir, error);
     for id in record::read_all(dir).map_err(failed)?.into_keys() {
+        mapped::remove(&config::bundle(dir, &id))?;
         record::remove_bundle(&config::bundle(dir, &id));
     }
     for name in ["runc", "exec"] {

@@ -7,6 +7,7 @@ mod life;
 mod limits;
 mod output;
 mod sessions;
+mod users;
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
@@ -79,6 +80,8 @@ impl Fixture {
             cgroup_parent: self.cgroup_parent.clone(),
             resources: Resources::default(),
             sharing: Sharing::default(),
+            runtime: OciRuntime::default(),
+            first_id: None,
         }
     }
 

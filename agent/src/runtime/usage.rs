@@ -47,12 +47,76 @@ pub(crate) fn usage(cgroup_parent: &str, pod_uid: &str, below: &str) -> Option<U
     })
 }
 
+/// What a cgroup uses, in the detail in which it is published.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Detail {
+    pub(crate) cpu_nanos: u64,
+    pub(crate) memory_bytes: u64,
+    /// Without what the kernel would take back first.
+    pub(crate) working_set_bytes: u64,
+    pub(crate) rss_bytes: u64,
+    pub(crate) cache_bytes: u64,
+    pub(crate) page_faults: u64,
+    pub(crate) major_page_faults: u64,
+    pub(crate) memory_limit_bytes: Option<u64>,
+    pub(crate) pids: u64,
+}
+
+/// Of a cgroup; `None` when it is gone or not accounted.
+pub(crate) fn detail(hierarchies: &Hierarchies, cgroup: &str) -> Option<Detail> {
+    /// Of v1: what is not limited is limited by the largest number of pages.
+    const UNLIMITED: u64 = 1 << 60;
+    let used = of(hierarchies, cgroup)?;
+    let unified = hierarchies.is_unified();
+    let dir = |controller: &str| {
+        let root = match unified {
+            true => hierarchies.v2.as_ref(),
+            false => hierarchies.v1.get(controller),
+        };
+        root.map(|root| root.join(cgroup.trim_start_matches('/')))
+    };
+    let memory = dir("memory")?;
+    let stat = std::fs::read_to_string(memory.join("memory.stat")).unwrap_or_default();
+    let [current, limit, rss, cache, faults, major] = match unified {
+        true => [
+            "memory.current",
+            "memory.max",
+            "anon",
+            "file",
+            "pgfault",
+            "pgmajfault",
+        ],
+        false => [
+            "memory.usage_in_bytes",
+            "memory.limit_in_bytes",
+            "total_rss",
+            "total_cache",
+            "total_pgfault",
+            "total_pgmajfault",
+        ],
+    };
+    let of_stat = |key: &str| line(&stat, key).unwrap_or(0);
+    Some(Detail {
+        cpu_nanos: used.cpu_nanos,
+        memory_bytes: number(&memory.join(current))?,
+        working_set_bytes: used.memory_bytes,
+        rss_bytes: of_stat(rss),
+        cache_bytes: of_stat(cache),
+        page_faults: of_stat(faults),
+        major_page_faults: of_stat(major),
+        memory_limit_bytes: number(&memory.join(limit)).filter(|limit| *limit < UNLIMITED),
+        pids: dir("pids")
+            .and_then(|dir| number(&dir.join("pids.current")))
+            .unwrap_or(0),
+    })
+}
+
 fn number(path: &Path) -> Option<u64> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 /// A line `key value` of a file of such lines.
-fn line(text: &str, key: &str) -> Option<u64> {
+pub(crate) fn line(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| {
         let (name, value) = line.split_once(' ')?;
         (name == key).then(|| value.trim().parse().ok())?

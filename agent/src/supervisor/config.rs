@@ -24,6 +24,12 @@ pub(crate) struct Config {
     pub(crate) own_cgroups: Vec<PathBuf>,
     #[serde(default)]
     pub(crate) sharing: Sharing,
+    /// The containers' users are those of the user namespace that owns `netns`: where their ids begin outside.
+    #[serde(default)]
+    pub(crate) first_id: Option<u32>,
+    /// A mount that the OCI runtime is not shown.
+    #[serde(default)]
+    pub(crate) hidden: Option<PathBuf>,
 }
 
 /// What a pod's containers have in common with each other, or with the host.

@@ -109,9 +109,14 @@ fn prepare(dir: &Path, config: &Config) -> Result<Prepared, DaemonError> {
     nix::sched::unshare(CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC).step("unshare")?;
     nix::unistd::sethostname(&config.hostname).step("set host name")?;
     nix::sys::prctl::set_child_subreaper(true).step("become subreaper")?;
-    let init = match config.sharing.processes {
-        true => Some(init::start().step("make process id namespace")?),
-        false => None,
+    let processes = config.sharing.processes;
+    let init = match (config.first_id, &config.netns) {
+        (Some(_), Some(netns)) => {
+            let init = init::start_for_users(netns, &config.hostname, processes);
+            Some(init.step("enter the pod's user namespace")?)
+        }
+        _ if processes => Some(init::start().step("make process id namespace")?),
+        _ => None,
     };
     // A wish: in a user namespace or without the capability the default has to do.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-999");

@@ -85,6 +85,9 @@ pub(crate) struct Create {
     /// The bundle asks for a terminal: it takes the place of the pipes.
     #[serde(default)]
     pub(crate) terminal: bool,
+    /// To whom its pipes belong, when that is not root.
+    #[serde(default)]
+    pub(crate) owner: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,13 +2,18 @@
 //!
 //! Nothing here waits: the supervisor's loop reaps, the agent's sweeping has its own deadline.
 
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
+
+use nix::mount::{MntFlags, MsFlags};
+use nix::sched::CloneFlags;
 
 use super::config::{self, Config};
 
@@ -17,6 +22,7 @@ use super::config::{self, Config};
 pub(crate) struct Runc {
     program: PathBuf,
     root: PathBuf,
+    hidden: Option<PathBuf>,
     pub(crate) deadline: Duration,
 }
 
@@ -70,6 +76,7 @@ impl Runc {
         Self {
             program: config.runc.clone(),
             root: config::runc_root(dir),
+            hidden: config.hidden.clone(),
             deadline: config.runc_deadline,
         }
     }
@@ -89,6 +96,14 @@ impl Runc {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .process_group(0);
+        if let Some(hidden) = self.hidden.clone() {
+            let parent = hidden.parent().unwrap_or(Path::new("/")).to_owned();
+            // Paths as the kernel wants them are made here: nothing may be allocated after the fork.
+            if let (Ok(hidden), Ok(parent)) = (c_text(&hidden), c_text(&parent)) {
+                // SAFETY: the closure calls nothing but the kernel.
+                unsafe { command.pre_exec(move || hide(&hidden, &parent)) };
+            }
+        }
         command
     }
 
@@ -158,6 +173,22 @@ impl Runc {
         command.args(["delete", "--force", id]);
         self.spawn(command)
     }
+}
+
+/// Takes a mount away for this process and those that it starts. Mounts elsewhere are seen as before, on both sides.
+fn hide(hidden: &CStr, parent: &CStr) -> io::Result<()> {
+    // Else it would be taken away for all.
+    let private = MsFlags::MS_PRIVATE;
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
+    for at in [parent, hidden] {
+        nix::mount::mount(None::<&CStr>, at, None::<&CStr>, private, None::<&CStr>)?;
+    }
+    nix::mount::umount2(hidden, MntFlags::MNT_DETACH)?;
+    Ok(())
+}
+
+fn c_text(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
 }
 
 pub(crate) fn log_file(bundle: &Path) -> PathBuf {

@@ -29,6 +29,7 @@ fn request(id: u64, name: &str) -> Request {
             stdin: false,
             stdin_once: false,
             terminal: false,
+            owner: None,
         }),
     }
 }

@@ -189,16 +189,21 @@ impl<M: Machine> Client<M> {
         outbox.begin();
         let objects = Arc::clone(&self.intake.objects);
         objects.tokens.begin();
-        let certificate = self.identity.request();
+        let identity = self.identity.clone();
         let mut stop = stop.clone();
         let _sending = AbortOnDrop(tokio::spawn(async move {
+            let certificate = identity.request();
             tokio::pin!(certificate);
             loop {
                 let message = tokio::select! {
                     biased;
                     message = outbox.next() => message,
                     (id, wish) = objects.tokens.next() => token_request(id, wish),
-                    request = &mut certificate => certificate_request(request),
+                    request = &mut certificate => {
+                        // What is done may not be looked at again; the next one is due at another time.
+                        certificate.set(identity.request());
+                        certificate_request(request)
+                    }
                     _ = stop.wait_for(|stop| *stop) => return,
                 };
                 if send.send(message).await.is_err() {

@@ -180,8 +180,8 @@ impl<M: Machine> Intake<M> {
     }
 
     fn object(&mut self, change: wire::ObjectChange, nonsense: &mut Vec<Nonsense>) {
-        let is_volume = change.kind == "PersistentVolume" && !change.name.is_empty();
-        let name = if is_volume {
+        let unscoped = matches!(change.kind.as_str(), "PersistentVolume" | "RuntimeClass");
+        let name = if unscoped && !change.name.is_empty() {
             Some(ObjectName {
                 namespace: String::new(),
                 name: change.name.clone(),
@@ -198,6 +198,7 @@ impl<M: Machine> Intake<M> {
             "Secret" => Kind::Secret,
             "PersistentVolumeClaim" => Kind::Claim,
             "PersistentVolume" => Kind::Volume,
+            "RuntimeClass" => Kind::RuntimeClass,
             // Of a service account a pod needs its tokens, which come when they are asked for.
             _ => return,
         };
@@ -211,6 +212,9 @@ impl<M: Machine> Intake<M> {
             }
             Kind::Claim => read(json).map(|object| self.objects.set_claim(name.clone(), object)),
             Kind::Volume => read(json).map(|object| self.objects.set_volume(name.clone(), object)),
+            Kind::RuntimeClass => {
+                read(json).map(|object| self.objects.set_runtime_class(name.clone(), object))
+            }
             Kind::Service => Ok(()),
         };
         if let Err(error) = result {

@@ -13,7 +13,7 @@ use crate::logging::{self, LogSettings};
 use crate::progress::Progress;
 
 pub(super) fn run(arguments: &StartArguments, log: &LogSettings) -> anyhow::Result<()> {
-    create_private(&arguments.data_dir)?;
+    create_unlisted(&arguments.data_dir)?;
     if let Some(running) = state::read(&arguments.data_dir)? {
         bail!(
             "a cluster already runs on {} (process {}, {}): stop it with `waggle dev down{}`, or give \
@@ -43,11 +43,13 @@ pub(super) fn run(arguments: &StartArguments, log: &LogSettings) -> anyhow::Resu
     outcome
 }
 
-fn create_private(dir: &Path) -> anyhow::Result<()> {
+fn create_unlisted(dir: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new()
         .recursive(true)
-        .mode(0o700)
+        // Users of pods that have users of their own (`hostUsers: false`) get through to their root file systems; what is
+        // not for everybody is closed further down.
+        .mode(0o711)
         .create(dir)
         .with_context(|| format!("create {}", dir.display()))
 }
@@ -144,7 +146,7 @@ impl Cluster {
             vxlan_port: arguments.network.vxlan_port,
             pod_mtu: arguments.network.pod_mtu,
             insecure_registries: arguments.node.insecure_registries.clone(),
-            pods: arguments.node.pods.options(),
+            pods: arguments.node.pods.options()?,
         })
         .await
         .context("node agent")?;

@@ -80,10 +80,26 @@ fn forget(place: &Place, record: &mut Record, host: Host) -> anyhow::Result<()> 
     let name = host.name();
     record.members.retain(|member| member.host != host);
     up::load_balancers(place, record)?;
-    // The end in the fabric goes with the namespace of the other, which takes the kernel a while.
-    let _ = netns::ip(&place.netns(FABRIC), &format!("link delete {name}\n"));
+    unplug(place, &name);
     sweep::member(place, &name)?;
     record.write(place)
+}
+
+/// The end of the member's cable in the fabric goes with the namespace of the other, which takes the kernel a while.
+fn unplug(place: &Place, name: &str) {
+    let _ = netns::ip(&place.netns(FABRIC), &format!("link delete {name}\n"));
+}
+
+pub(super) fn crash(place: &Place, name: &str) -> anyhow::Result<()> {
+    let _lock = record::lock(place)?;
+    let mut record = Record::require(place)?;
+    let host = record.member(name)?.host;
+    unplug(place, name);
+    sweep::power_off(place, name)?;
+    record.set_process(host, None);
+    record.write(place)?;
+    println!("{name} has no power");
+    Ok(())
 }
 
 pub(super) fn kill(place: &Place, name: &str) -> anyhow::Result<()> {
@@ -117,6 +133,9 @@ pub(super) fn start(place: &Place, name: &str) -> anyhow::Result<()> {
     if member.process.is_some_and(|process| process.is_alive()) {
         bail!("{name} runs already");
     }
+    if !place.netns(name).exists() {
+        up::connect(place, &record, member.host)?;
+    }
     let process = up::start_member(place, &record, member.host)?;
     record.set_process(member.host, Some(process));
     record.write(place)?;
@@ -127,6 +146,28 @@ pub(super) fn start(place: &Place, name: &str) -> anyhow::Result<()> {
         }
     })?;
     println!("{name} runs");
+    Ok(())
+}
+
+/// What is not on the disk is gone: processes, namespaces, programs, maps and links. Then the agent is started.
+pub(super) fn reboot(place: &Place, name: &str) -> anyhow::Result<()> {
+    let _lock = record::lock(place)?;
+    let mut record = Record::require(place)?;
+    let host = record.member(name)?.host;
+    ensure!(
+        matches!(host, Host::Node(_)),
+        "{name} is no node: only nodes can be rebooted"
+    );
+    record.set_process(host, None);
+    record.write(place)?;
+    sweep::power_off(place, name)?;
+    unplug(place, name);
+    up::connect(place, &record, host)?;
+    let process = up::start_member(place, &record, host)?;
+    record.set_process(host, Some(process));
+    record.write(place)?;
+    crate::runtime()?.block_on(await_local(place, &record, host))?;
+    println!("{name} is up again");
     Ok(())
 }
 

@@ -19,6 +19,12 @@ pub(super) struct Record {
     pub(super) mtu: u16,
     /// Arguments of `waggle agent` that choose how packets move.
     pub(super) network: Vec<String>,
+    /// Further arguments of every `waggle controller`.
+    #[serde(default)]
+    pub(super) controller_arguments: Vec<String>,
+    /// Further arguments of every `waggle agent`.
+    #[serde(default)]
+    pub(super) agent_arguments: Vec<String>,
     /// Archives that every node gets, also those that are added later.
     pub(super) images: Vec<std::path::PathBuf>,
     /// The log filter that members are started with.

@@ -40,12 +40,17 @@ pub(super) fn everything(place: &Place) -> anyhow::Result<()> {
 
 /// What one member has, but for its name and cable in the fabric. Idempotent.
 pub(super) fn member(place: &Place, name: &str) -> anyhow::Result<()> {
+    power_off(place, name)?;
+    remove_directory(&place.data_of(name))
+}
+
+/// What one member has but on its disk. Idempotent.
+pub(super) fn power_off(place: &Place, name: &str) -> anyhow::Result<()> {
     cgroups::end(&place.cgroup_of(name))?;
-    let (run, data) = (place.run_of(name), place.data_of(name));
-    unmount_below(&[&run, &data])?;
+    let run = place.run_of(name);
+    unmount_below(&[&run, &place.data_of(name)])?;
     netns::remove(&place.netns(name))?;
-    remove_directory(&run)?;
-    remove_directory(&data)
+    remove_directory(&run)
 }
 
 fn unmount_below(directories: &[&Path]) -> anyhow::Result<()> {

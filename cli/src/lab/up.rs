@@ -86,6 +86,8 @@ fn new_record(place: &Place, arguments: &UpArguments, log: &LogSettings) -> anyh
         families: arguments.families,
         mtu: arguments.mtu,
         network: arguments.network.arguments(),
+        controller_arguments: arguments.controller_arguments.clone(),
+        agent_arguments: arguments.agent_arguments.clone(),
         images: images.collect::<anyhow::Result<_>>()?,
         log: log.filter.clone(),
         members: hosts
@@ -281,6 +283,7 @@ fn start_with(
             let peers = std::net::SocketAddr::new(api_address(record, host)?.ip(), PEER_PORT);
             arguments.push(option("peer-listen", &peers));
             arguments.extend(further.iter().cloned());
+            arguments.extend(record.controller_arguments.iter().cloned());
         }
         Host::Node(_) => {
             let attach = cgroups::unified(&cgroup)?;
@@ -304,6 +307,7 @@ fn start_with(
                 arguments.push(option("upstream-dns", &resolver));
             }
             arguments.extend(record.network.iter().cloned());
+            arguments.extend(record.agent_arguments.iter().cloned());
         }
     }
     arguments.extend(record.families.cluster_arguments());

@@ -1,10 +1,12 @@
 //! Whether a webhook or a policy is about a write: rules, selectors, conditions.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::review;
 use crate::kinds::access::{at, list, text};
-use crate::kinds::custom::expressions;
+use crate::kinds::custom::expressions::{self, Authorizer, Budget, Question};
 use crate::kinds::{Kind, Scope, by_plural, selector};
 use crate::registry::judges::Attempt;
 use crate::registry::{ApiError, Registry, object};
@@ -52,18 +54,30 @@ pub(super) fn may_match(matching: &Value, rules: &str, kind: &Kind<'_>) -> bool 
 
 /// With the policy `Equivalent`, a rule about another version of the same resource matches as well.
 pub(super) fn rules_match(matching: &Value, rules: &str, attempt: Attempt<'_>) -> bool {
-    let kind = attempt.kind;
-    let exact = text(matching, &["matchPolicy"]) == "Exact";
-    let one = |rule: &Value| {
-        has(rule, "operations", attempt.operation.name())
-            && has(rule, "apiGroups", kind.group)
-            && (!exact || has(rule, "apiVersions", kind.version))
-            && resource_matches(rule, kind.plural, attempt.subresource)
-            && scope_matches(rule, kind)
-            && names_match(rule, attempt.name)
-    };
+    let one = |rule: &Value| is_about(matching, rule, attempt);
     list(matching, &[rules]).iter().any(one)
         && !list(matching, &["excludeResourceRules"]).iter().any(one)
+}
+
+/// The same for what a binding says, where no rule is about everything.
+pub(super) fn restricts_to(resources: &Value, attempt: Attempt<'_>) -> bool {
+    if !list(resources, &["resourceRules"]).is_empty() {
+        return rules_match(resources, "resourceRules", attempt);
+    }
+    !list(resources, &["excludeResourceRules"])
+        .iter()
+        .any(|rule| is_about(resources, rule, attempt))
+}
+
+fn is_about(matching: &Value, rule: &Value, attempt: Attempt<'_>) -> bool {
+    let kind = attempt.kind;
+    let exact = text(matching, &["matchPolicy"]) == "Exact";
+    has(rule, "operations", attempt.operation.name())
+        && has(rule, "apiGroups", kind.group)
+        && (!exact || has(rule, "apiVersions", kind.version))
+        && resource_matches(rule, kind.plural, attempt.subresource)
+        && scope_matches(rule, kind)
+        && names_match(rule, attempt.name)
 }
 
 fn names_match(rule: &Value, name: &str) -> bool {
@@ -119,14 +133,42 @@ pub(super) async fn namespace(registry: &Registry, name: &str) -> Result<Option<
 }
 
 /// What expressions about a write can refer to.
-pub(super) fn variables(attempt: Attempt<'_>) -> Vec<(&'static str, cel::Value)> {
+pub(super) fn variables(
+    registry: &Registry,
+    attempt: Attempt<'_>,
+) -> Vec<(&'static str, cel::Value)> {
     let request = review::request("", attempt)["request"].clone();
     let value = |object: Option<&Value>| expressions::plain(object.unwrap_or(&Value::Null));
-    vec![
+    let mut variables = vec![
         ("object", value(attempt.object)),
         ("oldObject", value(attempt.old)),
         ("request", expressions::plain(&without_objects(request))),
-    ]
+    ];
+    if let Some(access) = registry.access() {
+        let who = attempt.requester;
+        let user = Question {
+            user: who.name.clone(),
+            uid: who.uid.clone(),
+            groups: who.groups.clone(),
+            ..Question::default()
+        };
+        let resource = Question {
+            group: attempt.kind.group.to_owned(),
+            resource: attempt.kind.plural.to_owned(),
+            subresource: attempt.subresource.to_owned(),
+            namespace: attempt.namespace.to_owned(),
+            name: attempt.name.to_owned(),
+            ..user.clone()
+        };
+        let about = Authorizer::of_request(Arc::clone(access), resource);
+        let authorizer = Authorizer::new(Arc::clone(access), user);
+        variables.push(("authorizer", cel::Value::Opaque(Arc::new(authorizer))));
+        variables.push((
+            "authorizer.requestResource",
+            cel::Value::Opaque(Arc::new(about)),
+        ));
+    }
+    variables
 }
 
 fn without_objects(mut request: Value) -> Value {
@@ -137,16 +179,25 @@ fn without_objects(mut request: Value) -> Value {
 }
 
 /// Whether all `matchConditions` hold; one that is false counts more than one that fails.
-pub(super) fn conditions_hold(holder: &Value, attempt: Attempt<'_>) -> Result<bool, String> {
+pub(super) fn conditions_hold(
+    registry: &Registry,
+    holder: &Value,
+    attempt: Attempt<'_>,
+) -> Result<bool, String> {
     let conditions = list(holder, &["matchConditions"]);
     if conditions.is_empty() {
         return Ok(true);
     }
-    let variables = variables(attempt);
+    let variables = variables(registry, attempt);
+    let mut budget = Budget::of_conditions();
     let mut problem = None;
     for condition in conditions {
-        let program = expressions::compile(text(condition, &["expression"]));
-        match program.and_then(|program| program.holds(&variables)) {
+        let holds = expressions::compiled(text(condition, &["expression"])).and_then(|program| {
+            program
+                .holds(&variables, &mut budget)
+                .map_err(|error| error.to_string())
+        });
+        match holds {
             Ok(true) => {}
             Ok(false) => return Ok(false),
             Err(error) => {

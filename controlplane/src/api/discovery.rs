@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::aggregator::Extended;
 use super::dispatch::header;
 use super::negotiate::media_ranges;
-use super::{respond, usage};
+use super::{component_status, respond, usage};
 use crate::kinds::{self, Kind, KindRef, Scope};
 use crate::registry::Registry;
 use crate::registry::definitions::Defined;
@@ -85,8 +85,15 @@ const ANSWERED: &[Answered] = &[
     },
 ];
 
-/// What nodes and pods use: read only.
-const MEASURED: &[Answered] = &[
+/// What is computed when it is asked for: read only.
+const COMPUTED: &[Answered] = &[
+    Answered {
+        group: "",
+        kind: component_status::KIND,
+        plural: component_status::PLURAL,
+        singular: "componentstatus",
+        scope: Scope::Cluster,
+    },
     Answered {
         group: usage::GROUP,
         kind: "NodeMetrics",
@@ -102,6 +109,13 @@ const MEASURED: &[Answered] = &[
         scope: Scope::Namespaced,
     },
 ];
+
+fn computed_version(resource: &Answered) -> &'static str {
+    match resource.group {
+        usage::GROUP => usage::VERSION,
+        _ => "v1",
+    }
+}
 
 /// Groups that exist for a subresource only: `kubectl drain` looks for this one.
 const BARE_GROUPS: &[&str] = &["policy"];
@@ -348,17 +362,21 @@ fn resource_list(defined: &Defined, group: &str, version: &str) -> Option<Value>
             "verbs": ["create"],
         }));
     }
-    for resource in MEASURED
+    for resource in COMPUTED
         .iter()
-        .filter(|resource| resource.group == group && version == usage::VERSION)
+        .filter(|resource| resource.group == group && version == computed_version(resource))
     {
-        resources.push(json!({
+        let mut entry = json!({
             "name": resource.plural,
             "singularName": resource.singular,
             "namespaced": resource.scope == Scope::Namespaced,
             "kind": resource.kind,
             "verbs": ["get", "list"],
-        }));
+        });
+        if resource.plural == component_status::PLURAL {
+            entry["shortNames"] = json!([component_status::SHORT]);
+        }
+        resources.push(entry);
     }
     let bare = BARE_GROUPS.contains(&group) && version == "v1";
     let group_version = if group.is_empty() {
@@ -509,15 +527,19 @@ fn aggregated(defined: &Defined, extended: &[Extended], group: &str, versions: &
                         })
                     }),
             );
-            let measured = MEASURED.iter().filter(|resource| resource.group == group);
-            resources.extend(measured.map(|resource| {
-                json!({
+            let computed = COMPUTED.iter().filter(|resource| resource.group == group);
+            resources.extend(computed.map(|resource| {
+                let mut entry = json!({
                     "resource": resource.plural,
                     "responseKind": response_kind((group, version, resource.kind)),
                     "scope": scope(resource.scope),
                     "singularResource": resource.singular,
                     "verbs": ["get", "list"],
-                })
+                });
+                if resource.plural == component_status::PLURAL {
+                    entry["shortNames"] = json!([component_status::SHORT]);
+                }
+                entry
             }));
             json!({"version": version, "resources": resources, "freshness": "Current"})
         })

@@ -14,7 +14,7 @@ use super::negotiate;
 use super::read::{Subject, Wish};
 use super::request::{Place, Query, Target, attributes, parse_path};
 use super::write::Write;
-use super::{Api, body, respond};
+use super::{Api, body, component_status, respond};
 use crate::auth::User;
 use crate::kinds::{KindRef, Scope};
 use crate::registry::ApiError;
@@ -199,6 +199,12 @@ impl Api {
             let wish = wish(parts)?;
             return self.usage(&parts.method, target, query, wish).await;
         }
+        if (target.group.as_str(), target.resource.as_str()) == ("", component_status::PLURAL) {
+            let wish = wish(parts)?;
+            return self
+                .component_status(&parts.method, target, query, wish)
+                .await;
+        }
         let handle = &self.kind(target).await?;
         let kind = &handle.get();
         let subject = Subject {
@@ -210,20 +216,22 @@ impl Api {
         };
         if (kind.plural, subject.subresource) == ("pods", "log") {
             return match parts.method {
-                Method::GET => self.logs(subject, query).await,
+                Method::GET => Box::pin(self.logs(subject, query)).await,
                 _ => Err(ApiError::method_not_allowed()),
             };
         }
         if subject.subresource == "proxy" {
             let path = super::request::proxied_path(parts.uri.path());
             let options = serde_json::json!({"path": path.trim_start_matches('/')});
-            self.admit_connect(user, subject, options).await?;
-            return self.proxy(parts, body, target).await;
+            Box::pin(self.admit_connect(user, subject, options)).await?;
+            return Box::pin(self.proxy(parts, body, target)).await;
         }
         if kind.plural == "pods" {
             match subject.subresource {
-                "exec" | "attach" => return self.remote(user, parts, subject).await,
-                "portforward" => return self.port_forward(user, parts, subject, query).await,
+                "exec" | "attach" => return Box::pin(self.remote(user, parts, subject)).await,
+                "portforward" => {
+                    return Box::pin(self.port_forward(user, parts, subject, query)).await;
+                }
                 _ => {}
             }
         }
@@ -231,8 +239,8 @@ impl Api {
         let wish = wish(parts)?;
         match super::request::verb(&parts.method, target, query) {
             "get" => return self.get(subject, query, wish).await,
-            "list" => return self.list(subject, query, wish).await,
-            "watch" => return self.watch(subject, query, wish).await,
+            "list" => return Box::pin(self.list(subject, query, wish)).await,
+            "watch" => return Box::pin(self.watch(subject, query, wish)).await,
             _ => {}
         }
         let verb = super::request::verb(&parts.method, target, query);
@@ -255,14 +263,15 @@ impl Api {
             record.request(&write.body);
         }
         if (kind.plural, subject.subresource) == ("serviceaccounts", "token") {
-            return self.token(&write, user).await;
+            return Box::pin(self.token(&write, user)).await;
         }
+        // Each way has its own place in memory: a request would have room for the largest of them otherwise.
         match verb {
-            "create" => self.create(write).await,
-            "update" => self.update(write).await,
-            "patch" => self.patch(write).await,
-            "delete" => self.delete(write).await,
-            "deletecollection" => self.delete_collection(write).await,
+            "create" => Box::pin(self.create(write)).await,
+            "update" => Box::pin(self.update(write)).await,
+            "patch" => Box::pin(self.patch(write)).await,
+            "delete" => Box::pin(self.delete(write)).await,
+            "deletecollection" => Box::pin(self.delete_collection(write)).await,
             _ => Err(ApiError::method_not_allowed()),
         }
     }

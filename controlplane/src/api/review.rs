@@ -97,11 +97,11 @@ impl Api {
 
     fn access(&self, user: &User, spec: &Value) -> Result<Value, ApiError> {
         let wanted = attributes_of(spec)?;
-        if self.authorizer.allows(user, &wanted) {
-            Ok(json!({"allowed": true}))
-        } else {
-            Ok(json!({"allowed": false}))
+        let mut answer = json!({"allowed": self.authorizer.allows(user, &wanted)});
+        if let Some(reason) = self.authorizer.reason(user, &wanted) {
+            answer["reason"] = reason.into();
         }
+        Ok(answer)
     }
 
     fn rules(&self, user: &User, namespace: &str) -> Value {

@@ -184,6 +184,8 @@ async fn answer(served: Served, request: Request<Body>) -> Response<Body> {
             .oneshot(request)
             .await
             .unwrap_or_else(|never| match never {}),
-        _ => served.api.handle(request).await,
+        // What is kept for the request while its answer is sent (for hours, of a watch or a node's stream) has room for
+        // this future, if it is not in a place of its own.
+        _ => Box::pin(served.api.handle(request)).await,
     }
 }

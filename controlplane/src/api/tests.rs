@@ -36,6 +36,7 @@ pub(super) const CM: &str = "/api/v1/namespaces/default/configmaps";
 pub(crate) fn config(dir: &std::path::Path) -> ControllerConfig {
     ControllerConfig {
         node_grace: std::time::Duration::from_secs(40),
+        node_eviction: crate::NodeEviction::default(),
         data_dir: dir.to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         extra_sans: Vec::new(),

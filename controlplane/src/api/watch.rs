@@ -4,6 +4,7 @@
 //! A plain watcher gets the bytes that every other reader of the version gets; only tables, partial objects
 //! and deletions are made for it alone.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::{Response, StatusCode};
 use rand::Rng;
 use serde_json::{Value, json};
-use tokio::time::{Instant, Interval, MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::negotiate::{Encoding, Shape};
 use super::read::{Subject, Wish, now, resource_version, version_match};
@@ -75,8 +76,8 @@ impl Api {
             registry: self.registry.clone(),
             view,
             bookmarks: bookmarks.then_some(ticks),
-            deadline: Instant::now() + Duration::from_secs(seconds),
-            stopping: self.stopping.clone(),
+            deadline: Box::pin(tokio::time::sleep(Duration::from_secs(seconds))),
+            stopping: Box::pin(self.stopping.clone().cancelled_owned()),
             metrics: Arc::clone(&self.metrics),
             first: true,
             ended: false,
@@ -119,8 +120,9 @@ struct Session {
     registry: Registry,
     view: View,
     bookmarks: Option<Interval>,
-    deadline: Instant,
-    stopping: CancellationToken,
+    /// Both are registered once for the whole watch: anew for each event, that would be most of what it costs.
+    deadline: Pin<Box<Sleep>>,
+    stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     metrics: Arc<Metrics>,
     /// Nothing has been sent yet.
     first: bool,
@@ -139,8 +141,8 @@ impl Session {
         while !self.ended {
             let bytes = tokio::select! {
                 biased;
-                () = self.stopping.cancelled() => return None,
-                () = tokio::time::sleep_until(self.deadline) => {
+                () = self.stopping.as_mut() => return None,
+                () = self.deadline.as_mut() => {
                     self.ended = true;
                     if self.bookmarks.is_some() { self.bookmark(self.watch.progress(), false) } else { Bytes::new() }
                 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 pub(crate) mod rbac;
 
 use super::identity::{MASTERS, User};
+use crate::kinds::custom::expressions::{Access, Question};
 
 /// What somebody wants to do: to a resource, or to a path that is no resource.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,6 +51,11 @@ pub(crate) struct Rules {
 pub(crate) trait Authorizer: std::fmt::Debug + Send + Sync {
     fn authorize(&self, user: &User, attributes: &Attributes) -> Decision;
 
+    /// Why it is allowed, where this authorizer allows it and has more to say than that.
+    fn reason(&self, _user: &User, _attributes: &Attributes) -> Option<String> {
+        None
+    }
+
     /// What the user may do in the namespace, as far as this authorizer can list it.
     fn rules(&self, user: &User, namespace: &str) -> Rules;
 }
@@ -73,6 +79,32 @@ impl Chain {
     }
 }
 
+/// Expressions of admission policies may ask.
+impl Access for Chain {
+    fn check(&self, question: &Question) -> (bool, String) {
+        let user = User {
+            name: question.user.clone(),
+            uid: question.uid.clone(),
+            groups: question.groups.clone(),
+            ..User::default()
+        };
+        let attributes = Attributes {
+            verb: question.verb.clone(),
+            group: question.group.clone(),
+            version: "*".to_owned(),
+            resource: question.resource.clone(),
+            subresource: question.subresource.clone(),
+            namespace: question.namespace.clone(),
+            name: question.name.clone(),
+            path: question.path.clone(),
+        };
+        (
+            self.allows(&user, &attributes),
+            self.reason(&user, &attributes).unwrap_or_default(),
+        )
+    }
+}
+
 impl Authorizer for Chain {
     fn authorize(&self, user: &User, attributes: &Attributes) -> Decision {
         self.0
@@ -80,6 +112,12 @@ impl Authorizer for Chain {
             .map(|link| link.authorize(user, attributes))
             .find(|decision| *decision != Decision::NoOpinion)
             .unwrap_or(Decision::NoOpinion)
+    }
+
+    fn reason(&self, user: &User, attributes: &Attributes) -> Option<String> {
+        let mut links = self.0.iter();
+        let link = links.find(|link| link.authorize(user, attributes) != Decision::NoOpinion)?;
+        link.reason(user, attributes)
     }
 
     fn rules(&self, user: &User, namespace: &str) -> Rules {

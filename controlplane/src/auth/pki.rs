@@ -181,6 +181,20 @@ impl Pki {
         self.ca_pem.clone()
     }
 
+    /// Digests of the CAs that are trusted, the signer first.
+    pub(crate) fn authorities(&self) -> Result<Vec<String>, PkiError> {
+        let path = Path::new("ca.crt");
+        CertificateDer::pem_slice_iter(self.ca_pem.as_bytes())
+            .map(|found| {
+                let der = found.map_err(|error| content_error(path, error))?;
+                Ok(format!(
+                    "sha256:{}",
+                    hex::encode(sha2::Sha256::digest(&der))
+                ))
+            })
+            .collect()
+    }
+
     /// `sha256:` and the digest of the public key of the CA that signs: what who joins the cluster pins.
     pub(crate) fn ca_hash(&self) -> Result<String, PkiError> {
         let path = Path::new("ca.crt");

@@ -374,3 +374,26 @@ impl Tokens {
         self.inner.keys.load().verify(token).is_ok()
     }
 }
+
+/// Any bytes as a token, and as the claims of one that is signed: nobody gets in, and nothing panics.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    assert!(keys::KeySet::default().verify(&text).is_err());
+    if let Some((id, secret)) = bootstrap::parse(&text) {
+        assert!(!id.is_empty() && !secret.is_empty());
+        assert!(
+            bootstrap::judge(
+                &serde_json::json!({}),
+                id,
+                secret,
+                jiff::Timestamp::UNIX_EPOCH
+            )
+            .is_none()
+        );
+    }
+    if let Ok(claims) = serde_json::from_slice::<claims::Claims>(bytes) {
+        let _ = claims::check(&claims, "https://issuer", &["a".to_owned()], 0);
+    }
+    let _ = keys::StoredKeys::parse(bytes);
+}

@@ -19,11 +19,13 @@ mod addresses;
 mod cidr;
 pub(super) mod eviction;
 mod plan;
+mod zones;
 
 #[cfg(test)]
 mod tests;
 
 pub(crate) use cidr::PodRanges;
+pub use zones::NodeEviction;
 
 pub(super) const NAME: &str = "node-controller";
 const LEASES: &str = "kube-node-lease";
@@ -47,6 +49,10 @@ pub(super) struct Controller {
     /// One allocation at a time.
     allocating: tokio::sync::Mutex<()>,
     grace: Duration,
+    limits: NodeEviction,
+    pace: Mutex<zones::Pace>,
+    /// What times are measured from.
+    since: Instant,
 }
 
 pub(super) fn subscribe(cache: &Cache, queue: &Queue<ObjectKey>) -> Vec<Subscription> {
@@ -74,6 +80,7 @@ impl Controller {
         cache: &Cache,
         pod_ranges: &PodRanges,
         grace: Duration,
+        limits: NodeEviction,
     ) -> Self {
         Self {
             client: client.with_manager(NAME),
@@ -83,6 +90,9 @@ impl Controller {
             compared: Mutex::default(),
             allocating: tokio::sync::Mutex::default(),
             grace,
+            limits,
+            pace: Mutex::default(),
+            since: Instant::now(),
         }
     }
 
@@ -107,18 +117,52 @@ impl Controller {
         if !plan::is_ready(&current) && plan::ready(&current).is_some() {
             self.mark_pods(&key, now).await?;
         }
-        if let Some(changed) = plan::tainted(&current, now) {
+        let (emptying, again) = self.emptying(&current);
+        if let Some(changed) = plan::tainted(&current, emptying, now) {
+            if plan::is_emptied(&current) && !plan::is_emptied(&changed) && again.is_some() {
+                tracing::warn!(node = %key.name, "no node is ready: its pods stay");
+            }
             current = self.client.update(&changed).await?;
         }
         if plan::needs_cidr(&current) && !self.pod_ranges.is_empty() {
             self.allocate(&current).await?;
         }
-        if silent {
-            return Ok(Next::Wait);
+        let silent_in = self.grace.saturating_sub(silent_for) + Duration::from_millis(10);
+        let silent_in = (!silent).then_some(silent_in);
+        let next = silent_in.into_iter().chain(again).min();
+        Ok(next.map_or(Next::Wait, Next::After))
+    }
+
+    /// Whether the node's pods are driven away, and when to ask again.
+    fn emptying(&self, node: &Node) -> (plan::Emptying, Option<Duration>) {
+        if plan::emptying_taint(node).is_none() {
+            return (plan::Emptying::Begin, None);
         }
-        Ok(Next::After(
-            self.grace.saturating_sub(silent_for) + Duration::from_millis(10),
-        ))
+        let nodes = self.cache.nodes.list("");
+        // The cache may not have yet what was just written of this one.
+        let others = nodes.iter().map(AsRef::as_ref);
+        let others = others.filter(|other| other.metadata.name != node.metadata.name);
+        let zones = {
+            let heard = self.heard.lock().expect("no panic while held");
+            zones::census(others.chain([node]), |node| {
+                let known = heard.get(&ObjectKey::of(node));
+                known.is_some_and(|known| known.at.elapsed() >= self.grace)
+            })
+        };
+        let zone = zones::Zone::of(node);
+        let (grace, now) = (self.grace, self.since.elapsed());
+        let mut pace = self.pace.lock().expect("no panic while held");
+        if plan::is_emptied(node) && zones.values().any(|zone| zone.ready > 0) {
+            return (plan::Emptying::Keep, Some(zones::LOOK_AGAIN));
+        }
+        match pace.judge(&zone, &zones, &self.limits, grace, now) {
+            zones::Verdict::Now => (plan::Emptying::Begin, Some(zones::LOOK_AGAIN)),
+            zones::Verdict::Later(after) => {
+                tracing::debug!(node = node.metadata.name, %zone, "its pods stay for now");
+                (plan::Emptying::Keep, Some(after))
+            }
+            zones::Verdict::CalledOff(after) => (plan::Emptying::CallOff, Some(after)),
+        }
     }
 
     /// How long nothing was heard of the node.

@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::fixtures::{deployment, labels};
-use super::{ControllerMetrics, ControllersConfig, PodRanges, podstate};
+use super::{ControllerMetrics, ControllersConfig, NodeEviction, PodRanges, podstate};
 use crate::cache::{Cache, Informer, Queue};
 use crate::registry::{Client, DeleteOptions, Object, Registry, ServiceRanges};
 use crate::scheduler::SchedulerMetrics;
@@ -29,6 +29,7 @@ use crate::store::{Store, StoreConfig};
 
 mod batch;
 mod lifecycle;
+mod outage;
 mod rollout;
 mod sets;
 
@@ -81,9 +82,15 @@ impl Cluster {
 
     /// With controllers, scheduler, and the nodes, which run pods.
     pub(crate) async fn new(nodes: &[&str]) -> Self {
+        Self::with_grace(nodes, Duration::from_secs(40)).await
+    }
+
+    /// Nodes that are silent for `node_grace` are unreachable, and these are: nobody beats for them.
+    pub(crate) async fn with_grace(nodes: &[&str], node_grace: Duration) -> Self {
         let mut cluster = Self::bare().await;
         let config = ControllersConfig {
-            node_grace: Duration::from_secs(40),
+            node_grace,
+            node_eviction: NodeEviction::default(),
             ca_pem: "CA".to_owned(),
             pod_ranges: PodRanges::new(vec!["10.244.0.0/16".parse().unwrap()], 24, 64),
             usage: crate::usage::UsageBook::default(),

@@ -119,12 +119,7 @@ impl Strategy for Job {
     }
 
     fn prepare_update(&self, object: &mut Value, old: &Value, subresource: &str) {
-        if subresource == "status" {
-            meta::keep_all_but_status_and_labels(object, old);
-        } else {
-            meta::keep_status(object, old);
-            meta::set_generation(object, Some(old));
-        }
+        meta::keep_status_apart(object, old, subresource);
     }
 
     fn validate(&self, object: &Value, old: Option<&Value>, subresource: &str) -> Vec<FieldError> {

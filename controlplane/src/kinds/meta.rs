@@ -287,6 +287,18 @@ pub(crate) fn keep_all_but_status(object: &mut Value, old: &Value) {
     }
 }
 
+/// An update of a kind with a status of its own: one by `status` changes labels and annotations besides, any other
+/// leaves it alone and
+/// counts the changes of the spec.
+pub(crate) fn keep_status_apart(object: &mut Value, old: &Value, subresource: &str) {
+    if subresource == "status" {
+        keep_all_but_status_and_labels(object, old);
+    } else {
+        keep_status(object, old);
+        set_generation(object, Some(old));
+    }
+}
+
 /// `metadata.generation`: 1 on create, one more whenever the spec changes.
 pub(crate) fn set_generation(object: &mut Value, old: Option<&Value>) {
     let generation = match old {

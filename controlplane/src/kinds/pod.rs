@@ -151,6 +151,8 @@ impl Strategy for Pod {
             ),
             ("status.phase", field(&["status", "phase"])),
             ("status.podIP", pod_ip.to_owned()),
+            // A name that Kubernetes knows and gives no value.
+            ("status.podIPs", String::new()),
             (
                 "status.nominatedNodeName",
                 field(&["status", "nominatedNodeName"]),

@@ -104,6 +104,19 @@ impl Quantity {
         clamp(ceil_div(self.nanos, NANO / 1000))
     }
 
+    /// The units, where they are a whole number that fits.
+    pub(crate) fn as_whole(self) -> Option<i64> {
+        self.is_whole()
+            .then_some(self.nanos / NANO)
+            .and_then(|units| i64::try_from(units).ok())
+    }
+
+    /// The units, to the precision of floating point.
+    #[allow(clippy::cast_precision_loss)]
+    pub(crate) fn approximate(self) -> f64 {
+        self.nanos as f64 / NANO as f64
+    }
+
     /// Whether it is a whole number of units.
     pub(crate) fn is_whole(self) -> bool {
         self.nanos % NANO == 0

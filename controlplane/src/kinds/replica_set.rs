@@ -41,12 +41,7 @@ impl Strategy for ReplicaSet {
     }
 
     fn prepare_update(&self, object: &mut Value, old: &Value, subresource: &str) {
-        if subresource == "status" {
-            meta::keep_all_but_status_and_labels(object, old);
-        } else {
-            meta::keep_status(object, old);
-            meta::set_generation(object, Some(old));
-        }
+        meta::keep_status_apart(object, old, subresource);
     }
 
     fn validate(&self, object: &Value, old: Option<&Value>, _subresource: &str) -> Vec<FieldError> {
@@ -66,42 +61,50 @@ impl Strategy for ReplicaSet {
     }
 
     fn columns(&self) -> &'static [Column] {
-        const COLUMNS: &[Column] = &[
-            table::NAME,
-            table::column("Desired", "integer", "Pods asked for."),
-            table::column("Current", "integer", "Pods there are."),
-            table::column("Ready", "integer", "Pods that are ready."),
-            table::AGE,
-            table::wide("Containers", "string", "Names of the containers."),
-            table::wide("Images", "string", "Images of the containers."),
-            table::wide("Selector", "string", "Which pods belong to it."),
-        ];
         COLUMNS
     }
 
     fn row(&self, object: &Value, now: i64) -> Vec<Value> {
-        let count = |path: &[&str]| Value::from(integer(object, path).unwrap_or(0));
-        let (containers, images) = table::containers(object);
-        vec![
-            table::name(object),
-            count(&["spec", "replicas"]),
-            count(&["status", "replicas"]),
-            count(&["status", "readyReplicas"]),
-            table::age(object, now),
-            containers,
-            images,
-            selector::shown(at(object, &["spec", "selector"])).into(),
-        ]
+        let chosen = selector::shown(at(object, &["spec", "selector"]));
+        row(object, now, chosen.into())
     }
 
     fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
-        vec![(
-            "status.replicas",
-            integer(object, &["status", "replicas"])
-                .unwrap_or(0)
-                .to_string(),
-        )]
+        selectable(object)
     }
+}
+
+/// As ReplicationControllers show themselves too.
+pub(super) const COLUMNS: &[Column] = &[
+    table::NAME,
+    table::column("Desired", "integer", "Pods asked for."),
+    table::column("Current", "integer", "Pods there are."),
+    table::column("Ready", "integer", "Pods that are ready."),
+    table::AGE,
+    table::wide("Containers", "string", "Names of the containers."),
+    table::wide("Images", "string", "Images of the containers."),
+    table::wide("Selector", "string", "Which pods belong to it."),
+];
+
+/// The cells of [`COLUMNS`]; `chosen` is the last of them.
+pub(super) fn row(object: &Value, now: i64, chosen: Value) -> Vec<Value> {
+    let count = |path: &[&str]| Value::from(integer(object, path).unwrap_or(0));
+    let (containers, images) = table::containers(object);
+    vec![
+        table::name(object),
+        count(&["spec", "replicas"]),
+        count(&["status", "replicas"]),
+        count(&["status", "readyReplicas"]),
+        table::age(object, now),
+        containers,
+        images,
+        chosen,
+    ]
+}
+
+pub(super) fn selectable(object: &Value) -> Vec<(&'static str, String)> {
+    let replicas = integer(object, &["status", "replicas"]).unwrap_or(0);
+    vec![("status.replicas", replicas.to_string())]
 }
 
 /// `spec.<field>` is absent or at least 0.
@@ -148,7 +151,7 @@ pub(super) fn selector_and_template(object: &Value, owner: &str, errors: &mut Er
 }
 
 /// The template's labels match the selector, where there is one.
-fn template_matches(chosen: Option<&Value>, template: &Value, errors: &mut Errors) {
+pub(super) fn template_matches(chosen: Option<&Value>, template: &Value, errors: &mut Errors) {
     let empty = Value::Object(serde_json::Map::new());
     let labels = at(template, &["metadata", "labels"]);
     if let Some(chosen) = chosen

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use super::access::{at, fill, integer, map, object_mut};
+use super::access::{at, fill, map, object_mut};
 use super::errors::Errors;
-use super::replica_set::{counts, long_lived, not_negative};
-use super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, pod, selector, table};
+use super::replica_set::{self, counts, long_lived, not_negative, template_matches};
+use super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, pod, table};
 
 pub(super) static KIND: Kind = Kind {
     group: "",
@@ -53,12 +53,7 @@ impl Strategy for ReplicationController {
     }
 
     fn prepare_update(&self, object: &mut Value, old: &Value, subresource: &str) {
-        if subresource == "status" {
-            meta::keep_all_but_status_and_labels(object, old);
-        } else {
-            meta::keep_status(object, old);
-            meta::set_generation(object, Some(old));
-        }
+        meta::keep_status_apart(object, old, subresource);
     }
 
     fn validate(
@@ -76,15 +71,8 @@ impl Strategy for ReplicationController {
         match at(object, &["spec", "template"]) {
             None => errors.required("spec.template", ""),
             Some(template) => {
-                let labels = at(template, &["metadata", "labels"]);
                 let chosen = serde_json::json!({"matchLabels": at(object, &["spec", "selector"])});
-                if !selector::is_empty(&chosen) && !selector::matches(&chosen, labels) {
-                    errors.invalid(
-                        "spec.template.metadata.labels",
-                        labels.cloned().unwrap_or_else(|| serde_json::json!({})),
-                        "`selector` does not match template `labels`",
-                    );
-                }
+                template_matches(Some(&chosen), template, &mut errors);
                 pod::validate_template(template, "spec.template", &mut errors);
                 long_lived(template, "ReplicationController", &mut errors);
             }
@@ -94,37 +82,16 @@ impl Strategy for ReplicationController {
     }
 
     fn columns(&self) -> &'static [Column] {
-        const COLUMNS: &[Column] = &[
-            table::NAME,
-            table::column("Desired", "integer", "Pods asked for."),
-            table::column("Current", "integer", "Pods there are."),
-            table::column("Ready", "integer", "Pods that are ready."),
-            table::AGE,
-            table::wide("Containers", "string", "Names of the containers."),
-            table::wide("Images", "string", "Images of the containers."),
-            table::wide("Selector", "string", "Which pods belong to it."),
-        ];
-        COLUMNS
+        replica_set::COLUMNS
     }
 
     fn row(&self, object: &Value, now: i64) -> Vec<Value> {
-        let count = |path: &[&str]| Value::from(integer(object, path).unwrap_or(0));
-        let (containers, images) = table::containers(object);
-        vec![
-            table::name(object),
-            count(&["spec", "replicas"]),
-            count(&["status", "replicas"]),
-            count(&["status", "readyReplicas"]),
-            table::age(object, now),
-            containers,
-            images,
-            table::labels(object, &["spec", "selector"]),
-        ]
+        let chosen = table::labels(object, &["spec", "selector"]);
+        replica_set::row(object, now, chosen)
     }
 
     fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
-        let replicas = integer(object, &["status", "replicas"]).unwrap_or(0);
-        vec![("status.replicas", replicas.to_string())]
+        replica_set::selectable(object)
     }
 
     fn default_propagation(&self) -> &'static str {

@@ -8,7 +8,7 @@ use super::managed::{self, Entry, Request};
 use super::typed::Typed;
 use super::{ApplyConflict, PatchError};
 use crate::kinds::access::{list, object_mut, text};
-use crate::schema::Schema;
+use crate::schema::{Schema, TypeRef};
 
 /// Owner of everything that an object without managed fields has when it is first applied to.
 const BEFORE_FIRST_APPLY: &str = "before-first-apply";
@@ -103,6 +103,29 @@ pub(super) fn apply(
     entries.push(mine);
     managed::write(&mut merged, entries);
     Ok(merged)
+}
+
+/// `configuration` merged over `object`, whoever owns what. What is taken as a whole cannot be configured so: nobody
+/// would say what becomes of the rest.
+pub(super) fn merge(
+    schema: &Schema,
+    of: TypeRef<'_>,
+    object: &Value,
+    configuration: &Value,
+) -> Result<Value, PatchError> {
+    let typed = Typed { schema };
+    let node = schema.root(of.definition);
+    let root = Typed::root(&node);
+    typed.check(root, configuration, "")?;
+    let mut wholes = Vec::new();
+    typed.wholes(root, configuration, "", &mut wholes);
+    if !wholes.is_empty() {
+        return Err(PatchError::Unprocessable(format!(
+            "invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {}",
+            wholes.join(", ")
+        )));
+    }
+    Ok(typed.merge(root, Some(object), configuration))
 }
 
 fn conflicts(entries: &[Entry], changed: &super::fields::Fields) -> Vec<ApplyConflict> {

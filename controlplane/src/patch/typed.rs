@@ -372,6 +372,40 @@ impl<'a> Typed<'a> {
         !was_empty && is_empty(value) && !owned.member
     }
 
+    /// Paths of the lists and objects in `value` that are taken as a whole.
+    pub(super) fn wholes(
+        &self,
+        place: Place<'a>,
+        value: &Value,
+        path: &str,
+        found: &mut Vec<String>,
+    ) {
+        match self.shape(place, value) {
+            Shape::Leaf if value.is_array() || value.is_object() => found.push(path.to_owned()),
+            Shape::Leaf => {}
+            Shape::Object(map) => {
+                for (name, below) in map {
+                    self.wholes(
+                        self.child(place, name),
+                        below,
+                        &format!("{path}.{name}"),
+                        found,
+                    );
+                }
+            }
+            Shape::List(list, list_type) => {
+                for entry in list {
+                    self.wholes(
+                        self.entry(place, list_type),
+                        entry,
+                        &format!("{path}[]"),
+                        found,
+                    );
+                }
+            }
+        }
+    }
+
     /// Problems that make a value unusable for server-side apply: entries without their keys, or twice.
     pub(super) fn check(
         &self,

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::versions::Boxed;
 use super::{ApiError, Registry, WriteOptions};
 use crate::kinds::Kind;
+use crate::kinds::custom::expressions::Access;
 
 /// Who makes a write, as reviews of it say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -122,6 +123,16 @@ impl Registry {
     pub(crate) fn set_judges(&self, judges: Arc<dyn Judges>) {
         // Set once, where the member is put together.
         let _ = self.inner.judges.set(judges);
+    }
+
+    /// Who answers what expressions ask of rights.
+    pub(crate) fn set_access(&self, access: Arc<dyn Access>) {
+        // Set once, as above.
+        let _ = self.inner.access.set(access);
+    }
+
+    pub(crate) fn access(&self) -> Option<&Arc<dyn Access>> {
+        self.inner.access.get()
     }
 
     pub(super) async fn is_judged(&self, kind: &Kind<'_>) -> Result<bool, ApiError> {

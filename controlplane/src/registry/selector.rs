@@ -25,7 +25,7 @@ pub(crate) enum Requirement {
 }
 
 impl Requirement {
-    fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
+    pub(crate) fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         let number = |key: &str| labels.get(key).and_then(|value| value.parse::<i64>().ok());
         match self {
             Self::In(key, values) => labels.get(key).is_some_and(|value| values.contains(value)),
@@ -364,6 +364,18 @@ fn unescape(value: &str) -> Option<String> {
         }
     }
     Some(out)
+}
+
+/// Any bytes as a selector; what is understood is understood the same way again.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let labels = serde_json::json!({"a": "b", "c.d/e": "1"});
+    let _ = parse_fields(&text);
+    let pods = crate::kinds::by_plural("", "v1", "pods").expect("pods are built in");
+    let _ = Selector::parse(pods, &text, "");
+    let _ = Selector::parse(pods, "", &text);
+    let _ = crate::kinds::selector::matches(&serde_json::json!({"matchLabels": {}}), Some(&labels));
 }
 
 #[cfg(test)]

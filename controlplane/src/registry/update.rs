@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::judges::{Attempt, Operation};
 use super::{
@@ -108,7 +108,9 @@ impl Registry {
                 other => other?,
             };
             let stored = object::decode(&kv);
-            let live = self.one_to_served(kind, stored.clone()).await?;
+            // Only a further version of a kind is shown otherwise than it is replaced.
+            let kept = kind.strategy.stored().map(|_| stored.clone());
+            let live = self.one_to_served(kind, stored).await?;
             let mut wanted = compute(&live)?;
             let pinned = object::meta(&wanted, "resourceVersion").to_owned();
             let stale = !pinned.is_empty() && pinned != kv.mod_revision.to_string();
@@ -121,12 +123,12 @@ impl Registry {
             }
             let mut place = place;
             let mut live = live;
-            if let Some(kind) = kind.strategy.stored() {
+            if let Some((kind, stored)) = kind.strategy.stored().zip(kept) {
                 (place.kind, live) = (kind, stored);
                 wanted = served.strategy.to_stored(wanted);
             }
             match self
-                .replace(place, options, ownership, &kv, &live, wanted)
+                .replace(place, options, ownership, &kv, live, wanted)
                 .await?
             {
                 Some(written) => return Ok(written),
@@ -143,7 +145,7 @@ impl Registry {
         options: &WriteOptions,
         ownership: Ownership,
         kv: &Arc<KeyValue>,
-        live: &Value,
+        live: Value,
         wanted: Value,
     ) -> Result<Option<Written>, ApiError> {
         let Place {
@@ -152,7 +154,7 @@ impl Registry {
             subresource,
             ..
         } = place;
-        let mut old = live.clone();
+        let mut old = live;
         object::remove_meta(&mut old, "resourceVersion");
         let mut new = wanted;
         keep_identity(place, &mut new, &old)?;
@@ -359,27 +361,78 @@ fn keep_identity(place: Place<'_>, new: &mut Value, old: &Value) -> Result<(), A
     Ok(())
 }
 
-/// A write that changes nothing is no write.
+/// A write that changes nothing is no write. Looked at in place: each update passes here.
 fn same_but_for_times(old: &Value, new: &Value) -> bool {
-    without_managed_fields(old) == without_managed_fields(new)
-        && managed_without_times(old) == managed_without_times(new)
+    same_without(old.as_object(), new.as_object(), "metadata")
+        && same_without(metadata_of(old), metadata_of(new), "managedFields")
+        && same_managed(managed_of(old), managed_of(new))
 }
 
-fn without_managed_fields(object: &Value) -> Value {
-    let mut object = object.clone();
-    object::remove_meta(&mut object, "managedFields");
-    object
+fn metadata_of(object: &Value) -> Option<&Map<String, Value>> {
+    object.get("metadata")?.as_object()
 }
 
-fn managed_without_times(object: &Value) -> Vec<Value> {
-    let mut entries = object["metadata"]["managedFields"]
-        .as_array()
-        .cloned()
-        .unwrap_or_default();
-    for entry in &mut entries {
-        if let Some(map) = entry.as_object_mut() {
-            map.remove("time");
-        }
+fn managed_of(object: &Value) -> &[Value] {
+    let entries = metadata_of(object).and_then(|metadata| metadata.get("managedFields"));
+    entries.and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// Whether both have the same members but for that one; none is as empty.
+fn same_without(
+    old: Option<&Map<String, Value>>,
+    new: Option<&Map<String, Value>>,
+    but: &str,
+) -> bool {
+    let members = |map: &Map<String, Value>| map.len() - usize::from(map.contains_key(but));
+    let same = |key: &str, value: &Value| new.is_some_and(|new| new.get(key) == Some(value));
+    old.map_or(0, members) == new.map_or(0, members)
+        && old
+            .into_iter()
+            .flatten()
+            .all(|(key, value)| key == but || same(key, value))
+}
+
+fn same_managed(old: &[Value], new: &[Value]) -> bool {
+    let same = |(old, new): (&Value, &Value)| match (old.as_object(), new.as_object()) {
+        (Some(old), Some(new)) => same_without(Some(old), Some(new), "time"),
+        _ => old == new,
+    };
+    old.len() == new.len() && old.iter().zip(new).all(same)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_times_of_ownership_make_no_difference() {
+        let object = |data: &str, label: &str, manager: &str, time: &str| {
+            json!({"kind": "ConfigMap", "data": {"k": data}, "metadata": {
+                "name": "n", "labels": {"l": label},
+                "managedFields": [{"manager": manager, "time": time, "operation": "Update"}],
+            }})
+        };
+        let old = object("v", "l", "m", "1");
+        assert!(same_but_for_times(&old, &old));
+        assert!(same_but_for_times(&old, &object("v", "l", "m", "2")));
+        assert!(!same_but_for_times(&old, &object("w", "l", "m", "1")));
+        assert!(!same_but_for_times(&old, &object("v", "x", "m", "1")));
+        assert!(!same_but_for_times(&old, &object("v", "l", "x", "1")));
+        let mut other = old.clone();
+        other["metadata"]["managedFields"] = json!([]);
+        assert!(!same_but_for_times(&old, &other));
+        let mut other = old.clone();
+        object::remove_meta(&mut other, "labels");
+        assert!(!same_but_for_times(&old, &other) && !same_but_for_times(&other, &old));
+        let mut other = old.clone();
+        other["immutable"] = true.into();
+        assert!(!same_but_for_times(&old, &other) && !same_but_for_times(&other, &old));
+        // An entry without a time is the same as one with it.
+        let mut other = old.clone();
+        other["metadata"]["managedFields"] = json!([{"manager": "m", "operation": "Update"}]);
+        assert!(same_but_for_times(&old, &other));
+        assert!(same_but_for_times(&json!({}), &json!({"metadata": {}})));
     }
-    entries
 }

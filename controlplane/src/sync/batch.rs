@@ -1,5 +1,6 @@
 //! The parts of batches: what all nodes get (made once and shared) and what one node gets. Pure.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
 use bytes::{Bytes, BytesMut};
@@ -119,9 +120,32 @@ pub(super) struct Message {
     pub(super) bytes: Bytes,
 }
 
+/// A message that is not put together yet: until then it has nothing that is its own, so that the full states of
+/// thousands of nodes can wait at the same time.
+#[derive(Debug, Clone)]
+pub(super) struct Draft {
+    parts: Vec<Part>,
+    header: Batch,
+}
+
+impl Draft {
+    pub(super) fn encode(self) -> Message {
+        let length: usize = self.parts.iter().map(|part| part.bytes.len()).sum();
+        let mut bytes = BytesMut::with_capacity(length + self.header.encoded_len());
+        for part in &self.parts {
+            bytes.extend_from_slice(&part.bytes);
+        }
+        bytes.extend_from_slice(&self.header.encode_to_vec());
+        Message {
+            revision: self.header.revision,
+            bytes: bytes.freeze(),
+        }
+    }
+}
+
 impl Parcel {
     /// In the order in which a node needs them: what pods refer to before the pods.
-    pub(super) fn messages(self) -> Vec<Message> {
+    pub(super) fn drafts(self) -> VecDeque<Draft> {
         let mut parts = self.shared.parts().to_vec();
         for objects in by_size(self.own.objects, |object| object.object_json.len()) {
             parts.push(Part::new(&Batch {
@@ -137,14 +161,15 @@ impl Parcel {
         }
         // A usual delta is a handful of changes of several kinds: one message, so that it is applied as one.
         let one = parts.is_empty() || (!self.full && parts.iter().all(Part::is_small));
-        let groups: Vec<&[Part]> = if one {
-            vec![&parts]
+        let groups: Vec<Vec<Part>> = if one {
+            vec![parts]
         } else {
-            parts.chunks(1).collect()
+            parts.into_iter().map(|part| vec![part]).collect()
         };
         let last = groups.len() - 1;
-        let message = |(position, parts): (usize, &[Part])| {
-            let header = Batch {
+        let draft = |(position, parts): (usize, Vec<Part>)| Draft {
+            parts,
+            header: Batch {
                 full: self.full,
                 last: position == last,
                 // Only with the last one is the revision reached.
@@ -154,19 +179,14 @@ impl Parcel {
                     self.since
                 },
                 ..Batch::default()
-            };
-            let length: usize = parts.iter().map(|part| part.bytes.len()).sum();
-            let mut bytes = BytesMut::with_capacity(length + header.encoded_len());
-            for part in parts {
-                bytes.extend_from_slice(&part.bytes);
-            }
-            bytes.extend_from_slice(&header.encode_to_vec());
-            Message {
-                revision: header.revision,
-                bytes: bytes.freeze(),
-            }
+            },
         };
-        groups.into_iter().enumerate().map(message).collect()
+        groups.into_iter().enumerate().map(draft).collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn messages(self) -> Vec<Message> {
+        self.drafts().into_iter().map(Draft::encode).collect()
     }
 }
 

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::applied::Applied;
-use super::batch::{Message, Own, Parcel, Shared};
+use super::batch::{Draft, Message, Own, Parcel, Shared};
 use super::hold::{Holds, Limits};
 use super::metrics::SyncMetrics;
 use super::references::{Kind, Reference};
@@ -33,6 +33,10 @@ use peer::Peer;
 
 /// Parcels that may wait for a stream before it counts as slow.
 const PARCELS: usize = 64;
+/// What changes in this time goes to the nodes together, for each of them: a flush costs a message to every node. A
+/// change after quiet times does not wait.
+const PACE: Duration = Duration::from_micros(20);
+const SLOWEST_PACE: Duration = Duration::from_millis(100);
 /// How often drained streams that missed something are looked for.
 const RESYNC: Duration = Duration::from_millis(100);
 
@@ -52,17 +56,17 @@ pub(super) struct Handle {
 /// What one stream gets.
 pub(super) struct Batches {
     parcels: mpsc::Receiver<Parcel>,
-    ready: VecDeque<Message>,
+    ready: VecDeque<Draft>,
 }
 
 impl Batches {
     /// `None` when the node has connected anew elsewhere. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<Message> {
         loop {
-            if let Some(message) = self.ready.pop_front() {
-                return Some(message);
+            if let Some(draft) = self.ready.pop_front() {
+                return Some(draft.encode());
             }
-            self.ready = self.parcels.recv().await?.messages().into();
+            self.ready = self.parcels.recv().await?.drafts();
         }
     }
 }
@@ -103,6 +107,15 @@ pub(super) fn start(
         }
     });
     Handle { commands }
+}
+
+/// How long to wait after a flush to so many nodes. Timers tell no less than a millisecond.
+fn pace(nodes: usize) -> Duration {
+    let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
+    match PACE.saturating_mul(nodes).min(SLOWEST_PACE) {
+        short if short < Duration::from_millis(1) => Duration::ZERO,
+        pause => pause,
+    }
 }
 
 struct Hub {
@@ -150,15 +163,21 @@ impl Hub {
         let mut acknowledged = self.applied.changes();
         let mut resync = tokio::time::interval(RESYNC);
         resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut rested = Instant::now();
         loop {
             let wake = self.holds.wake();
+            let change = async {
+                tokio::time::sleep_until(rested).await;
+                advanced.changed().await
+            };
             tokio::select! {
-                changed = advanced.changed() => {
+                changed = change => {
                     if changed.is_err() {
                         return;
                     }
                     let revision = *advanced.borrow_and_update();
                     self.flush(revision);
+                    rested = Instant::now() + pace(self.peers.len());
                 }
                 command = commands.recv() => match command {
                     Some(Command::Connect { node, reply }) => {
@@ -408,5 +427,18 @@ impl Hub {
         }
         self.peers.insert(node.to_owned(), peer);
         self.exchange(node, gained, lost, changes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_nodes_wait_for_nothing() {
+        assert_eq!(pace(0), Duration::ZERO);
+        assert_eq!(pace(49), Duration::ZERO);
+        assert_eq!(pace(1_000), Duration::from_millis(20));
+        assert_eq!(pace(usize::MAX), SLOWEST_PACE);
     }
 }

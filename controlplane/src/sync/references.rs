@@ -1,5 +1,5 @@
-//! The ConfigMaps, Secrets, ServiceAccounts and claims (with their volumes) that a pod refers to: what its node
-//! needs, and no more. Pure.
+//! The ConfigMaps, Secrets, ServiceAccounts, claims (with their volumes) and the RuntimeClass that a pod refers to:
+//! what its node needs, and no more. Pure.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,6 +14,8 @@ pub(super) enum Kind {
     Claim,
     /// Of no namespace.
     Volume,
+    /// Of no namespace.
+    RuntimeClass,
 }
 
 impl Kind {
@@ -24,6 +26,7 @@ impl Kind {
             Self::ServiceAccount => "ServiceAccount",
             Self::Claim => "PersistentVolumeClaim",
             Self::Volume => "PersistentVolume",
+            Self::RuntimeClass => "RuntimeClass",
         }
     }
 }
@@ -102,6 +105,11 @@ pub(super) fn references(
     }
     for volume in volumes {
         found.insert(Reference::new(Kind::Volume, "", &volume));
+    }
+    if let Some(class) = spec.runtime_class_name.as_deref()
+        && !class.is_empty()
+    {
+        found.insert(Reference::new(Kind::RuntimeClass, "", class));
     }
     found
 }

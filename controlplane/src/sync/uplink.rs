@@ -1,6 +1,6 @@
 //! What a node reports: status, pods, events, what it has applied.
 //!
-//! Reports are kept as the latest per object and written by a few workers, one at a time per object: a slow
+//! Reports are kept as the latest per object and written a few at once, one at a time per object: a slow
 //! store delays them and never makes them pile up.
 
 use std::collections::HashMap;
@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::{Node, NodeStatus, ObjectReference, Pod, PodStatus};
 use proto::node::v1::node_message::Message;
 use proto::node::v1::{EventReport, NodeMessage};
@@ -115,10 +117,9 @@ impl Uplink {
             let _ = tokio::time::timeout(LAST_WORDS, self.queue.idle()).await;
             Ok(())
         };
-        let write = futures::future::join_all((0..WRITERS).map(|_| self.write()));
         tokio::select! {
             ended = read => ended,
-            _ = write => Ok(()),
+            () = self.write() => Ok(()),
         }
     }
 
@@ -260,23 +261,34 @@ impl Uplink {
         bound == Some(self.node.as_str())
     }
 
+    /// Writes what waits, some of it at once. Only a write that is under way takes memory: it is much, and there are
+    /// thousands of nodes.
     async fn write(&self) {
+        let mut under_way = FuturesUnordered::new();
         loop {
-            let subject = self.queue.next().await;
-            match self.write_one(&subject).await {
-                Ok(()) => self.queue.forget(&subject),
-                // The same report would be refused again.
-                Err(error) if is_refusal(&error) => {
-                    tracing::warn!(node = self.node, ?subject, %error, "report refused");
-                    self.queue.forget(&subject);
+            tokio::select! {
+                subject = self.queue.next(), if under_way.len() < WRITERS => {
+                    under_way.push(self.write_subject(subject));
                 }
-                Err(error) => {
-                    tracing::debug!(node = self.node, ?subject, %error, "report not written yet");
-                    self.queue.retry(subject.clone());
-                }
+                Some(()) = under_way.next() => {}
             }
-            self.queue.done(&subject);
         }
+    }
+
+    async fn write_subject(&self, subject: Subject) {
+        match self.write_one(&subject).await {
+            Ok(()) => self.queue.forget(&subject),
+            // The same report would be refused again.
+            Err(error) if is_refusal(&error) => {
+                tracing::warn!(node = self.node, ?subject, %error, "report refused");
+                self.queue.forget(&subject);
+            }
+            Err(error) => {
+                tracing::debug!(node = self.node, ?subject, %error, "report not written yet");
+                self.queue.retry(subject.clone());
+            }
+        }
+        self.queue.done(&subject);
     }
 
     async fn write_one(&self, subject: &Subject) -> Result<(), ApiError> {

@@ -3,7 +3,10 @@
 
 mod bad_input;
 mod bench;
+mod benchmarks;
+mod churn;
 mod cluster_status;
+mod confinement;
 mod dns;
 mod identity;
 mod images;
@@ -13,6 +16,8 @@ mod lifecycle;
 mod netfilter;
 mod pods;
 mod restarts;
+mod rollouts;
+mod scheduling;
 mod services;
 mod sets;
 mod streams;

@@ -70,10 +70,12 @@ pub(crate) struct See {
     from: From,
     to: To,
     udp: bool,
-    v4: bool,
-    v6: bool,
+    /// In the lab's first family alone.
+    first: bool,
     want: Want,
     client: Client,
+    /// Of the caller's socket; any when 0.
+    source_port: u16,
     once: bool,
     options: &'static [&'static str],
 }
@@ -91,10 +93,10 @@ impl From {
             from: self,
             to,
             udp: false,
-            v4: true,
-            v6: true,
+            first: false,
             want: Want::Nobody,
             client: Client::Any,
+            source_port: 0,
             once: false,
             options: &[],
         }
@@ -165,9 +167,20 @@ impl See {
         Self { once: true, ..self }
     }
 
-    /// IPv4 alone.
-    pub(crate) fn v4(self) -> Self {
-        Self { v6: false, ..self }
+    /// In the lab's first family alone.
+    pub(crate) fn first_family(self) -> Self {
+        Self {
+            first: true,
+            ..self
+        }
+    }
+
+    /// From this port of the caller's.
+    pub(crate) fn source_port(self, source_port: u16) -> Self {
+        Self {
+            source_port,
+            ..self
+        }
     }
 
     /// Further arguments of the caller.
@@ -176,11 +189,11 @@ impl See {
     }
 
     pub(crate) fn look(&self, world: &World) -> Verdict {
-        for &v6 in world.mode.versions() {
-            if if v6 { self.v6 } else { self.v4 } {
-                self.look_in(world, v6)
-                    .map_err(|why| format!("{}\n{why}", self.describe(v6)))?;
-            }
+        let versions = world.mode.versions();
+        let versions = if self.first { &versions[..1] } else { versions };
+        for &v6 in versions {
+            self.look_in(world, v6)
+                .map_err(|why| format!("{}\n{why}", self.describe(v6)))?;
         }
         Ok(())
     }
@@ -208,11 +221,23 @@ impl See {
             Want::Same => 10,
             Want::Refused | Want::Nobody => 1,
         };
+        let source = SocketAddr::new(
+            match self.from {
+                From::Outside => self.from.address(world, v6).ok_or("no address outside")?,
+                _ if v6 => Ipv6Addr::UNSPECIFIED.into(),
+                _ => Ipv4Addr::UNSPECIFIED.into(),
+            },
+            self.source_port,
+        );
+        let source = source.to_string();
         let reports = calls(world, self.from, target, self.udp, count, &{
             let mut options = self.options.to_vec();
             match self.want {
                 Want::Nobody => options.extend(["--timeout", "700"]),
                 _ => options.push("--stop"),
+            }
+            if self.source_port != 0 {
+                options.extend(["--from", source.as_str()]);
             }
             options
         })?;
@@ -240,6 +265,12 @@ impl See {
         };
         if !good {
             return Err(sample());
+        }
+        // Whoever is behind it, a socket is connected to what was asked for.
+        let asked = target.to_string();
+        let is_other = |report: &&Value| report["result"] == "ok" && report["peer"] != asked;
+        if let Some(other) = reports.iter().find(is_other) {
+            return Err(format!("the peer should be {asked}: {other}"));
         }
         let client = match self.client {
             Client::Any => return Ok(()),

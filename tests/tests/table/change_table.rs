@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::call::{Client, From, To, pod};
 use crate::going::Going;
-use crate::services_more::resolve;
+use crate::names_table::resolve;
 use crate::services_table::{ALL, ECHO, service};
 use crate::world::{Row, Verdict, World, of_family, server};
 
@@ -23,11 +23,15 @@ pub(crate) fn rows() -> Vec<Row> {
             .code(service_goes),
         Row::new("A rolling update loses no request")
             .with(ROLLING)
+            .with_more(crate::services_table::opted())
             .with_more(service(
                 "rolling",
                 "selector: {app: rolling}",
-                "type: NodePort",
+                "type: LoadBalancer",
             ))
+            .prepare(|world| {
+                world.give_addresses("rolling", &["198.51.100.80", "2001:db8:51::80"]);
+            })
             .code(rolling_update),
         Row::new("kill -9 of agents: no connection breaks, none is refused")
             .with(service("np", ECHO, "type: NodePort"))
@@ -35,6 +39,10 @@ pub(crate) fn rows() -> Vec<Row> {
         Row::new("No control plane: traffic goes on, also through an agent's restart")
             .with(service("np", ECHO, "type: NodePort"))
             .code(controller_dies),
+        Row::new("A node that reboots without control plane works from its disk")
+            .with(service("kept", "selector: {own: echo-1}", "type: NodePort"))
+            .with_more(service("np", ECHO, "type: NodePort"))
+            .code(node_reboots),
         Row::new("A node that is added takes part, one that is removed is forgotten")
             .with(service("np", ECHO, "type: NodePort"))
             .code(nodes_come_and_go),
@@ -139,14 +147,19 @@ fn service_goes(world: &World) -> Verdict {
     Ok(())
 }
 
-/// Traffic to a Service from a pod and to a node's port from outside, in both families.
+/// Traffic to a Service from a pod and to a node's port from outside, in every family.
 fn traffic(world: &World, name: &'static str, connections: &str) -> Result<Vec<Going>, String> {
+    let ways = [
+        (pod("client-1"), To::Service(name, 80)),
+        (From::Router, To::NodePort(2, name, 80)),
+    ];
+    traffic_on(world, &ways, connections)
+}
+
+fn traffic_on(world: &World, ways: &[(From, To)], connections: &str) -> Result<Vec<Going>, String> {
     let mut all = Vec::new();
     for &v6 in world.mode.versions() {
-        for (from, to) in [
-            (pod("client-1"), To::Service(name, 80)),
-            (From::Router, To::NodePort(2, name, 80)),
-        ] {
+        for &(from, to) in ways {
             let target = address(world, to, v6)?;
             let arguments = ["hold", "--connections", connections, &target];
             let mut going = Going::start(world, from, &arguments);
@@ -174,8 +187,22 @@ fn unharmed(traffic: Vec<Going>, held: bool) -> Verdict {
 
 fn rolling_update(world: &World) -> Verdict {
     let lab = &world.lab;
-    // Connections to pods that end, end; new ones never fail.
-    let traffic = traffic(world, "rolling", "0")?;
+    // Connections to pods that end, end; new ones never fail, whoever makes them and wherever they go.
+    let traffic = traffic_on(
+        world,
+        &[
+            (pod("client-1"), To::Service("rolling", 80)),
+            (pod("client-2"), To::Service("rolling", 80)),
+            (From::Node(3), To::Service("rolling", 80)),
+            (pod("client-3"), To::NodePort(1, "rolling", 80)),
+            (pod("client-2"), To::LoadBalancer("rolling", 80)),
+            (pod("opted"), To::Service("rolling", 80)),
+            (From::Router, To::NodePort(1, "rolling", 80)),
+            (From::Router, To::NodePort(2, "rolling", 80)),
+            (From::Router, To::LoadBalancer("rolling", 80)),
+        ],
+        "0",
+    )?;
     for _ in 0..2 {
         lab.kubectl(&["rollout", "restart", "deployment", "rolling"])
             .ok();
@@ -235,13 +262,60 @@ fn without_controller(world: &World) -> Verdict {
     for name in ["np", "kubernetes"] {
         let found = resolve(
             world,
-            "client-3",
+            pod("client-3"),
             &format!("{name}.default.svc.cluster.local"),
         );
         if found.is_empty() {
             return Err(format!("{name} has no address without control plane"));
         }
     }
+    Ok(())
+}
+
+/// Its programs, maps, links, processes and namespaces are gone, and nobody tells it what there is.
+fn node_reboots(world: &World) -> Verdict {
+    world.lab.waggle(&["kill", "controller-1"]).ok();
+    let rebooted = world.lab.waggle(&["reboot", "node-3"]);
+    let outcome = if rebooted.code == Some(0) {
+        works_from_its_disk(world)
+    } else {
+        Err(rebooted.stderr)
+    };
+    world.lab.waggle(&["start", "controller-1"]).ok();
+    outcome?;
+    // Its pods have other addresses, which the control plane is told of.
+    world.lab.wait("the node to take part again", || {
+        pod("client-3")
+            .tcp(To::Service("np", 80))
+            .each(ALL)
+            .look(world)
+    });
+    world.settle();
+    Ok(())
+}
+
+fn works_from_its_disk(world: &World) -> Verdict {
+    for see in [
+        From::Node(3).tcp(To::Service("kept", 80)),
+        From::Node(3).udp(To::Service("kept", 80)),
+        From::Outside.tcp(To::NodePort(3, "kept", 80)),
+        From::Outside.udp(To::NodePort(3, "kept", 80)),
+        From::Node(3).tcp(To::Pod("echo-1")),
+    ] {
+        see.each(&["echo-1"]).look(world)?;
+    }
+    let name = "kept.default.svc.cluster.local";
+    let known = |from: From| match resolve(world, from, name) {
+        found if found.len() == world.mode.versions().len() => Ok(()),
+        found => Err(format!("{from:?}: {name} has {found:?}")),
+    };
+    known(From::Node(3))?;
+    // Its pods come back too.
+    world.lab.wait("a pod of the node to be there again", || {
+        let see = pod("client-3").tcp(To::Service("kept", 80));
+        see.each(&["echo-1"]).look(world)?;
+        known(pod("client-3"))
+    });
     Ok(())
 }
 

@@ -4,9 +4,12 @@
 //! `WAGGLE_LAB_ROWS=text` goes through those rows alone whose name contains the text.
 #![allow(clippy::unwrap_used)]
 
+mod addresses_table;
 mod call;
 mod change_table;
+mod endpoints_table;
 mod going;
+mod names_table;
 mod network_table;
 mod services_more;
 mod services_table;
@@ -66,6 +69,14 @@ fn routed_natively_with_dsr() {
 fn with_ipv4_alone() {
     go_through(Mode {
         families: "v4",
+        ..MODE
+    });
+}
+
+#[test]
+fn with_ipv6_alone() {
+    go_through(Mode {
+        families: "v6",
         ..MODE
     });
 }

@@ -11,7 +11,10 @@ use serde_json::Value;
 use waggle_tests::{Lab, PEER_IMAGE, PodFacts, program_archive};
 
 use crate::call::See;
-use crate::{change_table, network_table, services_more, services_table};
+use crate::{
+    addresses_table, change_table, endpoints_table, names_table, network_table, services_more,
+    services_table,
+};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Routing {
@@ -175,11 +178,14 @@ fn base() -> String {
 
 /// Goes through all rows in a lab of that mode.
 pub(crate) fn go_through(mode: Mode) {
-    let rows: Vec<Row> = chosen(services_table::rows().into_iter())
-        .chain(chosen(services_more::rows().into_iter()))
-        .chain(chosen(network_table::rows().into_iter()))
+    let rows: Vec<Row> = chosen(services_table::rows())
+        .chain(chosen(addresses_table::rows()))
+        .chain(chosen(endpoints_table::rows()))
+        .chain(chosen(names_table::rows()))
+        .chain(chosen(services_more::rows()))
+        .chain(chosen(network_table::rows()))
         // What changes the cluster comes last.
-        .chain(chosen(change_table::rows().into_iter()))
+        .chain(chosen(change_table::rows()))
         .collect();
     let scratch = tempfile::tempdir().unwrap();
     let image = program_archive(scratch.path(), PEER.as_ref());
@@ -228,9 +234,10 @@ pub(crate) fn go_through(mode: Mode) {
     assert!(failures.is_empty(), "{mode:?}:\n{failures}");
 }
 
-fn chosen(rows: impl Iterator<Item = Row>) -> impl Iterator<Item = Row> {
+fn chosen(rows: Vec<Row>) -> impl Iterator<Item = Row> {
     let filter = std::env::var("WAGGLE_LAB_ROWS").unwrap_or_default();
-    rows.filter(move |row| row.name.contains(&filter))
+    rows.into_iter()
+        .filter(move |row| row.name.contains(&filter))
 }
 
 impl World {
@@ -300,9 +307,14 @@ impl World {
 
     /// Gives a Service of type LoadBalancer its addresses, as a controller for them would.
     pub(crate) fn give_addresses(&self, service: &str, addresses: &[&str]) {
+        self.give_addresses_in(service, addresses, "VIP");
+    }
+
+    /// `mode`: VIP if nodes are to take the address for theirs, Proxy if it is a load balancer of its own.
+    pub(crate) fn give_addresses_in(&self, service: &str, addresses: &[&str], mode: &str) {
         let ingress: Vec<Value> = addresses
             .iter()
-            .map(|address| serde_json::json!({"ip": address}))
+            .map(|address| serde_json::json!({"ip": address, "ipMode": mode}))
             .collect();
         let patch = serde_json::json!({"status": {"loadBalancer": {"ingress": ingress}}});
         self.lab

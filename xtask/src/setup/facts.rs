@@ -33,6 +33,7 @@ pub(crate) struct Facts {
     pub(crate) bpf_linker: bool,
     pub(crate) cargo_deny: bool,
     pub(crate) old_kubectl: bool,
+    pub(crate) etcd: bool,
     /// Whether rustup was asked for nightly in this run, and what came of it.
     pub(crate) rustup_tried: Option<bool>,
 }
@@ -74,6 +75,7 @@ pub(crate) fn read(need: Need) -> Facts {
             .is_some_and(|file| output(file, &["--version"]).is_some()),
         cargo_deny: output("cargo-deny", &["--version"]).is_some(),
         old_kubectl: super::old_kubectl().exists(),
+        etcd: super::etcd().exists(),
         rustup_tried: None,
     }
 }

@@ -121,6 +121,7 @@ pub(crate) enum Step {
     InstallBpfLinker { llvm: u32 },
     InstallCargoDeny,
     UnpackKubectl,
+    UnpackEtcd,
 }
 
 /// Something that set-up cannot bring by itself.
@@ -213,6 +214,9 @@ pub(crate) fn plan(facts: &Facts) -> Plan {
         if !facts.old_kubectl {
             later.push(Step::UnpackKubectl);
         }
+        if !facts.etcd {
+            later.push(Step::UnpackEtcd);
+        }
     }
     if !facts.rustup {
         plan.blocked.push(Blocked {
@@ -220,7 +224,8 @@ pub(crate) fn plan(facts: &Facts) -> Plan {
             remedy: "install it from https://rustup.rs with the stable toolchain".to_owned(),
         });
     }
-    let needs_apt = !packages.is_empty() || later.contains(&Step::UnpackKubectl);
+    let unpacks = |step: &Step| matches!(step, Step::UnpackKubectl | Step::UnpackEtcd);
+    let needs_apt = !packages.is_empty() || later.iter().any(unpacks);
     if needs_apt && !facts.apt {
         plan.blocked.extend(packages.iter().map(|package| Blocked {
             what: package.clone(),
@@ -294,6 +299,9 @@ impl fmt::Display for Plan {
                         "    will unpack Debian's kubectl 1.20 below target/tools"
                     )?;
                 }
+                Step::UnpackEtcd => {
+                    writeln!(f, "    will unpack Debian's etcd 3.4 below target/tools")?;
+                }
             }
         }
         for blocked in &self.blocked {
@@ -332,6 +340,7 @@ mod tests {
             bpf_linker: false,
             cargo_deny: false,
             old_kubectl: false,
+            etcd: false,
             rustup_tried: Some(false),
         }
     }
@@ -361,7 +370,8 @@ mod tests {
                 Step::LinkDebianToolchain,
                 Step::InstallBpfLinker { llvm: 22 },
                 Step::InstallCargoDeny,
-                Step::UnpackKubectl
+                Step::UnpackKubectl,
+                Step::UnpackEtcd
             ]
         );
     }
@@ -397,6 +407,7 @@ mod tests {
             bpf_linker: true,
             cargo_deny: true,
             old_kubectl: true,
+            etcd: true,
             ..bare()
         };
         let plan = plan(&facts);

@@ -60,7 +60,7 @@ const LAYERS: &[Layers] = &[
             &["supervisor"],
             &["network"],
             &["dataplane", "dns", "health"],
-            &["cluster"],
+            &["cluster", "userns"],
         ],
     },
 ];

@@ -65,3 +65,51 @@ fn without_an_agent_it_ends_by_itself() {
     let empty = tempfile::tempdir().unwrap();
     assert!(Keeper::adopt(empty.path()).unwrap().is_none());
 }
+
+#[test]
+fn connections_that_are_kept_outlive_their_agent_and_no_others_do() {
+    use std::io::{Read as _, Write as _};
+    use std::net::{Shutdown, TcpStream};
+    let directory = tempfile::tempdir().unwrap();
+    let (sockets, thread) = start(directory.path(), PATIENCE);
+    let at = sockets.address().unwrap();
+    let (first, adopted, _) = Keeper::adopt(directory.path()).unwrap().unwrap();
+    adopted.tcp.set_nonblocking(false).unwrap();
+    let accept = || {
+        let client = TcpStream::connect(at).unwrap();
+        client.set_read_timeout(Some(READY)).unwrap();
+        (client, adopted.tcp.accept().unwrap().0)
+    };
+    let custody = adopted.custody.clone().unwrap();
+    let (mut left, its) = accept();
+    custody.keep(its.as_fd()).unwrap().leave();
+    let (mut done, other) = accept();
+    drop(custody.keep(other.as_fd()).unwrap());
+    let (mut unknown, third) = accept();
+    left.write_all(b"question").unwrap();
+    // That agent is killed.
+    drop((its, other, third, custody, sockets, first, adopted));
+    for client in [&mut done, &mut unknown] {
+        assert_eq!(client.read(&mut [0]).unwrap(), 0, "it ends with the agent");
+    }
+
+    let (second, adopted, is_whole) = Keeper::adopt(directory.path()).unwrap().unwrap();
+    assert!(is_whole);
+    let mut kept: Vec<TcpStream> = adopted.connections;
+    assert_eq!(kept.len(), 1);
+    let mut bytes = [0; 8];
+    kept[0].read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"question");
+    kept[0].write_all(b"answer").unwrap();
+    left.read_exact(&mut bytes[..6]).unwrap();
+    assert_eq!(&bytes[..6], b"answer");
+    // It is the same to the keeper when the next agent lets go of it.
+    drop(adopted.custody.unwrap().kept(kept[0].as_fd()).unwrap());
+    kept[0].shutdown(Shutdown::Both).unwrap();
+    drop(kept);
+    let (third, adopted, _) = Keeper::adopt(directory.path()).unwrap().unwrap();
+    assert!(adopted.connections.is_empty());
+    third.end();
+    thread.join().unwrap();
+    drop(second);
+}

@@ -8,7 +8,7 @@ use crate::volumes::usage::{self, DiskUsage};
 const RESOURCE: &str = "ephemeral-storage";
 
 /// Its root file systems' changes, its logs, and its volumes that are on the disk.
-pub(super) fn pod_usage(snapshot: &Snapshot) -> DiskUsage {
+pub(crate) fn pod_usage(snapshot: &Snapshot) -> DiskUsage {
     let spec = snapshot.pod.spec.as_ref();
     let volumes = spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     let empty = volumes.filter(|volume| is_on_disk(volume));

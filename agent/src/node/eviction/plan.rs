@@ -11,7 +11,7 @@ use crate::pods::Pressure;
 pub(super) const CRITICAL: i32 = 2_000_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Signal {
+pub(crate) enum Signal {
     Memory,
     Disk,
     Inodes,
@@ -19,6 +19,36 @@ pub(super) enum Signal {
 }
 
 impl Signal {
+    pub(super) const ALL: [Self; 4] = [Self::Memory, Self::Disk, Self::Inodes, Self::Pids];
+
+    /// As thresholds name it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory.available",
+            Self::Disk => "nodefs.available",
+            Self::Inodes => "nodefs.inodesFree",
+            Self::Pids => "pid.available",
+        }
+    }
+
+    /// What is left, of what there is in all.
+    pub(super) fn left(self, usage: &Usage) -> (u64, u64) {
+        match self {
+            Self::Memory => (usage.memory_available_bytes, usage.memory_bytes),
+            Self::Disk => (usage.disk_available_bytes, usage.disk_bytes),
+            Self::Inodes => (usage.inodes_free, usage.inodes),
+            Self::Pids => (usage.pids_max.saturating_sub(usage.pids), usage.pids_max),
+        }
+    }
+
+    /// For messages.
+    pub(super) fn amount(self, value: u64) -> String {
+        match self {
+            Self::Memory | Self::Disk => format!("{}Ki", value / 1024),
+            Self::Inodes | Self::Pids => value.to_string(),
+        }
+    }
+
     /// The resource, as messages and events name it.
     pub(super) fn resource(self) -> &'static str {
         match self {
@@ -174,6 +204,7 @@ mod tests {
 
     fn plenty() -> Usage {
         Usage {
+            memory_bytes: 2 << 30,
             memory_available_bytes: 1 << 30,
             disk_bytes: 1000,
             disk_available_bytes: 500,

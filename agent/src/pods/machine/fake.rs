@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use super::{Attached, ImageFailure, Machine, NetworkWishes, PodSandbox};
 use crate::images::{Credentials, Image, PullPolicy};
 use crate::runtime::{ContainerSpec, ContainerState, ExecOutcome, Resources, SandboxSpec};
+use crate::userns::UserNamespace;
 
 /// What a container's program does, by container name.
 #[derive(Debug, Clone, Default)]
@@ -226,7 +227,12 @@ impl Machine for FakeMachine {
         })
     }
 
-    async fn mount_image(&self, _image: &Image, dir: &Path) -> Result<PathBuf, String> {
+    async fn mount_image(
+        &self,
+        _image: &Image,
+        dir: &Path,
+        _users: Option<&UserNamespace>,
+    ) -> Result<PathBuf, String> {
         self.step(Moment::Before).await;
         self.lock().mounts.insert(dir.to_owned());
         self.step(Moment::After).await;

@@ -12,6 +12,7 @@ use crate::dataplane::{DataPlane, HostPort, PodInterface};
 use crate::images::{Credentials, Image, ImageStore, PullPolicy};
 use crate::network::Networks;
 use crate::runtime::{ContainerSpec, ContainerState, ExecOutcome, Resources, Sandbox, SandboxSpec};
+use crate::userns::UserNamespace;
 use crate::volumes::tmpfs;
 
 /// The node's parts. Networks come later than the rest: they need the node's pod range.
@@ -80,8 +81,14 @@ impl Machine for NodeMachine {
             })
     }
 
-    async fn mount_image(&self, image: &Image, dir: &Path) -> Result<PathBuf, String> {
-        self.images.mount(image, dir).await.map_err(text)
+    async fn mount_image(
+        &self,
+        image: &Image,
+        dir: &Path,
+        users: Option<&UserNamespace>,
+    ) -> Result<PathBuf, String> {
+        let mounted = self.images.mount_for(image, dir, users).await;
+        mounted.map_err(text)
     }
 
     async fn unmount_image(&self, dir: &Path) -> Result<(), String> {
@@ -89,7 +96,9 @@ impl Machine for NodeMachine {
     }
 
     async fn attach_network(&self, uid: &str, wishes: &NetworkWishes) -> Result<Attached, String> {
-        let network = self.networks()?.attach(uid).await.map_err(text)?;
+        let networks = self.networks()?;
+        let network = networks.attach_in(uid, wishes.first_id).await;
+        let network = network.map_err(text)?;
         self.interfaces
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -95,8 +95,12 @@ async fn an_evicted_pod_fails_and_says_why() {
     let pods = world.open().await;
     pods.set(pod(UID, one(serde_json::json!({})))).await;
     world.recorder.status_when(UID, "ready", is_ready).await;
-    pods.evict(UID, "The node was low on resource: memory. ".to_owned())
-        .await;
+    pods.evict(
+        UID,
+        "The node was low on resource: memory. ".to_owned(),
+        None,
+    )
+    .await;
     let status = world
         .recorder
         .status_when(UID, "the end", phase_is("Failed"))

@@ -52,7 +52,11 @@ impl<M: Machine> Worker<M> {
             let image = self.volume_images.get(&name);
             let image = image.ok_or_else(|| format!("image {reference:?} is not present"))?;
             let dir = self.dirs.volumes().join(&name);
-            self.context.machine.mount_image(image, &dir).await?;
+            let users = self.users();
+            self.context
+                .machine
+                .mount_image(image, &dir, users.as_ref())
+                .await?;
         }
         Ok(())
     }

@@ -7,11 +7,11 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Volume;
 
 use super::{Worker, claims};
-use crate::pods::machine::{Machine, PodSandbox};
+use crate::pods::machine::{Machine, NetworkWishes, PodSandbox};
 use crate::pods::mounts::{self, VolumeContent};
 use crate::pods::ports;
 use crate::pods::qos;
-use crate::pods::{confine, files};
+use crate::pods::{confine, files, runtime_class};
 use crate::runtime::{Resources, SandboxSpec};
 use crate::volumes::{atomic, host_path, local};
 
@@ -58,18 +58,28 @@ impl<M: Machine> Worker<M> {
 
     async fn try_prepare(&mut self) -> Result<(), Failure> {
         let fail = |reason: &'static str| move |message: String| Failure { reason, message };
+        if self.record.first_id.is_none() && self.wants_users() {
+            let first_id = self.context.user_ids.take(&self.key.uid);
+            let full = "Failed to create pod sandbox: no user ids are left".to_owned();
+            self.record.first_id =
+                Some(first_id.ok_or_else(|| fail("FailedCreatePodSandBox")(full))?);
+        }
         // Noted first: whatever happens next, there may be something to give back.
         self.record.prepared = true;
         self.save();
         let adopting = self.sandbox.is_some();
         let host_network = self.host_network();
+        let wishes = NetworkWishes {
+            first_id: self.record.first_id,
+            ..ports::wishes(&self.pod)
+        };
         let (netns, addresses) = if host_network {
             (None, self.context.settings.addresses())
         } else {
             let attached = self
                 .context
                 .machine
-                .attach_network(&self.key.uid, &ports::wishes(&self.pod))
+                .attach_network(&self.key.uid, &wishes)
                 .await
                 .map_err(|error| format!("Failed to create pod sandbox: network: {error}"))
                 .map_err(fail("FailedCreatePodSandBox"))?;
@@ -87,7 +97,10 @@ impl<M: Machine> Worker<M> {
             self.connect().await;
         }
         if self.sandbox.is_none() {
-            let spec = self.sandbox_spec(netns);
+            let spec = self
+                .sandbox_spec(netns)
+                .map_err(|error| format!("Failed to create pod sandbox: {error}"))
+                .map_err(fail("FailedCreatePodSandBox"))?;
             if spec.hostname.len() > MOST_HOSTNAME {
                 let message = format!(
                     "Failed to construct FQDN from Pod hostname and cluster domain, FQDN {} is too long ({MOST_HOSTNAME} \
@@ -116,9 +129,19 @@ impl<M: Machine> Worker<M> {
             .is_some_and(|spec| spec.host_network == Some(true))
     }
 
-    fn sandbox_spec(&self, netns: Option<PathBuf>) -> SandboxSpec {
+    fn sandbox_spec(&self, netns: Option<PathBuf>) -> Result<SandboxSpec, String> {
         let spec = self.pod.spec.clone().unwrap_or_default();
-        SandboxSpec {
+        let handlers = &self.context.settings.handlers;
+        let runtime = runtime_class::runtime(&self.pod, &self.context.objects, handlers)?;
+        let shared = [spec.host_network, spec.host_pid, spec.host_ipc];
+        if self.record.first_id.is_some() && shared.contains(&Some(true)) {
+            return Err(
+                "a pod with users of its own (hostUsers: false) cannot have the node's network, \
+                        processes or IPC"
+                    .to_owned(),
+            );
+        }
+        Ok(SandboxSpec {
             pod_uid: self.key.uid.clone(),
             run_dir: self.dirs.run.clone(),
             netns,
@@ -129,7 +152,14 @@ impl<M: Machine> Worker<M> {
                 ..qos::pod_resources(&spec)
             },
             sharing: confine::sharing(&self.pod),
-        }
+            first_id: self.record.first_id,
+            runtime,
+        })
+    }
+
+    fn wants_users(&self) -> bool {
+        let spec = self.pod.spec.as_ref();
+        spec.is_some_and(|spec| spec.host_users == Some(false))
     }
 
     fn kernel_hostname(&self) -> String {
@@ -138,6 +168,9 @@ impl<M: Machine> Worker<M> {
     }
 
     fn make_volumes(&self) -> Result<(), String> {
+        if !self.volumes().is_empty() {
+            closed(&self.dirs.volumes()).map_err(|error| error.to_string())?;
+        }
         for volume in self.volumes() {
             self.make_volume(volume).map_err(|error| {
                 format!(
@@ -330,6 +363,12 @@ fn grandchildren(dir: &Path) -> Vec<PathBuf> {
         .iter()
         .flat_map(|child| children(child))
         .collect()
+}
+
+/// Makes a directory that nobody but root gets into: what is in it, Secrets for example, is often open to all.
+fn closed(dir: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))
 }
 
 fn remove(dir: &Path) -> Result<(), String> {

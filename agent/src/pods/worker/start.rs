@@ -17,7 +17,8 @@ use crate::pods::mounts;
 use crate::pods::plan::{ImageState, Trouble};
 use crate::pods::record::{Attempt, AttemptState, Ended, PostStart};
 use crate::pods::report::EventType;
-use crate::runtime::{Confinement, ContainerSpec, ContainerState, Mount, Propagation};
+use crate::runtime::{self, Confinement, ContainerSpec, ContainerState, Mount, Propagation};
+use crate::userns::UserNamespace;
 use crate::volumes::sub_path;
 
 /// How long a container whose specification cannot be made is left before the next try.
@@ -206,7 +207,7 @@ impl<M: Machine> Worker<M> {
         let rootfs = self
             .context
             .machine
-            .mount_image(image, dir)
+            .mount_image(image, dir, self.users().as_ref())
             .await
             .map_err(Refusal::create)?;
         let Given {
@@ -227,6 +228,13 @@ impl<M: Machine> Worker<M> {
             node_memory_bytes: self.context.settings.memory_bytes,
             confinement,
         })
+    }
+
+    /// The pod's own, when it has such.
+    pub(super) fn users(&self) -> Option<UserNamespace> {
+        let first_id = self.record.first_id?;
+        let netns = runtime::network_namespace(&self.dirs.run).ok()??;
+        Some(UserNamespace { first_id, netns })
     }
 
     /// The log of the attempt before stays, for `logs --previous`.
@@ -286,6 +294,7 @@ impl<M: Machine> Worker<M> {
                         Some("Enabled" | "IfPossible")
                     ),
                 no_exec: volume.image.is_some(),
+                mapped: volume.image.is_some(),
                 propagation: match mount.mount_propagation.as_deref() {
                     Some("HostToContainer") => Propagation::HostToContainer,
                     Some("Bidirectional") => Propagation::Bidirectional,

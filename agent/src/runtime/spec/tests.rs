@@ -53,6 +53,7 @@ fn built(container: &ContainerSpec, unified: bool) -> Value {
         uts: "/proc/7/ns/uts".into(),
         ipc: Some("/proc/7/ns/ipc".into()),
         pid: Pid::New,
+        users: None,
         shm: "/run/pods/uid/shm".into(),
         user: &user,
         capabilities: (1 << 41) - 1,

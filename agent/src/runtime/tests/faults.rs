@@ -205,15 +205,15 @@ fn hanging(fixture: &Fixture, verb: &str) -> OciRuntime {
     OciRuntime {
         program,
         deadline: Duration::from_secs(5),
+        ..OciRuntime::default()
     }
 }
 
 async fn killed_when_it_hangs(verb: &str) {
     let fixture = Fixture::new();
-    let runtime = hanging(&fixture, verb);
-    let sandbox = Sandbox::start_with(&fixture.sandbox(), &fixture.program(), &runtime)
-        .await
-        .unwrap();
+    let mut pod = fixture.sandbox();
+    pod.runtime = hanging(&fixture, verb);
+    let sandbox = Sandbox::start(&pod, &fixture.program()).await.unwrap();
     let spec = fixture.container("main", "exit 0");
     let result = match sandbox.create(&spec).await {
         Ok(()) => sandbox.start_container(&spec.id).await,
@@ -245,7 +245,7 @@ async fn sweeping_waits_for_a_supervisor_that_is_starting() {
     // What an agent leaves that died while it started a sandbox.
     let run_dir = fixture.path("run");
     let spec = fixture.sandbox();
-    launch::prepare(&spec, &OciRuntime::default()).unwrap();
+    launch::prepare(&spec).unwrap();
     let starting = std::fs::File::create(config::lock_file(&run_dir)).unwrap();
     starting.try_lock().unwrap();
     let dir = run_dir.clone();
@@ -281,13 +281,9 @@ async fn a_supervisor_that_is_asked_to_end_takes_its_containers_along() {
 #[tokio::test]
 async fn a_runc_that_is_not_there_is_named() {
     let fixture = Fixture::new();
-    let runtime = OciRuntime {
-        program: fixture.path("no-runc"),
-        ..OciRuntime::default()
-    };
-    let sandbox = Sandbox::start_with(&fixture.sandbox(), &fixture.program(), &runtime)
-        .await
-        .unwrap();
+    let mut pod = fixture.sandbox();
+    pod.runtime.program = fixture.path("no-runc");
+    let sandbox = Sandbox::start(&pod, &fixture.program()).await.unwrap();
     let error = sandbox
         .create(&fixture.container("main", ""))
         .await

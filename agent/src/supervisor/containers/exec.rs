@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
+use super::run::give;
 use super::{Container, Containers, Ended, Reply, internal};
 use crate::supervisor::protocol::{Answer, ContainerState, Exec, Failure};
 use crate::supervisor::runc::{self, ExecFiles, ExecStreams};
@@ -91,7 +92,8 @@ impl Containers {
             return Err(Failure::Internal("invalid input or errors".to_owned()));
         }
         let files = ExecFiles::beside(&exec.output);
-        let streams = streams(exec).map_err(|error| internal("streams", &error))?;
+        let owner = container.spec.owner;
+        let streams = streams(exec, owner).map_err(|error| internal("streams", &error))?;
         let pid = self.runc.exec(&exec.id, &exec.args, &files, streams);
         let pid = pid.map_err(|error| internal("exec", &error))?;
         let now = Instant::now();
@@ -206,15 +208,21 @@ fn conflict(state: &str) -> Failure {
     Failure::Conflict(state.to_owned())
 }
 
-fn streams(exec: &Exec) -> io::Result<ExecStreams> {
+fn streams(exec: &Exec, owner: Option<u32>) -> io::Result<ExecStreams> {
     let output = open_output(&exec.output)?;
+    give(&output, owner)?;
     // One pipe for both, so that the output has the order in which it was written.
     let errors = match &exec.errors {
         Some(path) => open_output(path)?,
         None => output.try_clone()?,
     };
+    give(&errors, owner)?;
+    let input = exec.input.as_deref().map(open_input).transpose()?;
+    if let Some(input) = &input {
+        give(input, owner)?;
+    }
     Ok(ExecStreams {
-        input: exec.input.as_deref().map(open_input).transpose()?,
+        input,
         output,
         errors,
         console: exec.console.clone(),

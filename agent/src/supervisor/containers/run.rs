@@ -248,8 +248,11 @@ impl Container {
         let log = LogFile::open(create.log.clone())?;
         let (stdout_reader, stdout) = pipe()?;
         let (stderr_reader, stderr) = pipe()?;
+        give(&stdout, create.owner)?;
+        give(&stderr, create.owner)?;
         let stdin = if create.stdin {
             let (reader, writer) = io::pipe()?;
+            give(&reader, create.owner)?;
             self.stdin_writer = Some(writer.into());
             Stdio::from(reader)
         } else {
@@ -311,6 +314,14 @@ impl Container {
 
 fn conflict(state: &str) -> Begun {
     Begun::Done(Answer::Failed(Failure::Conflict(state.to_owned())))
+}
+
+/// Programs may open their streams by name.
+pub(super) fn give(stream: impl AsFd, owner: Option<u32>) -> io::Result<()> {
+    match owner {
+        Some(owner) => std::os::unix::fs::fchown(stream, Some(owner), Some(owner)),
+        None => Ok(()),
+    }
 }
 
 /// A pipe whose reading end does not block.

@@ -271,3 +271,29 @@ async fn what_is_only_answered_has_no_rows() {
         201
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn component_statuses_are_listed_and_cannot_be_written() {
+    let member = member().await;
+    let path = "/api/v1/componentstatuses";
+    let answer = member.get(path).await;
+    assert_eq!(
+        answer.headers["warning"],
+        "299 - \"v1 ComponentStatus is deprecated in v1.19+\""
+    );
+    let items = answer.json["items"].as_array().unwrap();
+    let names: Vec<_> = items.iter().map(|item| &item["metadata"]["name"]).collect();
+    assert_eq!(names, ["controller-manager", "etcd-0", "scheduler"]);
+    assert_eq!(items[0]["conditions"][0]["status"], "True");
+    let one = member.get(&format!("{path}/scheduler")).await.ok();
+    assert_eq!(one["kind"], "ComponentStatus");
+    assert_eq!(member.get(&format!("{path}/none")).await.code, 404);
+    assert_eq!(member.post(path, &serde_json::json!({})).await.code, 405);
+    let resources = member.get("/api/v1").await.ok();
+    let listed = resources["resources"].as_array().unwrap();
+    assert!(
+        listed
+            .iter()
+            .any(|resource| resource["name"] == "componentstatuses")
+    );
+}

@@ -269,3 +269,185 @@ async fn policies_refuse_where_they_are_bound() {
     );
     assert_eq!(member.post(CM, &config_map("z")).await.code, 201);
 }
+
+/// A policy that changes config maps, and its binding.
+async fn changes(member: &Member, name: &str, spec: &Value) {
+    let mut policy = json!({"metadata": {"name": name}, "spec": {
+        "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"],
+            "operations": ["CREATE", "UPDATE"], "resources": ["configmaps"]}]},
+        "reinvocationPolicy": "Never"}});
+    for (field, value) in spec.as_object().into_iter().flatten() {
+        policy["spec"][field.as_str()] = value.clone();
+    }
+    registered(member, "mutatingadmissionpolicies", &policy).await;
+    let binding = json!({"metadata": {"name": name}, "spec": {"policyName": name}});
+    registered(member, "mutatingadmissionpolicybindings", &binding).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_change_what_is_written() {
+    let member = member().await;
+    changes(&member, "a-configures", &json!({
+        "variables": [{"name": "who", "expression": "request.userInfo.username"}],
+        "mutations": [{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression":
+            "Object{metadata: Object.metadata{labels: {'by': variables.who}}, data: {'size': string(size(object.data))}}"}}],
+    })).await;
+    changes(&member, "b-patches", &json!({
+        "matchConditions": [{"name": "not-plain", "expression": "object.metadata.name != 'plain'"}],
+        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression":
+            "[JSONPatch{op: 'add', path: '/metadata/annotations', value: {}}, \
+             JSONPatch{op: 'add', path: '/metadata/annotations/' + jsonpatch.escapeKey('example.com/size'), \
+                value: object.data.size}]"}}],
+    })).await;
+    let made = member.post(CM, &config_map("x")).await.ok();
+    assert_eq!(made["data"], json!({"a": "b", "size": "1"}));
+    assert_eq!(made["metadata"]["labels"]["by"], "kubernetes-admin");
+    assert_eq!(
+        made["metadata"]["annotations"],
+        json!({"example.com/size": "1"})
+    );
+    let made = member.post(CM, &config_map("plain")).await.ok();
+    assert_eq!(made["metadata"].get("annotations"), None);
+    // What somebody else changed is not taken back.
+    let grown = json!({"data": {"c": "d"}});
+    let patched = member
+        .patch(&format!("{CM}/x"), "merge-patch", &grown)
+        .await
+        .ok();
+    assert_eq!(patched["data"]["size"], "3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_fails_refuses_or_is_passed_over_and_bad_ones_are_not_taken() {
+    let member = member().await;
+    let nonsense = json!([{"patchType": "JSONPatch", "jsonPatch": {"expression":
+        "[JSONPatch{op: 'remove', path: '/data/none'}]"}}]);
+    changes(
+        &member,
+        "insists",
+        &json!({
+            "mutations": nonsense,
+            "matchConditions": [{"name": "x", "expression": "object.metadata.name == 'x'"}],
+        }),
+    )
+    .await;
+    changes(
+        &member,
+        "minds-not",
+        &json!({"mutations": nonsense, "failurePolicy": "Ignore"}),
+    )
+    .await;
+    let refused = member.post(CM, &config_map("x")).await;
+    assert_eq!(
+        (refused.code, refused.reason()),
+        (422, "Invalid"),
+        "{}",
+        refused.json
+    );
+    assert!(
+        refused
+            .message()
+            .contains("policy 'insists' with binding 'insists' denied request: JSON Patch:"),
+        "{}",
+        refused.message()
+    );
+    assert_eq!(member.post(CM, &config_map("y")).await.code, 201);
+
+    let bad = |mutation: Value| {
+        json!({"metadata": {"name": "bad"}, "spec": {
+        "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"],
+            "operations": ["CREATE"], "resources": ["configmaps"]}]},
+        "mutations": [mutation]}})
+    };
+    for (mutation, field) in [
+        (json!({}), "spec.mutations[0].patchType"),
+        (json!({"patchType": "Merge"}), "spec.mutations[0].patchType"),
+        (
+            json!({"patchType": "JSONPatch"}),
+            "spec.mutations[0].jsonPatch",
+        ),
+        (
+            json!({"patchType": "JSONPatch", "jsonPatch": {"expression": "1 +"}}),
+            "spec.mutations[0].jsonPatch.expression",
+        ),
+        (
+            json!({"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": "Object{}"},
+                "jsonPatch": {"expression": "[]"}}),
+            "spec.mutations[0].jsonPatch",
+        ),
+    ] {
+        let answer = member
+            .post(
+                &format!("{REGISTRATION}/mutatingadmissionpolicies"),
+                &bad(mutation.clone()),
+            )
+            .await;
+        assert_eq!(answer.code, 422, "{mutation}: {}", answer.json);
+        let causes = answer.json["details"]["causes"].as_array().unwrap();
+        assert!(
+            causes.iter().any(|cause| cause["field"] == field),
+            "{mutation}: {}",
+            answer.json
+        );
+    }
+}
+
+/// A policy sees what a webhook made of the object after it, where it asked to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_is_asked_again_after_a_webhook() {
+    let member = member().await;
+    let counts = json!([{"patchType": "ApplyConfiguration", "applyConfiguration": {"expression":
+        "Object{metadata: Object.metadata{labels: {'keys': string(object.data.size())}}}"}}]);
+    changes(
+        &member,
+        "counts",
+        &json!({"mutations": counts, "reinvocationPolicy": "IfNeeded"}),
+    )
+    .await;
+    let (url, bundle) = webhook(|_| {
+        let patch = json!([{"op": "add", "path": "/data/added", "value": "x"}]);
+        json!({"allowed": true, "patchType": "JSONPatch", "patch": STANDARD.encode(patch.to_string())})
+    })
+    .await;
+    let kind = "MutatingWebhookConfiguration";
+    let mutating = configuration(kind, "adds", &url, &bundle, &json!({}));
+    registered(&member, "mutatingwebhookconfigurations", &mutating).await;
+    let made = member.post(CM, &config_map("x")).await.ok();
+    assert_eq!(made["metadata"]["labels"]["keys"], "2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_ask_what_the_requester_may_do_and_do_not_run_for_ever() {
+    let member = member().await;
+    let policy = |name: &str, only: &str, expression: &str| {
+        json!({"metadata": {"name": name}, "spec": {
+        "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"],
+            "operations": ["CREATE"], "resources": ["configmaps"]}]},
+        "matchConditions": [{"name": "one", "expression": format!("object.metadata.name == '{only}'")}],
+        "validations": [{"expression": expression}]}})
+    };
+    let may = "authorizer.group('apps').resource('deployments').namespace('x').check('delete').allowed() && \
+        !authorizer.serviceAccount('x', 'y').group('').resource('secrets').check('get').allowed()";
+    let dear = "object.data.all(a, lists.range(1000).all(b, lists.range(1000).all(c, b + c >= 0)))";
+    for (name, expression) in [("may", may), ("dear", dear)] {
+        registered(
+            &member,
+            "validatingadmissionpolicies",
+            &policy(name, name, expression),
+        )
+        .await;
+        let binding = json!({"metadata": {"name": name}, "spec": {"policyName": name,
+            "validationActions": ["Deny"]}});
+        registered(&member, "validatingadmissionpolicybindings", &binding).await;
+    }
+    assert_eq!(member.post(CM, &config_map("may")).await.code, 201);
+    let refused = member.post(CM, &config_map("dear")).await;
+    assert_eq!(refused.code, 422, "{}", refused.json);
+    assert!(
+        refused
+            .message()
+            .ends_with("resulted in error: operation cancelled: actual cost limit exceeded"),
+        "{}",
+        refused.message()
+    );
+}

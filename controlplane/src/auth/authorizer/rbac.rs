@@ -31,6 +31,23 @@ pub(crate) enum Subject {
     Group(String),
 }
 
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let account = |name: &str| {
+            let rest = name.strip_prefix("system:serviceaccount:")?;
+            let (namespace, name) = rest.split_once(':')?;
+            Some(format!("ServiceAccount \"{name}/{namespace}\""))
+        };
+        match self {
+            Self::Group(name) => write!(f, "Group \"{name}\""),
+            Self::User(name) => match account(name) {
+                Some(account) => f.write_str(&account),
+                None => write!(f, "User \"{name}\""),
+            },
+        }
+    }
+}
+
 impl Subject {
     /// A service account is a user of that name.
     pub(crate) fn service_account(namespace: &str, name: &str) -> Self {
@@ -145,6 +162,39 @@ impl Authorizer for Rbac {
         } else {
             Decision::NoOpinion
         }
+    }
+
+    /// In the words of Kubernetes, with the first binding that gives it: of the whole cluster, then by name.
+    fn reason(&self, user: &User, wanted: &Attributes) -> Option<String> {
+        let tables = self.read();
+        let subjects = std::iter::once(Subject::User(user.name.clone()))
+            .chain(user.groups.iter().cloned().map(Subject::Group));
+        let mut given: Vec<(&RoleKey, &RoleKey, Subject)> = Vec::new();
+        for subject in subjects {
+            for key in tables.of_subject.get(&subject).into_iter().flatten() {
+                let holds_there = key.0.is_empty() || key.0 == wanted.namespace;
+                if let Some(binding) = tables.bindings.get(key).filter(|_| holds_there)
+                    && let Some(rules) = tables.roles.get(&binding.role)
+                    && rules.iter().any(|rule| allows(rule, wanted))
+                {
+                    given.push((key, &binding.role, subject.clone()));
+                }
+            }
+        }
+        let (binding, role, subject) = given.into_iter().min_by_key(|(key, _, _)| *key)?;
+        let role_kind = if role.0.is_empty() {
+            "ClusterRole"
+        } else {
+            "Role"
+        };
+        let bound = match binding {
+            (place, name) if place.is_empty() => format!("ClusterRoleBinding \"{name}\""),
+            (place, name) => format!("RoleBinding \"{name}/{place}\""),
+        };
+        let role = &role.1;
+        Some(format!(
+            "RBAC: allowed by {bound} of {role_kind} \"{role}\" to {subject}"
+        ))
     }
 
     fn rules(&self, user: &User, namespace: &str) -> Rules {

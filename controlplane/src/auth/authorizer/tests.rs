@@ -85,3 +85,51 @@ fn anonymous_gets_health_and_version_and_no_more() {
         assert!(!chain.allows(&nobody, &path(closed)), "{closed}");
     }
 }
+
+#[test]
+fn what_is_allowed_says_by_which_binding() {
+    use rbac::{Binding, Rbac, Rule, Subject};
+
+    let rbac = Rbac::default();
+    let rule = Rule {
+        verbs: vec!["get".into()],
+        groups: vec![String::new()],
+        resources: vec!["pods".into()],
+        ..Rule::default()
+    };
+    let key = |namespace: &str, name: &str| (namespace.to_owned(), name.to_owned());
+    rbac.set_role(key("", "reader"), Some(vec![rule.clone()]));
+    rbac.set_role(key("a", "local"), Some(vec![rule]));
+    let bind = |place: (String, String), subject: Subject, role: (String, String)| {
+        let subjects = vec![subject];
+        rbac.set_binding(place, Some(Binding { subjects, role }));
+    };
+    bind(
+        key("", "all"),
+        Subject::Group("dev".into()),
+        key("", "reader"),
+    );
+    bind(
+        key("a", "one"),
+        Subject::User("bob".into()),
+        key("a", "local"),
+    );
+    let account = Subject::service_account("a", "robot");
+    bind(key("a", "two"), account, key("", "reader"));
+    let chain = Chain::new(rbac);
+    let why =
+        |user: User, namespace: &str| chain.reason(&user, &resource("get", "pods", namespace, ""));
+    assert_eq!(
+        why(user("eve", &["dev"]), "b").unwrap(),
+        "RBAC: allowed by ClusterRoleBinding \"all\" of ClusterRole \"reader\" to Group \"dev\""
+    );
+    assert_eq!(
+        why(user("bob", &[]), "a").unwrap(),
+        "RBAC: allowed by RoleBinding \"one/a\" of Role \"local\" to User \"bob\""
+    );
+    assert_eq!(
+        why(user("system:serviceaccount:a:robot", &[]), "a").unwrap(),
+        "RBAC: allowed by RoleBinding \"two/a\" of ClusterRole \"reader\" to ServiceAccount \"robot/a\""
+    );
+    assert_eq!(why(user("bob", &[]), "b"), None);
+}

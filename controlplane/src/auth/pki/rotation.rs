@@ -1,15 +1,18 @@
 //! A new CA without anybody being cut off, in three steps that an operator takes one after the other, each on all
 //! members and followed by a restart of them:
 //!
-//! 1. `add`: a second CA is made and trusted; the first still signs.
+//! 1. `add`: a second CA is made and trusted; the first still signs. It is made on one member; to the others `ca-next.crt`
+//!    and `ca-next.key` are copied before they take the step. A member with one of its own does not start
+//!    (`registry/authorities.rs`).
 //! 2. `switch`: the second signs; the first is still trusted. Nodes get new certificates when they connect.
 //! 3. `drop`: the first is trusted no more.
 //!
 //! Files: `ca.crt` has all that are trusted, the signer first; `ca.key` is the signer's; `ca-next.*` is the one to
-//! come. Members share the files: they are copied from the first, like `ca.*` was.
+//! come.
 
 use std::path::Path;
 
+use rcgen::PublicKeyData as _;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
@@ -33,14 +36,23 @@ pub(crate) fn step(dir: &Path, step: CaStep, now: jiff::Timestamp) -> Result<(),
         .ok_or_else(|| content_error(&bundle, "there is no CA yet: start the member first"))?;
     match step {
         CaStep::Add => {
-            if next.exists() || count(&bundle, &trusted)? > 1 {
-                return Err(content_error(&next, "a second CA was added already"));
-            }
-            let pair = generate("the next cluster CA")?;
-            let pem = make_ca(CA_NAME, &pair, now)?;
-            write(&next_key, &pair.serialize_pem())?;
-            write(&next, &pem)?;
-            write(&bundle, &format!("{}{pem}", ended(&trusted)))
+            let signer = first(&bundle, &trusted)?;
+            let pem = match read(&next)? {
+                // Copied from the member that made it; in place of one that this member made, if it did.
+                Some(pem) if trusted != with(&signer, &pem) => {
+                    fits(&next, &pem, &next_key)?;
+                    pem
+                }
+                None if count(&bundle, &trusted)? == 1 => {
+                    let pair = generate("the next cluster CA")?;
+                    let pem = make_ca(CA_NAME, &pair, now)?;
+                    write(&next_key, &pair.serialize_pem())?;
+                    write(&next, &pem)?;
+                    pem
+                }
+                _ => return Err(content_error(&next, "a second CA was added already")),
+            };
+            write(&bundle, &with(&signer, &pem))
         }
         CaStep::Switch => {
             let pem = read(&next)?.ok_or_else(|| content_error(&next, "add a second CA first"))?;
@@ -64,6 +76,24 @@ pub(crate) fn step(dir: &Path, step: CaStep, now: jiff::Timestamp) -> Result<(),
             let signer = first(&bundle, &trusted)?;
             write(&bundle, &signer)
         }
+    }
+}
+
+/// A bundle of both.
+fn with(signer: &str, other: &str) -> String {
+    format!("{}{}", ended(signer), ended(other))
+}
+
+/// Refuses a certificate without its key.
+fn fits(path: &Path, pem: &str, key: &Path) -> Result<(), PkiError> {
+    let text = read(key)?.ok_or_else(|| content_error(key, "it is missing"))?;
+    let pair = rcgen::KeyPair::from_pem(&text).map_err(|error| content_error(key, error))?;
+    let der = certificate(path, pem)?;
+    let parsed = super::parse(path, &der)?;
+    if parsed.public_key().raw == pair.subject_public_key_info() {
+        Ok(())
+    } else {
+        Err(content_error(key, "it is not the key of ca-next.crt"))
     }
 }
 
@@ -100,6 +130,38 @@ mod tests {
 
     use super::super::{Pki, Sans};
     use super::*;
+
+    #[test]
+    fn other_members_take_the_second_ca_that_was_copied_to_them() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let now = jiff::Timestamp::now();
+        let open = |dir: &Path| Pki::open(dir, &Sans::default(), now).unwrap();
+        let copy = |names: &[&str]| {
+            for name in names {
+                std::fs::copy(one.path().join(name), other.path().join(name)).unwrap();
+            }
+        };
+        open(one.path());
+        copy(&["ca.crt", "ca.key"]);
+        open(other.path());
+        step(one.path(), CaStep::Add, now).unwrap();
+        // Forgotten to copy: it has one of its own, and can still take the right one.
+        step(other.path(), CaStep::Add, now).unwrap();
+        let authorities = |dir: &Path| open(dir).authorities().unwrap();
+        assert_ne!(authorities(one.path()), authorities(other.path()));
+        copy(&["ca-next.crt"]);
+        assert!(
+            step(other.path(), CaStep::Add, now).is_err(),
+            "the key is of another"
+        );
+        copy(&["ca-next.key"]);
+        step(other.path(), CaStep::Add, now).unwrap();
+        assert_eq!(authorities(one.path()), authorities(other.path()));
+        assert!(step(other.path(), CaStep::Add, now).is_err());
+        step(other.path(), CaStep::Switch, now).unwrap();
+        let reversed: Vec<String> = authorities(one.path()).into_iter().rev().collect();
+        assert_eq!(authorities(other.path()), reversed);
+    }
 
     #[test]
     fn each_step_keeps_those_who_trust_the_step_before() {

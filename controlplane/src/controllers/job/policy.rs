@@ -22,13 +22,14 @@ pub(super) enum Verdict {
     FailJob(String),
 }
 
-/// The first rule that matches decides.
+/// The first rule that matches decides. Asked of pods that have failed, which one does too that was evicted and is only
+/// held by finalizers: its phase says nothing of that, its conditions do.
 pub(super) fn judge(job: &Job, pod: &Pod) -> Verdict {
     let policy = job
         .spec
         .as_ref()
         .and_then(|spec| spec.pod_failure_policy.as_ref());
-    let Some(policy) = policy.filter(|_| podstate::phase(pod) == "Failed") else {
+    let Some(policy) = policy else {
         return Verdict::Count;
     };
     for (index, rule) in policy.rules.iter().enumerate() {

@@ -114,20 +114,44 @@ pub(super) fn silenced(node: &Node, now: Timestamp) -> Option<Node> {
     (changed.status != node.status).then_some(changed)
 }
 
-fn wanted_taints(node: &Node) -> Vec<(&'static str, &'static str)> {
+/// Whether a node that is not ready drives its pods away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Emptying {
+    Begin,
+    /// Goes on where it was begun.
+    Keep,
+    CallOff,
+}
+
+/// The taint that drives pods away from the node, if it is not ready. One that has not reported yet gives no new pods,
+/// but drives none away.
+pub(super) fn emptying_taint(node: &Node) -> Option<&'static str> {
+    match ready(node)?.status.as_str() {
+        "True" => None,
+        "Unknown" => Some(UNREACHABLE),
+        _ => Some(NOT_READY),
+    }
+}
+
+/// Whether the node has one of the taints that drive pods away from nodes that are not ready.
+pub(super) fn is_emptied(node: &Node) -> bool {
+    let taints = node
+        .spec
+        .iter()
+        .flat_map(|spec| spec.taints.iter().flatten());
+    let mut keys = taints.filter(|taint| taint.effect == "NoExecute");
+    keys.any(|taint| [UNREACHABLE, NOT_READY].contains(&taint.key.as_str()))
+}
+
+fn wanted_taints(node: &Node, emptying: Emptying) -> Vec<(&'static str, &'static str)> {
     let mut wanted = Vec::new();
-    match ready(node).map(|condition| condition.status.as_str()) {
-        Some("True") => {}
-        Some("Unknown") => {
-            wanted.push((UNREACHABLE, "NoSchedule"));
-            wanted.push((UNREACHABLE, "NoExecute"));
+    if let Some(key) = emptying_taint(node) {
+        wanted.push((key, "NoSchedule"));
+        if emptying == Emptying::Begin || (emptying == Emptying::Keep && is_emptied(node)) {
+            wanted.push((key, "NoExecute"));
         }
-        Some(_) => {
-            wanted.push((NOT_READY, "NoSchedule"));
-            wanted.push((NOT_READY, "NoExecute"));
-        }
-        // Nothing was reported yet: no new pods, but none is driven away.
-        None => wanted.push((NOT_READY, "NoSchedule")),
+    } else if ready(node).is_none() {
+        wanted.push((NOT_READY, "NoSchedule"));
     }
     for (kind, taint) in PRESSURES {
         if condition(node, kind).is_some_and(|condition| condition.status == "True") {
@@ -145,8 +169,8 @@ fn wanted_taints(node: &Node) -> Vec<(&'static str, &'static str)> {
 }
 
 /// The node with the taints that its conditions ask for; those of others stay. `None` when they are right.
-pub(super) fn tainted(node: &Node, now: Timestamp) -> Option<Node> {
-    let wanted = wanted_taints(node);
+pub(super) fn tainted(node: &Node, emptying: Emptying, now: Timestamp) -> Option<Node> {
+    let wanted = wanted_taints(node, emptying);
     let old: Vec<Taint> = node
         .spec
         .as_ref()

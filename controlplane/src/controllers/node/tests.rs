@@ -8,6 +8,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use proptest::prelude::*;
 
 use super::eviction::{Stay, stay};
+use super::plan::Emptying;
 use super::*;
 use crate::controllers::fixtures::{at, pod};
 
@@ -67,7 +68,7 @@ fn taints_follow_conditions_and_cordons_and_leave_others_alone() {
         effect: "NoSchedule".into(),
         ..Taint::default()
     }]);
-    let sick = plan::tainted(&sick, at(1)).unwrap();
+    let sick = plan::tainted(&sick, Emptying::Begin, at(1)).unwrap();
     let pair = |key: &str, effect: &str| (key.to_owned(), effect.to_owned());
     assert_eq!(
         taints(&sick),
@@ -79,23 +80,43 @@ fn taints_follow_conditions_and_cordons_and_leave_others_alone() {
         ]
     );
     assert_eq!(
-        plan::tainted(&sick, at(9)),
+        plan::tainted(&sick, Emptying::Begin, at(9)),
         None,
         "the time of the first taint stays"
     );
     let mut well = sick.clone();
     well.status = node(Some("True")).status;
     well.spec.as_mut().unwrap().unschedulable = None;
-    let well = plan::tainted(&well, at(2)).unwrap();
+    let well = plan::tainted(&well, Emptying::Begin, at(2)).unwrap();
     assert_eq!(taints(&well), [pair("mine", "NoSchedule")]);
     assert_eq!(
-        taints(&plan::tainted(&node(Some("False")), at(1)).unwrap())[1],
+        taints(&plan::tainted(&node(Some("False")), Emptying::Begin, at(1)).unwrap())[1],
         pair("node.kubernetes.io/not-ready", "NoExecute")
     );
     assert_eq!(
-        taints(&plan::tainted(&node(None), at(1)).unwrap()),
+        taints(&plan::tainted(&node(None), Emptying::Begin, at(1)).unwrap()),
         [pair("node.kubernetes.io/not-ready", "NoSchedule")]
     );
+}
+
+#[test]
+fn pods_are_driven_away_only_when_it_is_begun_and_it_can_be_called_off() {
+    let sick = node(Some("Unknown"));
+    let pair = |key: &str, effect: &str| (key.to_owned(), effect.to_owned());
+    let closed = pair(plan::UNREACHABLE, "NoSchedule");
+    let driven = pair(plan::UNREACHABLE, "NoExecute");
+    let held = plan::tainted(&sick, Emptying::Keep, at(1)).unwrap();
+    assert_eq!(taints(&held), std::slice::from_ref(&closed));
+    let begun = plan::tainted(&held, Emptying::Begin, at(2)).unwrap();
+    assert_eq!(taints(&begun), [closed.clone(), driven]);
+    assert_eq!(plan::tainted(&begun, Emptying::Keep, at(3)), None);
+    // It says something else than before, and goes on to be emptied.
+    let mut other = begun.clone();
+    other.status = node(Some("False")).status;
+    let other = plan::tainted(&other, Emptying::Keep, at(3)).unwrap();
+    assert_eq!(taints(&other)[1], pair(plan::NOT_READY, "NoExecute"));
+    let off = plan::tainted(&begun, Emptying::CallOff, at(4)).unwrap();
+    assert_eq!(taints(&off), [closed]);
 }
 
 #[test]
@@ -200,6 +221,7 @@ async fn no_pod_range_is_given_twice_though_two_leaders_race() {
             &cluster.cache,
             &pool,
             Duration::from_secs(40),
+            NodeEviction::default(),
         )
     });
     let racing = nodes.iter().enumerate().map(|(number, node)| {

@@ -156,67 +156,6 @@ async fn every_node_gets_a_pod_range_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_silent_node_is_unreachable_and_its_pods_are_replaced_elsewhere() {
-    let cluster = Cluster::new(&["n1"]).await;
-    let mut web = web(2);
-    // Not the five minutes of the default.
-    web.spec
-        .as_mut()
-        .unwrap()
-        .template
-        .spec
-        .as_mut()
-        .unwrap()
-        .tolerations = Some(vec![k8s_openapi::api::core::v1::Toleration {
-        key: Some("node.kubernetes.io/unreachable".into()),
-        operator: Some("Exists".into()),
-        effect: Some("NoExecute".into()),
-        toleration_seconds: Some(1),
-        value: None,
-    }]);
-    cluster.client.create(&web).await.unwrap();
-    running(&cluster, 2).await;
-    // A second controller for nodes, with less patience than the cluster's.
-    let queue = Queue::default();
-    let _subscriptions = super::super::node::subscribe(&cluster.cache, &queue);
-    let patience = Duration::from_millis(300);
-    let none = PodRanges::new(Vec::new(), 24, 64);
-    let node =
-        super::super::node::Controller::new(&cluster.client, &cluster.cache, &none, patience);
-    let metrics = ControllerMetrics::default();
-    let impatient =
-        super::super::worker::work("test", queue, 1, metrics, |key| node.reconcile(key));
-    let replaced = async {
-        let nodes = cluster.cache.nodes.clone();
-        let unreachable = |node: Option<&Node>| {
-            node.is_some_and(|node| {
-                let spec = node.spec.as_ref().unwrap();
-                let keys = spec.taints.iter().flatten().map(|taint| taint.key.as_str());
-                keys.filter(|key| *key == "node.kubernetes.io/unreachable")
-                    .count()
-                    == 2
-            })
-        };
-        cluster.until(&nodes, "", "n1", unreachable).await;
-        cluster
-            .eventually("new pods that wait for a node", |cache| {
-                cache.pods.list("ns").iter().any(|pod| {
-                    podstate::condition(pod, "PodScheduled").is_some_and(|condition| {
-                        condition.message.as_deref().is_some_and(|message| {
-                            message.contains("untolerated taint {node.kubernetes.io/unreachable: }")
-                        })
-                    })
-                })
-            })
-            .await;
-    };
-    tokio::select! {
-        () = impatient => panic!("the controller ended"),
-        () = replaced => {}
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn endpoints_follow_the_zone_of_their_node() {
     let cluster = Cluster::new(&["n1"]).await;
     let service: Service = serde_json::from_value(json!({

@@ -1,5 +1,5 @@
-//! MutatingAdmissionPolicy and its binding. They are kept and checked; changes that need objects made in CEL
-//! (`ApplyConfiguration`) are refused where the policy would be used, by its failure policy.
+//! MutatingAdmissionPolicy and its binding: changes in CEL of objects that are written. What they do is in
+//! `admission`.
 
 use serde_json::Value;
 
@@ -7,8 +7,8 @@ use super::super::access::{at, fill, list, object_mut, text};
 use super::super::errors::Errors;
 use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, table};
 use super::{
-    GROUP, default_matching, validate_conditions, validate_failure_policy, validate_rules,
-    validate_selectors,
+    GROUP, default_matching, validate_conditions, validate_expression, validate_failure_policy,
+    validate_rules, validate_selectors,
 };
 
 pub(crate) static KIND: Kind = Kind {
@@ -113,13 +113,53 @@ impl Strategy for Policy {
         }
         for (number, mutation) in mutations.iter().enumerate() {
             let kind = text(mutation, &["patchType"]);
-            if !matches!(kind, "JSONPatch" | "ApplyConfiguration") {
-                errors.not_supported(
-                    format!("spec.mutations[{number}].patchType"),
-                    kind,
-                    &["ApplyConfiguration", "JSONPatch"],
+            let path = format!("spec.mutations[{number}]");
+            let (field, other) = match kind {
+                "JSONPatch" => ("jsonPatch", "applyConfiguration"),
+                "ApplyConfiguration" => ("applyConfiguration", "jsonPatch"),
+                "" => {
+                    errors.required(format!("{path}.patchType"), "");
+                    continue;
+                }
+                _ => {
+                    errors.not_supported(
+                        format!("{path}.patchType"),
+                        kind,
+                        &["ApplyConfiguration", "JSONPatch"],
+                    );
+                    continue;
+                }
+            };
+            if at(mutation, &[other]).is_some() {
+                errors.forbidden(
+                    format!("{path}.{other}"),
+                    "must not be set for this patchType",
                 );
             }
+            match at(mutation, &[field]) {
+                None => errors.required(
+                    format!("{path}.{field}"),
+                    "must be specified when patchType is set to it",
+                ),
+                Some(change) => validate_expression(
+                    change,
+                    "expression",
+                    &format!("{path}.{field}"),
+                    &mut errors,
+                ),
+            }
+        }
+        for (number, variable) in list(spec, &["variables"]).iter().enumerate() {
+            validate_expression(
+                variable,
+                "expression",
+                &format!("spec.variables[{number}]"),
+                &mut errors,
+            );
+        }
+        let again = text(spec, &["reinvocationPolicy"]);
+        if !matches!(again, "" | "Never" | "IfNeeded") {
+            errors.not_supported("spec.reinvocationPolicy", again, &["IfNeeded", "Never"]);
         }
         errors.into_vec()
     }

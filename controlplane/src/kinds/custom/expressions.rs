@@ -1,49 +1,133 @@
 //! The Common Expression Language, as rules of custom resources, admission policies and match conditions use it.
+//!
+//! The library parses and evaluates; what Kubernetes adds is in [`libraries`], and what evaluation may cost in [`cost`].
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use cel::{Context, Env};
+use cel::{Context, DeclarationError, Env};
 use serde_json::Value;
 
 use super::structural::{Structural, Type};
 
-/// The functions that Kubernetes offers and the library has: standard, strings, lists, math, encoders, optionals.
-static ENVIRONMENT: LazyLock<Arc<Env>> = LazyLock::new(|| {
+mod cost;
+mod json;
+mod libraries;
+mod objects;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use cost::Budget;
+pub(crate) use json::to_json;
+pub(crate) use libraries::{Access, Authorizer, Question};
+
+/// Standard functions, strings, lists, math, encoders and optionals from the library; the rest is ours.
+fn environment() -> Result<Env, DeclarationError> {
     let mut env = Env::stdlib();
-    for extension in [
-        cel::extensions::strings,
-        cel::extensions::lists,
-        cel::extensions::math,
-        cel::extensions::encoders,
-    ] {
-        // A function that is there twice is the same function.
-        let _ = env.add_extension(extension);
-    }
-    Arc::new(env)
-});
+    env.add_extension(cel::extensions::strings)?;
+    env.add_extension(cel::extensions::lists)?;
+    env.add_extension(cel::extensions::math)?;
+    env.add_extension(cel::extensions::encoders)?;
+    env.add_extension(cost::library)?;
+    env.add_extension(libraries::register)?;
+    Ok(env)
+}
+
+static ENVIRONMENT: LazyLock<Arc<Env>> =
+    LazyLock::new(|| Arc::new(environment().expect("no function is there twice: a test makes it")));
 
 /// Longer expressions are refused.
 const MAX_SOURCE: usize = 10 * 1024;
+/// What is nested deeper is refused: both the library and we walk the tree by recursion.
+const MAX_DEPTH: usize = 250;
 
 #[derive(Debug)]
 pub(crate) struct Program {
-    compiled: cel::Program,
+    tree: cel::parser::Expression,
     source: String,
+    is_shallow: bool,
 }
+
+/// Why an evaluation has no result.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum EvaluationError {
+    /// This expression alone costs more than one may.
+    #[error("operation cancelled: actual cost limit exceeded")]
+    Cost,
+    /// Together with those before it, it costs more than they may.
+    #[error(
+        "validation failed due to running out of cost budget, no further validation rules will be run"
+    )]
+    Budget,
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Stack of a thread that compiles, in bytes: the parser may nest as deep as the longest source can be. Only what is
+/// used of it is memory.
+const COMPILER_STACK: usize = 256 << 20;
+/// Trees that are deeper are evaluated on a stack of their own, of this many bytes.
+const SHALLOW: usize = 24;
+const EVALUATION_STACK: usize = 32 << 20;
 
 pub(crate) fn compile(source: &str) -> Result<Program, String> {
     if source.len() > MAX_SOURCE {
         return Err(format!("the expression is longer than {MAX_SOURCE} bytes"));
     }
-    let compiled = ENVIRONMENT.compile(source).map_err(|errors| {
-        let text = errors.to_string();
-        format!("compilation failed: {}", text.trim())
-    })?;
+    on_stack(COMPILER_STACK, || parse(source))?
+}
+
+/// Runs it to its end on a stack of that many bytes.
+fn on_stack<T: Send>(bytes: usize, work: impl FnOnce() -> T + Send) -> Result<T, String> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("expression".to_owned())
+            .stack_size(bytes)
+            .spawn_scoped(scope, work)
+            .map_err(|error| format!("no thread for an expression: {error}"))?;
+        thread
+            .join()
+            .map_err(|_| "the expression cannot be handled".to_owned())
+    })
+}
+
+fn parse(source: &str) -> Result<Program, String> {
+    let failed = |why: &str| format!("compilation failed: {}", why.trim());
+    let tree = ENVIRONMENT
+        .parser()
+        .parse(source)
+        .map_err(|errors| failed(&errors.to_string()))?;
+    if cost::depth(&tree) > MAX_DEPTH {
+        return Err(failed("the expression is nested too deep"));
+    }
+    let tree = cost::metered(objects::as_maps(tree), &mut Vec::new());
     Ok(Program {
-        compiled,
+        is_shallow: cost::depth(&tree) <= SHALLOW,
+        tree,
         source: source.to_owned(),
     })
+}
+
+/// Expressions of policies and conditions, which are asked for each write.
+static COMPILED: LazyLock<Mutex<HashMap<String, Result<Arc<Program>, String>>>> =
+    LazyLock::new(Mutex::default);
+/// So many are kept.
+const KEPT: usize = 1000;
+
+/// The same as [`compile`], remembered.
+pub(crate) fn compiled(source: &str) -> Result<Arc<Program>, String> {
+    let known = |all: &HashMap<String, Result<Arc<Program>, String>>| all.get(source).cloned();
+    let lock = || COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = known(&lock()) {
+        return known;
+    }
+    let program = compile(source).map(Arc::new);
+    let mut all = lock();
+    if all.len() >= KEPT {
+        all.clear();
+    }
+    all.insert(source.to_owned(), program.clone());
+    program
 }
 
 impl Program {
@@ -57,30 +141,64 @@ impl Program {
         })
     }
 
-    pub(crate) fn evaluate(&self, variables: &[(&str, cel::Value)]) -> Result<cel::Value, String> {
-        let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
-        for (name, value) in variables {
-            context.add_variable_from_value(*name, value.clone());
-        }
-        self.compiled
-            .execute(&context)
-            .map_err(|error| match error {
+    pub(crate) fn evaluate(
+        &self,
+        variables: &[(&str, cel::Value)],
+        budget: &mut Budget,
+    ) -> Result<cel::Value, EvaluationError> {
+        let limits = budget.clone();
+        let evaluate = || {
+            let mut context = Context::with_env(Arc::clone(&ENVIRONMENT));
+            for (name, value) in variables {
+                context.add_variable_from_value(*name, value.clone());
+            }
+            let meter = cost::Meter::start(&limits);
+            let result = cel::Value::resolve(&self.tree, &context);
+            (result, meter.finish())
+        };
+        let (result, spent) = if self.is_shallow {
+            evaluate()
+        } else {
+            on_stack(EVALUATION_STACK, evaluate).map_err(EvaluationError::Failed)?
+        };
+        budget.take(spent).map_err(|exceeded| match exceeded {
+            cost::Exceeded::Call => EvaluationError::Cost,
+            cost::Exceeded::Budget => EvaluationError::Budget,
+        })?;
+        result.map_err(|error| {
+            EvaluationError::Failed(match error {
                 cel::ExecutionError::NoSuchKey(key) => format!("no such key: {key}"),
+                cel::ExecutionError::FunctionError { message, .. } => message,
                 other => other.to_string(),
             })
+        })
     }
 
-    pub(crate) fn holds(&self, variables: &[(&str, cel::Value)]) -> Result<bool, String> {
-        match self.evaluate(variables)? {
+    pub(crate) fn holds(
+        &self,
+        variables: &[(&str, cel::Value)],
+        budget: &mut Budget,
+    ) -> Result<bool, EvaluationError> {
+        match self.evaluate(variables, budget)? {
             cel::Value::Bool(holds) => Ok(holds),
-            other => Err(format!("expected a bool, got {:?}", other.type_of())),
+            other => Err(EvaluationError::Failed(format!(
+                "expected a bool, got {}",
+                other.type_of()
+            ))),
         }
     }
 
-    pub(crate) fn text(&self, variables: &[(&str, cel::Value)]) -> Result<String, String> {
-        match self.evaluate(variables)? {
+    pub(crate) fn text(
+        &self,
+        variables: &[(&str, cel::Value)],
+        budget: &mut Budget,
+    ) -> Result<String, EvaluationError> {
+        match self.evaluate(variables, budget)? {
             cel::Value::String(text) => Ok(text.to_string()),
-            other => Err(format!("expected a string, got {:?}", other.type_of())),
+            other => Err(EvaluationError::Failed(format!(
+                "expected a string, got {}",
+                other.type_of()
+            ))),
         }
     }
 }
@@ -181,4 +299,19 @@ fn escaped(name: &str) -> String {
         .replace('.', "__dot__")
         .replace('-', "__dash__")
         .replace('/', "__slash__")
+}
+
+/// Any bytes as an expression: it is refused, or it ends within its budget.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let Ok(program) = compile(&String::from_utf8_lossy(bytes)) else {
+        return;
+    };
+    let object =
+        serde_json::json!({"a": [1, 2.5, "x", {"b": null}], "c": {"d": "10.0.0.1"}, "e": true});
+    let value = plain(&object);
+    let mut budget = Budget::of_rules();
+    if let Ok(made) = program.evaluate(&[("self", value.clone()), ("object", value)], &mut budget) {
+        let _ = to_json(&made);
+    }
 }

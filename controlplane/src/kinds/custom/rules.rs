@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::super::access::{at, flag, text};
 use super::super::{Cause, FieldError};
-use super::expressions::{self, Program};
+use super::expressions::{self, Budget, EvaluationError, Program};
 use super::structural::{Structural, Type};
 
 #[derive(Debug, Clone)]
@@ -21,6 +21,14 @@ pub(crate) struct Rule {
     pub(crate) program: Result<Arc<Program>, String>,
     /// Compares with the value before; said of updates alone.
     pub(crate) is_transition: bool,
+}
+
+/// What may still be asked after a rule that does not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Further {
+    Rules,
+    /// The rules together may not cost more.
+    Nothing,
 }
 
 impl Rule {
@@ -58,7 +66,8 @@ impl Rule {
         value: &Value,
         old: Option<&Value>,
         path: &str,
-    ) -> Option<FieldError> {
+        budget: &mut Budget,
+    ) -> Option<(FieldError, Further)> {
         if self.is_transition && old.is_none() && !self.optional_old {
             return None;
         }
@@ -68,10 +77,22 @@ impl Rule {
             let old = old.map(|old| expressions::from_schema(old, schema));
             variables.push(("oldSelf", expressions::old_value(old, self.optional_old)));
         }
-        let problem = match program.holds(&variables) {
+        let mut further = Further::Rules;
+        let problem = match program.holds(&variables, budget) {
             Ok(true) => return None,
-            Ok(false) => self.said(&variables),
-            Err(error) => format!("{error} evaluating rule: {}", self.source),
+            Ok(false) => self.said(&variables, budget),
+            Err(EvaluationError::Failed(why)) => format!("{why} evaluating rule: {}", self.source),
+            Err(error @ EvaluationError::Cost) => {
+                further = Further::Nothing;
+                format!(
+                    "'{error}': no further validation rules will be run due to call cost exceeds limit for rule: {}",
+                    self.source
+                )
+            }
+            Err(error @ EvaluationError::Budget) => {
+                further = Further::Nothing;
+                error.to_string()
+            }
         };
         let shown = match schema.kind {
             Type::Array => "array",
@@ -87,18 +108,19 @@ impl Rule {
             Cause::Duplicate => format!("Duplicate value: \"{shown}\""),
             _ => format!("Invalid value: \"{shown}\": {problem}"),
         };
-        Some(FieldError {
+        let error = FieldError {
             field: format!("{path}{}", self.field_path)
                 .trim_start_matches('.')
                 .to_owned(),
             cause: self.reason,
             message,
-        })
+        };
+        Some((error, further))
     }
 
-    fn said(&self, variables: &[(&str, cel::Value)]) -> String {
+    fn said(&self, variables: &[(&str, cel::Value)], budget: &mut Budget) -> String {
         let made = self.message_expression.as_ref();
-        made.and_then(|program| program.text(variables).ok())
+        made.and_then(|program| program.text(variables, budget).ok())
             .map(|text| text.trim().to_owned())
             .filter(|text| !text.is_empty() && !text.contains('\n'))
             .or_else(|| Some(self.message.trim().to_owned()).filter(|text| !text.is_empty()))

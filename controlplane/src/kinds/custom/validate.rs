@@ -6,7 +6,9 @@ use serde_json::Value;
 use super::super::access::text;
 use super::super::errors::Errors;
 use super::super::{Cause, FieldError};
+use super::expressions::Budget;
 use super::formats;
+use super::rules::{Further, Rule};
 use super::structural::{Additional, Structural, Type};
 
 /// So many errors of one object are told.
@@ -22,6 +24,7 @@ pub(super) fn validate(
         errors: Errors::new(),
         rules: Vec::new(),
         has_rules: false,
+        budget: Some(Budget::of_rules()),
     };
     check.value(schema, object, old, "", 0);
     let mut errors = check.errors.into_vec();
@@ -49,6 +52,7 @@ pub(super) fn validate_at(schema: &Structural, value: &Value, path: &str) -> Vec
         errors: Errors::new(),
         rules: Vec::new(),
         has_rules: false,
+        budget: Some(Budget::of_rules()),
     };
     check.value(schema, value, None, path, 0);
     check.errors.into_vec()
@@ -70,6 +74,8 @@ struct Check {
     errors: Errors,
     rules: Vec<FieldError>,
     has_rules: bool,
+    /// What rules may still cost; `None` once no more are asked.
+    budget: Option<Budget>,
 }
 
 fn joined(path: &str, name: &str) -> String {
@@ -163,14 +169,33 @@ impl Check {
             _ => {}
         }
         for rule in &schema.rules {
-            self.rules.extend(rule.check(schema, value, old, path));
+            self.rule(rule, schema, value, old, path);
+        }
+    }
+
+    fn rule(
+        &mut self,
+        rule: &Rule,
+        schema: &Structural,
+        value: &Value,
+        old: Option<&Value>,
+        path: &str,
+    ) {
+        let Some(budget) = &mut self.budget else {
+            return;
+        };
+        if let Some((error, further)) = rule.check(schema, value, old, path, budget) {
+            self.rules.push(error);
+            if further == Further::Nothing {
+                self.budget = None;
+            }
         }
     }
 
     /// Of what did not change only the rules about change are asked.
     fn transitions(&mut self, schema: &Structural, value: &Value, old: Option<&Value>, path: &str) {
         for rule in schema.rules.iter().filter(|rule| rule.is_transition) {
-            self.rules.extend(rule.check(schema, value, old, path));
+            self.rule(rule, schema, value, old, path);
         }
     }
 
@@ -402,6 +427,8 @@ impl Check {
                 errors: Errors::new(),
                 rules: Vec::new(),
                 has_rules: false,
+                // Where schemas are joined, no rules may be.
+                budget: None,
             };
             check.value(schema, value, None, path, depth + 1);
             check.errors.into_vec()

@@ -70,12 +70,7 @@ impl Strategy for Level {
     }
 
     fn prepare_update(&self, object: &mut Value, old: &Value, subresource: &str) {
-        if subresource == "status" {
-            meta::keep_all_but_status(object, old);
-        } else {
-            meta::keep_status(object, old);
-            meta::set_generation(object, Some(old));
-        }
+        meta::keep_status_apart(object, old, subresource);
     }
 
     fn validate(&self, object: &Value, _: Option<&Value>, subresource: &str) -> Vec<FieldError> {

@@ -50,6 +50,7 @@ pub(super) fn subscribe(cache: &Cache, dirty: &Arc<Mutex<Dirty>>) -> Vec<Subscri
     let account = object(Kind::ServiceAccount);
     let claim = object(Kind::Claim);
     let volume = object(Kind::Volume);
+    let runtime_class = object(Kind::RuntimeClass);
     let [services, slices, nodes, pods] = std::array::from_fn(|_| Arc::clone(dirty));
     vec![
         cache.services.subscribe(move |delta| {
@@ -89,5 +90,8 @@ pub(super) fn subscribe(cache: &Cache, dirty: &Arc<Mutex<Dirty>>) -> Vec<Subscri
             .subscribe(move |delta| account(delta.key)),
         cache.claims.subscribe(move |delta| claim(delta.key)),
         cache.volumes.subscribe(move |delta| volume(delta.key)),
+        cache
+            .runtime_classes
+            .subscribe(move |delta| runtime_class(delta.key)),
     ]
 }

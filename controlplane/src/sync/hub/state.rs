@@ -102,6 +102,10 @@ pub(super) fn object(cache: &Cache, reference: &Reference) -> ObjectChange {
             .map(|found| json(&found)),
         Kind::Claim => cache.claims.get(namespace, name).map(|found| json(&found)),
         Kind::Volume => cache.volumes.get("", name).map(|found| json(&found)),
+        Kind::RuntimeClass => cache
+            .runtime_classes
+            .get("", name)
+            .map(|found| json(&found)),
     };
     ObjectChange {
         object_json: object_json.unwrap_or_default(),

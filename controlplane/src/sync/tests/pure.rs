@@ -22,6 +22,7 @@ fn pod_of(spec: serde_json::Value) -> Pod {
 fn every_way_to_refer_to_an_object_is_found() {
     let pod = pod_of(json!({
         "serviceAccountName": "robot",
+        "runtimeClassName": "fast",
         "imagePullSecrets": [{"name": "pull"}],
         "containers": [{"name": "c", "envFrom": [
             {"configMapRef": {"name": "env-map"}}, {"secretRef": {"name": "env-secret"}}]}],
@@ -54,6 +55,7 @@ fn every_way_to_refer_to_an_object_is_found() {
             "Secret pull-of-robot",
             "Secret volume-secret",
             "ServiceAccount robot",
+            "RuntimeClass fast",
         ]
     );
     let nothing = references(&Pod::default(), &|_| vec![], &|_| None);

@@ -1,69 +1,99 @@
-//! Measures the one-node cluster against what the machine can do: `cargo xtask bench` builds and runs it.
-//!
-//! Each round starts a cluster of its own; within a round the two sides of a comparison take turns, so that
-//! a machine whose speed drifts does not favour one. What is printed is the median over the rounds.
+//! Measures what the project promises: `cargo xtask bench` builds and runs it.
 
-mod connections;
-mod hook;
-mod idle;
+mod arguments;
+mod control;
+mod directory;
+mod node;
 mod pods;
-/// One file for both benchmarks.
+mod process;
+mod report;
+mod rest;
+mod scale;
+/// One file for this and for `waggle bench`.
 #[path = "../../../../cli/src/bench/statistics.rs"]
 mod statistics;
-mod table;
 
-use std::process::ExitCode;
+use std::collections::BTreeMap;
+use std::time::Instant;
 
-use waggle_tests::Cluster;
+use anyhow::bail;
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 
-use self::table::Row;
+use self::arguments::{Bench, CommonArguments, NodeArguments, Output};
+use self::directory::Directory;
+use self::report::{Measured, Plan, Report};
 
-fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    measure(&arguments)
+/// Measures the one-node cluster, the control plane, a large cluster, or pods.
+#[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Option<Bench>,
+    #[command(flatten)]
+    node: NodeArguments,
 }
 
-fn measure(arguments: &[&str]) -> ExitCode {
-    let value = |name: &str| {
-        arguments
-            .iter()
-            .position(|argument| *argument == name)
-            .and_then(|at| arguments.get(at + 1))
-            .copied()
-    };
-    let number = |name: &str, default: usize| {
-        value(name)
-            .and_then(|text| text.parse().ok())
-            .unwrap_or(default)
-    };
-    let rounds = number("--rounds", 3);
-    let pods = number("--pods", 30);
-    let seconds = number("--seconds", 10);
-    let mut all: Vec<Vec<Row>> = Vec::new();
-    for round in 1..=rounds {
-        let say = |what: &str| eprintln!("round {round} of {rounds}: {what}");
-        say("starting a cluster");
-        let cluster = Cluster::start();
-        let mut rows = Vec::new();
-        say("memory at rest");
-        rows.extend(idle::measure(&cluster));
-        say(&format!("{pods} pods, each beside bare runc"));
-        rows.extend(pods::measure(&cluster, pods));
-        say(&format!(
-            "connections for {seconds} s, Service and pod address in turn"
-        ));
-        let mut ends = connections::Ends::start(&cluster);
-        rows.extend(connections::measure(&mut ends, seconds));
-        say("cost of the connect hook");
-        rows.extend(hook::measure(&mut ends));
-        all.push(rows);
+fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    match &arguments.bench {
+        None => {
+            node::run(&arguments.node);
+            Ok(())
+        }
+        Some(Bench::Control(arguments)) => measure(
+            &control::PLAN,
+            &arguments.common,
+            async |place, measured| control::run(arguments, place, measured).await,
+        ),
+        Some(Bench::Scale(arguments)) => {
+            measure(&scale::PLAN, &arguments.common, async |place, measured| {
+                scale::run(arguments, place, measured).await
+            })
+        }
+        Some(Bench::Pods(arguments)) => {
+            measure(&pods::PLAN, &arguments.common, async |place, measured| {
+                pods::run(arguments, place, measured).await
+            })
+        }
     }
-    let rows = table::medians(&all);
-    if arguments.contains(&"--json") {
-        println!("{}", table::json(&rows));
-    } else {
-        print!("{}", table::text(&rows, rounds));
+}
+
+type Settings = BTreeMap<&'static str, String>;
+
+/// Measures and prints. What the run has made goes also when it is interrupted: it all hangs on values that are
+/// dropped then.
+fn measure(
+    plan: &Plan,
+    common: &CommonArguments,
+    work: impl AsyncFnOnce(&Directory, &mut Measured) -> anyhow::Result<Settings>,
+) -> anyhow::Result<()> {
+    let began = Instant::now();
+    // Processes that this thread starts end with it; so it is the main thread that runs the work.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let mut measured = Measured::default();
+    let settings = runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        let directory = Directory::make(common.dir.as_deref())?;
+        tokio::select! {
+            settings = work(&directory, &mut measured) => settings,
+            _ = interrupt.recv() => bail!("interrupted"),
+            _ = terminate.recv() => bail!("told to end"),
+        }
+    })?;
+    let report = Report::new(plan, &measured, settings, began.elapsed().as_secs_f64());
+    match common.output {
+        Output::Table => print!("{}", report::text(&report)),
+        Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
     }
-    ExitCode::SUCCESS
+    Ok(())
+}
+
+/// Says what is being done.
+fn say(what: impl std::fmt::Display) {
+    eprintln!("==> {what}");
 }

@@ -1,7 +1,8 @@
 //! Clients that notice every fault: `waggle-clients HOST:PORT RESOLVER NAME LONG-LIVED`.
 //!
 //! Keeps as many connections to an echo server as it is told, each with a byte under way again and again; makes new ones, one
-//! after the other; and asks for a name, eight times at once and again and again, as a resolver does (5 s, twice). Says `ready` once all
+//! after the other; and asks for a name, eight times at once and again and again, as a resolver does (5 s, twice), and over TCP on two
+//! connections that stay and on new ones, each question once. Says `ready` once all
 //! connections are there, and at the end of its standard input what it saw, as one line of JSON.
 
 use std::io::{Read as _, Write as _};
@@ -23,6 +24,8 @@ struct Seen {
     connections: AtomicU64,
     answers: AtomicU64,
     asked_again: AtomicU64,
+    /// Over TCP.
+    streamed: AtomicU64,
     faults: Mutex<Vec<String>>,
 }
 
@@ -121,6 +124,42 @@ fn resolve(seen: &Seen, resolver: SocketAddr, name: &str) -> std::io::Result<()>
     Ok(())
 }
 
+/// One question on a connection; an answer to an earlier one may come twice.
+fn ask_stream(stream: &mut TcpStream, id: u16, name: &str) -> Result<(), String> {
+    let question = question(id, name);
+    let mut message = (question.len() as u16).to_be_bytes().to_vec();
+    message.extend(&question);
+    let text = |error: std::io::Error| error.to_string();
+    stream.write_all(&message).map_err(text)?;
+    loop {
+        let mut length = [0; 2];
+        stream.read_exact(&mut length).map_err(text)?;
+        let mut answer = vec![0; usize::from(u16::from_be_bytes(length))];
+        stream.read_exact(&mut answer).map_err(text)?;
+        match answer.get(..12) {
+            Some(head) if head[..2] != question[..2] => {}
+            Some(head) if head[3] & 15 == 0 && head[6..8] != [0, 0] => return Ok(()),
+            head => return Err(format!("answered {head:?}")),
+        }
+    }
+}
+
+/// Over TCP, each question on a connection of its own if `anew`.
+fn resolve_stream(seen: &Seen, resolver: SocketAddr, name: &str, anew: bool) -> Result<(), String> {
+    let mut stream = open(resolver).map_err(|error| error.to_string())?;
+    let mut id = 0u16;
+    while !seen.ended() {
+        id = id.wrapping_add(1);
+        if anew {
+            stream = open(resolver).map_err(|error| error.to_string())?;
+        }
+        ask_stream(&mut stream, id, name)?;
+        seen.streamed.fetch_add(1, Ordering::Relaxed);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [server, resolver, name, count] = arguments.as_slice() else {
@@ -128,23 +167,30 @@ fn main() -> anyhow::Result<()> {
     };
     let (server, resolver): (SocketAddr, SocketAddr) = (server.parse()?, resolver.parse()?);
     let count: usize = count.parse()?;
-    let seen = Seen::default();
+    let all = Seen::default();
+    let seen = &all;
     // However many they are, together they ask 2500 times a second.
     let pause = Duration::from_micros(400 * count as u64);
     std::thread::scope(|scope| -> anyhow::Result<()> {
         for _ in 0..count {
             let mut stream = open(server)?;
             echo(&mut stream)?;
-            let seen = &seen;
             scope.spawn(move || hold(seen, stream, pause));
         }
         for _ in 0..2 {
-            scope.spawn(|| connect(&seen, server));
+            scope.spawn(move || connect(seen, server));
         }
         for _ in 0..8 {
-            scope.spawn(|| {
-                if let Err(error) = resolve(&seen, resolver, name) {
+            scope.spawn(move || {
+                if let Err(error) = resolve(seen, resolver, name) {
                     seen.fault("resolver", &error);
+                }
+            });
+        }
+        for anew in [false, false, true] {
+            scope.spawn(move || {
+                if let Err(error) = resolve_stream(seen, resolver, name, anew) {
+                    seen.fault("question over TCP", &error);
                 }
             });
         }
@@ -153,12 +199,14 @@ fn main() -> anyhow::Result<()> {
         seen.end.store(true, Ordering::Relaxed);
         Ok(())
     })?;
-    let faults = seen.faults.into_inner().unwrap_or_default();
     let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let faults = seen.faults.lock().map(|faults| faults.clone());
+    let faults = faults.unwrap_or_default();
     let report = serde_json::json!({
         "echoes": value(&seen.echoes),
         "connections": value(&seen.connections),
         "answers": value(&seen.answers),
+        "streamed": value(&seen.streamed),
         "askedAgain": value(&seen.asked_again),
         "faults": faults,
     });

@@ -334,6 +334,44 @@ fn a_failure_policy_ends_the_job_or_ignores_the_failure() {
 }
 
 #[test]
+fn an_evicted_pod_that_had_no_time_to_fail_is_judged_by_its_conditions() {
+    use k8s_openapi::api::batch::v1::PodFailurePolicyOnPodConditionsPattern;
+    use k8s_openapi::api::core::v1::PodCondition;
+    let mut job = job(None, 1);
+    spec(&mut job).backoff_limit = Some(0);
+    spec(&mut job).pod_replacement_policy = Some("Failed".into());
+    spec(&mut job).pod_failure_policy = Some(PodFailurePolicy {
+        rules: vec![PodFailurePolicyRule {
+            action: "Ignore".into(),
+            on_pod_conditions: Some(vec![PodFailurePolicyOnPodConditionsPattern {
+                type_: "DisruptionTarget".into(),
+                status: Some("True".into()),
+            }]),
+            ..PodFailurePolicyRule::default()
+        }],
+    });
+    // With no grace period: told to end and held by its finalizer alone, whatever its phase.
+    let mut evicted = pod("a", "Running");
+    evicted.metadata.deletion_timestamp = Some(Time(at(0)));
+    evicted.metadata.deletion_grace_period_seconds = Some(0);
+    let deleted = look(&job, std::slice::from_ref(&evicted), 0);
+    assert_eq!(
+        conditions(&deleted),
+        [("FailureTarget", "BackoffLimitExceeded")]
+    );
+    let status = evicted.status.as_mut().unwrap();
+    status.conditions = Some(vec![PodCondition {
+        type_: "DisruptionTarget".into(),
+        status: "True".into(),
+        ..PodCondition::default()
+    }]);
+    let plan = look(&job, &[evicted], 0);
+    assert_eq!(conditions(&plan), []);
+    assert_eq!(names(&plan.untrack), ["a"]);
+    assert_eq!(plan.create.len(), 1);
+}
+
+#[test]
 fn a_success_policy_ends_the_job_early() {
     let mut job = indexed(3);
     spec(&mut job).success_policy = Some(SuccessPolicy {

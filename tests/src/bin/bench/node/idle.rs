@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use waggle_tests::Cluster;
 
-use crate::table::{Row, row};
+use super::table::{Row, row};
 
 /// After a start nothing but heart-beats happens; the sizes have settled by then.
 const SETTLE: Duration = Duration::from_secs(5);

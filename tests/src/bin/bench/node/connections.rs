@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use waggle_tests::{Cluster, IMAGE, unified_cgroup, waggle};
 
+use super::table::{Row, row};
 use crate::statistics::median;
-use crate::table::{Row, row};
 
 const PORT: u16 = 8080;
 /// How long one side has its turn, seconds.

@@ -4,8 +4,8 @@ use std::process::Command;
 
 use waggle_tests::Outcome;
 
-use crate::connections::Ends;
-use crate::table::{Row, row};
+use super::connections::Ends;
+use super::table::{Row, row};
 
 const SWITCH: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
