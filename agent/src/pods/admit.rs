@@ -75,6 +75,17 @@ pub(crate) fn refused(
     })
 }
 
+/// Another pod of the node has a port that this one wants of the node.
+pub(crate) fn ports_taken() -> Refused {
+    Refused {
+        reason: "NodePorts",
+        message:
+            "Pod was rejected: Predicate NodePorts failed: node(s) didn't have free ports for the \
+                  requested pod ports"
+                .to_owned(),
+    }
+}
+
 /// A short node takes no new pods; one that is short of memory alone takes those that said how much they need.
 fn kept_out(pod: &Pod, pressure: Pressure) -> Option<&'static str> {
     let spec = pod.spec.as_ref()?;

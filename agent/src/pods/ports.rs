@@ -26,8 +26,22 @@ pub(super) fn wishes(pod: &Pod) -> NetworkWishes {
     }
 }
 
+/// Whether two of the node's ports are the same one: for one protocol, on an address that both have.
+pub(super) fn conflict<'a>(
+    wanted: &[WantedPort],
+    mut taken: impl Iterator<Item = &'a WantedPort>,
+) -> bool {
+    let every = |port: &WantedPort| port.host_ip.is_none_or(|ip| ip.is_unspecified());
+    taken.any(|taken| {
+        wanted.iter().any(|wanted| {
+            (wanted.port, wanted.protocol) == (taken.port, taken.protocol)
+                && (every(wanted) || every(taken) || wanted.host_ip == taken.host_ip)
+        })
+    })
+}
+
 /// Of containers that run beside each other; those that only initialize the pod have ended when somebody could ask.
-fn host_ports(pod: &Pod) -> Vec<WantedPort> {
+pub(super) fn host_ports(pod: &Pod) -> Vec<WantedPort> {
     let Some(spec) = &pod.spec else {
         return Vec::new();
     };
@@ -98,6 +112,31 @@ mod tests {
                 (None, 53, Protocol::Udp, 53),
             ]
         );
+    }
+
+    #[test]
+    fn one_port_is_for_one_pod_on_each_address() {
+        let port = |ip: &str, port, protocol| WantedPort {
+            host_ip: ip.parse().ok(),
+            port,
+            protocol,
+            container_port: 1,
+        };
+        let taken = [
+            port("10.0.0.1", 80, Protocol::Tcp),
+            port("0.0.0.0", 53, Protocol::Udp),
+        ];
+        for (wanted, expected) in [
+            (port("", 80, Protocol::Tcp), true),
+            (port("10.0.0.1", 80, Protocol::Tcp), true),
+            (port("10.0.0.2", 80, Protocol::Tcp), false),
+            (port("", 80, Protocol::Udp), false),
+            (port("", 81, Protocol::Tcp), false),
+            (port("10.0.0.2", 53, Protocol::Udp), true),
+        ] {
+            let wanted = [wanted];
+            assert_eq!(conflict(&wanted, taken.iter()), expected, "{wanted:?}");
+        }
     }
 
     #[test]

@@ -151,6 +151,39 @@ async fn unsafe_system_controls_are_refused() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_port_of_the_node_is_for_one_pod() {
+    let world = World::new();
+    let pods = world.open().await;
+    let wants = |name: &str, uid: &str, bound: bool| {
+        let ports = serde_json::json!([{"containerPort": 80, "hostPort": 8080}]);
+        let spec =
+            serde_json::json!({"containers": [{"name": "main", "image": "i:1", "ports": ports}]});
+        let mut pod = pod(uid, spec);
+        pod.metadata.name = Some(name.to_owned());
+        if bound {
+            let status =
+                serde_json::json!({"conditions": [{"type": "PodScheduled", "status": "True"}]});
+            pod.status = serde_json::from_value(status).unwrap();
+        }
+        pod
+    };
+    let first = wants("first", UID, false);
+    pods.set(first.clone()).await;
+    world.recorder.status_when(UID, "ready", is_ready).await;
+    pods.set(wants("second", "uid-2", false)).await;
+    let status = world
+        .recorder
+        .status_when("uid-2", "refusal", phase_is("Failed"))
+        .await;
+    assert_eq!(status.reason.as_deref(), Some("NodePorts"));
+    // The scheduler knows of an end before the node has seen it through.
+    pods.set(wants("third", "uid-3", true)).await;
+    world.recorder.status_when("uid-3", "ready", is_ready).await;
+    pods.set(deleted(&first, 1)).await;
+    world.recorder.terminated_when(UID).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_image_can_be_a_volume() {
     let world = World::new();
     let pods = world.open().await;

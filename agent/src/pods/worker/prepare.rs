@@ -304,6 +304,7 @@ impl<M: Machine> Worker<M> {
                 self.transient.release_again = None;
                 if self.transient.leaving.is_none() {
                     self.record.released = true;
+                    self.context.release_ports(&self.key.uid);
                 }
             }
             Err(error) => {
