@@ -190,7 +190,7 @@ impl Api {
         };
         if (kind.plural, subject.subresource) == ("pods", "log") {
             return match parts.method {
-                Method::GET => self.logs(subject, query).await,
+                Method::GET => self.logs(parts, subject, query).await,
                 _ => Err(ApiError::method_not_allowed()),
             };
         }
