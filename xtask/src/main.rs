@@ -4,6 +4,7 @@
 
 mod bench;
 mod check;
+mod conformance;
 mod dev;
 mod fuzz;
 mod kernels;
@@ -36,6 +37,8 @@ enum Command {
     Fuzz(fuzz::FuzzArguments),
     /// Load every eBPF program on other kernels (QEMU), and write down what their verifiers looked at.
     Kernels(kernels::KernelsArguments),
+    /// Run Kubernetes' end-to-end suite against a lab of two nodes.
+    Conformance(conformance::ConformanceArguments),
     /// Measure the one-node cluster, the control plane beside etcd, a large cluster or pods, and print one table.
     Bench(bench::BenchArguments),
 }
@@ -49,6 +52,7 @@ fn main() -> anyhow::Result<()> {
         Command::Check(arguments) => check::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Kernels(arguments) => kernels::run(&arguments),
+        Command::Conformance(arguments) => conformance::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     }
 }

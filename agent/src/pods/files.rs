@@ -156,6 +156,9 @@ pub(crate) fn hostname(pod: &Pod, node_hostname: &str) -> String {
     name[..end].trim_end_matches(['-', '.']).to_owned()
 }
 
+/// What the first line of `/etc/hosts` begins with: programs tell by it whether the file is the node's.
+const MANAGED: &str = "Kubernetes-managed hosts file";
+
 /// `/etc/hosts` of a pod with a network of its own; `host` is the node's file for the others.
 pub(crate) fn hosts(
     pod: &Pod,
@@ -166,14 +169,14 @@ pub(crate) fn hosts(
 ) -> String {
     let spec = pod.spec.as_ref();
     let mut out = if spec.is_some_and(|spec| spec.host_network == Some(true)) {
-        let mut out = host.to_owned();
-        if !out.is_empty() && !out.ends_with('\n') {
+        let mut out = format!("# {MANAGED} (host network).\n{host}");
+        if !out.ends_with('\n') {
             out.push('\n');
         }
         out
     } else {
-        let mut out = String::from(
-            "# Written by the node for this pod.\n\
+        let mut out = format!(
+            "# {MANAGED}.\n\
              127.0.0.1\tlocalhost\n\
              ::1\tlocalhost ip6-localhost ip6-loopback\n\
              fe00::0\tip6-localnet\n\

@@ -29,6 +29,8 @@ pub(crate) struct ProbeReport {
     pub(crate) verdict: Option<bool>,
     /// Why this try failed, if it did.
     pub(crate) failure: Option<String>,
+    /// What was strange about one that did not.
+    pub(crate) warning: Option<String>,
 }
 
 /// A probe of one attempt.
@@ -55,7 +57,10 @@ pub(crate) async fn run<S: PodSandbox>(target: Target<S>, reports: mpsc::Sender<
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     ticks.tick().await;
     loop {
-        let failure = once(&target, pace.timeout).await.err();
+        let (failure, warning) = match once(&target, pace.timeout).await {
+            Ok(warning) => (None, warning),
+            Err(failure) => (Some(failure), None),
+        };
         let pause = eager.and_then(|attempt| eager_pause(attempt, pace.period));
         match (eager, pause) {
             (Some(attempt), Some(pause)) if failure.is_some() => {
@@ -66,13 +71,14 @@ pub(crate) async fn run<S: PodSandbox>(target: Target<S>, reports: mpsc::Sender<
             _ => eager = None,
         }
         let verdict = tally.take(failure.is_none(), &pace);
-        if verdict.is_some() || failure.is_some() {
+        if verdict.is_some() || failure.is_some() || warning.is_some() {
             let report = ProbeReport {
                 container: target.container.name.clone(),
                 number: target.number,
                 kind: target.kind,
                 verdict,
                 failure,
+                warning,
             };
             if reports.send(report).await.is_err() {
                 return;
@@ -82,16 +88,20 @@ pub(crate) async fn run<S: PodSandbox>(target: Target<S>, reports: mpsc::Sender<
     }
 }
 
-async fn once<S: PodSandbox>(target: &Target<S>, timeout: Duration) -> Result<(), String> {
+/// Asks once; what is well may still be strange.
+async fn once<S: PodSandbox>(
+    target: &Target<S>,
+    timeout: Duration,
+) -> Result<Option<String>, String> {
     let probe = &target.probe;
     let container = &target.container;
     if let Some(exec) = &probe.exec {
         let args = exec.command.clone().unwrap_or_default();
-        return exec_once(target, &args, timeout).await;
+        return exec_once(target, &args, timeout).await.map(|()| None);
     }
     if let Some(get) = &probe.http_get {
         let url = ask::url(container, target.address, get)?;
-        let code = within(timeout, ask::http(&url, get.http_headers.as_deref()))
+        let page = within(timeout, ask::http(&url, get.http_headers.as_deref()))
             .await
             .unwrap_or_else(|| {
                 let late =
@@ -99,9 +109,11 @@ async fn once<S: PodSandbox>(target: &Target<S>, timeout: Duration) -> Result<()
                 Err(late.to_owned())
             })
             .map_err(|error| format!("Get \"{url}\": {error}"))?;
-        return if (200..400).contains(&code) {
-            Ok(())
+        return if (200..400).contains(&page.code) {
+            let warning = |at| format!("Probe terminated redirects, Location: {at}");
+            Ok(page.elsewhere.map(warning))
         } else {
+            let code = page.code;
             Err(format!("HTTP probe failed with statuscode: {code}"))
         };
     }
@@ -115,13 +127,16 @@ async fn once<S: PodSandbox>(target: &Target<S>, timeout: Duration) -> Result<()
                 ask::authority(&address, port)
             ))
         };
-        return connected.unwrap_or_else(late).map(drop);
+        return connected.unwrap_or_else(late).map(|_| None);
     }
     if let Some(grpc) = &probe.grpc {
         let address = ask::address(target.address, None)?;
         let port = u16::try_from(grpc.port).map_err(|_| format!("{} is no port", grpc.port))?;
         let service = grpc.service.as_deref().unwrap_or_default();
-        return grpc::check(&ask::authority(&address, port), service, timeout).await;
+        let authority = ask::authority(&address, port);
+        return grpc::check(&authority, service, timeout)
+            .await
+            .map(|()| None);
     }
     Err("missing probe handler".to_owned())
 }

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-/// Mounts a tmpfs on `dir`, unless one is there.
+/// Mounts a tmpfs on `dir`, unless one is there. Anybody may write to it, and remove what is their own, as in `/tmp`.
 pub(crate) fn ensure(dir: &Path, size_bytes: Option<u64>) -> io::Result<()> {
     std::fs::create_dir_all(dir)?;
     if mounts()?.iter().any(|at| at == dir) {
         return Ok(());
     }
     let options = match size_bytes {
-        Some(size) => format!("size={size},mode=0777"),
-        None => "mode=0777".to_owned(),
+        Some(size) => format!("size={size},mode=1777"),
+        None => "mode=1777".to_owned(),
     };
     mount(
         Some("tmpfs"),
@@ -83,6 +83,8 @@ fn unescape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -99,6 +101,8 @@ mod tests {
         let at = dir.path().canonicalize().unwrap().join("m");
         ensure(&at, Some(1 << 20)).unwrap();
         ensure(&at, Some(1 << 20)).unwrap();
+        let mode = at.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o1777);
         std::fs::write(at.join("f"), "x").unwrap();
         unmount_below(dir.path()).unwrap();
         assert!(!at.join("f").exists());

@@ -216,7 +216,7 @@ impl Api {
         };
         if (kind.plural, subject.subresource) == ("pods", "log") {
             return match parts.method {
-                Method::GET => Box::pin(self.logs(subject, query)).await,
+                Method::GET => Box::pin(self.logs(parts, subject, query)).await,
                 _ => Err(ApiError::method_not_allowed()),
             };
         }

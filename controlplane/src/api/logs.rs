@@ -1,9 +1,11 @@
-//! `pods/log`: asks the pod's node for its log and passes it on.
+//! `pods/log`: asks the pod's node for its log and passes it on, over a WebSocket (`logs/websocket`) if one is asked
+//! for.
 
 use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Response, StatusCode};
 use proto::node::v1::stream_frame::Frame;
 use proto::node::v1::{LogsRequest, StreamError, StreamFrame, StreamRequest, stream_request};
@@ -12,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::read::Subject;
 use super::request::Query;
-use super::{Api, respond};
+use super::{Api, respond, upgrade};
 use crate::kinds::Cause;
 use crate::nodestream::NodeStream;
 use crate::registry::error::field_error;
@@ -24,12 +26,23 @@ const STDOUT: u32 = 1;
 /// How long a followed log may be silent before its answer begins.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+mod websocket;
+
 impl Api {
     pub(super) async fn logs(
         &self,
+        parts: &Parts,
         subject: Subject<'_>,
         query: &Query,
     ) -> Result<Response<Body>, ApiError> {
+        let response = self.log(subject, query).await?;
+        if !upgrade::is_websocket(&parts.headers) {
+            return Ok(response);
+        }
+        websocket::answer(parts, response.into_body(), self.stopping.clone())
+    }
+
+    async fn log(&self, subject: Subject<'_>, query: &Query) -> Result<Response<Body>, ApiError> {
         let kv = self
             .registry
             .get(

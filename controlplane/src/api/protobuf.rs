@@ -36,6 +36,15 @@ const ZERO_IS_ABSENT: &[&str] = &[
 ];
 /// The same, where only the holder tells: (message, field).
 const ZERO_IS_ABSENT_IN: &[(&str, &str)] = &[("core.v1.Probe", "timeoutSeconds")];
+/// Texts that Go can tell from absent ones, and that mean something when they are empty: no class, instead of the
+/// default one.
+const EMPTY_IS_SET_IN: &[(&str, &str)] = &[
+    ("core.v1.PersistentVolumeClaimSpec", "storageClassName"),
+    (
+        "core.v1.PersistentVolumeClaimSpec",
+        "volumeAttributesClassName",
+    ),
+];
 const FALSE_IS_ABSENT: &[&str] = &[
     "hostIPC",
     "hostNetwork",
@@ -326,7 +335,7 @@ fn message(
 
 fn is_absent(message: &str, name: &str, value: &Value) -> bool {
     match value {
-        Value::String(text) => text.is_empty(),
+        Value::String(text) => text.is_empty() && !EMPTY_IS_SET_IN.contains(&(message, name)),
         Value::Bool(false) => FALSE_IS_ABSENT.contains(&name),
         Value::Number(number) if number.as_i64() == Some(0) => {
             ZERO_IS_ABSENT.contains(&name) || ZERO_IS_ABSENT_IN.contains(&(message, name))

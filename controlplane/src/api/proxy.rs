@@ -1,11 +1,13 @@
 //! `pods/proxy`, `services/proxy` and `nodes/proxy`: a request goes on to what the object serves, by a connection that
 //! its node makes, and the answer comes back, both as they come; upgrades too.
 //!
-//! `proxy/place` says where a request goes, `proxy/headers` what of it goes on (both pure), `proxy/tls` is TLS to
+//! `proxy/place` says where a request goes, `proxy/headers` what of it goes on, `proxy/links` how the
+//! links on a page lead back here (all pure), `proxy/tls` is TLS to
 //! servers that nobody vouches for.
 
-use axum::body::Body;
-use http::header::{CONNECTION, HOST, LOCATION, UPGRADE};
+use axum::body::{Body, Bytes};
+use futures::StreamExt as _;
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, LOCATION, UPGRADE};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::client::conn::http1;
@@ -23,9 +25,11 @@ use crate::nodestream::Tunnel;
 use crate::registry::ApiError;
 
 pub(super) mod headers;
+mod links;
 mod place;
 mod tls;
 
+use links::Links;
 use place::{Place, Server};
 
 const METHODS: &[Method] = &[
@@ -159,6 +163,7 @@ impl Exchange {
         IO: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let host = self.request.headers().get(HOST).cloned();
+        let head_alone = self.request.method() == Method::HEAD;
         let (mut sender, connection) = http1::handshake(TokioIo::new(server))
             .await
             .map_err(unreachable)?;
@@ -177,8 +182,27 @@ impl Exchange {
             return Ok(response.map(|_| Body::empty()));
         }
         headers::back(response.headers_mut(), &self.prefix, host.as_ref());
-        Ok(response.map(Body::new))
+        if head_alone || !headers::is_plain_page(response.headers()) {
+            return Ok(response.map(Body::new));
+        }
+        response.headers_mut().remove(CONTENT_LENGTH);
+        let host = host.and_then(|host| Some(host.to_str().ok()?.to_owned()));
+        let links = Links::new(self.prefix, host.unwrap_or_default());
+        Ok(response.map(|page| with_links(Body::new(page), links)))
     }
+}
+
+/// A page as the client can use it.
+fn with_links(page: Body, links: Links) -> Body {
+    let state = Some((page.into_data_stream(), links));
+    Body::from_stream(futures::stream::unfold(state, |state| async move {
+        let (mut page, mut links) = state?;
+        Some(match page.next().await {
+            Some(Ok(chunk)) => (Ok(Bytes::from(links.push(&chunk))), Some((page, links))),
+            Some(Err(error)) => (Err(error), None),
+            None => (Ok(Bytes::from(links.finish())), None),
+        })
+    }))
 }
 
 /// Both directions of a connection that has become something else.

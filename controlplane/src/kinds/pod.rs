@@ -10,6 +10,7 @@ mod label_keys;
 mod probes;
 mod qos;
 mod subresources;
+mod sysctls;
 mod update;
 mod validate;
 mod volumes;

@@ -6,7 +6,7 @@ use hickory_proto::rr::rdata::{A, AAAA, CNAME, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use ipnet::IpNet;
 
-use super::service::{PortTarget, ServiceNames, dashed, undashed};
+use super::service::{PortTarget, ServiceNames, dashed, is_label, undashed};
 use super::{Pointed, SCHEMA_VERSION, TTL, Zone, key};
 use crate::cluster::ObjectName;
 
@@ -87,7 +87,8 @@ impl Zone {
             ["dns-version"] => Some(Found::Version),
             ["svc" | "pod" | "dns"] => Some(Found::Nothing),
             ["ns", "dns"] => Some(Found::NameServer),
-            [namespace, "svc" | "pod"] => self.namespaces.get(*namespace).map(|_| Found::Nothing),
+            [namespace, "svc"] => self.namespaces.get(*namespace).map(|_| Found::Nothing),
+            [namespace, "pod"] => is_label(namespace).then_some(Found::Nothing),
             [service, namespace, "svc"] => self.service(namespace, service).map(Found::Service),
             [label, namespace, "pod"] => self.pod(namespace, label),
             [label, service, namespace, "svc"] => {
@@ -111,9 +112,12 @@ impl Zone {
         service.exists().then_some(service)
     }
 
-    /// `10-0-0-1.<namespace>.pod`: when the address is that of a pod, as far as is known here.
+    /// `10-0-0-1.<namespace>.pod`: when the address is that of a pod, as far as is known here. Nodes are not told
+    /// of namespaces that have no Service, so any will do, as with CoreDNS's `pods insecure`.
     fn pod(&self, namespace: &str, label: &str) -> Option<Found<'_>> {
-        self.namespaces.get(namespace)?;
+        if !is_label(namespace) {
+            return None;
+        }
         let address = undashed(label)?;
         let endpoint = self.pointers(address).iter().any(|pointer| {
             matches!(pointer.what, Pointed::Host(_)) && pointer.service.namespace == namespace

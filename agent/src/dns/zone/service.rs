@@ -286,7 +286,7 @@ pub(crate) fn undashed(label: &str) -> Option<IpAddr> {
     Some(v6.into())
 }
 
-fn is_label(text: &str) -> bool {
+pub(super) fn is_label(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
     (1..=63).contains(&text.len())
         && text.bytes().all(inner)

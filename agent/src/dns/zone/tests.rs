@@ -301,7 +301,11 @@ fn names_of_the_specification() {
         ("10-0-1-1.default.pod.cluster.local.", A, "A 10.0.1.1"),
         ("10-0-1-1.other.pod.cluster.local.", A, "NXDOMAIN"),
         ("192-0-2-1.default.pod.cluster.local.", A, "NXDOMAIN"),
-        ("10-0-0-99.nowhere.pod.cluster.local.", A, "NXDOMAIN"),
+        // A namespace without a Service: nodes are not told of it.
+        ("10-0-0-99.quiet.pod.cluster.local.", A, "A 10.0.0.99"),
+        ("quiet.pod.cluster.local.", A, "NODATA"),
+        ("no_label.pod.cluster.local.", A, "NXDOMAIN"),
+        ("10-0-0-99.no_label.pod.cluster.local.", A, "NXDOMAIN"),
         ("nonsense.default.pod.cluster.local.", A, "NXDOMAIN"),
         // Others' names.
         ("www.example.com.", A, "elsewhere"),

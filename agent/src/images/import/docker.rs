@@ -1,12 +1,14 @@
 //! What `docker save` writes: `manifest.json`, configurations and uncompressed layers. Such an archive has
 //! no manifest in the sense of a registry, so one is made.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use serde::Deserialize;
 
 use super::layout::copy_file;
 use super::{Files, invalid, read};
+use crate::images::digest::Digest;
 use crate::images::disk::Disk;
 use crate::images::error::ImageError;
 use crate::images::manifest::{
@@ -23,6 +25,10 @@ struct Saved {
     repo_tags: Option<Vec<String>>,
     layers: Option<Vec<String>>,
 }
+
+/// Layers by their names in the archive that are in the store: images of one archive share most of them, and
+/// each is copied and digested once.
+type Stored = HashMap<String, (Digest, u64)>;
 
 pub(super) fn import(
     disk: &Disk,
@@ -41,6 +47,7 @@ pub(super) fn import(
         return Err(invalid(path, detail));
     }
     let mut imported = Vec::new();
+    let mut stored = Stored::new();
     for one in &saved {
         let references = match &name {
             Some(name) => vec![name.clone()],
@@ -52,7 +59,7 @@ pub(super) fn import(
                 .collect::<Result<_, _>>()?,
         };
         for reference in references {
-            import_one(disk, path, files, one, &reference)?;
+            import_one(disk, path, files, one, &reference, &mut stored)?;
             imported.push(reference.to_string());
         }
     }
@@ -71,6 +78,7 @@ fn import_one(
     files: &dyn Files,
     saved: &Saved,
     reference: &Reference,
+    stored: &mut Stored,
 ) -> Result<(), ImageError> {
     let shown = reference.to_string();
     let config = read(path, files, &saved.config, MAX_CONFIG_BYTES)?;
@@ -79,7 +87,11 @@ fn import_one(
         let file = files
             .find(layer)
             .ok_or_else(|| invalid(path, format!("{layer} is missing")))?;
-        let (digest, size) = copy_file(disk, &file, &shown, None)?;
+        let (digest, size) = match stored.get(layer) {
+            Some(known) => known.clone(),
+            None => copy_file(disk, &file, &shown, None)?,
+        };
+        stored.insert(layer.clone(), (digest.clone(), size));
         layers.push(descriptor(OCI_LAYER, digest, size));
     }
     let config_digest = disk.put_blob(&config)?;
@@ -96,7 +108,7 @@ fn import_one(
     Ok(())
 }
 
-fn descriptor(media_type: &str, digest: crate::images::digest::Digest, size: u64) -> Descriptor {
+fn descriptor(media_type: &str, digest: Digest, size: u64) -> Descriptor {
     Descriptor {
         media_type: media_type.to_owned(),
         digest,

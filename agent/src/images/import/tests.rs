@@ -117,6 +117,48 @@ async fn archives_of_layouts_and_of_docker_are_imported() {
     f.assert_clean();
 }
 
+/// Also a layer that is named under two names.
+#[tokio::test]
+async fn images_of_one_archive_share_layers() {
+    let f = Fixture::new().await;
+    let layout = f.layout(3, "x");
+    let saved = f.path("saved.tar");
+    f.skopeo(
+        &format!("oci:{}:x", layout.display()),
+        &format!("docker-archive:{}:first:v1", saved.display()),
+    );
+    let files = f.path("saved");
+    fs::create_dir(&files).unwrap();
+    tar::Archive::new(fs::File::open(&saved).unwrap())
+        .unpack(&files)
+        .unwrap();
+    let manifest = fs::read(files.join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+    let first = manifest[0].clone();
+    let layer = first["Layers"][0].as_str().unwrap();
+    fs::copy(files.join(layer), files.join("again.tar")).unwrap();
+    let mut second = first.clone();
+    second["RepoTags"] = serde_json::json!(["second:v1", "third:v1"]);
+    let mut fourth = first.clone();
+    fourth["RepoTags"] = serde_json::json!(["fourth:v1"]);
+    fourth["Layers"] = serde_json::json!(["again.tar"]);
+    let all = serde_json::json!([first, second, fourth]);
+    fs::write(files.join("manifest.json"), all.to_string()).unwrap();
+    let mut builder = tar::Builder::new(fs::File::create(&saved).unwrap());
+    builder.append_dir_all(".", &files).unwrap();
+    builder.into_inner().unwrap();
+    let names = f.store.import(&saved, None).await.unwrap();
+    let expected = ["first", "second", "third", "fourth"];
+    assert_eq!(
+        names,
+        expected.map(|it| format!("docker.io/library/{it}:v1"))
+    );
+    for name in expected {
+        f.assert_has(&format!("{name}:v1"), 3).await;
+    }
+    f.assert_clean();
+}
+
 #[tokio::test]
 async fn of_several_platforms_this_one_is_taken() {
     let f = Fixture::new().await;

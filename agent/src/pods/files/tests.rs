@@ -64,7 +64,7 @@ fn host_names_and_hosts() {
     assert_eq!(hostname(&plain, "node"), "p-1");
     let addresses = ["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
     let text = hosts(&plain, "p-1", "cluster.local", &addresses, "host's");
-    assert!(text.contains("127.0.0.1\tlocalhost\n"));
+    assert!(text.starts_with("# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n"));
     assert!(text.contains("10.0.0.1\tp-1\n") && text.contains("fd00::1\tp-1\n"));
 
     let named = pod(serde_json::json!({"hostname": "db-0", "subdomain": "db",
@@ -78,7 +78,7 @@ fn host_names_and_hosts() {
     assert_eq!(hostname(&shared, "node"), "node");
     assert_eq!(
         hosts(&shared, "node", "d", &addresses, "host's"),
-        "host's\n"
+        "# Kubernetes-managed hosts file (host network).\nhost's\n"
     );
 }
 

@@ -88,14 +88,26 @@ pub(crate) fn url(
     text.parse().map_err(|error| format!("{text:?}: {error}"))
 }
 
-/// The status code of a page. Redirections are followed as long as they stay on the host.
-pub(crate) async fn http(url: &Uri, headers: Option<&[HTTPHeader]>) -> Result<u16, String> {
+/// What came of asking for a page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Page {
+    pub(crate) code: u16,
+    /// Where a redirection that was not followed leads.
+    pub(crate) elsewhere: Option<String>,
+}
+
+/// Asks for a page. Redirections are followed as long as they stay on the host.
+pub(crate) async fn http(url: &Uri, headers: Option<&[HTTPHeader]>) -> Result<Page, String> {
     let mut at = url.clone();
     for _ in 0..MOST_REDIRECTIONS {
         let (code, location) = once(&at, headers.unwrap_or_default()).await?;
-        match location.and_then(|location| redirected(&at, &location)) {
-            Some(next) if (300..400).contains(&code) && next.host() == url.host() => at = next,
-            _ => return Ok(code),
+        let elsewhere = location.filter(|_| (300..400).contains(&code));
+        let next = elsewhere
+            .as_ref()
+            .and_then(|location| redirected(&at, location));
+        match next {
+            Some(next) if next.host() == url.host() => at = next,
+            _ => return Ok(Page { code, elsewhere }),
         }
     }
     Err(format!("stopped after {MOST_REDIRECTIONS} redirects"))

@@ -65,6 +65,20 @@ async fn http_goes_by_the_status() {
 }
 
 #[tokio::test]
+async fn a_redirection_to_another_host_is_well_and_told() {
+    let get = serde_json::json!({"httpGet": {"port": "web"}});
+    let reply = b"HTTP/1.1 302 Found\r\nlocation: http://0.0.0.0/\r\ncontent-length: 0\r\n\r\n";
+    let port = server(reply).await;
+    let warning = once(&target(get.clone(), port), SECOND).await.unwrap();
+    assert_eq!(
+        warning.as_deref(),
+        Some("Probe terminated redirects, Location: http://0.0.0.0/")
+    );
+    let port = server(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+    assert_eq!(once(&target(get, port), SECOND).await, Ok(None));
+}
+
+#[tokio::test]
 async fn tcp_goes_by_the_connection() {
     let probe = serde_json::json!({"tcpSocket": {"port": "web"}});
     let port = server(b"").await;

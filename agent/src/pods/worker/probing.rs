@@ -145,6 +145,14 @@ impl<M: Machine> Worker<M> {
                 format!("{} probe failed: {failure}", report.kind.title()),
             );
         }
+        if let Some(warning) = report.warning {
+            self.event(
+                Some(name),
+                EventType::Warning,
+                "ProbeWarning",
+                format!("{} probe warning: {warning}", report.kind.title()),
+            );
+        }
         let Some(verdict) = report.verdict else {
             return;
         };

@@ -84,6 +84,26 @@ fn numbers_that_are_set_to_zero_stay_and_others_go() {
 }
 
 #[test]
+fn a_claim_may_ask_for_no_class() {
+    // PersistentVolumeClaimSpec: volumeName 3, storageClassName 5.
+    for (spec, expected) in [
+        (
+            [block(3, b""), block(5, b"")].concat(),
+            json!({"storageClassName": ""}),
+        ),
+        (block(3, b""), json!({})),
+    ] {
+        let claim = [named("c"), block(2, &spec)].concat();
+        let body = envelope("v1", "PersistentVolumeClaim", &claim);
+        assert_eq!(decode(&body).unwrap()["spec"], expected);
+    }
+    // A volume's is none of these: PersistentVolumeSpec has it at 6.
+    let volume = [named("v"), block(2, &block(6, b""))].concat();
+    let body = envelope("v1", "PersistentVolume", &volume);
+    assert_eq!(decode(&body).unwrap()["spec"], json!({}));
+}
+
+#[test]
 fn ports_maps_and_embedded_messages() {
     let by_name = [number(1, 1), number(2, 0), block(3, b"http")].concat();
     let unset = [number(1, 0), number(2, 0), block(3, b"")].concat();

@@ -1,6 +1,9 @@
 //! What of a request's headers goes on to the server, and what of its answer's comes back. Pure.
 
-use http::header::{AUTHORIZATION, CONNECTION, HOST, LOCATION, UPGRADE};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_TYPE, HOST,
+    LOCATION, UPGRADE,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
 /// About one connection, not about the request.
@@ -15,6 +18,8 @@ const HOP_BY_HOP: &[&str] = &[
     "transfer-encoding",
     "upgrade",
 ];
+/// The type of a page with links.
+const PAGE: &str = "text/html";
 /// Who may read answers is this server's to say.
 const CROSS_ORIGIN: &[&str] = &[
     "access-control-allow-credentials",
@@ -49,6 +54,11 @@ pub(in crate::api) fn onwards(given: &HeaderMap, uri: &Uri) -> HeaderMap {
         .flatten();
     remove_hop_by_hop(&mut headers);
     headers.remove(AUTHORIZATION);
+    // A page is read on its way back, so it should not come compressed.
+    let accepted = headers.get(ACCEPT).and_then(|value| value.to_str().ok());
+    if accepted.is_some_and(|types| types.contains(PAGE)) {
+        headers.remove(ACCEPT_ENCODING);
+    }
     let secret: Vec<HeaderName> = headers
         .keys()
         .filter(|name| name.as_str().starts_with("impersonate-"))
@@ -95,8 +105,16 @@ pub(super) fn back(headers: &mut HeaderMap, prefix: &str, host: Option<&HeaderVa
     }
 }
 
-/// Where a redirection within the server leads, seen from the client; `None` leaves it as it is.
-fn relocated(location: &str, prefix: &str, host: &str) -> Option<String> {
+/// Whether an answer is a page that can be read as it comes.
+pub(super) fn is_plain_page(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|it| it.to_str().ok());
+    let kind = kind.and_then(|kind| kind.split(';').next());
+    kind.is_some_and(|kind| kind.trim().eq_ignore_ascii_case(PAGE))
+        && headers.get(CONTENT_ENCODING).is_none()
+}
+
+/// Where a redirection or a link within the server leads, seen from the client; `None` leaves it as it is.
+pub(super) fn relocated(location: &str, prefix: &str, host: &str) -> Option<String> {
     let path = match location.split_once("://") {
         Some((_, rest)) => {
             let (named, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -168,6 +186,10 @@ mod tests {
                 "x-forwarded-uri"
             ]
         );
+        given.insert("accept-encoding", HeaderValue::from_static("gzip"));
+        assert_eq!(onwards(&given, &uri)["accept-encoding"], "gzip");
+        given.insert("accept", HeaderValue::from_static("text/html, */*"));
+        assert!(!onwards(&given, &uri).contains_key("accept-encoding"));
         given.insert("connection", HeaderValue::from_static("Upgrade"));
         given.insert("upgrade", HeaderValue::from_static("websocket"));
         assert_eq!(onwards(&given, &uri)["upgrade"], "websocket");

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::{affinity, containers, volumes};
+use super::{affinity, containers, sysctls, volumes};
 use crate::kinds::access::{at, flag, integer, list, text};
 use crate::kinds::errors::Errors;
 use crate::kinds::names;
@@ -56,6 +56,7 @@ pub(super) fn spec(holder: &Value, field: &str, errors: &mut Errors) {
     if let Some(context) = at(spec, &["securityContext"]) {
         containers::user_and_group(context, &format!("{field}.securityContext"), errors);
     }
+    sysctls::validate(spec, field, errors);
 }
 
 fn policies(spec: &Value, field: &str, errors: &mut Errors) {
