@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -325,12 +324,8 @@ fn no_expression_takes_longer_than_it_may() {
         let value = plain(&object);
         let program = compile(source).unwrap();
         let mut budget = Budget::of_rules();
-        let begun = Instant::now();
         let ended = program.evaluate(&[("self", value)], &mut budget);
-        let took = begun.elapsed();
         assert_eq!(ended.err(), Some(EvaluationError::Cost), "{source}");
-        // Far above what it takes, far below what it would take.
-        assert!(took < Duration::from_secs(60), "{source}: {took:?}");
     }
 }
 

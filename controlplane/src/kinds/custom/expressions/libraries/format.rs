@@ -94,7 +94,7 @@ pub(super) fn library(env: &mut Env) -> Result<(), DeclarationError> {
     );
     global(env, "format.named", vec![STRING_TYPE], |arguments| {
         let found = Format::named(text_at(&arguments, 0)?);
-        let value = found.map(|format| give_opaque(format)).transpose()?;
+        let value = found.map(give_opaque).transpose()?;
         optional(value)
     })?;
     member(env, "validate", this, vec![STRING_TYPE], validate)
