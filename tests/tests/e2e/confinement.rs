@@ -100,14 +100,25 @@ fn a_pod_may_have_users_of_its_own() {
     std::fs::set_permissions(cluster.scratch(), PermissionsExt::from_mode(0o711)).unwrap();
     cluster.apply(&format!(
         r#"apiVersion: v1
+kind: ConfigMap
+metadata: {{name: words}}
+data: {{word: honey}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {{name: keys}}
+stringData: {{key: sesame}}
+---
+apiVersion: v1
 kind: Pod
 metadata: {{name: own, labels: {{app: own}}}}
 spec:
   hostUsers: false
-  automountServiceAccountToken: false
   terminationGracePeriodSeconds: 1
   securityContext: {{fsGroup: 3000}}
   volumes:
+  - {{name: words, configMap: {{name: words}}}}
+  - {{name: keys, secret: {{secretName: keys, defaultMode: 0400}}}}
   - {{name: scratch, emptyDir: {{}}}}
   - {{name: memory, emptyDir: {{medium: Memory, sizeLimit: 1Mi}}}}
   - {{name: image, image: {{reference: {IMAGE}}}}}
@@ -115,6 +126,8 @@ spec:
   - name: main
     image: {IMAGE}
     volumeMounts:
+    - {{name: words, mountPath: /words}}
+    - {{name: keys, mountPath: /keys}}
     - {{name: scratch, mountPath: /scratch}}
     - {{name: memory, mountPath: /memory}}
     - {{name: image, mountPath: /image}}
@@ -124,6 +137,7 @@ spec:
     - |
       tr -s ' ' < /proc/self/uid_map | sed 's/^ //'
       id -u; stat -c '%u %g' / /etc/passwd /scratch /image/etc/passwd
+      cat /words/word /keys/key; echo
       echo deep > /scratch/file; echo deep > /memory/file; chown 7:8 /scratch/file; stat -c '%u %g' /scratch/file
       chmod 0755 /etc/passwd && echo own root
       mkdir -p /var/www && echo bee > /var/www/index.html
@@ -141,7 +155,7 @@ spec:
         map[0] == 0 && map[1] >= 65_536 && map[2] == 65_536,
         "{map:?}"
     );
-    let expected = "0\n0 0\n0 0\n0 3000\n0 0\n7 8\nown root\ndone\n";
+    let expected = "0\n0 0\n0 0\n0 3000\n0 0\nhoneysesame\n7 8\nown root\ndone\n";
     assert_eq!(rest, expected);
     let pid = cluster.container_pid("own");
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
