@@ -208,6 +208,6 @@ fn pod(number: usize) -> String {
     format!(
         "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: churn-{number}}}\nspec:\n  \
          terminationGracePeriodSeconds: 1\n  automountServiceAccountToken: {}\n  {spec}\n",
-        number % 2 == 0
+        number % KINDS != 1
     )
 }

@@ -340,9 +340,9 @@ spec:
     let all = std::fs::read_to_string("/proc/self/status").unwrap();
     let all = all.lines().find_map(|it| it.strip_prefix("CapBnd:\t"));
     assert_eq!(giver, format!("c\n{}\n", all.unwrap()));
-    let path = "{.status.containerStatuses[0].state.waiting.reason}";
-    cluster.wait_for(&["pod", "unshared"], path, "CreateContainerError");
-    let message = "jsonpath={.status.containerStatuses[0].state.waiting.message}";
+    let path = "{.status.containerStatuses[0].state.terminated.reason}";
+    cluster.wait_for(&["pod", "unshared"], path, "StartError");
+    let message = "jsonpath={.status.containerStatuses[0].state.terminated.message}";
     let message = ["get", "pod", "unshared", "-o", message];
     let message = cluster.kubectl(&message).ok();
     assert!(
