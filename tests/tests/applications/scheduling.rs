@@ -31,8 +31,7 @@ fn the_event_says_of_each_node_why_not_and_preemption_spares_what_a_budget_prote
     assert_eq!(
         message,
         "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint {for: others}, 1 node(s) were \
-         unschedulable. preemption: 0/3 nodes are available: 1 No preemption victims found for incoming pod, 2 \
-         Preemption is not helpful for scheduling."
+         unschedulable. preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
     );
     let events = [
         "get",
