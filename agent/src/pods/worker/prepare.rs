@@ -247,7 +247,9 @@ impl<M: Machine> Worker<M> {
         if let Some(group) = group {
             std::os::unix::fs::chown(dir, None, Some(group))?;
         }
-        let mode = if group.is_some() { 0o2777 } else { 0o777 };
+        // The sticky bit that one in memory has stays.
+        let sticky = dir.metadata()?.permissions().mode() & 0o1000;
+        let mode = sticky | if group.is_some() { 0o2777 } else { 0o777 };
         std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode))
     }
 
