@@ -1,9 +1,11 @@
 //! Processes that are measured. They end with the thread that started them, whatever becomes of it.
 
 use std::fs::File;
+use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -149,15 +151,35 @@ fn parse_memory(text: &str) -> Memory {
     }
 }
 
-/// A port of loopback that nobody listens at now.
+/// Ports below those that the kernel gives to whoever connects: one of these would be taken by a connection between being
+/// found free and being listened at.
+const PORTS: std::ops::Range<u16> = 20_000..30_000;
+
+/// A port of loopback that nobody listens at now, another one each time.
 pub(crate) fn free_port() -> anyhow::Result<u16> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").context("find a free port")?;
-    Ok(listener.local_addr()?.port())
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Two benchmarks at the same time begin at different places.
+    let begin = std::process::id().wrapping_mul(97);
+    for _ in PORTS {
+        let number = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + (number % u32::from(PORTS.end - PORTS.start)) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port from {} to {} is free", PORTS.start, PORTS.end)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_port_is_given_twice() -> anyhow::Result<()> {
+        let (one, other) = (free_port()?, free_port()?);
+        assert!(one != other && PORTS.contains(&one) && PORTS.contains(&other));
+        Ok(())
+    }
 
     #[test]
     fn times_and_sizes_of_proc_are_read() {
