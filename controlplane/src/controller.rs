@@ -241,6 +241,7 @@ impl Controller {
         let client = registry.client(MANAGER);
         let cache = Cache::start(&client, &stop);
         let streams = NodeStreams::default();
+        streams.join(&store);
         let sync_metrics = SyncMetrics::default();
         let Termination { wait, drain } = config.termination;
         let limits = Limits { wait, drain };
@@ -394,8 +395,9 @@ impl Controller {
         }
     }
 
-    /// Ends watches, lets other requests finish for some seconds, stops what runs, and closes the store.
+    /// Lets another member lead, ends watches, lets other requests finish for some seconds, stops what runs, and closes the store.
     pub async fn shutdown(self) {
+        self.store.hand_over().await;
         self.stop.cancel();
         for task in self.tasks {
             if let Err(error) = task.await {

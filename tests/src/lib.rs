@@ -1,5 +1,6 @@
 //! What the end-to-end tests stand on: a real `waggle dev` in a network namespace of its own, or a `waggle lab` of
-//! several nodes, real clients, and the means to break things.
+//! several nodes, or several members of a control plane and clients that remember what they saw, real clients, and
+//! the means to break things.
 //!
 //! A test that cannot run fails: there are no skips.
 
@@ -7,12 +8,16 @@ mod cluster;
 mod image;
 mod lab;
 mod leftovers;
+mod members;
 mod netns;
 mod process;
+mod witness;
 
 pub use cluster::{Cluster, Options, old_kubectl, waggle};
 pub use image::{IMAGE, PEER_IMAGE, busybox_archive, busybox_root, program_archive};
 pub use lab::{Lab, PodFacts, Spot};
 pub use leftovers::{Leftovers, unified_cgroup};
+pub use members::Members;
 pub use netns::Netns;
 pub use process::{Outcome, wait_until};
+pub use witness::{Verdict, Witness};

@@ -14,6 +14,10 @@ pub(crate) struct TestArguments {
     /// mode of the data plane. Takes some minutes, on a machine that does nothing else.
     #[arg(long)]
     table: bool,
+    /// Instead of the tests: every fault of the control plane so many times, under load, with three real members. Once or
+    /// twice is part of the tests.
+    #[arg(long, value_name = "ROUNDS", conflicts_with = "table", num_args = 0..=1, default_missing_value = "30")]
+    faults: Option<u32>,
 }
 
 pub(crate) fn run(arguments: &TestArguments) -> anyhow::Result<()> {
@@ -24,6 +28,7 @@ pub(crate) fn run(arguments: &TestArguments) -> anyhow::Result<()> {
     let mut command = cargo();
     command.arg("test");
     match &arguments.package {
+        _ if arguments.faults.is_some() => command.args(["--package", "tests", "--test", "faults"]),
         _ if arguments.table => command.args(["--package", "tests", "--test", "table"]),
         Some(package) => command.args(["--package", package]),
         None => command.arg("--workspace"),
@@ -37,6 +42,10 @@ pub(crate) fn run(arguments: &TestArguments) -> anyhow::Result<()> {
     if arguments.table {
         // One lab at a time.
         command.arg("--test-threads=1");
+    }
+    if let Some(rounds) = arguments.faults {
+        command.env("WAGGLE_FAULT_ROUNDS", rounds.to_string());
+        command.args(["--test-threads=1", "--nocapture"]);
     }
     command.args(&arguments.filter);
     checked(&mut command)
