@@ -6,7 +6,9 @@ mod bench;
 mod check;
 mod dev;
 mod fuzz;
+mod guest;
 mod kernels;
+mod power_cut;
 mod run;
 mod setup;
 mod test;
@@ -36,6 +38,9 @@ enum Command {
     Fuzz(fuzz::FuzzArguments),
     /// Load every eBPF program on other kernels (QEMU), and write down what their verifiers looked at.
     Kernels(kernels::KernelsArguments),
+    /// Cut the power of a virtual machine (QEMU) in which a member takes writes, again and again, and look for every write
+    /// that it had acknowledged.
+    PowerCut(power_cut::PowerCutArguments),
     /// Measure the one-node cluster and print one table.
     Bench(bench::BenchArguments),
 }
@@ -49,6 +54,7 @@ fn main() -> anyhow::Result<()> {
         Command::Check(arguments) => check::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Kernels(arguments) => kernels::run(&arguments),
+        Command::PowerCut(arguments) => power_cut::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     }
 }
