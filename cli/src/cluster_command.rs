@@ -42,6 +42,12 @@ enum Action {
     Remove { member: String },
     /// Forget the history of the store, up to a revision or all of it. It is done without being asked, too.
     Compact { revision: Option<u64> },
+    /// Give space on the disk back, on all members or on one, one after the other and the leader last; writes of a member
+    /// wait meanwhile. Members that do not lead do it without being asked, too.
+    Defragment {
+        /// Name or number
+        member: Option<String>,
+    },
     /// Save everything to a file, or make a new cluster of one.
     Snapshot {
         #[command(subcommand)]
@@ -87,6 +93,13 @@ pub(crate) fn run(arguments: &ClusterArguments) -> anyhow::Result<()> {
         }
         Action::Compact { revision } => {
             runtime.block_on(async { members::compact(config().await?, *revision).await })
+        }
+        Action::Defragment { member } => {
+            let status = runtime.block_on(status(arguments))?;
+            runtime.block_on(async {
+                let config = config().await?;
+                members::defragment(&config, &status, member.as_deref()).await
+            })
         }
         Action::RotateEncryptionKey => runtime.block_on(rotate(arguments, "encryption-key")),
         Action::RotateSigningKey => runtime.block_on(rotate(arguments, "signing-key")),

@@ -96,8 +96,9 @@ enum Action {
     Forward {
         #[arg(long)]
         netns: PathBuf,
-        #[arg(long)]
-        target: std::net::SocketAddr,
+        /// The controllers, any of which will do.
+        #[arg(long = "target", required = true)]
+        targets: Vec<std::net::SocketAddr>,
     },
 }
 
@@ -156,9 +157,9 @@ enum Output {
 }
 
 pub(crate) fn run(arguments: LabArguments, log: &LogSettings) -> anyhow::Result<()> {
-    if let Action::Forward { netns, target } = &arguments.action {
+    if let Action::Forward { netns, targets } = &arguments.action {
         logging::start(log, None)?;
-        return forward::run(netns, *target);
+        return forward::run(netns, targets);
     }
     // A control plane that is away is part of what is tried in a lab.
     let quiet = LogSettings {

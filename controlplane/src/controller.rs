@@ -260,6 +260,7 @@ impl Controller {
         ));
         let client = registry.client(MANAGER);
         let cache = Cache::start(&client, &stop);
+        streams.join(&store);
         let sync_metrics = SyncMetrics::default();
         let Termination { wait, drain } = config.termination;
         let limits = Limits { wait, drain };
@@ -417,8 +418,9 @@ impl Controller {
         }
     }
 
-    /// Ends watches, lets other requests finish for some seconds, stops what runs, and closes the store.
+    /// Lets another member lead, ends watches, lets other requests finish for some seconds, stops what runs, and closes the store.
     pub async fn shutdown(self) {
+        self.store.hand_over().await;
         self.stop.cancel();
         for task in self.tasks {
             if let Err(error) = task.await {

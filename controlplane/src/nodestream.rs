@@ -1,19 +1,26 @@
 //! Byte streams to pods on nodes: the API server asks, the node's agent dials back over node sync.
 //!
+//! A node has its own stream to one member of the control plane. Another one that wants a stream asks that one to pass
+//! the request on; the agent then dials the member that waits, so that no byte goes through a third.
+//!
 //! Below `api` (which opens streams) and `sync` (which carries them), so that neither imports the other.
 //!
 //! Deliberately not here: what a stream carries, but for plain connections ([`Tunnel`]). State: `nodes` is written by node sync, `waiting` by both
 //! sides; there is one lock for the two.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::FutureExt as _;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
-use proto::node::v1::{StreamFrame, StreamRequest};
+use prost::Message as _;
+use proto::node::v1::{Passed, StreamFrame, StreamRequest};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::registry::ApiError;
+use crate::store::Store;
 use crate::usage::UsageBook;
 
 mod answer;
@@ -30,11 +37,17 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 const FRAMES: usize = 16;
 /// Requests that may wait for one node.
 const REQUESTS: usize = 64;
+/// Under which members pass on requests to each other's nodes.
+const TOPIC: &str = "nodes/stream";
+/// How long another member may take to pass one on.
+const PASSING: Duration = Duration::from_secs(2);
 
 /// Nodes that are connected and the streams that wait for their agent to dial back.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct NodeStreams {
     state: Arc<Mutex<State>>,
+    /// The way to the other members, once there is one.
+    store: Arc<OnceLock<Store>>,
     /// What the nodes of this member's streams report that they use.
     pub(crate) usage: UsageBook,
 }
@@ -89,9 +102,7 @@ impl NodeStreams {
         let (opened, wait) = oneshot::channel();
         let requests = {
             let mut state = self.lock();
-            let Some(requests) = state.nodes.get(node).cloned() else {
-                return Err(unavailable(format!("node \"{node}\" is not connected")));
-            };
+            let requests = state.nodes.get(node).cloned();
             state.waiting.insert(
                 id.clone(),
                 Waiting {
@@ -107,22 +118,22 @@ impl NodeStreams {
         };
         // Removes the entry also when the caller gives up and drops this future.
         let _forget = Forget { streams: self, id };
-        match requests.try_send(request) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                return Err(unavailable(format!(
-                    "node \"{node}\" has too many streams waiting to be opened"
-                )));
-            }
-            Err(mpsc::error::TrySendError::Closed(_)) => {
-                return Err(unavailable(format!("node \"{node}\" is not connected")));
-            }
+        let requests = requests.filter(|requests| !requests.is_closed());
+        match &requests {
+            Some(requests) => hand(requests, node, request)?,
+            None => self.pass(node, request).await?,
         }
+        let gone = async {
+            match &requests {
+                Some(requests) => requests.closed().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             opened = wait => opened.map_err(|_| {
                 unavailable(format!("node \"{node}\" disconnected"))
             })?,
-            () = requests.closed() => {
+            () = gone => {
                 return Err(unavailable(format!("node \"{node}\" disconnected")));
             }
             () = tokio::time::sleep(timeout) => {
@@ -143,6 +154,52 @@ impl NodeStreams {
         let state = self.lock();
         let open = state.nodes.iter().filter(|(_, sender)| !sender.is_closed());
         open.map(|(node, _)| node.clone()).collect()
+    }
+
+    /// From now on nodes that have their stream to another member are reached too, and ours by the others.
+    pub(crate) fn join(&self, store: &Store) {
+        let streams = Arc::downgrade(&self.state);
+        let answer = move |question: Bytes| {
+            let state = streams.upgrade();
+            async move {
+                let passed = Passed::decode(question).map_err(|error| error.to_string())?;
+                let request = passed.request.unwrap_or_default();
+                let requests = state.and_then(|state| {
+                    let state = state.lock().expect("no panic while held");
+                    state.nodes.get(&passed.node).cloned()
+                });
+                let requests = requests.ok_or_else(|| not_connected(&passed.node))?;
+                let handed = hand(&requests, &passed.node, request);
+                handed.map_err(|error| error.to_string())?;
+                Ok(Bytes::new())
+            }
+            .boxed()
+        };
+        store.answer_with(TOPIC, Arc::new(answer));
+        self.usage.join(store);
+        // Once: a second call is of the same store.
+        let _ = self.store.set(store.clone());
+    }
+
+    /// Asks the others to pass the request on to the node.
+    async fn pass(&self, node: &str, mut request: StreamRequest) -> Result<(), ApiError> {
+        let Some(store) = self.store.get() else {
+            return Err(unavailable(not_connected(node)));
+        };
+        let own = store.id();
+        let mut members = store.members().into_iter();
+        let own = members.find(|member| member.id == own && !member.api_address.is_empty());
+        let own = own.ok_or_else(|| unavailable(not_connected(node)))?;
+        request.server = format!("https://{}", own.api_address);
+        let passed = Passed {
+            node: node.to_owned(),
+            request: Some(request),
+        };
+        let question = passed.encode_to_vec().into();
+        match store.ask_others(TOPIC, question, PASSING).await.is_empty() {
+            true => Err(unavailable(not_connected(node))),
+            false => Ok(()),
+        }
     }
 
     /// Called by node sync when a node connects: where requests for it go, until the receiver is dropped.
@@ -171,6 +228,24 @@ impl NodeStreams {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic while held")
     }
+}
+
+fn not_connected(node: &str) -> String {
+    format!("node \"{node}\" is not connected")
+}
+
+/// Puts the request where the node's stream takes it from.
+fn hand(
+    requests: &mpsc::Sender<StreamRequest>,
+    node: &str,
+    request: StreamRequest,
+) -> Result<(), ApiError> {
+    requests.try_send(request).map_err(|error| match error {
+        mpsc::error::TrySendError::Full(_) => unavailable(format!(
+            "node \"{node}\" has too many streams waiting to be opened"
+        )),
+        mpsc::error::TrySendError::Closed(_) => unavailable(not_connected(node)),
+    })
 }
 
 struct Forget<'a> {

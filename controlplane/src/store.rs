@@ -19,7 +19,7 @@
 //! | `writer` | the one thread that writes: group commit, tidying up |
 //! | `codec`, `record` | what the bytes on the disk mean, and how damage is noticed; pure |
 //! | `sealed`, `keyring` | encryption of everything on the disk, and this member's keys |
-//! | `disk`, `directory`, `card` | sled and its `fdatasync`; lock, format and watermark; who this member is |
+//! | `disk`, `directory`, `card` | sled, its `fdatasync` and how it gives space back; lock, format and watermark; who this member is |
 //!
 //! Invariants
 //! - Nothing is acknowledged before the log entry is durable; after a failed sync nothing is acknowledged at all.
@@ -67,6 +67,7 @@ mod writer;
 
 pub(crate) use card::{Card, FOUNDER};
 pub(crate) use group::Identity;
+pub(crate) use group::ask::Answer;
 pub(crate) use group::change::Change;
 pub(crate) use group::report::Heard;
 pub(crate) use peers::listener::IsMember;
@@ -539,6 +540,47 @@ impl Store {
         self.member.group().reports.news()
     }
 
+    /// Gives back what this member's disk holds of values that are gone; bytes before and after. Writes of this member
+    /// wait meanwhile.
+    pub(crate) async fn defragment(&self) -> Result<(u64, u64), StoreError> {
+        self.member.usable()?;
+        let space = &self.member.group().space;
+        let done = space.defragment(true).await?;
+        Ok(done.unwrap_or((space.used(), space.used())))
+    }
+
+    /// What a layer above answers to its like on other members.
+    pub(crate) fn answer_with(&self, topic: &'static str, answer: Answer) {
+        self.member.group().answer_with(topic, answer);
+    }
+
+    /// Asks all other members that are there; the answers that came in time.
+    pub(crate) async fn ask_others(
+        &self,
+        topic: &str,
+        question: Bytes,
+        patience: std::time::Duration,
+    ) -> Vec<Bytes> {
+        let group = self.member.group();
+        group.ask_others(topic, question, patience).await
+    }
+
+    /// Where the members' APIs are, as host:port, once that is not what is known already.
+    pub(crate) async fn api_addresses(&self, known: &[String]) -> Vec<String> {
+        let mut server = self.member.group().server.clone();
+        loop {
+            server.borrow_and_update();
+            let members = self.members().into_iter().map(|member| member.api_address);
+            let now: Vec<String> = members.filter(|address| !address.is_empty()).collect();
+            if now != known {
+                return now;
+            }
+            if server.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// What this member says of itself to the others.
     pub(crate) fn report(&self) -> proto::raft::v1::Report {
         self.member.group().report()
@@ -585,6 +627,12 @@ impl Store {
 
     pub(crate) fn register_metrics(&self, registry: &mut prometheus_client::registry::Registry) {
         self.member.metrics().register(registry);
+    }
+
+    /// Lets another member lead, where this one does and another can; takes some seconds at the most. This one is to
+    /// be closed afterwards.
+    pub(crate) async fn hand_over(&self) {
+        self.member.group().hand_over().await;
     }
 
     /// Makes everything durable and lets go of the directory; other handles answer [`StoreError::Closed`].

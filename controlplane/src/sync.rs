@@ -236,8 +236,15 @@ impl Service {
             },
         );
         let down = async {
+            let store = self.client.registry().store();
+            let mut addresses = Vec::new();
             loop {
                 let (message, revision) = tokio::select! {
+                    now = store.api_addresses(&addresses) => {
+                        addresses = now;
+                        let urls = addresses.iter().map(|address| format!("https://{address}"));
+                        (Down::Servers(wire::Servers { urls: urls.collect() }), 0)
+                    }
                     batch = batches.next() => match batch {
                         Some(batch) => (Down::Batch(batch.bytes), batch.revision),
                         None => return Err(Status::aborted("another stream of this node took over")),

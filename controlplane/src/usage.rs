@@ -1,27 +1,37 @@
-//! What nodes and pods use, as their nodes report it: kept in memory, by the member that has the node's stream.
+//! What nodes and pods use, as their nodes report it: kept in memory, by the member that has the node's stream, and asked
+//! of it by the others.
 //! CPU comes as time spent, which two reports turn into a rate.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::FutureExt as _;
 use jiff::Timestamp;
 use proto::node::v1 as wire;
+use serde::{Deserialize, Serialize};
+
+use crate::store::Store;
 
 /// A report that is older says nothing about now.
 const STALE: Duration = Duration::from_secs(90);
 /// Reports that come closer together than this make no rate.
 const SHORTEST: Duration = Duration::from_millis(500);
+/// Under which members ask each other.
+const TOPIC: &str = "nodes/usage";
+/// A member that does not answer is left out.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Rates of one thing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Amount {
     /// Billionths of a CPU.
     pub(crate) cpu_nanos: u64,
     pub(crate) memory_bytes: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PodUsage {
     pub(crate) namespace: String,
     pub(crate) name: String,
@@ -31,7 +41,7 @@ pub(crate) struct PodUsage {
     pub(crate) window: Duration,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NodeUsage {
     pub(crate) name: String,
     pub(crate) amount: Amount,
@@ -49,7 +59,19 @@ struct Node {
 
 /// Cheap to clone; all clones are one book. The lock is held for moments.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct UsageBook(Arc<Mutex<HashMap<String, Node>>>);
+pub(crate) struct UsageBook {
+    book: Arc<Mutex<HashMap<String, Node>>>,
+    /// The way to the other members, once there is one.
+    store: Arc<OnceLock<Store>>,
+}
+
+/// What members ask each other.
+#[derive(Debug, Serialize, Deserialize)]
+enum Question {
+    Nodes,
+    /// Of all namespaces when it is empty.
+    Pods(String),
+}
 
 fn rate(before: u64, now: u64, window: Duration) -> u64 {
     // Less than before: it was started anew.
@@ -97,7 +119,67 @@ fn pods(before: &wire::Usage, now: &wire::Usage, at: Timestamp, window: Duration
 
 impl UsageBook {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Node>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on others are asked, and answered.
+    pub(crate) fn join(&self, store: &Store) {
+        let book = Arc::downgrade(&self.book);
+        let answer = move |question: Bytes| {
+            let book = book.upgrade().map(|book| Self {
+                book,
+                store: Arc::default(),
+            });
+            let answer = || {
+                let question = serde_json::from_slice(&question)?;
+                let (book, now) = (book.unwrap_or_default(), Timestamp::now());
+                serde_json::to_vec(&match question {
+                    Question::Nodes => (book.nodes_here(now), Vec::new()),
+                    Question::Pods(namespace) => (Vec::new(), book.pods_here(&namespace, now)),
+                })
+            };
+            let answer: Result<Vec<u8>, serde_json::Error> = answer();
+            let answer = answer.map(Bytes::from).map_err(|error| error.to_string());
+            std::future::ready(answer).boxed()
+        };
+        store.answer_with(TOPIC, Arc::new(answer));
+        // Once: a second call is of the same store.
+        let _ = self.store.set(store.clone());
+    }
+
+    async fn ask(&self, question: &Question) -> (Vec<NodeUsage>, Vec<PodUsage>) {
+        let Some(store) = self.store.get() else {
+            return Default::default();
+        };
+        let question = serde_json::to_vec(question).expect("texts always serialize");
+        let answers = store.ask_others(TOPIC, question.into(), PATIENCE).await;
+        let (mut nodes, mut pods) = (Vec::new(), Vec::new());
+        for answer in answers {
+            match serde_json::from_slice::<(Vec<NodeUsage>, Vec<PodUsage>)>(&answer) {
+                Ok(answer) => {
+                    nodes.extend(answer.0);
+                    pods.extend(answer.1);
+                }
+                Err(error) => tracing::debug!(%error, "what another member knows of usage"),
+            }
+        }
+        (nodes, pods)
+    }
+
+    /// Of all nodes, whichever member they report to.
+    pub(crate) async fn nodes(&self, now: Timestamp) -> Vec<NodeUsage> {
+        let (others, _) = self.ask(&Question::Nodes).await;
+        let mut all = self.nodes_here(now);
+        all.extend(others);
+        newest(all, |usage| usage.name.clone(), |usage| usage.at)
+    }
+
+    /// Of all nodes' pods, of all namespaces when `namespace` is empty.
+    pub(crate) async fn pods(&self, namespace: &str, now: Timestamp) -> Vec<PodUsage> {
+        let (_, others) = self.ask(&Question::Pods(namespace.to_owned())).await;
+        let mut all = self.pods_here(namespace, now);
+        all.extend(others);
+        newest(all, |usage| usage.uid.clone(), |usage| usage.at)
     }
 
     pub(crate) fn record(&self, node: &str, report: &wire::Usage) {
@@ -140,17 +222,28 @@ impl UsageBook {
         book.values().flat_map(read).collect()
     }
 
-    pub(crate) fn nodes(&self, now: Timestamp) -> Vec<NodeUsage> {
+    fn nodes_here(&self, now: Timestamp) -> Vec<NodeUsage> {
         self.fresh(now, |node| node.usage.iter().cloned().collect())
     }
 
-    /// Of all namespaces when `namespace` is empty.
-    pub(crate) fn pods(&self, namespace: &str, now: Timestamp) -> Vec<PodUsage> {
+    fn pods_here(&self, namespace: &str, now: Timestamp) -> Vec<PodUsage> {
         self.fresh(now, |node| {
             let here = |pod: &&PodUsage| namespace.is_empty() || pod.namespace == namespace;
             node.pods.iter().filter(here).cloned().collect()
         })
     }
+}
+
+/// A node that has moved from one member to another is known to both for a while.
+fn newest<T>(all: Vec<T>, name: impl Fn(&T) -> String, at: impl Fn(&T) -> Timestamp) -> Vec<T> {
+    let mut known: HashMap<String, T> = HashMap::new();
+    for one in all {
+        let name = name(&one);
+        if known.get(&name).is_none_or(|other| at(other) < at(&one)) {
+            known.insert(name, one);
+        }
+    }
+    known.into_values().collect()
 }
 
 #[cfg(test)]
@@ -181,12 +274,38 @@ mod tests {
         let book = UsageBook::default();
         let at = |seconds| Timestamp::from_second(seconds).unwrap();
         book.record_at("n", &report(5_000_000_000, 1_000_000_000), at(100));
-        assert!(book.nodes(at(100)).is_empty());
+        assert!(book.nodes_here(at(100)).is_empty());
         book.record_at("n", &report(15_000_000_000, 2_000_000_000), at(110));
-        assert_eq!(book.nodes(at(110))[0].amount.cpu_nanos, 1_000_000_000);
-        let pods = book.pods("ns", at(110));
+        assert_eq!(book.nodes_here(at(110))[0].amount.cpu_nanos, 1_000_000_000);
+        let pods = book.pods_here("ns", at(110));
         assert_eq!(pods[0].containers[0].1.cpu_nanos, 100_000_000);
-        assert!(book.pods("other", at(110)).is_empty());
-        assert!(book.nodes(at(300)).is_empty(), "what is old is no answer");
+        assert!(book.pods_here("other", at(110)).is_empty());
+        assert!(
+            book.nodes_here(at(300)).is_empty(),
+            "what is old is no answer"
+        );
+    }
+
+    #[test]
+    fn of_two_members_the_one_that_heard_last_counts() {
+        let usage = |name: &str, second, cpu_nanos| NodeUsage {
+            name: name.to_owned(),
+            amount: Amount {
+                cpu_nanos,
+                memory_bytes: 0,
+            },
+            at: Timestamp::from_second(second).unwrap(),
+            window: SHORTEST,
+        };
+        let all = vec![
+            usage("a", 5, 1),
+            usage("a", 9, 2),
+            usage("b", 3, 3),
+            usage("a", 7, 4),
+        ];
+        let mut found = newest(all, |usage| usage.name.clone(), |usage| usage.at);
+        found.sort_by(|one, other| one.name.cmp(&other.name));
+        let found: Vec<u64> = found.iter().map(|usage| usage.amount.cpu_nanos).collect();
+        assert_eq!(found, [2, 3]);
     }
 }

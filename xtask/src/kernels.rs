@@ -1,8 +1,7 @@
 //! `cargo xtask kernels`: loads every eBPF program on other kernels, in a virtual machine, and on this one; prints the
 //! number of instructions that each verifier looked at, and writes it to `agent-ebpf/verified.md`.
 //!
-//! The kernels are Debian's packages, taken with `apt-get download` and unpacked, not installed. The machine is emulated (a
-//! boot takes seconds, a load some more), and runs one test of the agent and nothing else. Not part of `cargo xtask
+//! The machine (`guest`) runs one test of the agent and nothing else. Not part of `cargo xtask
 //! test`: it needs QEMU and some hundred megabytes of packages.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 use clap::Args;
 
-use crate::run::{self, checked};
+use crate::{guest, run};
 
 #[derive(Debug, Args)]
 pub(crate) struct KernelsArguments {
@@ -38,15 +37,7 @@ const END: &str = "waggle: end";
 type Counts = BTreeMap<String, u64>;
 
 pub(crate) fn run(arguments: &KernelsArguments) -> anyhow::Result<()> {
-    let work = run::workspace_root().join("target/kernels");
-    std::fs::create_dir_all(&work)?;
-    for program in ["qemu-system-x86_64", "busybox", "ldd", "dpkg"] {
-        if run::find_program(program).is_none() {
-            bail!(
-                "{program} is not there: apt-get install qemu-system-x86 busybox-static libc-bin dpkg"
-            );
-        }
-    }
+    let work = guest::folder()?;
     let tests = match &arguments.tests {
         Some(tests) => tests.clone(),
         None => build()?,
@@ -58,9 +49,10 @@ pub(crate) fn run(arguments: &KernelsArguments) -> anyhow::Result<()> {
     let text = [output.stdout, output.stderr].concat();
     let here = format!("{} (here)", release()?);
     let mut table = vec![(here, read(&String::from_utf8_lossy(&text))?)];
-    let image = initramfs(&work, &tests)?;
+    let script = format!("echo '{BEGIN}'\n/tests --exact {TEST} --nocapture 2>&1\necho '{END}'");
+    let image = guest::initramfs(&work, "kernels", &[("tests", &tests)], &script)?;
     for package in &arguments.packages {
-        let (version, kernel) = unpack(&work, package)?;
+        let (version, kernel) = guest::kernel(&work, package)?;
         run::step(&format!("Linux {version}"));
         let text = boot(&kernel, &image, arguments.limit)?;
         let counts = read(&text).with_context(|| format!("on Linux {version}"))?;
@@ -121,126 +113,11 @@ fn read(text: &str) -> anyhow::Result<Counts> {
         .collect()
 }
 
-/// An initramfs with busybox, the tests and the shared objects that they need.
-fn initramfs(work: &Path, tests: &Path) -> anyhow::Result<PathBuf> {
-    let root = work.join("root");
-    let _ = std::fs::remove_dir_all(&root);
-    for folder in ["bin", "dev", "proc", "sys", "tmp"] {
-        std::fs::create_dir_all(root.join(folder))?;
-    }
-    let busybox = run::find_program("busybox").context("busybox")?;
-    std::fs::copy(busybox, root.join("bin/busybox"))?;
-    let copy = root.join("tests");
-    // Debug information would be most of the image.
-    if run::output(
-        "strip",
-        &["-o", &copy.to_string_lossy(), &tests.to_string_lossy()],
-    )
-    .is_none()
-    {
-        std::fs::copy(tests, &copy)?;
-    }
-    let objects = run::output("ldd", &[&tests.to_string_lossy()]).context("ldd")?;
-    for object in objects
-        .split_whitespace()
-        .filter(|word| word.starts_with('/'))
-    {
-        let to = root.join(object.trim_start_matches('/'));
-        std::fs::create_dir_all(to.parent().context("a folder")?)?;
-        std::fs::copy(object, to)?;
-    }
-    let init = root.join("init");
-    std::fs::write(
-        &init,
-        format!(
-            "#!/bin/busybox sh\n\
-             export PATH=/bin RUST_BACKTRACE=0\n\
-             /bin/busybox --install -s /bin\n\
-             mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs tmp /tmp\n\
-             echo '{BEGIN}'\n\
-             /tests --exact {TEST} --nocapture 2>&1\n\
-             echo '{END}'\n\
-             poweroff -f\n"
-        ),
-    )?;
-    checked(Command::new("chmod").arg("755").arg(&init))?;
-    let image = work.join("initramfs");
-    let script = format!(
-        "cd '{}' && find . | busybox cpio -o -H newc > '{}'",
-        root.display(),
-        image.display()
-    );
-    checked(Command::new("sh").args(["-c", &script]))?;
-    Ok(image)
-}
-
-/// Version and image of a kernel package's newest kernel, taken from the registry once.
-fn unpack(work: &Path, package: &str) -> anyhow::Result<(String, PathBuf)> {
-    let mut name = package.to_owned();
-    let mut seen = BTreeSet::new();
-    // A package without a kernel depends on the one that has it.
-    while seen.insert(name.clone()) {
-        let depends = run::output("apt-cache", &["depends", "--important", &name])
-            .with_context(|| format!("apt-cache knows no {name}"))?;
-        let next = depends.lines().find_map(|line| {
-            let other = line.trim().strip_prefix("Depends: ")?;
-            other.starts_with("linux-image-").then(|| other.to_owned())
-        });
-        match next {
-            Some(next) => name = next,
-            None => break,
-        }
-    }
-    let version = name
-        .trim_start_matches("linux-image-")
-        .split("-cloud")
-        .next()
-        .unwrap_or_default()
-        .to_owned();
-    let root = work.join(&name);
-    if !root.join("boot").is_dir() {
-        run::step(&format!("taking {name}"));
-        let folder = work.join("packages");
-        std::fs::create_dir_all(&folder)?;
-        checked(
-            Command::new("apt-get")
-                .args(["download", &name])
-                .current_dir(&folder),
-        )?;
-        let start = format!("{name}_");
-        let archive = std::fs::read_dir(&folder)?
-            .flatten()
-            .find(|entry| entry.file_name().to_string_lossy().starts_with(&start))
-            .with_context(|| format!("no archive of {name}"))?;
-        checked(
-            Command::new("dpkg")
-                .arg("-x")
-                .arg(archive.path())
-                .arg(&root),
-        )?;
-        // Modules are most of it, and none is loaded.
-        let _ = std::fs::remove_dir_all(root.join("lib"));
-        std::fs::remove_file(archive.path())?;
-    }
-    let kernel = std::fs::read_dir(root.join("boot"))?
-        .flatten()
-        .find(|entry| entry.file_name().to_string_lossy().starts_with("vmlinuz"))
-        .with_context(|| format!("no kernel in {name}"))?;
-    Ok((version, kernel.path()))
-}
-
 /// What the test printed in the virtual machine.
 fn boot(kernel: &Path, image: &Path, limit: u32) -> anyhow::Result<String> {
     let output = Command::new("timeout")
         .arg(limit.to_string())
-        .arg("qemu-system-x86_64")
-        .args(["-accel", "tcg", "-cpu", "max", "-m", "2048", "-smp", "1"])
-        .args(["-nographic", "-no-reboot", "-nic", "none"])
-        .arg("-kernel")
-        .arg(kernel)
-        .arg("-initrd")
-        .arg(image)
-        .args(["-append", "console=ttyS0 quiet panic=-1"])
+        .args(guest::emulator(kernel, image, ""))
         .stdin(std::process::Stdio::null())
         .output()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -7,7 +7,9 @@ mod check;
 mod conformance;
 mod dev;
 mod fuzz;
+mod guest;
 mod kernels;
+mod power_cut;
 mod run;
 mod setup;
 mod test;
@@ -39,6 +41,9 @@ enum Command {
     Kernels(kernels::KernelsArguments),
     /// Run Kubernetes' end-to-end suite against a lab of two nodes.
     Conformance(conformance::ConformanceArguments),
+    /// Cut the power of a virtual machine (QEMU) in which a member takes writes, again and again, and look for every write
+    /// that it had acknowledged.
+    PowerCut(power_cut::PowerCutArguments),
     /// Measure the one-node cluster, the control plane beside etcd, a large cluster or pods, and print one table.
     Bench(bench::BenchArguments),
 }
@@ -53,6 +58,7 @@ fn main() -> anyhow::Result<()> {
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Kernels(arguments) => kernels::run(&arguments),
         Command::Conformance(arguments) => conformance::run(&arguments),
+        Command::PowerCut(arguments) => power_cut::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
     }
 }

@@ -30,6 +30,10 @@ pub(crate) struct TestArguments {
     /// none is named, to one that is built as a later version would be.
     #[arg(long, value_name = "FROM", conflicts_with = "table")]
     upgrade: Option<Option<PathBuf>>,
+    /// Instead of the tests: every fault of the control plane so many times, under load, with three real members. Once or
+    /// twice is part of the tests.
+    #[arg(long, value_name = "ROUNDS", conflicts_with = "table", num_args = 0..=1, default_missing_value = "30")]
+    faults: Option<u32>,
 }
 
 pub(crate) fn run(arguments: &TestArguments) -> anyhow::Result<()> {
@@ -51,6 +55,7 @@ pub(crate) fn run(arguments: &TestArguments) -> anyhow::Result<()> {
     command.arg("test");
     match &arguments.package {
         _ if other.is_some() => command.args(["--package", "tests", "--test", "upgrade"]),
+        _ if arguments.faults.is_some() => command.args(["--package", "tests", "--test", "faults"]),
         _ if arguments.table => command.args(["--package", "tests", "--test", "table"]),
         _ if arguments.applications => {
             command.args(["--package", "tests", "--test", "applications"])
@@ -74,6 +79,10 @@ pub(crate) fn run(arguments: &TestArguments) -> anyhow::Result<()> {
             command.env("WAGGLE_CHURN_PODS", "1000");
         }
         command.arg("churn::");
+    }
+    if let Some(rounds) = arguments.faults {
+        command.env("WAGGLE_FAULT_ROUNDS", rounds.to_string());
+        command.args(["--test-threads=1", "--nocapture"]);
     }
     command.args(&arguments.filter);
     checked(&mut command)

@@ -54,8 +54,11 @@ pub(crate) struct ClientConfig {
 }
 
 pub(crate) struct Client<M: Machine> {
-    /// The members of the control plane that are known, any of which will do.
+    /// The members of the control plane that are known, any of which will do: those that were given, and those that
+    /// the control plane has told of since.
     servers: Vec<String>,
+    /// How many of them were given.
+    given: usize,
     /// Which of them is next.
     turn: usize,
     identity: Identity,
@@ -111,6 +114,7 @@ impl<M: Machine> Client<M> {
         Ok(Self {
             // Nodes do not all go to the same one.
             turn: rand::rng().random_range(0..servers.len().max(1)),
+            given: servers.len(),
             servers,
             identity,
             intake,
@@ -237,7 +241,14 @@ impl<M: Machine> Client<M> {
                 self.metrics.batches.inc();
                 self.intake.batch(batch).await;
             }
-            Some(Message::StreamRequest(request)) => match endpoint(server, &self.identity) {
+            Some(Message::StreamRequest(request)) => match endpoint(
+                // Another member than ours may wait for it.
+                match request.server.as_str() {
+                    "" => server,
+                    waiting => waiting,
+                },
+                &self.identity,
+            ) {
                 Ok(endpoint) => {
                     tokio::spawn(Arc::clone(&self.streams).serve(endpoint, request));
                 }
@@ -245,11 +256,25 @@ impl<M: Machine> Client<M> {
             },
             Some(Message::TokenResponse(response)) => self.intake.token(response),
             Some(Message::CertificateResponse(response)) => self.identity.answered(response),
+            Some(Message::Servers(told)) => {
+                self.servers = servers(&self.servers[..self.given], told.urls);
+            }
             Some(Message::Trust(trust)) => self.identity.trust(&trust.ca_pem),
             None => tracing::warn!("passed over: an empty message from the control plane"),
         }
         Ok(())
     }
+}
+
+/// Those that were given, then those that are told of beside them.
+fn servers(given: &[String], told: Vec<String>) -> Vec<String> {
+    let mut all = given.to_vec();
+    for url in told {
+        if !all.contains(&url) {
+            all.push(url);
+        }
+    }
+    all
 }
 
 /// Several addresses are given with commas between them. There is always one.
@@ -326,5 +351,23 @@ struct AbortOnDrop(tokio::task::JoinHandle<()>);
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_that_are_told_of_are_dialled_too_and_those_that_are_not_any_more_are_not() {
+        let list =
+            |urls: &[&str]| -> Vec<String> { urls.iter().map(|it| (*it).to_owned()).collect() };
+        let given = list(&["https://a:1", "https://b:1"]);
+        let all = servers(&given, list(&["https://b:1", "https://c:1"]));
+        assert_eq!(all, ["https://a:1", "https://b:1", "https://c:1"]);
+        assert_eq!(
+            servers(&all[..given.len()], list(&["https://d:1"])).len(),
+            3
+        );
     }
 }

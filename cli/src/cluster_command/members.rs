@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use controlplane::{ClusterStatus, MemberStatus};
 
 use super::{align, or_dash, row};
@@ -80,5 +80,41 @@ pub(super) async fn compact(config: kube::Config, revision: Option<u64>) -> anyh
     let request = http::Request::post("/waggle/v1/compact").body(body)?;
     let done: serde_json::Value = client.request(request).await.context("compact")?;
     println!("compacted at revision {}", done["revision"]);
+    Ok(())
+}
+
+/// Each member is asked itself: who leads comes last.
+pub(super) async fn defragment(
+    config: &kube::Config,
+    status: &ClusterStatus,
+    who: Option<&str>,
+) -> anyhow::Result<()> {
+    let asked = |member: &&MemberStatus| {
+        who.is_none_or(|who| member.name == who || member.id.to_string() == who)
+    };
+    let mut members: Vec<&MemberStatus> = status.members.iter().filter(asked).collect();
+    ensure!(
+        !members.is_empty(),
+        "there is no member {}",
+        who.unwrap_or_default()
+    );
+    members.sort_by_key(|member| (member.leader, member.id));
+    let alone = status.members.len() == 1;
+    for member in members {
+        let mut config = config.clone();
+        if !alone {
+            let url = format!("https://{}", member.api_address);
+            config.cluster_url = url.parse().with_context(|| url.clone())?;
+        }
+        let client = kube::Client::try_from(config)?;
+        let request = http::Request::post("/waggle/v1/defragment").body(Vec::new())?;
+        let asked = client.request(request).await;
+        let done: serde_json::Value =
+            asked.with_context(|| format!("defragment member {}", member.name))?;
+        println!(
+            "member {} ({}): {} bytes before, {} now",
+            member.id, member.name, done["before"], done["after"]
+        );
+    }
     Ok(())
 }

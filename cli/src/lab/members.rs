@@ -136,13 +136,22 @@ pub(super) fn start(place: &Place, name: &str) -> anyhow::Result<()> {
     if !place.netns(name).exists() {
         up::connect(place, &record, member.host)?;
     }
+    // Written again when it serves.
+    let kubeconfig = place.data_of(name).join("admin.kubeconfig");
+    if matches!(member.host, Host::Controller(_)) && kubeconfig.exists() {
+        std::fs::remove_file(&kubeconfig)
+            .with_context(|| format!("remove {}", kubeconfig.display()))?;
+    }
     let process = up::start_member(place, &record, member.host)?;
     record.set_process(member.host, Some(process));
     record.write(place)?;
     crate::runtime()?.block_on(async {
         match member.host {
             Host::Node(_) => await_local(place, &record, member.host).await,
-            _ => await_api(place, &record, member.host).await,
+            _ => {
+                up::await_file(place, &record, member.host, &kubeconfig).await?;
+                await_api(place, &record, member.host).await
+            }
         }
     })?;
     println!("{name} runs");

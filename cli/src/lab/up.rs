@@ -325,7 +325,7 @@ async fn await_controller(place: &Place, record: &Record, host: Host) -> anyhow:
     await_file(place, record, host, &place.inner_kubeconfig()).await
 }
 
-async fn await_file(
+pub(super) async fn await_file(
     place: &Place,
     record: &Record,
     host: Host,
@@ -346,14 +346,17 @@ async fn await_file(
 fn forward(place: &Place, record: &Record, controller: Host) -> anyhow::Result<Forward> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").context("listen on loopback")?;
     let port = listener.local_addr()?.port();
-    let target = api_address(record, controller)?;
-    let arguments = [
+    let mut arguments = vec![
         "--log=warn".to_owned(),
         "lab".to_owned(),
         "forward".to_owned(),
         format!("--netns={}", place.netns(&controller.name()).display()),
-        format!("--target={target}"),
     ];
+    for member in &record.members {
+        if let Host::Controller(_) = member.host {
+            arguments.push(format!("--target={}", api_address(record, member.host)?));
+        }
+    }
     let surroundings = Surroundings {
         netns: None,
         cgroup: &place.cgroup_of(FORWARD),

@@ -72,6 +72,7 @@ struct Target {
 impl Target {
     async fn connect(&self, port: u16) -> Result<NodeStream, Refused> {
         let request = StreamRequest {
+            server: String::new(),
             id: String::new(),
             namespace: self.namespace.clone(),
             pod: self.pod.clone(),

@@ -66,6 +66,7 @@ impl Api {
             .open(
                 node,
                 StreamRequest {
+                    server: String::new(),
                     id: String::new(),
                     namespace: subject.namespace.to_owned(),
                     pod: subject.name.to_owned(),

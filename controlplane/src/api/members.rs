@@ -8,6 +8,7 @@
 //! | `DELETE members/NAME-OR-ID` | a member leaves |
 //! | `GET snapshot` | everything, as a file |
 //! | `POST compact` | forgets history |
+//! | `POST defragment` | this member gives space on its disk back |
 
 use axum::body::Body;
 use http::request::Parts;
@@ -87,10 +88,17 @@ impl Api {
                     &json!({"revision": revision}),
                 ))
             }
-            (&Method::POST, ["rotate", what]) => self.rotate(what).await,
-            (_, ["status" | "snapshot" | "members" | "compact"] | ["members" | "rotate", _]) => {
-                Err(ApiError::method_not_allowed())
+            (&Method::POST, ["defragment"]) => {
+                let (before, after) = store.defragment().await?;
+                let answer = json!({"before": before, "after": after});
+                Ok(respond::value(StatusCode::OK, &answer))
             }
+            (&Method::POST, ["rotate", what]) => self.rotate(what).await,
+            (
+                _,
+                ["status" | "snapshot" | "members" | "compact" | "defragment"]
+                | ["members" | "rotate", _],
+            ) => Err(ApiError::method_not_allowed()),
             _ => Err(ApiError::no_such_resource()),
         }
     }

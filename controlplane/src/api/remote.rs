@@ -152,6 +152,7 @@ impl Api {
         let streams = options.streams;
         let exec = subject.subresource == "exec";
         let request = StreamRequest {
+            server: String::new(),
             id: String::new(),
             namespace: subject.namespace.to_owned(),
             pod: subject.name.to_owned(),

@@ -108,14 +108,14 @@ impl Api {
         let items = page.items.iter().map(|kv| object::decode(kv));
         let now = Timestamp::now();
         let items: Vec<Value> = if pods {
-            let usage = self.streams.usage.pods(&target.namespace, now);
+            let usage = self.streams.usage.pods(&target.namespace, now).await;
             let by_uid: std::collections::HashMap<&str, &PodUsage> =
                 usage.iter().map(|one| (one.uid.as_str(), one)).collect();
             items
                 .filter_map(|pod| Some(pod_metrics(&pod, by_uid.get(object::uid(&pod))?)))
                 .collect()
         } else {
-            let usage = self.streams.usage.nodes(now);
+            let usage = self.streams.usage.nodes(now).await;
             items
                 .filter_map(|node| {
                     let name = object::name(&node);
@@ -158,13 +158,13 @@ impl Api {
         let about = object::decode(&found);
         let now = Timestamp::now();
         let answer = if pods {
-            let usage = self.streams.usage.pods(&target.namespace, now);
+            let usage = self.streams.usage.pods(&target.namespace, now).await;
             let mut usage = usage.iter();
             usage
                 .find(|used| used.uid == object::uid(&about))
                 .map(|used| pod_metrics(&about, used))
         } else {
-            let usage = self.streams.usage.nodes(now);
+            let usage = self.streams.usage.nodes(now).await;
             let mut usage = usage.iter();
             usage
                 .find(|used| used.name == target.name)

@@ -111,7 +111,7 @@ impl Controller {
         };
         let current = workload["spec"]["replicas"].as_i64().unwrap_or(1);
         let pods = self.pods(&key.namespace, &workload);
-        let usage = self.usage.pods(&key.namespace, now);
+        let usage = self.usage.pods(&key.namespace, now).await;
         let uid = scaler.metadata.uid.clone().unwrap_or_default();
         let mut history = self.history(&uid);
         let mut findings = plan(spec, current, &pods, &usage, &mut history, now);

@@ -8,11 +8,13 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
 #[cfg(test)]
 pub(super) mod fake;
+mod rewrite;
 
 /// One write: the value of a key, or its removal.
 pub(super) type Write = (Vec<u8>, Option<Vec<u8>>);
@@ -51,6 +53,12 @@ pub(super) trait Disk: Send + Sync + 'static {
     /// Bytes in use.
     fn size(&self) -> u64;
 
+    /// Gives back the space of what was removed: where that seems to be much, or in any case. Writers wait meanwhile. How
+    /// many bytes it took before and takes now; `None` where nothing was done.
+    fn defragment(&self, _in_any_case: bool) -> Result<Option<(u64, u64)>, DiskError> {
+        Ok(None)
+    }
+
     /// Whether it may be read without a thread that may wait.
     fn is_memory(&self) -> bool {
         false
@@ -59,8 +67,16 @@ pub(super) trait Disk: Send + Sync + 'static {
 
 /// sled below a directory, with the `fdatasync` that sled itself leaves out.
 pub(super) struct SledDisk {
-    db: sled::Db,
     path: PathBuf,
+    /// `None` while it is rewritten, and if it could not be opened again.
+    open: RwLock<Option<Open>>,
+    /// Bytes of the file when it was last looked at for garbage.
+    looked_at: AtomicU64,
+}
+
+/// The database while it is open.
+struct Open {
+    db: sled::Db,
     /// A second descriptor of the file that sled writes: `fdatasync` works on the file, not the descriptor.
     data: File,
     blobs: Mutex<Blobs>,
@@ -79,48 +95,70 @@ const PAGE_CACHE_BYTES: u64 = 4 << 20;
 /// sled rewrites and frees old segments on this beat, so it cannot be switched off.
 const HOUSEKEEPING_MS: u64 = 1_000;
 
-impl SledDisk {
-    /// Opens or creates the database in `path`, which only this process may use (see `directory.rs`).
-    pub(super) fn open(path: &Path) -> Result<Self, DiskError> {
-        let config = sled::Config::new()
-            .path(path)
-            .cache_capacity(PAGE_CACHE_BYTES)
-            .flush_every_ms(Some(HOUSEKEEPING_MS));
-        // Some corruptions make sled panic while it recovers: that is a refusal like any other.
-        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()));
-        let db = match opened {
-            Ok(result) => result.map_err(|e| sled_error("open", &e))?,
-            Err(panic) => {
-                let why = panic
-                    .downcast_ref::<String>()
-                    .map(String::as_str)
-                    .or_else(|| panic.downcast_ref::<&str>().copied())
-                    .unwrap_or("unknown reason");
-                return Err(DiskError::Corrupt(format!("sled cannot recover: {why}")));
-            }
-        };
+fn open_database(path: &Path) -> Result<sled::Db, DiskError> {
+    let config = sled::Config::new()
+        .path(path)
+        .cache_capacity(PAGE_CACHE_BYTES)
+        .flush_every_ms(Some(HOUSEKEEPING_MS));
+    // Some corruptions make sled panic while it recovers: that is a refusal like any other.
+    let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()));
+    match opened {
+        Ok(result) => result.map_err(|e| sled_error("open", &e)),
+        Err(panic) => {
+            let why = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied())
+                .unwrap_or("unknown reason");
+            Err(DiskError::Corrupt(format!("sled cannot recover: {why}")))
+        }
+    }
+}
+
+/// Names and contents of all files that sled has made.
+fn sync_files(path: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_files(&entry.path())?;
+        } else {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    File::open(path)?.sync_all()
+}
+
+impl Open {
+    fn open(path: &Path) -> Result<Self, DiskError> {
+        let db = open_database(path)?;
         db.flush().map_err(|e| sled_error("first flush", &e))?;
 
         let io = |what: &'static str| move |e: io::Error| io_error(what, &e);
         let data = File::open(path.join("db")).map_err(io("open db"))?;
-        let disk = Self {
+        // Names and contents of the files that sled made must be durable before anything is acknowledged.
+        File::open(path.join("conf"))
+            .and_then(|f| f.sync_all())
+            .map_err(io("sync conf"))?;
+        data.sync_all().map_err(io("sync db"))?;
+        File::open(path)
+            .and_then(|f| f.sync_all())
+            .map_err(io("sync directory"))?;
+        Ok(Self {
             db,
-            path: path.to_owned(),
             data,
             blobs: Mutex::new(Blobs {
                 dir: path.join("blobs"),
                 seen: None,
             }),
-        };
-        // Names and contents of the files that sled made must be durable before anything is acknowledged.
-        File::open(path.join("conf"))
-            .and_then(|f| f.sync_all())
-            .map_err(io("sync conf"))?;
-        disk.data.sync_all().map_err(io("sync db"))?;
-        File::open(path)
-            .and_then(|f| f.sync_all())
-            .map_err(io("sync directory"))?;
-        Ok(disk)
+        })
+    }
+
+    fn sync(&self) -> Result<(), DiskError> {
+        self.db.flush().map_err(|e| sled_error("flush", &e))?;
+        self.data
+            .sync_data()
+            .map_err(|e| io_error("fdatasync", &e))?;
+        self.sync_blobs().map_err(|e| io_error("sync blobs", &e))
     }
 
     fn sync_blobs(&self) -> io::Result<()> {
@@ -143,11 +181,34 @@ impl SledDisk {
     }
 }
 
+impl SledDisk {
+    /// Opens or creates the database in `path`, which only this process may use (see `directory.rs`).
+    pub(super) fn open(path: &Path) -> Result<Self, DiskError> {
+        rewrite::recover(path).map_err(|e| io_error("what a rewriting has left", &e))?;
+        Ok(Self {
+            path: path.to_owned(),
+            open: RwLock::new(Some(Open::open(path)?)),
+            looked_at: AtomicU64::new(0),
+        })
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&Open) -> Result<T, DiskError>) -> Result<T, DiskError> {
+        // A panic of sled in there is its own failure, and is told by whoever was there.
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        match &*open {
+            Some(open) => work(open),
+            None => Err(DiskError::Io("the database is not open any more".into())),
+        }
+    }
+}
+
 impl Disk for SledDisk {
     #[cfg(test)]
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
-        let value = self.db.get(key).map_err(|e| sled_error("read", &e))?;
-        Ok(value.map(|v| v.to_vec()))
+        self.with(|open| {
+            let value = open.db.get(key).map_err(|e| sled_error("read", &e))?;
+            Ok(value.map(|v| v.to_vec()))
+        })
     }
 
     fn scan(
@@ -156,32 +217,32 @@ impl Disk for SledDisk {
         end: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), DiskError> {
-        for item in self.db.range(start..end) {
-            let (key, value) = item.map_err(|e| sled_error("scan", &e))?;
-            if !visit(&key, &value) {
-                break;
+        self.with(|open| {
+            for item in open.db.range(start..end) {
+                let (key, value) = item.map_err(|e| sled_error("scan", &e))?;
+                if !visit(&key, &value) {
+                    break;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn write(&self, writes: Vec<Write>) -> Result<(), DiskError> {
-        for (key, value) in writes {
-            match value {
-                Some(value) => self.db.insert(key, value),
-                None => self.db.remove(key),
+        self.with(|open| {
+            for (key, value) in writes {
+                match value {
+                    Some(value) => open.db.insert(key, value),
+                    None => open.db.remove(key),
+                }
+                .map_err(|e| sled_error("write", &e))?;
             }
-            .map_err(|e| sled_error("write", &e))?;
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn sync(&self) -> Result<(), DiskError> {
-        self.db.flush().map_err(|e| sled_error("flush", &e))?;
-        self.data
-            .sync_data()
-            .map_err(|e| io_error("fdatasync", &e))?;
-        self.sync_blobs().map_err(|e| io_error("sync blobs", &e))
+        self.with(Open::sync)
     }
 
     fn available(&self) -> Option<u64> {
@@ -189,7 +250,42 @@ impl Disk for SledDisk {
     }
 
     fn size(&self) -> u64 {
-        self.db.size_on_disk().unwrap_or(0)
+        self.with(|open| Ok(open.db.size_on_disk().unwrap_or(0)))
+            .unwrap_or(0)
+    }
+
+    /// Nobody else may write meanwhile (`sealed.rs` sees to it).
+    fn defragment(&self, in_any_case: bool) -> Result<Option<(u64, u64)>, DiskError> {
+        let before = self.size();
+        let last = self.looked_at.load(Ordering::Relaxed);
+        if !in_any_case && !rewrite::may_be_worth(before, last) {
+            return Ok(None);
+        }
+        self.looked_at.store(before, Ordering::Relaxed);
+        let live = self.with(|open| rewrite::live(&open.db))?;
+        if !in_any_case && !rewrite::is_worth(before, live) {
+            return Ok(None);
+        }
+        if self.available().is_some_and(|free| free < 2 * live) {
+            let why = format!("a copy of {live} bytes has no room");
+            return Err(DiskError::Full(why));
+        }
+        let new = rewrite::new_path(&self.path);
+        if let Err(error) = self.with(|open| rewrite::copy(&open.db, &new)) {
+            // A start would remove it too; until then it takes room.
+            let _ = std::fs::remove_dir_all(&new);
+            return Err(error);
+        }
+        {
+            let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+            *open = None;
+            rewrite::swap(&self.path)?;
+            *open = Some(Open::open(&self.path)?);
+        }
+        rewrite::forget(&self.path)?;
+        let after = self.size();
+        self.looked_at.store(after, Ordering::Relaxed);
+        Ok(Some((before, after)))
     }
 }
 

@@ -5,6 +5,8 @@
 //! | `write` | a batch of transactions, here or at the leader |
 //! | `read` | how far a reader must wait: read index, one round for all that wait |
 //! | `change`, `plan` | members come and go; what is allowed is pure |
+//! | `ask` | what the layers above ask each other |
+//! | `handover` | a leader that stops lets another one lead |
 //! | `report` | what members tell each other of themselves, now and then |
 //!
 //! What is asked of the leader is tried for a moment while none is known, because an election takes one. Once
@@ -25,7 +27,9 @@ use super::peers::{CallError, PROTOCOL, Peer, Transport};
 use super::raft::{Node, NodeId, Raft};
 use super::space::Space;
 
+pub(super) mod ask;
 pub(super) mod change;
+pub(super) mod handover;
 pub(super) mod plan;
 pub(super) mod read;
 pub(super) mod report;
@@ -76,6 +80,9 @@ pub(super) struct Group {
     pub(super) resumed: (u64, u64),
     /// The last search for a leader was in vain.
     forsaken: AtomicBool,
+    answers: ask::Answers,
+    /// This member is about to stop, and takes nothing more as the leader.
+    leaving: AtomicBool,
 }
 
 /// Where the leader is.
@@ -163,6 +170,8 @@ impl Group {
             space,
             resumed,
             forsaken: AtomicBool::new(false),
+            answers: ask::Answers::default(),
+            leaving: AtomicBool::new(false),
         }
     }
 

@@ -22,6 +22,7 @@ use super::disk::Disk;
 use super::disk::{DiskError, SledDisk};
 use super::foundation::Foundation;
 use super::group::change::Change;
+use super::group::handover::LEASE;
 use super::group::read::ReadIndex;
 use super::group::{self, Group, Identity, ServerMetrics, report};
 use super::machine::{Published, Shared};
@@ -457,7 +458,7 @@ fn raft_config(snapshot_every: u64) -> Result<Config, StoreError> {
         // the others has to have waited for its own time. Members look every one and a half heartbeats.
         heartbeat_interval: 200,
         election_timeout_min: 400,
-        election_timeout_max: 750,
+        election_timeout_max: LEASE.as_millis() as u64,
         install_snapshot_timeout: 600_000,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),
         max_in_snapshot_log_to_keep: LOG_KEPT.min(snapshot_every / 4),

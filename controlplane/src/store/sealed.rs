@@ -260,6 +260,11 @@ impl<D: Disk> Disk for SealedDisk<D> {
     fn size(&self) -> u64 {
         self.inner.size()
     }
+
+    fn defragment(&self, in_any_case: bool) -> Result<Option<(u64, u64)>, DiskError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.inner.defragment(in_any_case)
+    }
 }
 
 #[cfg(test)]

@@ -50,6 +50,28 @@ impl Space {
         self.disk.upgrade().and_then(|disk| disk.available())
     }
 
+    /// Gives back space on the disk, where that seems worth it or in any case; what it took before and takes now.
+    ///
+    /// # Errors
+    /// Also of a disk that is well: there is no room for a copy.
+    pub(super) async fn defragment(
+        &self,
+        in_any_case: bool,
+    ) -> Result<Option<(u64, u64)>, StoreError> {
+        let disk = self.disk.upgrade().ok_or(StoreError::Closed)?;
+        if disk.is_memory() {
+            return Ok(disk.defragment(in_any_case)?);
+        }
+        let work = tokio::task::spawn_blocking(move || disk.defragment(in_any_case));
+        let done = work.await;
+        Ok(done.map_err(|error| StoreError::Storage(format!("rewriting the database: {error}")))??)
+    }
+
+    /// Whether the files take more than half of what they may.
+    pub(super) fn is_half_full(&self) -> bool {
+        self.used() > self.bounds.quota / 2
+    }
+
     pub(super) fn used(&self) -> u64 {
         self.disk.upgrade().map_or(0, |disk| disk.size())
     }

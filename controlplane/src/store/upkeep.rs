@@ -1,5 +1,5 @@
-//! What a member does now and then on its own: gives up old history, and takes a snapshot when the log has
-//! become long. What to give up is planned in `compaction.rs`.
+//! What a member does now and then on its own: gives up old history, takes a snapshot when the log has become long, and
+//! gives space on the disk back. What to give up is planned in `compaction.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +43,7 @@ pub(super) async fn run(group: Arc<Group>, retention: Retention) {
         {
             tracing::debug!(%error, "no snapshot");
         }
+        give_space_back(&group).await;
         if !group.leads_for_sure() {
             continue;
         }
@@ -53,5 +54,19 @@ pub(super) async fn run(group: Arc<Group>, retention: Retention) {
                 Err(Miss::Final(error)) => tracing::warn!(%error, revision, "compaction failed"),
             }
         }
+    }
+}
+
+/// Writes wait meanwhile, so a leader of others leaves it until it does not lead, or has little room left.
+async fn give_space_back(group: &Group) {
+    if group.leads_for_sure() && !group.is_alone() && !group.space.is_half_full() {
+        return;
+    }
+    match group.space.defragment(false).await {
+        Ok(Some((before, after))) => {
+            tracing::info!(before, after, "space on the disk is given back")
+        }
+        Ok(None) => {}
+        Err(error) => tracing::warn!(%error, "space on the disk was not given back"),
     }
 }

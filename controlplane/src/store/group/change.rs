@@ -75,6 +75,7 @@ impl Group {
 
     /// Only the leader can.
     pub(in crate::store) async fn change_here(&self, change: &Change) -> Result<u64, Miss> {
+        self.stays()?;
         let members = self.seen_members();
         let invalid = |why| Miss::Final(StoreError::InvalidChange(why));
         let known = |id: &NodeId| members.nodes.iter().find(|(other, _)| other == id);

@@ -85,6 +85,7 @@ impl Group {
 
     /// Only the leader knows.
     pub(in crate::store) async fn read_index_here(&self) -> Result<u64, Miss> {
+        self.stays()?;
         let (read, _) = self.raft.get_read_log_id().await.map_err(unconfirmed)?;
         let read = read.map_or(0, |id| id.index);
         let (term, last) = self.resumed;

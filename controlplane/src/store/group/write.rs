@@ -11,7 +11,7 @@ use proto::raft::v1 as pb;
 use super::{Called, Group, Miss, miss};
 use crate::store::peers::{CallError, Peer, message};
 use crate::store::proposals::fatal_error;
-use crate::store::raft::{Batch, Command, Outcome};
+use crate::store::raft::{Batch, Command, NodeId, Outcome};
 use crate::store::{Revision, StoreError, TxnOutcome, codec};
 
 /// How long an entry may take to be committed and applied. Then its outcome is unknown.
@@ -19,6 +19,9 @@ const COMMIT: Duration = Duration::from_secs(7);
 /// How long a member that does not lead waits to have applied what the leader has written for it, so that its
 /// own watches and reads are not behind its answers. It answers in any case.
 const CATCH_UP: Duration = Duration::from_secs(2);
+
+/// For the answer of a leader that is replaced.
+const LAST_ANSWER: Duration = Duration::from_millis(300);
 
 /// What was written, and where in the log.
 pub(in crate::store) struct Written {
@@ -54,6 +57,7 @@ impl Group {
 
     /// Only the leader can.
     pub(in crate::store) async fn write_here(&self, batch: Batch) -> Result<Written, Miss> {
+        self.stays()?;
         if !self.leads_for_sure() {
             let why = "this member does not reach a majority";
             return Err(Miss::NotLeader(why.to_owned()));
@@ -87,6 +91,7 @@ impl Group {
     }
 
     pub(in crate::store) async fn compact_here(&self, revision: Revision) -> Result<(), Miss> {
+        self.stays()?;
         match self.commit(Command::Compact(revision)).await?.1 {
             Outcome::NotCompacted { current } => Err(Miss::Final(StoreError::FutureRevision {
                 requested: revision,
@@ -128,6 +133,18 @@ impl Group {
         }
     }
 
+    /// Another one leads, and whoever led before has had a moment to answer. A leader that nobody hears would be waited
+    /// for until its connection ends.
+    async fn replaced(&self, leader: NodeId) {
+        let mut server = self.server.clone();
+        let other = server.wait_for(|server| server.current_leader.is_some_and(|it| it != leader));
+        if other.await.is_err() {
+            // Raft has stopped: the answer, or its end, comes in any case.
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(LAST_ANSWER).await;
+    }
+
     async fn write_there(&self, peer: &Peer, batch: &Batch) -> Result<Written, Miss> {
         let request = pb::peer_request::Request::Propose(pb::ProposeRequest {
             transactions: Some(codec::txns_to_pb(batch)),
@@ -135,7 +152,15 @@ impl Group {
         // The leader gives up first.
         let patience = COMMIT + Duration::from_secs(1);
         let leads = |error: &dyn std::fmt::Display| format!("member {} leads, {error}", peer.id);
-        let response = match self.call(peer, request, patience).await {
+        let call = self.call(peer, request, patience);
+        let answer = tokio::select! {
+            biased;
+            answer = call => answer,
+            () = self.replaced(peer.id) => {
+                return Err(unknown("another member leads since".to_owned()));
+            }
+        };
+        let response = match answer {
             Ok(pb::peer_response::Response::Propose(response)) => response,
             Ok(_) => return Err(unknown(leads(&"and answers something else"))),
             Err(Called::Refused(refusal)) => return Err(miss(refusal)),

@@ -125,6 +125,14 @@ impl Inbox {
                 }
                 Err(miss) => Response::Refusal(refusal(miss)),
             },
+            Request::TakeOver(_) => match self.group.take_over(from).await {
+                Ok(()) => Response::TakeOver(pb::TakeOverResponse {}),
+                Err(miss) => Response::Refusal(refusal(miss)),
+            },
+            Request::Ask(ask) => match self.group.asked(ask).await {
+                Ok(answer) => Response::Ask(pb::AskResponse { answer }),
+                Err(why) => Response::Refusal(refusal(Miss::Final(StoreError::InvalidChange(why)))),
+            },
             Request::Report(report) => {
                 self.group.hear(from, report);
                 Response::Report(self.group.report())

@@ -87,6 +87,48 @@ async fn a_leader_that_dies_is_replaced_within_two_seconds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_leader_that_stops_hands_over_sooner_than_it_would_be_missed() {
+    for seed in 0..6 {
+        let mut cluster = Cluster::of(3, seed, Options::default()).await;
+        let leader = cluster.await_leader().await;
+        let others: Vec<u64> = cluster
+            .ids()
+            .into_iter()
+            .filter(|id| *id != leader)
+            .collect();
+        cluster.any().txn(put("k", "1")).await.unwrap();
+        // All know of each other that they are there.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let store = cluster.store(leader).clone();
+        let asked = tokio::time::Instant::now();
+        let handing = tokio::spawn(async move { store.hand_over().await });
+        // Whoever is asked meanwhile answers when there is the next leader; nothing fails.
+        for id in [others[0], others[1], leader] {
+            cluster
+                .store(id)
+                .txn(put("k", &id.to_string()))
+                .await
+                .unwrap();
+            let read = cluster.store(id).get("k", Freshness::Linearizable).await;
+            assert_eq!(&read.unwrap().unwrap().value[..], id.to_string().as_bytes());
+        }
+        let gap = asked.elapsed();
+        assert!(gap < Duration::from_millis(1_100), "{gap:?}");
+        handing.await.unwrap();
+        let next = cluster.await_leader().await;
+        assert_ne!(next, leader);
+        cluster.stop(leader).await.unwrap();
+        cluster.any().txn(put("k", "2")).await.unwrap();
+    }
+    // Nobody could: it is over at once.
+    let cluster = Cluster::of(1, 9, Options::default()).await;
+    let asked = tokio::time::Instant::now();
+    cluster.store(1).hand_over().await;
+    assert_eq!(asked.elapsed(), Duration::ZERO);
+    cluster.store(1).txn(put("k", "1")).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_a_majority_everything_fails_soon_and_says_why() {
     let mut cluster = Cluster::of(3, 2, Options::default()).await;
     cluster.any().txn(put("k", "1")).await.unwrap();

@@ -170,6 +170,7 @@ impl Cluster {
 
     pub(in crate::store) async fn stop(&mut self, id: u64) -> Result<(), StoreError> {
         let running = self.stores.remove(&id).expect("it runs");
+        running.store.hand_over().await;
         let closed = running.store.close().await;
         self.net.unplug(id);
         closed
