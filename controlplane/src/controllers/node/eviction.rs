@@ -1,5 +1,7 @@
 //! Pods leave nodes whose NoExecute taints they do not tolerate, at once or after tolerationSeconds.
 
+use std::collections::HashMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -17,6 +19,8 @@ pub(in crate::controllers) const NAME: &str = "taint-eviction-controller";
 pub(in crate::controllers) struct Controller {
     client: Client,
     cache: Cache,
+    /// Uid of a pod that may stay for a while, and when it was first seen on a node with such taints.
+    seen: Mutex<HashMap<ObjectKey, (String, Timestamp)>>,
 }
 
 fn evicting(node: &Node) -> Vec<&Taint> {
@@ -37,7 +41,7 @@ pub(in crate::controllers) fn subscribe(
             let taints = |node: &Node| evicting(node).into_iter().cloned().collect::<Vec<_>>();
             let new = delta.new.map(|node| taints(node)).unwrap_or_default();
             let old = delta.old.map(|node| taints(node)).unwrap_or_default();
-            if !new.is_empty() && new != old {
+            if new != old {
                 for pod in pods.indexed(BY_NODE, &delta.key.name) {
                     queue.add(ObjectKey::of(pod.as_ref()));
                 }
@@ -68,7 +72,14 @@ pub(super) enum Stay {
 }
 
 /// Pure: the shortest that any of the taints allows.
-pub(super) fn stay(taints: &[&Taint], tolerations: &[Toleration], now: Timestamp) -> Stay {
+///
+/// `since` is when the taints were first seen: one that people set says nothing of when it was added.
+pub(super) fn stay(
+    taints: &[&Taint],
+    tolerations: &[Toleration],
+    since: Timestamp,
+    now: Timestamp,
+) -> Stay {
     let mut least: Option<i64> = None;
     for taint in taints {
         let mut tolerated = false;
@@ -87,7 +98,7 @@ pub(super) fn stay(taints: &[&Taint], tolerations: &[Toleration], now: Timestamp
             return Stay::For(0);
         }
         if let Some(seconds) = seconds {
-            let added = taint.time_added.as_ref().map_or(now, |time| time.0);
+            let added = taint.time_added.as_ref().map_or(since, |time| time.0);
             let left = (added.as_second() + seconds - now.as_second()).max(0);
             least = Some(least.map_or(left, |other| other.min(left)));
         }
@@ -100,11 +111,28 @@ impl Controller {
         Self {
             client: client.with_manager(NAME),
             cache: cache.clone(),
+            seen: Mutex::default(),
         }
+    }
+
+    /// When this pod was first seen with such taints.
+    fn since(&self, key: &ObjectKey, pod: &Pod, now: Timestamp) -> Timestamp {
+        let uid = pod.metadata.uid.clone().unwrap_or_default();
+        let mut seen = self.seen.lock().expect("no panic while held");
+        let known = seen.entry(key.clone()).or_insert((uid.clone(), now));
+        if known.0 != uid {
+            *known = (uid, now);
+        }
+        known.1
+    }
+
+    fn forget(&self, key: &ObjectKey) {
+        self.seen.lock().expect("no panic while held").remove(key);
     }
 
     pub(in crate::controllers) async fn reconcile(&self, key: ObjectKey) -> Result<Next, ApiError> {
         let Some(pod) = self.cache.pods.get_key(&key) else {
+            self.forget(&key);
             return Ok(Next::Wait);
         };
         let spec = pod.spec.clone().unwrap_or_default();
@@ -117,9 +145,18 @@ impl Controller {
         };
         let taints = evicting(&node);
         let tolerations = spec.tolerations.as_deref().unwrap_or_default();
-        match stay(&taints, tolerations, Timestamp::now()) {
-            Stay::ForEver => Ok(Next::Wait),
-            Stay::For(0) => self.evict(&key, &pod).await.map(|()| Next::Wait),
+        let now = Timestamp::now();
+        let since = self.since(&key, &pod, now);
+        match stay(&taints, tolerations, since, now) {
+            Stay::ForEver => {
+                self.forget(&key);
+                Ok(Next::Wait)
+            }
+            Stay::For(0) => {
+                self.evict(&key, &pod).await?;
+                self.forget(&key);
+                Ok(Next::Wait)
+            }
             Stay::For(seconds) => Ok(Next::After(Duration::from_secs(seconds.unsigned_abs()))),
         }
     }

@@ -133,19 +133,29 @@ fn eviction_waits_as_long_as_tolerated() {
         toleration_seconds: seconds,
         ..Toleration::default()
     };
-    assert_eq!(stay(&[], &[], at(0)), Stay::ForEver);
-    assert_eq!(stay(&[&taint], &[], at(0)), Stay::For(0));
-    assert_eq!(stay(&[&taint], &[tolerate(None)], at(0)), Stay::ForEver);
+    assert_eq!(stay(&[], &[], at(0), at(0)), Stay::ForEver);
+    assert_eq!(stay(&[&taint], &[], at(0), at(0)), Stay::For(0));
     assert_eq!(
-        stay(&[&taint], &[tolerate(Some(300))], at(100)),
+        stay(&[&taint], &[tolerate(None)], at(0), at(0)),
+        Stay::ForEver
+    );
+    assert_eq!(
+        stay(&[&taint], &[tolerate(Some(300))], at(50), at(100)),
         Stay::For(200)
     );
     assert_eq!(
-        stay(&[&taint], &[tolerate(Some(300))], at(1_000)),
+        stay(&[&taint], &[tolerate(Some(300))], at(50), at(1_000)),
         Stay::For(0)
     );
     let both = [tolerate(Some(300)), tolerate(Some(10))];
-    assert_eq!(stay(&[&taint], &both, at(0)), Stay::For(10));
+    assert_eq!(stay(&[&taint], &both, at(0), at(0)), Stay::For(10));
+    // Set by hand it has no time: what counts is when it was first seen, not each look anew.
+    let mine = Taint {
+        time_added: None,
+        ..taint
+    };
+    assert_eq!(stay(&[&mine], &both, at(50), at(57)), Stay::For(3));
+    assert_eq!(stay(&[&mine], &both, at(50), at(60)), Stay::For(0));
 }
 
 #[test]
