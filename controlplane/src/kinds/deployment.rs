@@ -63,13 +63,7 @@ impl Strategy for Deployment {
     fn prepare_update(&self, object: &mut Value, old: &Value, subresource: &str) {
         if subresource == "status" {
             let revision = at(object, REVISION).cloned();
-            // Its labels are not for who reports; annotations are.
-            if let Some(labels) = old.pointer("/metadata/labels").cloned() {
-                object_mut(object, &["metadata"]).insert("labels".into(), labels);
-            } else {
-                object_mut(object, &["metadata"]).remove("labels");
-            }
-            meta::keep_all_but_status_and_labels(object, old);
+            meta::keep_all_but_status(object, old);
             // The controller counts revisions as it reports: that is no new generation.
             if let (Some(revision), Some(name)) = (revision, REVISION.last()) {
                 object_mut(object, &["metadata", "annotations"])
