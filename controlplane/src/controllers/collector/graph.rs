@@ -121,8 +121,29 @@ impl Graph {
             // An owner that waits for this one looks again.
             touched.extend(self.waiting_owners(&item));
         }
+        let waited = self
+            .items
+            .get(&uid)
+            .is_some_and(Item::waits_for_dependents);
+        if item.waits_for_dependents() && !waited {
+            // What has other owners too does not go: it lets go of this one, which waits for that.
+            touched.extend(self.shared(&uid));
+        }
         self.items.insert(uid, item);
         touched
+    }
+
+    /// What the object does not own alone.
+    fn shared(&self, uid: &str) -> Vec<String> {
+        let owned = self.owned.get(uid).into_iter().flatten();
+        owned
+            .filter(|dependent| {
+                self.items
+                    .get(*dependent)
+                    .is_some_and(|item| !item.deleting && item.owners.len() > 1)
+            })
+            .cloned()
+            .collect()
     }
 
     pub(super) fn remove(&mut self, uid: &str) -> Vec<String> {

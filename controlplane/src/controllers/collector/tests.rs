@@ -137,3 +137,16 @@ fn the_graph_says_who_must_be_looked_at() {
     graph.put(item("e", &[owner("a", true)], false, &[]));
     assert_eq!(graph.remove("a"), ["e"]);
 }
+
+#[test]
+fn what_has_another_owner_is_looked_at_when_one_begins_to_wait() {
+    let mut graph = Graph::default();
+    graph.put(item("a", &[], false, &[]));
+    graph.put(item("b", &[], false, &[]));
+    graph.put(item("own", &[owner("a", true)], false, &[]));
+    let both = [owner("a", true), owner("b", false)];
+    graph.put(item("shared", &both, false, &[]));
+    let waiting = || item("a", &[], true, &[FOREGROUND]);
+    assert_eq!(graph.put(waiting()), ["a", "shared"]);
+    assert_eq!(graph.put(waiting()), ["a"]);
+}
