@@ -118,7 +118,6 @@ impl PodSettings {
             eviction_pids_percent: self.eviction_pids,
             eviction_soft: soft,
             eviction_longest_grace: Duration::from_secs(self.eviction_max_pod_grace_period),
-            ..PodOptions::default()
         })
     }
 }

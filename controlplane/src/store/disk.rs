@@ -129,7 +129,7 @@ fn sync_files(path: &Path) -> io::Result<()> {
 }
 
 impl Open {
-    fn open(path: &Path) -> Result<Self, DiskError> {
+    fn at(path: &Path) -> Result<Self, DiskError> {
         let db = open_database(path)?;
         db.flush().map_err(|e| sled_error("first flush", &e))?;
 
@@ -187,7 +187,7 @@ impl SledDisk {
         rewrite::recover(path).map_err(|e| io_error("what a rewriting has left", &e))?;
         Ok(Self {
             path: path.to_owned(),
-            open: RwLock::new(Some(Open::open(path)?)),
+            open: RwLock::new(Some(Open::at(path)?)),
             looked_at: AtomicU64::new(0),
         })
     }
@@ -280,7 +280,7 @@ impl Disk for SledDisk {
             let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
             *open = None;
             rewrite::swap(&self.path)?;
-            *open = Some(Open::open(&self.path)?);
+            *open = Some(Open::at(&self.path)?);
         }
         rewrite::forget(&self.path)?;
         let after = self.size();

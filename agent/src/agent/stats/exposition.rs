@@ -49,17 +49,7 @@ fn seconds(nanos: u64) -> f64 {
 }
 
 fn unix(at: Option<Timestamp>) -> f64 {
-    at.map_or(0.0, Timestamp::as_duration_secs)
-}
-
-trait AsSeconds {
-    fn as_duration_secs(self) -> f64;
-}
-
-impl AsSeconds for Timestamp {
-    fn as_duration_secs(self) -> f64 {
-        self.as_duration().as_secs_f64()
-    }
+    at.map_or(0.0, |at| at.as_duration().as_secs_f64())
 }
 
 type OfContainer = fn(&ContainerUse) -> f64;

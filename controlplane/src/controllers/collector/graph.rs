@@ -121,10 +121,7 @@ impl Graph {
             // An owner that waits for this one looks again.
             touched.extend(self.waiting_owners(&item));
         }
-        let waited = self
-            .items
-            .get(&uid)
-            .is_some_and(Item::waits_for_dependents);
+        let waited = self.items.get(&uid).is_some_and(Item::waits_for_dependents);
         if item.waits_for_dependents() && !waited {
             // What has other owners too does not go: it lets go of this one, which waits for that.
             touched.extend(self.shared(&uid));

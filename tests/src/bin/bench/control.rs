@@ -47,8 +47,8 @@ const fn figure(
     }
 }
 
-const AS_MANY: Option<Target> = Some(Target::AtLeastTimes(1.0, ETCD));
-const AS_FAST: Option<Target> = Some(Target::AtMostTimes(1.0, ETCD));
+const AS_MANY: Option<Target> = Some(Target::LeastTimes(1.0, ETCD));
+const AS_FAST: Option<Target> = Some(Target::MostTimes(1.0, ETCD));
 
 pub(crate) const PLAN: Plan = Plan {
     title: "Three members each, on one machine and one disk, in turns",
@@ -57,7 +57,7 @@ pub(crate) const PLAN: Plan = Plan {
             "idleMemory",
             "one member at rest: resident",
             "MiB",
-            Some(Target::AtMost(60.0)),
+            Some(Target::Most(60.0)),
         ),
         figure("idleAnonymous", "  of which anonymous", "MiB", None),
         figure("idleCpu", "  processor time", "% core", None),
@@ -118,7 +118,7 @@ pub(crate) const PLAN: Plan = Plan {
             "failover",
             "longest gap in acknowledged writes, leader killed",
             "ms",
-            Some(Target::AtMost(2_000.0)),
+            Some(Target::Most(2_000.0)),
         ),
         figure("memory", "the leader at the end: resident", "MiB", None),
     ],

@@ -19,14 +19,17 @@ pub(crate) struct Figure {
 /// What the project set itself. The columns that it holds for are those that are ours.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Target {
-    AtMost(f64),
-    AtLeast(f64),
+    Most(f64),
+    Least(f64),
     /// At least so many times what the other column has in the same round.
-    AtLeastTimes(f64, Column),
-    AtMostTimes(f64, Column),
+    LeastTimes(f64, Column),
+    MostTimes(f64, Column),
     /// At most so much more than the other column.
-    AtMostBeyond(f64, Column),
+    MostBeyond(f64, Column),
 }
+
+/// Whether what was found (first) keeps a limit.
+type Compare = fn(f64, f64) -> bool;
 
 /// Name of a column.
 pub(crate) type Column = &'static str;
@@ -173,28 +176,28 @@ fn verdict(
         Some(how(median(samples), median(others)))
     };
     let unit = figure.unit;
-    let (found, met, target): (f64, fn(f64, f64) -> bool, (f64, String)) = match target {
-        Target::AtMost(limit) => (
+    let (found, met, target): (f64, Compare, (f64, String)) = match target {
+        Target::Most(limit) => (
             median(samples),
             |found, limit| found <= limit,
             (limit, format!("<= {} {unit}", number(limit))),
         ),
-        Target::AtLeast(limit) => (
+        Target::Least(limit) => (
             median(samples),
             |found, limit| found >= limit,
             (limit, format!(">= {} {unit}", number(limit))),
         ),
-        Target::AtLeastTimes(times, column) => (
+        Target::LeastTimes(times, column) => (
             against(column, |ours, other| ours / other)?,
             |found, limit| found >= limit,
             (times, format!(">= {times} x {column}")),
         ),
-        Target::AtMostTimes(times, column) => (
+        Target::MostTimes(times, column) => (
             against(column, |ours, other| ours / other)?,
             |found, limit| found <= limit,
             (times, format!("<= {times} x {column}")),
         ),
-        Target::AtMostBeyond(more, column) => (
+        Target::MostBeyond(more, column) => (
             against(column, |ours, other| ours - other)?,
             |found, limit| found <= limit,
             (more, format!("<= {column} + {} {unit}", number(more))),
@@ -290,19 +293,19 @@ mod tests {
         key: "rate",
         what: "writes per second",
         unit: "/s",
-        target: Some(Target::AtLeastTimes(1.0, "etcd")),
+        target: Some(Target::LeastTimes(1.0, "etcd")),
     };
     const GAP: Figure = Figure {
         key: "gap",
         what: "longest gap",
         unit: "ms",
-        target: Some(Target::AtMost(2_000.0)),
+        target: Some(Target::Most(2_000.0)),
     };
     const START: Figure = Figure {
         key: "start",
         what: "start",
         unit: "ms",
-        target: Some(Target::AtMostBeyond(150.0, "etcd")),
+        target: Some(Target::MostBeyond(150.0, "etcd")),
     };
     const PLAN: Plan = Plan {
         title: "Test",
