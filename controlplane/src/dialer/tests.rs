@@ -1,3 +1,5 @@
+//! Connections that go over a node, which is played here.
+
 #![allow(clippy::unwrap_used)]
 
 use proto::node::v1::stream_frame::Frame;

@@ -244,7 +244,7 @@ spec:
       dd if=/dev/zero of=/memory/x bs=1M count=5 2>&1 | grep -o 'No space left on device'
       df -m /memory | tail -n 1 | tr -s ' ' | cut -d ' ' -f 2
       until grep -qs sleep /proc/[0-9]*/comm; do usleep 20000; done; cat /proc/1/comm
-      mount | grep -c 'on /proc/sys .*ro' 
+      mount | grep -c 'on /proc/sys .*ro'
 ---
 apiVersion: v1
 kind: Pod

@@ -1,3 +1,5 @@
+//! What a node says of its pods, from facts that are given.
+
 #![allow(clippy::unwrap_used)]
 use super::*;
 
