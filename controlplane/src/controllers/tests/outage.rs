@@ -27,9 +27,16 @@ fn living(cluster: &Cluster, nodes: &'static [&'static str]) -> tokio::task::Joi
         loop {
             tick.tick().await;
             for name in nodes {
-                if client.update(&lease(name)).await.is_err() {
-                    let _ = client.create(&lease(name)).await;
-                }
+                let mut beat = lease(name);
+                // One that the cache does not have yet beats the next time.
+                let _ = match cache.leases.get("kube-node-lease", name) {
+                    Some(last) => {
+                        let version = last.metadata.resource_version.clone();
+                        beat.metadata.resource_version = version;
+                        client.update(&beat).await
+                    }
+                    None => client.create(&beat).await,
+                };
                 let Some(seen) = cache.nodes.get("", name) else {
                     continue;
                 };
