@@ -155,7 +155,8 @@ pub(crate) fn way_out(ctx: &TcContext, config: &Config, packet: &Packet) -> u32 
         )
     };
     match result as u32 {
-        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH
+        // A packet that is too large for the link is found to be so last, when all else is known.
+        BPF_FIB_LKUP_RET_SUCCESS | BPF_FIB_LKUP_RET_NO_NEIGH | BPF_FIB_LKUP_RET_FRAG_NEEDED
             if LINKS.get_ptr(lookup.ifindex).is_some() =>
         {
             lookup.ifindex
