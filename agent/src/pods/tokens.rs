@@ -159,6 +159,11 @@ impl Tokens {
     }
 }
 
+/// Whether what failed did so for a token that was asked for and has neither come nor been refused.
+pub(super) fn is_awaited(message: &str) -> bool {
+    message.ends_with(NOT_YET)
+}
+
 const NOT_YET: &str = "the service account token was not received from the control plane yet";
 
 #[cfg(test)]

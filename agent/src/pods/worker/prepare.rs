@@ -11,7 +11,7 @@ use crate::pods::machine::{Machine, NetworkWishes, PodSandbox};
 use crate::pods::mounts::{self, VolumeContent};
 use crate::pods::ports;
 use crate::pods::qos;
-use crate::pods::{confine, files, runtime_class};
+use crate::pods::{confine, files, runtime_class, tokens};
 use crate::runtime::{Resources, SandboxSpec};
 use crate::volumes::{atomic, host_path, local};
 
@@ -45,8 +45,13 @@ impl<M: Machine> Worker<M> {
                 self.told.retain(|topic, _| !topic.starts_with("prepare"));
             }
             Err(failure) => {
-                self.context.metrics.prepare_errors.inc();
+                // A token is asked for by the first attempt, and is there a moment later.
+                let is_first = self.transient.prepare_again.is_none();
                 self.transient.prepare_again = Some(self.now() + AGAIN_AFTER);
+                if is_first && tokens::is_awaited(&failure.message) {
+                    return;
+                }
+                self.context.metrics.prepare_errors.inc();
                 // Tried every second, perhaps for days: said when there is something new to say.
                 if self.event_once("prepare", None, failure.reason, failure.message.clone()) {
                     tracing::warn!(pod = %self.key.name, namespace = %self.key.namespace,
