@@ -2,9 +2,12 @@
 //! resets it when the agent dies. The next agent gets it and goes on where its bytes are: a question is taken from
 //! the connection only when its answer is written.
 //!
+//! It is the keeper that accepts connections, when the agent asks it to: there is no moment at which the agent alone has
+//! one.
+//!
 //! ```text
-//!   agent -> keeper    KEEP, cookie, the connection    LET_GO, cookie
-//!   keeper -> agent    KEPT, the connection            WHOLE: those were all
+//!   agent -> keeper    ACCEPT, 0                 LET_GO, cookie
+//!   keeper -> agent    KEPT, the connection      NONE: none waits      WHOLE: those were all
 //! ```
 //! A connection is known by its cookie, which the kernel gives it once and which both agents read from it.
 
@@ -13,13 +16,16 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, accept4, recvmsg, sendmsg,
+};
 
-const KEEP: u8 = b'k';
+const ACCEPT: u8 = b'a';
 const LET_GO: u8 = b'l';
 /// What an agent says that wants the keeper to end.
 pub(super) const END: u8 = b'e';
 const KEPT: u8 = b'c';
+const NONE: u8 = b'n';
 const WHOLE: u8 = b'w';
 
 /// A cookie.
@@ -34,21 +40,27 @@ impl Custody {
         connection.try_clone().map(|own| Self(Arc::new(own)))
     }
 
-    /// Gives a connection to the keeper as well, until what is returned is dropped. Nothing if it cannot be kept: then it
-    /// ends with this process.
-    pub(super) fn keep(&self, connection: BorrowedFd<'_>) -> Option<Kept> {
-        let kept = self.kept(connection)?;
-        match tell(&self.0, KEEP, kept.cookie, Some(connection)) {
-            Ok(()) => Some(kept),
-            Err(error) => {
-                tracing::debug!(%error, "a connection is not kept over a restart");
-                kept.leave();
-                None
+    /// The next connection that waits at the listening socket; nothing if none does. Blocks until the keeper has answered,
+    /// which it does at once. One caller at a time. Whoever does not say with [`Self::kept`] that it goes on with the
+    /// connection leaves it to the next agent.
+    ///
+    /// # Errors
+    /// When the keeper is gone, or does not answer.
+    pub(super) fn accept(&self) -> io::Result<Option<std::net::TcpStream>> {
+        tell(&self.0, ACCEPT, 0)?;
+        match receive(&self.0, 1)? {
+            Some((NONE, _)) => Ok(None),
+            Some((KEPT, found)) => {
+                let connection = found.into_iter().next();
+                let connection = connection.ok_or(io::ErrorKind::InvalidData)?;
+                Ok(Some(connection.into()))
             }
+            Some(_) => Err(io::ErrorKind::InvalidData.into()),
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
         }
     }
 
-    /// One that the keeper has from the agent before.
+    /// One that the keeper has, too.
     pub(super) fn kept(&self, connection: BorrowedFd<'_>) -> Option<Kept> {
         Some(Kept {
             custody: self.clone(),
@@ -76,20 +88,15 @@ impl Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         // A keeper that is gone has let go of all.
-        let _ = tell(&self.custody.0, LET_GO, self.cookie, None);
+        let _ = tell(&self.custody.0, LET_GO, self.cookie);
     }
 }
 
 /// At once, or not at all.
-fn tell(
-    to: &UnixStream,
-    what: u8,
-    cookie: Cookie,
-    connection: Option<BorrowedFd<'_>>,
-) -> io::Result<()> {
+fn tell(to: &UnixStream, what: u8, cookie: Cookie) -> io::Result<()> {
     let mut message = vec![what];
     message.extend(cookie.to_le_bytes());
-    send(to, &message, connection)
+    send(to, &message, None)
 }
 
 fn send(to: &UnixStream, message: &[u8], connection: Option<BorrowedFd<'_>>) -> io::Result<()> {
@@ -192,9 +199,9 @@ impl Held {
         send(agent, &[WHOLE], None)
     }
 
-    /// Takes one message, of an agent that has something to say.
-    pub(super) fn hear(&mut self, agent: &mut UnixStream) -> Said {
-        let Ok(Some((what, found))) = receive(agent, 1) else {
+    /// Takes one message, of an agent that has something to say. Connections come from `listener`, which does not block.
+    pub(super) fn hear(&mut self, agent: &mut UnixStream, listener: BorrowedFd<'_>) -> Said {
+        let Ok(Some((what, _))) = receive(agent, 1) else {
             return Said::Nothing;
         };
         if what == END {
@@ -204,14 +211,30 @@ impl Held {
         if agent.read_exact(&mut cookie).is_err() {
             return Said::Nothing;
         }
-        let cookie = Cookie::from_le_bytes(cookie);
-        match (what, found.into_iter().next()) {
-            (KEEP, Some(connection)) if self.0.len() < MOST => {
-                self.0.insert(cookie, connection);
+        match what {
+            ACCEPT => {
+                // One that cannot be given any more is there for the next agent.
+                let _ = match self.accept(listener) {
+                    Ok(connection) => send(agent, &[KEPT], Some(connection)),
+                    Err(_) => send(agent, &[NONE], None),
+                };
             }
-            (LET_GO, _) => drop(self.0.remove(&cookie)),
+            LET_GO => drop(self.0.remove(&Cookie::from_le_bytes(cookie))),
             _ => {}
         }
         Said::Something
+    }
+
+    fn accept(&mut self, listener: BorrowedFd<'_>) -> io::Result<BorrowedFd<'_>> {
+        if self.0.len() >= MOST {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let accepted = accept4(listener.as_raw_fd(), flags)?;
+        // SAFETY: the kernel has just given us this, and nobody else has its number.
+        let accepted = unsafe { OwnedFd::from_raw_fd(accepted) };
+        let cookie = cookie(accepted.as_fd())?;
+        let held: &OwnedFd = self.0.entry(cookie).or_insert(accepted);
+        Ok(held.as_fd())
     }
 }

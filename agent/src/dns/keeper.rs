@@ -27,8 +27,8 @@ const KEPT: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A new keeper listens within this time.
 const READY: Duration = Duration::from_secs(5);
-/// What comes with the sockets; connections follow. A keeper that knows of no connections says something else.
-const HERE: u8 = b'H';
+/// What comes with the sockets; connections follow. A keeper that does not accept connections says something else.
+const HERE: u8 = b'A';
 
 /// An agent's connection to the keeper, which the keeper goes by: it ends with the agent.
 #[derive(Debug)]
@@ -176,6 +176,8 @@ fn run(directory: &Path, cgroups: &[PathBuf]) -> io::Result<()> {
             return Err(io::Error::last_os_error());
         }
     }
+    let connections = std::net::TcpListener::from(sockets[1].try_clone()?);
+    connections.set_nonblocking(true)?;
     let directory = std::fs::canonicalize(directory)?;
     let listener = listen(&directory)?;
     let agents = keep(&listener, &sockets, PATIENCE)?;
@@ -225,9 +227,17 @@ fn keep(
             if !readable[index] {
                 return true;
             }
-            let said = held.hear(agent);
-            end |= said == Said::End;
-            said != Said::Nothing
+            // All of it: the next agent is to get what one that died had asked for.
+            loop {
+                let said = held.hear(agent, sockets[1].as_fd());
+                end |= said == Said::End;
+                if said != Said::Something {
+                    return said != Said::Nothing;
+                }
+                if !has_more(agent) {
+                    return true;
+                }
+            }
         });
         if end {
             return Ok(agents);
@@ -258,6 +268,11 @@ fn wait(
         Ok(_) | Err(Errno::EINTR) => Ok(all.iter().map(|at| at.any() == Some(true)).collect()),
         Err(error) => Err(error.into()),
     }
+}
+
+fn has_more(agent: &UnixStream) -> bool {
+    let mut one = [PollFd::new(agent.as_fd(), PollFlags::POLLIN)];
+    poll(&mut one, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 fn give(agent: &UnixStream, sockets: &[OwnedFd; KEPT]) -> io::Result<()> {

@@ -17,7 +17,8 @@ use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, sockopt};
 use tokio::io::Interest;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::io::unix::AsyncFd;
+use tokio::net::UdpSocket;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -173,7 +174,8 @@ impl Transport {
         sockets.udp.set_nonblocking(true)?;
         sockets.tcp.set_nonblocking(true)?;
         let udp = Arc::new(UdpSocket::from_std(sockets.udp)?);
-        let tcp = TcpListener::from_std(sockets.tcp)?;
+        // SAFETY: the listener owns its descriptor, and nobody takes it out.
+        let tcp = unsafe { AsyncFd::register_with_interest(sockets.tcp, Interest::READABLE) }?;
         let waiting = Shares::new(MAX_WAITING, MAX_WAITING_EACH);
         let ledger = sockets.questions.open()?;
         let worker = || Worker {

@@ -74,18 +74,21 @@ fn connections_that_are_kept_outlive_their_agent_and_no_others_do() {
     let (sockets, thread) = start(directory.path(), PATIENCE);
     let at = sockets.address().unwrap();
     let (first, adopted, _) = Keeper::adopt(directory.path()).unwrap().unwrap();
-    adopted.tcp.set_nonblocking(false).unwrap();
-    let accept = || {
+    let custody = adopted.custody.clone().unwrap();
+    assert!(custody.accept().unwrap().is_none(), "none waits");
+    let connect = || {
         let client = TcpStream::connect(at).unwrap();
         client.set_read_timeout(Some(READY)).unwrap();
-        (client, adopted.tcp.accept().unwrap().0)
+        client
     };
-    let custody = adopted.custody.clone().unwrap();
-    let (mut left, its) = accept();
-    custody.keep(its.as_fd()).unwrap().leave();
-    let (mut done, other) = accept();
-    drop(custody.keep(other.as_fd()).unwrap());
-    let (mut unknown, third) = accept();
+    let mut left = connect();
+    let its = custody.accept().unwrap().unwrap();
+    custody.kept(its.as_fd()).unwrap().leave();
+    let mut done = connect();
+    let other = custody.accept().unwrap().unwrap();
+    drop(custody.kept(other.as_fd()).unwrap());
+    let mut unknown = connect();
+    let third = adopted.tcp.accept().unwrap().0;
     left.write_all(b"question").unwrap();
     // That agent is killed.
     drop((its, other, third, custody, sockets, first, adopted));
@@ -112,4 +115,23 @@ fn connections_that_are_kept_outlive_their_agent_and_no_others_do() {
     third.end();
     thread.join().unwrap();
     drop(second);
+}
+
+#[test]
+fn one_that_an_agent_asked_for_and_did_not_live_to_get_is_the_next_ones() {
+    use std::net::TcpStream;
+    let directory = tempfile::tempdir().unwrap();
+    let (sockets, thread) = start(directory.path(), PATIENCE);
+    let (mut first, adopted, _) = Keeper::adopt(directory.path()).unwrap().unwrap();
+    let client = TcpStream::connect(sockets.address().unwrap()).unwrap();
+    first.connection.write_all(b"a\0\0\0\0\0\0\0\0").unwrap();
+    drop((first, adopted));
+
+    let (second, adopted, _) = Keeper::adopt(directory.path()).unwrap().unwrap();
+    let [kept] = &adopted.connections[..] else {
+        panic!("{:?}", adopted.connections);
+    };
+    assert_eq!(kept.peer_addr().unwrap(), client.local_addr().unwrap());
+    second.end();
+    thread.join().unwrap();
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use hickory_server::net::xfer::Protocol;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, shutdown};
 use tokio::io::Interest;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::unix::AsyncFd;
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -62,21 +63,20 @@ impl Streams {
         }
     }
 
-    pub(super) async fn serve(self, listener: TcpListener) {
+    pub(super) async fn serve(mut self, listener: AsyncFd<std::net::TcpListener>) {
+        let stop = self.stop.clone();
         loop {
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = self.stop.cancelled() => return,
+                accepted = self.accept(&listener) => accepted,
+                () = stop.cancelled() => return,
             };
             match accepted {
-                Ok((stream, from)) => {
+                Ok((stream, from, kept)) => {
                     // Closed at once otherwise: the client knows, and may come again.
                     let Some(share) = self.shares.take(from.ip()) else {
                         self.answerer.metrics.overloaded.inc();
                         continue;
                     };
-                    let custody = self.custody.as_ref();
-                    let kept = custody.and_then(|custody| custody.keep(stream.as_fd()));
                     self.begin(stream, from, share, kept);
                 }
                 Err(error) => {
@@ -85,6 +85,43 @@ impl Streams {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             }
+        }
+    }
+
+    /// The next connection, from the keeper if there is one.
+    async fn accept(
+        &mut self,
+        listener: &AsyncFd<std::net::TcpListener>,
+    ) -> io::Result<(TcpStream, SocketAddr, Option<Kept>)> {
+        loop {
+            let mut ready = listener.readable().await?;
+            let accepted = match self.custody.clone() {
+                Some(custody) => {
+                    let asked = tokio::task::spawn_blocking(move || custody.accept());
+                    match asked.await.map_err(io::Error::other)? {
+                        Ok(accepted) => accepted,
+                        Err(error) => {
+                            tracing::warn!(%error, "connections are not kept over a restart: the keeper is gone");
+                            self.custody = None;
+                            continue;
+                        }
+                    }
+                }
+                None => match listener.get_ref().accept() {
+                    Ok((stream, _)) => Some(stream),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+                    Err(error) => return Err(error),
+                },
+            };
+            let Some(stream) = accepted else {
+                ready.clear_ready();
+                continue;
+            };
+            let custody = self.custody.as_ref();
+            let kept = custody.and_then(|custody| custody.kept(stream.as_fd()));
+            stream.set_nonblocking(true)?;
+            let from = stream.peer_addr()?;
+            return Ok((TcpStream::from_std(stream)?, from, kept));
         }
     }
 
