@@ -220,7 +220,7 @@ fn number(value: f64) -> String {
 }
 
 pub(crate) fn text(report: &Report) -> String {
-    let mut head = vec!["FIGURE".to_owned(), String::new()];
+    let mut head = vec!["FIGURE".to_owned(), "UNIT".to_owned()];
     head.extend(report.columns.iter().map(|column| column.to_uppercase()));
     head.push("TARGET".to_owned());
     let mut rows = vec![head];
@@ -378,7 +378,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines[3],
-            "FIGURE             UNIT  ETCD  STORE   API  TARGET".replace("UNIT", "    ")
+            "FIGURE             UNIT  ETCD  STORE   API  TARGET"
         );
         assert_eq!(
             lines[4],
