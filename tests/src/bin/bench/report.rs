@@ -386,7 +386,7 @@ mod tests {
         );
         assert_eq!(
             lines[5],
-            "longest gap        ms                  7.00  api: met (<= 2000 ms, found 7.00)"
+            "longest gap        ms                 7.00  api: met (<= 2000 ms, found 7.00)"
         );
         assert!(text.ends_with("- nothing is measured\n"), "{text}");
     }
