@@ -511,5 +511,30 @@ fn endpoints() -> Vec<Row> {
             .both(From::Outside, To::NodePort(2, "empty", 80), |see| {
                 see.refused()
             }),
+        Row::new("No endpoint, no such port: a UDP socket is connected, what it sends is refused")
+            .with(service(
+                "empty",
+                "selector: {app: nobody}",
+                "type: NodePort",
+            ))
+            .code(udp_connects),
     ]
+}
+
+/// `getaddrinfo` connects a UDP socket to each address that it found, to know which one can be reached.
+fn udp_connects(world: &World) -> Verdict {
+    for from in [pod("client-1"), From::Node(2)] {
+        for target in addresses(world, To::Service("empty", 80)) {
+            for port in [9, 53, 80] {
+                let target = std::net::SocketAddr::new(target.ip(), port);
+                for (options, expected) in [(&["--silent"][..], "ok"), (&[], "refused")] {
+                    let reports = calls(world, from, target, true, 1, options)?;
+                    if reports[0]["result"] != expected {
+                        return Err(format!("{from:?} {target} {options:?}: {}", reports[0]));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
 }
