@@ -4,7 +4,9 @@
 
 mod autoscaling;
 mod bundle;
+mod extending;
 mod guestbook;
+mod nginx;
 mod nodes;
 mod postgresql;
 mod prometheus;
