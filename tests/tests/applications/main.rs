@@ -4,6 +4,7 @@
 
 mod autoscaling;
 mod bundle;
+mod clients;
 mod extending;
 mod guestbook;
 mod nginx;
