@@ -176,7 +176,7 @@ fn a_kind_of_ones_own_with_a_webhook_and_a_quota() {
             ", copies: 0",
             "spec.copies: Invalid value: 0: spec.copies in body should be greater than or equal to 1",
         ),
-        (", copies: 31", "spec: Invalid value: too much to keep"),
+        (", copies: 31", "too much to keep"),
         (
             ", days: 91",
             "admission webhook \"judge.example.com\" denied the request: nothing is kept for 91 days",

@@ -22,6 +22,7 @@ kind: ConfigMap
 metadata: {{name: nginx}}
 data:
   nginx.conf: |
+    user www-data;
     worker_processes 1;
     pid /tmp/nginx.pid;
     error_log /dev/stderr;

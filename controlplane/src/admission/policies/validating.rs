@@ -130,7 +130,7 @@ fn judge(
             text(annotation, &["key"])
         );
         let values = annotations.entry(name).or_default();
-        if !value.trim().is_empty() && !values.iter().any(|known| *known == *value) {
+        if !value.trim().is_empty() && !values.contains(&value) {
             values.push(value.to_string());
         }
     }
