@@ -19,7 +19,7 @@
 //! | `writer` | the one thread that writes: group commit, tidying up |
 //! | `codec`, `record` | what the bytes on the disk mean, and how damage is noticed; pure |
 //! | `sealed`, `keyring` | encryption of everything on the disk, and this member's keys |
-//! | `disk`, `directory`, `card` | sled, its `fdatasync` and how it gives space back; lock, format and watermark; who this member is |
+//! | `disk`, `directory`, `card` | sled behind a journal, and how it gives space back; lock, format and watermark; who this member is |
 //!
 //! Invariants
 //! - Nothing is acknowledged before the log entry is durable; after a failed sync nothing is acknowledged at all.
