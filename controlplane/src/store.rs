@@ -19,10 +19,11 @@
 //! | `writer` | the one thread that writes: group commit, tidying up |
 //! | `codec`, `record` | what the bytes on the disk mean, and how damage is noticed; pure |
 //! | `sealed`, `keyring` | encryption of everything on the disk, and this member's keys |
-//! | `disk`, `directory`, `card` | sled, its `fdatasync` and how it gives space back; lock, format and watermark; who this member is |
+//! | `disk`, `directory`, `card` | sled behind a journal, and how it gives space back; lock, format and watermark; who this member is |
 //!
 //! Invariants
-//! - Nothing is acknowledged before the log entry is durable; after a failed sync nothing is acknowledged at all.
+//! - Nothing is acknowledged or applied before the log entry is durable here and on a majority; after a failed sync
+//!   nothing is acknowledged at all.
 //! - Memory is the truth for reads; the disk follows, and is read only at a start and for peers that lag.
 //! - The disk thread writes in the order of submission, and the disk keeps a prefix of what was written. So
 //!   no write needs to be atomic: what announces others is written behind them.

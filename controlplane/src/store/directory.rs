@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock       held (flock) by the process that serves the store; names that process
-//! format     "waggle-store 1", written before anything else
+//! format     "waggle-store 2", written before anything else
 //! watermark  index of the last log entry known to be durable
 //! data/      the database (`disk.rs`)
 //! ```
@@ -18,7 +18,9 @@ use super::StoreError;
 use super::disk::DiskError;
 
 const FORMAT_NAME: &str = "waggle-store";
-const FORMAT_VERSION: u32 = 1;
+const FORMAT_VERSION: u32 = 2;
+/// Without a journal (`disk/journal.rs`). An older version would not look for what is in one, so it is told.
+const WITHOUT_JOURNAL: u32 = 1;
 
 /// The locked directory. The lock ends when this is dropped, and with the process in any case.
 #[derive(Debug)]
@@ -60,6 +62,7 @@ impl Directory {
         match std::fs::read_to_string(&path) {
             Ok(text) => match parse_format(&text) {
                 Some(FORMAT_VERSION) => Ok(()),
+                Some(WITHOUT_JOURNAL) => self.write_format(),
                 Some(found) => Err(StoreError::Format {
                     dir: self.path.clone(),
                     found,
@@ -68,15 +71,20 @@ impl Directory {
                 None => Err(corrupt("not a format record of this store".into())),
             },
             Err(e) if e.kind() == io::ErrorKind::NotFound && !self.data().exists() => {
-                let text = format!("{FORMAT_NAME} {FORMAT_VERSION}\n");
-                write_durably(&self.path, "format", text.as_bytes())
-                    .map_err(|e| StoreError::Storage(format!("write {}: {e}", path.display())))
+                self.write_format()
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 Err(corrupt("missing, though there is data".into()))
             }
             Err(e) => Err(corrupt(e.to_string())),
         }
+    }
+
+    fn write_format(&self) -> Result<(), StoreError> {
+        let text = format!("{FORMAT_NAME} {FORMAT_VERSION}\n");
+        write_durably(&self.path, "format", text.as_bytes()).map_err(|e| {
+            StoreError::Storage(format!("write the format in {}: {e}", self.path.display()))
+        })
     }
 
     pub(super) fn watermark(&self) -> Result<Watermark, StoreError> {

@@ -5,15 +5,17 @@
 //! successful [`Disk::sync`] is among them. There is no atomic batch on purpose: with prefixes the order of
 //! the writes is enough. What the bytes mean is decided in `record.rs`.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::sync::{PoisonError, RwLock};
 
+use self::database::Database;
+
+mod database;
 #[cfg(test)]
 pub(super) mod fake;
+mod journal;
 mod rewrite;
 
 /// One write: the value of a key, or its removal.
@@ -65,134 +67,42 @@ pub(super) trait Disk: Send + Sync + 'static {
     }
 }
 
-/// sled below a directory, with the `fdatasync` that sled itself leaves out.
+/// sled below a directory, behind a journal that makes durable what is written.
 pub(super) struct SledDisk {
     path: PathBuf,
+    /// Bytes of the journal when it has grown.
+    journal: u64,
     /// `None` while it is rewritten, and if it could not be opened again.
-    open: RwLock<Option<Open>>,
+    open: RwLock<Option<Database>>,
     /// Bytes of the file when it was last looked at for garbage.
     looked_at: AtomicU64,
-}
-
-/// The database while it is open.
-struct Open {
-    db: sled::Db,
-    /// A second descriptor of the file that sled writes: `fdatasync` works on the file, not the descriptor.
-    data: File,
-    blobs: Mutex<Blobs>,
-}
-
-/// sled puts items over 128 KiB into files of their own. Records are cut small enough that this does not
-/// happen, so that the check is one `stat`; if it happens all the same, those files are synced too.
-struct Blobs {
-    dir: PathBuf,
-    seen: Option<SystemTime>,
-}
-
-/// What sled may keep of its pages in memory. The store has all live data in memory already.
-const PAGE_CACHE_BYTES: u64 = 4 << 20;
-
-/// sled rewrites and frees old segments on this beat, so it cannot be switched off.
-const HOUSEKEEPING_MS: u64 = 1_000;
-
-fn open_database(path: &Path) -> Result<sled::Db, DiskError> {
-    let config = sled::Config::new()
-        .path(path)
-        .cache_capacity(PAGE_CACHE_BYTES)
-        .flush_every_ms(Some(HOUSEKEEPING_MS));
-    // Some corruptions make sled panic while it recovers: that is a refusal like any other.
-    let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| config.open()));
-    match opened {
-        Ok(result) => result.map_err(|e| sled_error("open", &e)),
-        Err(panic) => {
-            let why = panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("unknown reason");
-            Err(DiskError::Corrupt(format!("sled cannot recover: {why}")))
-        }
-    }
-}
-
-/// Names and contents of all files that sled has made.
-fn sync_files(path: &Path) -> io::Result<()> {
-    for entry in std::fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            sync_files(&entry.path())?;
-        } else {
-            File::open(entry.path())?.sync_all()?;
-        }
-    }
-    File::open(path)?.sync_all()
-}
-
-impl Open {
-    fn at(path: &Path) -> Result<Self, DiskError> {
-        let db = open_database(path)?;
-        db.flush().map_err(|e| sled_error("first flush", &e))?;
-
-        let io = |what: &'static str| move |e: io::Error| io_error(what, &e);
-        let data = File::open(path.join("db")).map_err(io("open db"))?;
-        // Names and contents of the files that sled made must be durable before anything is acknowledged.
-        File::open(path.join("conf"))
-            .and_then(|f| f.sync_all())
-            .map_err(io("sync conf"))?;
-        data.sync_all().map_err(io("sync db"))?;
-        File::open(path)
-            .and_then(|f| f.sync_all())
-            .map_err(io("sync directory"))?;
-        Ok(Self {
-            db,
-            data,
-            blobs: Mutex::new(Blobs {
-                dir: path.join("blobs"),
-                seen: None,
-            }),
-        })
-    }
-
-    fn sync(&self) -> Result<(), DiskError> {
-        self.db.flush().map_err(|e| sled_error("flush", &e))?;
-        self.data
-            .sync_data()
-            .map_err(|e| io_error("fdatasync", &e))?;
-        self.sync_blobs().map_err(|e| io_error("sync blobs", &e))
-    }
-
-    fn sync_blobs(&self) -> io::Result<()> {
-        let mut blobs = self.blobs.lock().expect("no panic while holding it");
-        let changed = std::fs::metadata(&blobs.dir)?.modified()?;
-        if blobs.seen == Some(changed) {
-            return Ok(());
-        }
-        for entry in std::fs::read_dir(&blobs.dir)? {
-            match File::open(entry?.path()) {
-                Ok(file) => file.sync_all()?,
-                // sled removes blobs in the background.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => return Err(e),
-            }
-        }
-        File::open(&blobs.dir)?.sync_all()?;
-        blobs.seen = Some(changed);
-        Ok(())
-    }
 }
 
 impl SledDisk {
     /// Opens or creates the database in `path`, which only this process may use (see `directory.rs`).
     pub(super) fn open(path: &Path) -> Result<Self, DiskError> {
+        Self::open_with(path, journal::WHOLE)
+    }
+
+    fn open_with(path: &Path, journal: u64) -> Result<Self, DiskError> {
         rewrite::recover(path).map_err(|e| io_error("what a rewriting has left", &e))?;
         Ok(Self {
             path: path.to_owned(),
-            open: RwLock::new(Some(Open::at(path)?)),
+            journal,
+            open: RwLock::new(Some(Database::open(path, journal)?)),
             looked_at: AtomicU64::new(0),
         })
     }
 
-    fn with<T>(&self, work: impl FnOnce(&Open) -> Result<T, DiskError>) -> Result<T, DiskError> {
+    /// Bytes of sled's own files.
+    fn database_size(&self) -> u64 {
+        self.with(|open| Ok(open.size())).unwrap_or(0)
+    }
+
+    fn with<T>(
+        &self,
+        work: impl FnOnce(&Database) -> Result<T, DiskError>,
+    ) -> Result<T, DiskError> {
         // A panic of sled in there is its own failure, and is told by whoever was there.
         let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         match &*open {
@@ -229,20 +139,11 @@ impl Disk for SledDisk {
     }
 
     fn write(&self, writes: Vec<Write>) -> Result<(), DiskError> {
-        self.with(|open| {
-            for (key, value) in writes {
-                match value {
-                    Some(value) => open.db.insert(key, value),
-                    None => open.db.remove(key),
-                }
-                .map_err(|e| sled_error("write", &e))?;
-            }
-            Ok(())
-        })
+        self.with(|open| open.write(&writes))
     }
 
     fn sync(&self) -> Result<(), DiskError> {
-        self.with(Open::sync)
+        self.with(Database::sync)
     }
 
     fn available(&self) -> Option<u64> {
@@ -250,20 +151,20 @@ impl Disk for SledDisk {
     }
 
     fn size(&self) -> u64 {
-        self.with(|open| Ok(open.db.size_on_disk().unwrap_or(0)))
+        self.with(|open| Ok(open.size() + open.journal_size()))
             .unwrap_or(0)
     }
 
     /// Nobody else may write meanwhile (`sealed.rs` sees to it).
     fn defragment(&self, in_any_case: bool) -> Result<Option<(u64, u64)>, DiskError> {
-        let before = self.size();
+        let (before, database) = (self.size(), self.database_size());
         let last = self.looked_at.load(Ordering::Relaxed);
-        if !in_any_case && !rewrite::may_be_worth(before, last) {
+        if !in_any_case && !rewrite::may_be_worth(database, last) {
             return Ok(None);
         }
-        self.looked_at.store(before, Ordering::Relaxed);
+        self.looked_at.store(database, Ordering::Relaxed);
         let live = self.with(|open| rewrite::live(&open.db))?;
-        if !in_any_case && !rewrite::is_worth(before, live) {
+        if !in_any_case && !rewrite::is_worth(database, live) {
             return Ok(None);
         }
         if self.available().is_some_and(|free| free < 2 * live) {
@@ -280,12 +181,12 @@ impl Disk for SledDisk {
             let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
             *open = None;
             rewrite::swap(&self.path)?;
-            *open = Some(Open::at(&self.path)?);
+            *open = Some(Database::open(&self.path, self.journal)?);
         }
         rewrite::forget(&self.path)?;
-        let after = self.size();
-        self.looked_at.store(after, Ordering::Relaxed);
-        Ok(Some((before, after)))
+        self.looked_at
+            .store(self.database_size(), Ordering::Relaxed);
+        Ok(Some((before, self.size())))
     }
 }
 

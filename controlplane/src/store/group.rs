@@ -75,9 +75,6 @@ pub(super) struct Group {
     pub(super) server: watch::Receiver<ServerMetrics>,
     pub(super) reports: report::Reports,
     pub(super) space: Space,
-    /// The term and the last entry that this member had at its start. If it led then, Raft lets it go on, and
-    /// what it had acknowledged is not known to be committed yet.
-    pub(super) resumed: (u64, u64),
     /// The last search for a leader was in vain.
     forsaken: AtomicBool,
     answers: ask::Answers,
@@ -158,7 +155,6 @@ impl Group {
         state: Arc<Shared>,
         transport: Arc<dyn Transport>,
         space: Space,
-        resumed: (u64, u64),
     ) -> Self {
         Self {
             own,
@@ -168,7 +164,6 @@ impl Group {
             transport,
             reports: report::Reports::default(),
             space,
-            resumed,
             forsaken: AtomicBool::new(false),
             answers: ask::Answers::default(),
             leaving: AtomicBool::new(false),
@@ -268,6 +263,12 @@ impl Group {
         membership.nodes().all(|(id, _)| *id == self.own.id)
     }
 
+    /// Whether nobody else votes, as far as this member knows.
+    pub(super) fn votes_alone(&self) -> bool {
+        let server = self.server.borrow();
+        server.membership_config.voter_ids().eq([self.own.id])
+    }
+
     /// True while nothing can be committed without this member. What is acknowledged is applied here first, so
     /// memory is as fresh as can be and the round through Raft would only cost time.
     ///
@@ -275,14 +276,10 @@ impl Group {
     /// effective membership before the second is written. Shrinking it to one is trusted once it is applied:
     /// no other member can be elected any more.
     pub(super) fn decides_alone(&self) -> bool {
-        let own = [self.own.id];
-        {
-            let server = self.server.borrow();
-            if !server.state.is_leader() || !server.membership_config.voter_ids().eq(own) {
-                return false;
-            }
+        if !self.server.borrow().state.is_leader() || !self.votes_alone() {
+            return false;
         }
-        self.state.read().voters_are(&own)
+        self.state.read().voters_are(&[self.own.id])
     }
 
     /// Waits until everything up to this place in the log is applied here.

@@ -3,6 +3,11 @@
 //! Entries are written by the disk thread (`writer.rs`); the newest ones stay in memory until they are
 //! written and a little longer, because each of them is read once more, to be applied. The positions (first,
 //! last, vote) are kept in memory and are ahead of the disk by what is being written.
+//!
+//! openraft 0.9 sends an entry to the others only once the log says that it is written, so a write would wait for
+//! two disks, one after the other. The log of a leader therefore says so at once, and what is not written yet is not
+//! [`Settled`]: until it is, it is not applied here (`machine.rs`) and the others are not told that it is committed
+//! (`peers/network.rs`). What Raft counts for this member then never counts before its disk has it.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -11,10 +16,11 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use openraft::storage::{LogFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{AnyError, EntryPayload, OptionalSend, StorageIOError};
+use tokio::sync::watch;
 
 use super::codec;
 use super::disk::{Disk, DiskError};
-use super::raft::{Command, Entry, LogId, StorageError, TypeConfig, Vote, entry_size};
+use super::raft::{Command, Entry, LogId, NodeId, StorageError, TypeConfig, Vote, entry_size};
 use super::record::{self, RecordError};
 use super::writer::{Job, Writer};
 
@@ -33,10 +39,39 @@ pub(crate) struct LogStore {
 }
 
 struct Shared {
+    own: NodeId,
     /// The disk thread owns it, so that it is closed when that thread has ended.
     disk: Weak<dyn Disk>,
     writer: Writer,
     state: Mutex<State>,
+    /// The first entry that Raft was told of before it was on the disk; written with the state locked.
+    unsettled: watch::Sender<Result<u64, DiskError>>,
+}
+
+/// Which entries are on this disk, of those that Raft takes for written.
+#[derive(Clone)]
+pub(super) struct Settled(watch::Receiver<Result<u64, DiskError>>);
+
+impl Settled {
+    pub(super) fn has(&self, index: u64) -> bool {
+        matches!(&*self.0.borrow(), Ok(unsettled) if index < *unsettled)
+    }
+
+    /// Returns when the entry is on the disk.
+    ///
+    /// # Errors
+    /// It never will be, or that is not known.
+    pub(super) async fn reach(&self, index: u64) -> Result<(), DiskError> {
+        if self.has(index) {
+            return Ok(());
+        }
+        let mut unsettled = self.0.clone();
+        let settled = |now: &Result<u64, DiskError>| now.as_ref().map_or(true, |at| index < *at);
+        match unsettled.wait_for(settled).await {
+            Ok(now) => now.clone().map(drop),
+            Err(_) => Err(DiskError::Io("the store is shut down".into())),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -49,6 +84,8 @@ struct State {
     tail_bytes: usize,
     /// Entries up to this index (exclusive) are on the disk.
     written: u64,
+    /// Raft was told of entries up to this index (exclusive) when they were submitted.
+    told: u64,
 }
 
 impl LogStore {
@@ -56,10 +93,12 @@ impl LogStore {
     pub(super) fn open(
         disk: &Arc<dyn Disk>,
         writer: Writer,
+        own: NodeId,
         watermark: u64,
     ) -> Result<Self, DiskError> {
+        let vote = read_meta(&**disk, VOTE, codec::decode_vote)?;
         let mut state = State {
-            vote: read_meta(&**disk, VOTE, codec::decode_vote)?,
+            vote: vote.map(|vote| not_leading(vote, own)),
             purged: read_meta(&**disk, PURGED, codec::decode_log_id)?,
             ..State::default()
         };
@@ -118,11 +157,17 @@ impl LogStore {
         });
         Ok(Self {
             shared: Arc::new(Shared {
+                own,
                 disk: Arc::downgrade(disk),
                 writer,
                 state: Mutex::new(state),
+                unsettled: watch::Sender::new(Ok(u64::MAX)),
             }),
         })
+    }
+
+    pub(super) fn settled(&self) -> Settled {
+        Settled(self.shared.unsettled.subscribe())
     }
 
     /// Entries that a start with nothing applied would have to apply, for tests and diagnostics.
@@ -130,13 +175,6 @@ impl LogStore {
     pub(super) fn positions(&self) -> (Option<LogId>, Option<LogId>) {
         let state = self.state();
         (state.purged, state.last)
-    }
-
-    /// The term of the vote, and the last entry.
-    pub(super) fn resumes(&self) -> (u64, u64) {
-        let state = self.state();
-        let term = state.vote.map_or(0, |vote| vote.leader_id().get_term());
-        (term, state.last.map_or(0, |id| id.index))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -193,6 +231,40 @@ impl LogStore {
             entries.push(entry);
         }
         Ok(entries)
+    }
+}
+
+impl Shared {
+    fn leads(&self, state: &State, entry: &Entry) -> bool {
+        state.vote.is_some_and(|vote| {
+            let leader = vote.leader_id();
+            vote.is_committed()
+                && leader.voted_for() == Some(self.own)
+                && *leader == entry.log_id.leader_id
+        })
+    }
+
+    /// To be called when what is told or what is written has changed.
+    fn settle(&self, state: &State) {
+        let now = match state.written < state.told {
+            true => state.written,
+            false => u64::MAX,
+        };
+        self.unsettled
+            .send_if_modified(|unsettled| match unsettled {
+                Ok(at) => std::mem::replace(at, now) != now,
+                Err(_) => false,
+            });
+    }
+}
+
+/// The vote of a member that led, without its leadership: of what it said as the leader of that term its disk may have
+/// lost the end, and it must not say something else under the same term.
+fn not_leading(vote: Vote, own: NodeId) -> Vote {
+    let leader = vote.leader_id();
+    match leader.voted_for() == Some(own) {
+        true => Vote::new(leader.get_term(), own),
+        false => vote,
     }
 }
 
@@ -369,29 +441,54 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             durable: true,
             ..Job::default()
         };
+        let mut at_once = true;
         let last = {
             let mut state = self.state();
             for entry in entries {
                 if let EntryPayload::Normal(Command::Txns(txns)) = &entry.payload {
                     txns.begin();
                 }
+                // Changes of members, and with what a leader begins, count when they are written.
+                at_once &= matches!(entry.payload, EntryPayload::Normal(_))
+                    && self.shared.leads(&state, &entry);
                 let payload = codec::encode_entry(&entry);
                 let base = record::log_key(entry.log_id.index);
                 record::put(&mut job.writes, &base, &payload);
                 state.last = Some(entry.log_id);
                 state.keep(entry);
             }
+            if at_once {
+                state.told = next(state.last);
+                self.shared.settle(&state);
+            }
             state.last
         };
         job.last_log = last.map(|id| id.index);
+        let waiting = match at_once {
+            true => {
+                callback.log_io_completed(Ok(()));
+                None
+            }
+            false => Some(callback),
+        };
         let shared = Arc::clone(&self.shared);
         job.done = Some(Box::new(move |result| {
-            if result.is_ok() {
-                let mut state = shared.state.lock().expect("no panic while holding it");
-                state.written = state.written.max(next(last));
-                state.trim();
+            match &result {
+                Ok(()) => {
+                    let mut state = shared.state.lock().expect("no panic while holding it");
+                    state.written = state.written.max(next(last));
+                    state.trim();
+                    shared.settle(&state);
+                }
+                Err(error) => {
+                    let error = Err(error.clone());
+                    // There need not be anybody who waits.
+                    let _before = shared.unsettled.send_replace(error);
+                }
             }
-            callback.log_io_completed(result.map_err(std::io::Error::other));
+            if let Some(callback) = waiting {
+                callback.log_io_completed(result.map_err(std::io::Error::other));
+            }
         }));
         self.shared.writer.submit(job);
         Ok(())
@@ -415,6 +512,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             let mut state = self.state();
             // What was waiting to be written when it was truncated must not count as written.
             state.written = state.written.min(from);
+            state.told = state.told.min(from);
+            self.shared.settle(&state);
             match state.tail.back() {
                 Some(entry) => Some(entry.log_id),
                 None if next(state.purged) >= from => state.purged,

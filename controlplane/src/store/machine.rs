@@ -16,6 +16,7 @@ use super::Revision;
 use super::codec::{self, Applied};
 use super::compaction::Retention;
 use super::disk::{Disk, DiskError};
+use super::log::Settled;
 use super::metrics::StateMetrics;
 use super::mvcc::{Change, Mvcc, Version};
 use super::raft::{
@@ -136,6 +137,7 @@ impl State {
 pub(crate) struct StateMachine {
     shared: Arc<Shared>,
     writer: Writer,
+    log: Settled,
     hub: mpsc::UnboundedSender<Published>,
     current: Arc<Mutex<Option<(SnapshotMeta, Image)>>>,
 }
@@ -145,6 +147,7 @@ impl StateMachine {
     pub(super) fn open(
         disk: &dyn Disk,
         writer: Writer,
+        log: Settled,
         hub: mpsc::UnboundedSender<Published>,
         metrics: StateMetrics,
         retention: &Retention,
@@ -172,6 +175,7 @@ impl StateMachine {
         Ok(Self {
             shared: Arc::new(shared),
             writer,
+            log,
             hub,
             current: Arc::default(),
         })
@@ -304,6 +308,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        if let Some(last) = entries.last() {
+            let settled = self.log.reach(last.log_id.index).await;
+            settled.map_err(|e| StorageIOError::write_logs(AnyError::new(&e)))?;
+        }
         let mut effects = Effects::default();
         let mut outcomes = Vec::new();
         let applied = {

@@ -193,8 +193,8 @@ impl Member {
         let network = Network {
             own: role.identity.clone(),
             transport: Arc::clone(&transport),
+            log: log.settled(),
         };
-        let resumed = log.resumes();
         let raft_config = Arc::new(raft_config(options.snapshot_every)?);
         let raft = Raft::new(role.identity.id, raft_config, network, log, machine)
             .await
@@ -206,7 +206,6 @@ impl Member {
             Arc::clone(&state),
             transport,
             space,
-            resumed,
         ));
 
         let (lead, leadership) = watch::channel(false);
@@ -269,6 +268,11 @@ impl Member {
             raft.initialize(std::collections::BTreeMap::from(members))
                 .await
                 .map_err(|e| StoreError::Storage(format!("found the cluster: {e}")))?;
+        }
+        if self.group.votes_alone() {
+            // Nobody else could; Raft itself would look for a while.
+            let elected = raft.trigger().elect().await;
+            elected.map_err(|e| proposals::fatal_error(&e))?;
         }
         let settle = settle(Arc::clone(&self.group), self.role.node.clone());
         self.tasks.push(tokio::spawn(settle));

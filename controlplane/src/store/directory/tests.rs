@@ -25,17 +25,27 @@ fn a_second_holder_is_refused_and_told_who_has_it() {
 fn an_unknown_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     drop(Directory::open(dir.path()).unwrap());
-    std::fs::write(dir.path().join("format"), "waggle-store 2\n").unwrap();
+    std::fs::write(dir.path().join("format"), "waggle-store 3\n").unwrap();
     let error = Directory::open(dir.path()).unwrap_err();
     assert!(matches!(
         error,
         StoreError::Format {
-            found: 2,
-            known: 1,
+            found: 3,
+            known: 2,
             ..
         }
     ));
-    assert!(error.to_string().contains("has format 2"), "{error}");
+    assert!(error.to_string().contains("has format 3"), "{error}");
+}
+
+#[test]
+fn data_from_before_the_journal_are_taken_over_and_say_so() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(Directory::open(dir.path()).unwrap());
+    std::fs::write(dir.path().join("format"), "waggle-store 1\n").unwrap();
+    drop(Directory::open(dir.path()).unwrap());
+    let format = std::fs::read_to_string(dir.path().join("format")).unwrap();
+    assert_eq!(format, "waggle-store 2\n");
 }
 
 #[test]

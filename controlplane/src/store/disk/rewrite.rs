@@ -12,7 +12,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{DiskError, io_error, open_database, sled_error, sync_files};
+use super::database::{open_database, sync_files};
+use super::{DiskError, io_error, sled_error};
 
 /// A file that is smaller is left alone.
 pub(super) const LEAST: u64 = 64 << 20;
@@ -70,9 +71,14 @@ pub(super) fn copy(from: &sled::Db, to: &Path) -> Result<(), DiskError> {
         std::fs::remove_dir_all(to).map_err(|e| io_error("remove an old copy", &e))?;
     }
     let db = open_database(to)?;
-    for item in from.iter() {
-        let (key, value) = item.map_err(|e| sled_error("scan", &e))?;
-        db.insert(key, value).map_err(|e| sled_error("copy", &e))?;
+    for name in from.tree_names() {
+        let open = |db: &sled::Db| db.open_tree(&name).map_err(|e| sled_error("open", &e));
+        let (source, copy) = (open(from)?, open(&db)?);
+        for item in source.iter() {
+            let (key, value) = item.map_err(|e| sled_error("scan", &e))?;
+            copy.insert(key, value)
+                .map_err(|e| sled_error("copy", &e))?;
+        }
     }
     db.flush().map_err(|e| sled_error("flush", &e))?;
     drop(db);

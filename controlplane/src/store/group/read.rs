@@ -87,14 +87,7 @@ impl Group {
     pub(in crate::store) async fn read_index_here(&self) -> Result<u64, Miss> {
         self.stays()?;
         let (read, _) = self.raft.get_read_log_id().await.map_err(unconfirmed)?;
-        let read = read.map_or(0, |id| id.index);
-        let (term, last) = self.resumed;
-        let leads_since_before = self.server.borrow().vote.leader_id().get_term() == term;
-        Ok(if leads_since_before {
-            read.max(last)
-        } else {
-            read
-        })
+        Ok(read.map_or(0, |id| id.index))
     }
 
     async fn read_index_there(&self, peer: &Peer) -> Result<u64, Miss> {

@@ -16,10 +16,13 @@ use super::message;
 use super::{CallError, Peer, Transport};
 use crate::store::codec::{self, CodecError};
 use crate::store::group::Identity;
+use crate::store::log::Settled;
 use crate::store::raft::{Node, NodeId, Snapshot, TypeConfig, Vote};
 
 /// Pause after a member could not be reached: shorter than the time after which it would call an election.
 const BACKOFF: Duration = Duration::from_millis(100);
+/// How long the news that an entry is committed waits for this member's own disk.
+const HOLD: Duration = Duration::from_millis(50);
 /// For the whole of a snapshot.
 const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(600);
 
@@ -27,10 +30,12 @@ const SNAPSHOT_PATIENCE: Duration = Duration::from_secs(600);
 pub(in crate::store) struct Network {
     pub(in crate::store) own: Identity,
     pub(in crate::store) transport: Arc<dyn Transport>,
+    pub(in crate::store) log: Settled,
 }
 
 pub(in crate::store) struct Line {
     own: Identity,
+    log: Settled,
     transport: Arc<dyn Transport>,
     peer: Peer,
 }
@@ -41,6 +46,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     async fn new_client(&mut self, target: NodeId, node: &Node) -> Line {
         Line {
             own: self.own.clone(),
+            log: self.log.clone(),
             transport: Arc::clone(&self.transport),
             peer: Peer {
                 id: target,
@@ -85,6 +91,25 @@ impl Line {
     }
 }
 
+impl Line {
+    /// Takes out that something is committed while this member's own disk does not have it (`log.rs`). A message that says
+    /// nothing else waits for the disk, but not for long: it is a heart-beat too.
+    async fn say_committed(&self, rpc: &mut AppendEntriesRequest<TypeConfig>) {
+        let Some(commit) = rpc.leader_commit else {
+            return;
+        };
+        let settled = self.log.has(commit.index)
+            || rpc.entries.is_empty()
+                && matches!(
+                    tokio::time::timeout(HOLD, self.log.reach(commit.index)).await,
+                    Ok(Ok(()))
+                );
+        if !settled {
+            rpc.leader_commit = None;
+        }
+    }
+}
+
 fn unexpected<E: std::error::Error>() -> Failure<E> {
     nonsense(&CodecError::Missing("answer to the question"))
 }
@@ -92,9 +117,10 @@ fn unexpected<E: std::error::Error>() -> Failure<E> {
 impl RaftNetwork<TypeConfig> for Line {
     async fn append_entries(
         &mut self,
-        rpc: AppendEntriesRequest<TypeConfig>,
+        mut rpc: AppendEntriesRequest<TypeConfig>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<NodeId>, RPCError<NodeId, Node, RaftError<NodeId>>> {
+        self.say_committed(&mut rpc).await;
         let request = pb::peer_request::Request::Append(message::append_to_pb(&rpc));
         match self.call(request, &option).await.map_err(|e| failure(&e))? {
             pb::peer_response::Response::Append(answer) => {

@@ -55,6 +55,8 @@ async fn a_changed_bit_anywhere_in_the_database_is_harmless_or_refused() {
     for _ in 0..10 {
         let damaged = tempfile::tempdir().unwrap();
         copy(dir.path(), damaged.path());
+        // It could mend the database.
+        std::fs::remove_file(damaged.path().join("data/journal")).unwrap();
         let at = rand::random_range(0..length);
         flip(&damaged.path().join("data/db"), at);
         match open(damaged.path()).await {
@@ -68,6 +70,39 @@ async fn a_changed_bit_anywhere_in_the_database_is_harmless_or_refused() {
         }
     }
     assert!(refused > 0);
+}
+
+/// The same after a crash, when the journal has what the database lacks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_bit_in_database_or_journal_is_harmless_or_refused_after_a_crash() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await.unwrap();
+    for i in 0..200 {
+        let txn = put(&format!("k{}", i % 100), &format!("{i}"));
+        store.txn(txn).await.unwrap();
+    }
+    let expected = contents(&store).await;
+    let crashed = tempfile::tempdir().unwrap();
+    copy(dir.path(), crashed.path());
+    store.close().await.unwrap();
+    for turn in 0..12 {
+        let damaged = tempfile::tempdir().unwrap();
+        copy(crashed.path(), damaged.path());
+        let file = damaged.path().join(["data/db", "data/journal"][turn % 2]);
+        let bytes = std::fs::read(&file).unwrap();
+        let used = bytes.iter().rposition(|byte| *byte != 0).unwrap_or(0) + 1;
+        let at = rand::random_range(0..used) as u64;
+        flip(&file, at);
+        match open(damaged.path()).await {
+            Ok(store) => {
+                assert_eq!(contents(&store).await, expected, "{file:?} at {at}");
+                assert_eq!(store.revision(), 200);
+                store.close().await.unwrap();
+            }
+            Err(StoreError::Corrupt(_)) => {}
+            Err(other) => panic!("{file:?} at {at}: {other}"),
+        }
+    }
 }
 
 /// A small file system of its own; unmounted when dropped.

@@ -39,10 +39,11 @@ impl Storage {
         let (writer, thread) =
             Writer::start(Arc::clone(&disk), watermark, metrics.disk, ()).unwrap();
         let (hub, published) = unbounded_channel();
-        let log = LogStore::open(&disk, writer.clone(), 0).unwrap();
-        let retention = Retention::default();
+        let log = LogStore::open(&disk, writer.clone(), 0, 0).unwrap();
+        let (settled, retention) = (log.settled(), Retention::default());
+        let state = metrics.state;
         let machine =
-            StateMachine::open(&*disk, writer.clone(), hub, metrics.state, &retention).unwrap();
+            StateMachine::open(&*disk, writer.clone(), settled, hub, state, &retention).unwrap();
         Self {
             log,
             machine,
