@@ -185,6 +185,10 @@ impl SledDisk {
     /// Opens or creates the database in `path`, which only this process may use (see `directory.rs`).
     pub(super) fn open(path: &Path) -> Result<Self, DiskError> {
         rewrite::recover(path).map_err(|e| io_error("what a rewriting has left", &e))?;
+        if path.join("db").exists() {
+            // This process may have closed it a moment ago.
+            rewrite::await_release(path)?;
+        }
         Ok(Self {
             path: path.to_owned(),
             open: RwLock::new(Some(Open::at(path)?)),

@@ -139,6 +139,11 @@ impl LogStore {
         (term, state.last.map_or(0, |id| id.index))
     }
 
+    /// The end of the log, written or about to be.
+    pub(super) fn last(&self) -> Option<LogId> {
+        self.state().last
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().expect("no panic while holding it")
     }
