@@ -502,19 +502,12 @@ async fn watcher(
 async fn note_leaders(door: Door, recorder: Recorder, stop: tokio_util::sync::CancellationToken) {
     while !stop.is_cancelled() {
         sleep(Duration::from_millis(10)).await;
-        let running: Vec<(u64, Store)> = {
-            let door = door.lock().unwrap();
-            let stores = door.iter();
-            stores
-                .map(|(id, running)| (*id, running.store.clone()))
-                .collect()
-        };
-        for (id, store) in running {
-            let server = store.member.group().server.borrow().clone();
+        for (id, running) in door.lock().unwrap().iter() {
+            let server = running.store.member.group().server.borrow();
             if server.state.is_leader() {
                 let led = Led {
                     term: server.vote.leader_id().get_term(),
-                    leader: id,
+                    leader: *id,
                 };
                 let mut recorder = recorder.lock().unwrap();
                 if recorder.led.last() != Some(&led) {
