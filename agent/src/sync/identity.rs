@@ -24,6 +24,8 @@ pub(super) struct Identity {
     node_name: String,
     directory: Option<PathBuf>,
     present: Arc<Mutex<Present>>,
+    /// The cluster trusts other CAs than before.
+    other_cas: Arc<tokio::sync::Notify>,
 }
 
 struct Present {
@@ -47,6 +49,7 @@ impl Identity {
                 next: None,
                 asked: None,
             })),
+            other_cas: Arc::default(),
         }
     }
 
@@ -84,7 +87,10 @@ impl Identity {
                     return request;
                 }
                 // Clocks are set, and nodes sleep: looked at now and then.
-                tokio::time::sleep(wait.clamp(Duration::from_secs(1), RETRY)).await;
+                tokio::select! {
+                    () = tokio::time::sleep(wait.clamp(Duration::from_secs(1), RETRY)) => {}
+                    () = this.other_cas.notified() => {}
+                }
             }
         }
     }
@@ -147,8 +153,11 @@ impl Identity {
             return;
         }
         present.ca = ca_pem.as_bytes().to_vec();
+        // What was asked of another signer does not count.
+        present.asked = None;
         tracing::info!("the cluster trusts other CAs than before");
         self.keep(&present);
+        self.other_cas.notify_one();
     }
 
     fn keep(&self, present: &Present) {
@@ -251,6 +260,45 @@ mod tests {
         identity.trust("nonsense");
         identity.trust(&format!("{ca_pem}{other}"));
         assert!(identity.pem().0.ends_with(other.as_bytes()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_signer_is_asked_for_a_certificate_at_once() {
+        let (old, old_issuer) = ca();
+        let identity = Identity::new(&ClientConfig {
+            server: String::new(),
+            node_name: "n1".to_owned(),
+            ca_pem: old.clone().into_bytes(),
+            certificate_pem: b"none yet".to_vec(),
+            key_pem: b"old".to_vec(),
+            identity_dir: None,
+        });
+        let answer = |csr: &str, issuer: &Issuer<'static, KeyPair>, ca: &str| {
+            let mut request = rcgen::CertificateSigningRequestParams::from_pem(csr).unwrap();
+            request.params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            request.params.not_after = rcgen::date_time_ymd(2099, 1, 1);
+            identity.answered(wire::CertificateResponse {
+                certificate_pem: request.signed_by(issuer).unwrap().pem(),
+                ca_pem: ca.to_owned(),
+                error: String::new(),
+            });
+        };
+        answer(&identity.request().await, &old_issuer, &old);
+        let started = tokio::time::Instant::now();
+        let next = identity.request();
+        tokio::pin!(next);
+        let wait = Duration::from_secs(2);
+        assert!(tokio::time::timeout(wait, &mut next).await.is_err());
+        // A second CA is trusted: nothing to do. It signs: everything.
+        let (new, new_issuer) = ca();
+        identity.trust(&format!("{old}{new}"));
+        assert!(tokio::time::timeout(wait, &mut next).await.is_err());
+        identity.trust(&format!("{new}{old}"));
+        let csr = tokio::time::timeout(wait, next).await.unwrap();
+        answer(&csr, &new_issuer, &format!("{new}{old}"));
+        assert!(started.elapsed() < Duration::from_secs(10));
+        let next = identity.request();
+        assert!(tokio::time::timeout(wait, next).await.is_err());
     }
 
     #[test]

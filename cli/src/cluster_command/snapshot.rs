@@ -1,6 +1,7 @@
 //! `waggle cluster snapshot`: the whole store as a file, and a new cluster out of it.
 
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
@@ -9,7 +10,8 @@ use http_body_util::BodyExt as _;
 
 #[derive(Debug, Clone, clap::Subcommand)]
 pub(super) enum SnapshotAction {
-    /// Write everything that the store holds to a file, and check it.
+    /// Write everything that the store holds to a file, and check it. The file is not encrypted, and has all Secrets in
+    /// it: only its owner may read it, and it should go where they may.
     Save { file: PathBuf },
     /// Make a new cluster of one member with what is in the file: its data directory, for `waggle controller` to
     /// start on. The directory `pki` is not in the file: without a copy of it there, a new CA is made, which no
@@ -67,8 +69,20 @@ pub(super) async fn save(config: kube::Config, file: &Path) -> anyhow::Result<()
     let code = response.status();
     let mut body = response.into_body();
     let beside = file.with_extension("part");
-    let mut out =
-        std::fs::File::create(&beside).with_context(|| format!("create {}", beside.display()))?;
+    let create = || {
+        match std::fs::remove_file(&beside) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut options = std::fs::OpenOptions::new();
+        // All Secrets are in it.
+        options
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&beside)
+    };
+    let mut out = create().with_context(|| format!("create {}", beside.display()))?;
     let written = async {
         if !code.is_success() {
             let text = body.collect().await?.to_bytes();

@@ -1,7 +1,9 @@
 //! `waggle lab exec`: becomes a program in the surroundings of a member or a pod.
 
+use std::net::TcpStream;
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use k8s_openapi::api::core::v1::Pod;
@@ -9,11 +11,14 @@ use kube::api::Api;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
-use super::ExecArguments;
 use super::place::{OUTSIDE, Place};
 use super::plan::Host;
 use super::record::Record;
 use super::spawn::Surroundings;
+use super::{ExecArguments, netns, up};
+
+/// How long a controller may take to accept a connection.
+const ACCEPT: Duration = Duration::from_secs(1);
 
 pub(super) fn run(place: &Place, arguments: ExecArguments) -> anyhow::Result<()> {
     let record = Record::require(place)?;
@@ -30,6 +35,7 @@ pub(super) fn run(place: &Place, arguments: ExecArguments) -> anyhow::Result<()>
             name.clone(),
         )
     };
+    let kubeconfig = kubeconfig(place, &record, name)?;
     let surroundings = Surroundings {
         netns: Some(&netns),
         cgroup: &cgroup,
@@ -50,10 +56,30 @@ pub(super) fn run(place: &Place, arguments: ExecArguments) -> anyhow::Result<()>
     let mut command = std::process::Command::new(&program);
     command
         .args(words)
-        .env("KUBECONFIG", place.inner_kubeconfig())
+        .env("KUBECONFIG", kubeconfig)
         .env("WAGGLE_LAB", &place.name)
         .env("WAGGLE_LAB_MEMBER", name);
     Err(command.exec()).with_context(|| format!("run {}", program.display()))
+}
+
+/// The kubeconfig of a controller that takes connections: of the member itself, where that is one and does.
+fn kubeconfig(place: &Place, record: &Record, name: &str) -> anyhow::Result<PathBuf> {
+    let hosts = record.members.iter().map(|member| member.host);
+    let mut controllers: Vec<Host> = hosts
+        .filter(|host| matches!(host, Host::Controller(_)))
+        .collect();
+    controllers.sort_by_key(|host| host.name() != name);
+    let found = netns::inside(&place.netns(OUTSIDE), || {
+        for controller in controllers {
+            let kubeconfig = place.kubeconfig_of(&controller.name());
+            let address = up::api_address(record, controller)?;
+            if kubeconfig.exists() && TcpStream::connect_timeout(&address, ACCEPT).is_ok() {
+                return Ok(Some(kubeconfig));
+            }
+        }
+        Ok(None)
+    })?;
+    Ok(found.unwrap_or_else(|| place.inner_kubeconfig()))
 }
 
 /// In a mount namespace of its own, names are resolved by the cluster's DNS.

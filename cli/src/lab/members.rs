@@ -137,7 +137,7 @@ pub(super) fn start(place: &Place, name: &str) -> anyhow::Result<()> {
         up::connect(place, &record, member.host)?;
     }
     // Written again when it serves.
-    let kubeconfig = place.data_of(name).join("admin.kubeconfig");
+    let kubeconfig = place.kubeconfig_of(name);
     if matches!(member.host, Host::Controller(_)) && kubeconfig.exists() {
         std::fs::remove_file(&kubeconfig)
             .with_context(|| format!("remove {}", kubeconfig.display()))?;
@@ -150,6 +150,10 @@ pub(super) fn start(place: &Place, name: &str) -> anyhow::Result<()> {
             Host::Node(_) => await_local(place, &record, member.host).await,
             _ => {
                 up::await_file(place, &record, member.host, &kubeconfig).await?;
+                if let Some(forward) = &record.forward {
+                    // Its CA may be another one than before.
+                    up::write_kubeconfig(place, &record, member.host, forward.port)?;
+                }
                 await_api(place, &record, member.host).await
             }
         }

@@ -48,10 +48,7 @@ pub(super) fn create(path: &Path) -> anyhow::Result<()> {
 
 /// Sets `/proc/sys/net/…` in the namespace.
 pub(super) fn set(netns: &Path, settings: &[&str], value: &str) -> anyhow::Result<()> {
-    on_own_thread(|| {
-        let namespace = open(netns)?;
-        setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)
-            .with_context(|| format!("enter {}", netns.display()))?;
+    inside(netns, || {
         for setting in settings {
             let path = Path::new("/proc/sys/net").join(setting);
             std::fs::write(&path, value).with_context(|| format!("write {}", path.display()))?;
@@ -67,6 +64,19 @@ pub(super) fn on_own_thread<T: Send>(
     std::thread::scope(|scope| match scope.spawn(work).join() {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),
+    })
+}
+
+/// Does it in the namespace, which this thread does not enter.
+pub(super) fn inside<T: Send>(
+    path: &Path,
+    work: impl FnOnce() -> anyhow::Result<T> + Send,
+) -> anyhow::Result<T> {
+    on_own_thread(|| {
+        let namespace = open(path)?;
+        setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)
+            .with_context(|| format!("enter {}", path.display()))?;
+        work()
     })
 }
 

@@ -85,9 +85,14 @@ impl Place {
         self.data.join("kubeconfig")
     }
 
-    /// For clients in the lab's namespaces.
+    /// For clients in the lab's namespaces: by the first controller.
     pub(super) fn inner_kubeconfig(&self) -> PathBuf {
-        self.data_of("controller-1").join("admin.kubeconfig")
+        self.kubeconfig_of("controller-1")
+    }
+
+    /// For clients in the lab's namespaces: by this controller, which writes it when it serves.
+    pub(super) fn kubeconfig_of(&self, controller: &str) -> PathBuf {
+        self.data_of(controller).join("admin.kubeconfig")
     }
 
     /// What names are resolved with in `waggle lab exec`.

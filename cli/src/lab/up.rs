@@ -226,7 +226,10 @@ pub(super) async fn import(place: &Place, record: &Record, node: Host) -> anyhow
     Ok(())
 }
 
-fn api_address(record: &Record, controller: Host) -> anyhow::Result<std::net::SocketAddr> {
+pub(super) fn api_address(
+    record: &Record,
+    controller: Host,
+) -> anyhow::Result<std::net::SocketAddr> {
     let addresses = record.families.fabric(controller);
     let first = addresses.first().context("a controller has an address")?;
     Ok(std::net::SocketAddr::new(*first, API_PORT))
@@ -251,7 +254,7 @@ async fn join(place: &Place, record: &mut Record, host: Host) -> anyhow::Result<
     let process = start_with(place, record, host, &further)?;
     record.set_process(host, Some(process));
     record.write(place)?;
-    let kubeconfig = place.data_of(&host.name()).join("admin.kubeconfig");
+    let kubeconfig = place.kubeconfig_of(&host.name());
     await_file(place, record, host, &kubeconfig).await
 }
 
@@ -365,11 +368,21 @@ fn forward(place: &Place, record: &Record, controller: Host) -> anyhow::Result<F
     let listener = OwnedFd::from(listener);
     let log = place.log(FORWARD);
     let process = spawn::start(&surroundings, &arguments, &log, Some(listener))?;
-    let inner = std::fs::read_to_string(place.inner_kubeconfig())?;
+    write_kubeconfig(place, record, controller, port)?;
+    Ok(Forward { port, process })
+}
+
+/// For clients on this machine, with what this controller trusts.
+pub(super) fn write_kubeconfig(
+    place: &Place,
+    record: &Record,
+    controller: Host,
+    port: u16,
+) -> anyhow::Result<()> {
+    let inner = std::fs::read_to_string(place.kubeconfig_of(&controller.name()))?;
     let outer = inner.replace(
         &server(record, controller)?,
         &format!("https://127.0.0.1:{port}"),
     );
-    crate::files::write_private(&place.kubeconfig(), outer.as_bytes())?;
-    Ok(Forward { port, process })
+    crate::files::write_private(&place.kubeconfig(), outer.as_bytes())
 }

@@ -86,6 +86,10 @@ impl SledDisk {
 
     fn open_with(path: &Path, journal: u64) -> Result<Self, DiskError> {
         rewrite::recover(path).map_err(|e| io_error("what a rewriting has left", &e))?;
+        if path.join("db").exists() {
+            // This process may have closed it a moment ago.
+            rewrite::await_release(path)?;
+        }
         Ok(Self {
             path: path.to_owned(),
             journal,

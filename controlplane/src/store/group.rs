@@ -6,6 +6,7 @@
 //! | `read` | how far a reader must wait: read index, one round for all that wait |
 //! | `change`, `plan` | members come and go; what is allowed is pure |
 //! | `ask` | what the layers above ask each other |
+//! | `election` | when a member calls an election; what it asks the others first |
 //! | `handover` | a leader that stops lets another one lead |
 //! | `report` | what members tell each other of themselves, now and then |
 //!
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::StoreError;
+use super::log::LogStore;
 use super::machine::Shared;
 use super::peers::{CallError, PROTOCOL, Peer, Transport};
 use super::raft::{Node, NodeId, Raft};
@@ -29,6 +31,7 @@ use super::space::Space;
 
 pub(super) mod ask;
 pub(super) mod change;
+pub(super) mod election;
 pub(super) mod handover;
 pub(super) mod plan;
 pub(super) mod read;
@@ -71,6 +74,7 @@ pub(super) struct Group {
     pub(super) own: Identity,
     pub(super) raft: Raft,
     pub(super) state: Arc<Shared>,
+    log: LogStore,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) server: watch::Receiver<ServerMetrics>,
     pub(super) reports: report::Reports,
@@ -152,6 +156,7 @@ impl Group {
     pub(super) fn new(
         own: Identity,
         raft: Raft,
+        log: LogStore,
         state: Arc<Shared>,
         transport: Arc<dyn Transport>,
         space: Space,
@@ -160,6 +165,7 @@ impl Group {
             own,
             server: raft.server_metrics(),
             raft,
+            log,
             state,
             transport,
             reports: report::Reports::default(),

@@ -177,6 +177,11 @@ impl LogStore {
         (state.purged, state.last)
     }
 
+    /// The end of the log, written or about to be.
+    pub(super) fn last(&self) -> Option<LogId> {
+        self.state().last
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().expect("no panic while holding it")
     }

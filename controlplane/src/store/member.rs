@@ -22,7 +22,7 @@ use super::disk::Disk;
 use super::disk::{DiskError, SledDisk};
 use super::foundation::Foundation;
 use super::group::change::Change;
-use super::group::handover::LEASE;
+use super::group::election::{LEASE, VOTING};
 use super::group::read::ReadIndex;
 use super::group::{self, Group, Identity, ServerMetrics, report};
 use super::machine::{Published, Shared};
@@ -196,13 +196,14 @@ impl Member {
             log: log.settled(),
         };
         let raft_config = Arc::new(raft_config(options.snapshot_every)?);
-        let raft = Raft::new(role.identity.id, raft_config, network, log, machine)
+        let raft = Raft::new(role.identity.id, raft_config, network, log.clone(), machine)
             .await
             .map_err(|e| proposals::fatal_error(&e))?;
         let space = Space::new(disk, options.bounds, metrics.space.clone());
         let group = Arc::new(Group::new(
             role.identity.clone(),
             raft.clone(),
+            log,
             Arc::clone(&state),
             transport,
             space,
@@ -231,6 +232,7 @@ impl Member {
             )),
             tokio::spawn(upkeep::run(Arc::clone(&group), options.retention)),
             tokio::spawn(Arc::clone(&group).keep_reporting()),
+            tokio::spawn(Arc::clone(&group).keep_electing(metrics.group.clone())),
         ];
         tasks.extend(listen.map(|listen| listen(Inbox::new(Arc::clone(&group)))));
         let mut member = Self {
@@ -458,10 +460,12 @@ fn over_network(peers: Option<PeerConfig>) -> (Arc<dyn Transport>, Option<Listen
 fn raft_config(snapshot_every: u64) -> Result<Config, StoreError> {
     let config = Config {
         cluster_name: "waggle".into(),
-        // A leader that is gone is replaced within 2 s: its lease (the greatest time) has to end, then one of
-        // the others has to have waited for its own time. Members look every one and a half heartbeats.
-        heartbeat_interval: 200,
-        election_timeout_min: 400,
+        // When there is an election, and how often a leader beats, is decided in `group/election.rs`. Of what
+        // follows the first is how long a message with entries may take, the second a vote, and the third the lease.
+        enable_elect: false,
+        enable_heartbeat: false,
+        heartbeat_interval: 300,
+        election_timeout_min: VOTING.as_millis() as u64,
         election_timeout_max: LEASE.as_millis() as u64,
         install_snapshot_timeout: 600_000,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(snapshot_every),

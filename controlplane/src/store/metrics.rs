@@ -24,13 +24,14 @@ pub(super) struct SpaceMetrics {
     pub(super) no_space: Gauge,
 }
 
-/// Written by the task that follows Raft.
+/// Written by the task that follows Raft, and by the one that calls elections.
 #[derive(Debug, Clone, Default)]
 pub(super) struct GroupMetrics {
     pub(super) leads: Gauge,
     pub(super) has_leader: Gauge,
     pub(super) members: Gauge,
     pub(super) leader_changes: Counter,
+    pub(super) elections: Counter,
 }
 
 /// Written by the disk thread.
@@ -158,6 +159,11 @@ impl Metrics {
             "leader_changes",
             "How often this member has seen another leader",
             group.leader_changes.clone(),
+        );
+        store.register(
+            "elections",
+            "How often this member has called an election because it heard no leader",
+            group.elections.clone(),
         );
     }
 }

@@ -58,6 +58,8 @@ fn a_snapshot_becomes_a_new_cluster() {
     let file = members.scratch().join("snapshot");
     let path = file.to_string_lossy().into_owned();
     members.cluster(1, &["snapshot", "save", &path]).ok();
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&file).unwrap());
+    assert_eq!(mode & 0o777, 0o600, "all Secrets are in it");
     kubectl(&members, &["create", "configmap", "later"]).ok();
     members.kill(1);
 
@@ -111,4 +113,71 @@ fn space_is_given_back_by_every_member_under_load() {
     let refused = members.cluster(2, &["defragment", "nobody"]).fails();
     assert!(refused.contains("there is no member nobody"), "{refused}");
     witness.finish(&members);
+}
+
+/// One number that the member tells Prometheus.
+fn metric(members: &Members, member: u8, name: &str) -> u64 {
+    let text = members.metrics(member);
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let value = line.and_then(|rest| rest.trim().parse().ok());
+    value.unwrap_or_else(|| panic!("no {name} in {text}"))
+}
+
+#[test]
+fn history_and_its_space_are_given_up_without_being_asked() {
+    const MOST: usize = 600;
+    const GIVEN_BACK: &str = "space on the disk is given back";
+    let members = Members::start(3);
+    let leader = members.leader();
+    let followers: Vec<u8> = (1..=3).filter(|member| *member != leader).collect();
+    let client = members.client(leader);
+    let mut object = serde_json::json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "large"},
+    });
+    let collection = "/api/v1/namespaces/default/configmaps";
+    let mut written = 0;
+    let gave_back = |member: &u8| members.log(*member).contains(GIVEN_BACK);
+    // One object is alive, and replaced again and again.
+    while !followers.iter().all(gave_back) {
+        assert!(
+            written < MOST,
+            "nothing was given back after {written} writes"
+        );
+        object["data"] = serde_json::json!({"text": format!("{written} {}", "x".repeat(900_000))});
+        let request = match written {
+            0 => http::Request::post(collection),
+            _ => http::Request::put(format!("{collection}/large")),
+        };
+        let request = request.header("content-type", "application/json");
+        let request = request.body(object.to_string().into_bytes()).unwrap();
+        let client = client.clone();
+        let answer = members.run(async move { client.request::<serde_json::Value>(request).await });
+        answer.unwrap();
+        written += 1;
+    }
+    for member in &followers {
+        let log = members.log(*member);
+        let line = log.lines().find(|line| line.contains(GIVEN_BACK)).unwrap();
+        let number = |name: &str| -> u64 {
+            let text = line.split(name).nth(1).unwrap();
+            let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
+            digits.parse().unwrap()
+        };
+        let (before, after) = (number("before="), number("after="));
+        assert!(after < before / 2, "{line}");
+    }
+    for member in 1..=3 {
+        let compacted = metric(&members, member, "waggle_store_compacted_revision ");
+        assert!(compacted > 0, "m{member} still has all history");
+    }
+    eprintln!("{written} writes of 900 kB until both followers had given space back");
+    // Whoever asks for what was given up is told.
+    let old = format!("{collection}?resourceVersion=1&resourceVersionMatch=Exact");
+    let request = http::Request::get(old).body(Vec::new()).unwrap();
+    let client = members.client(followers[0]);
+    let answer = members.run(async move { client.request::<serde_json::Value>(request).await });
+    assert!(
+        matches!(&answer, Err(kube::Error::Api(status)) if status.code == 410),
+        "{answer:?}"
+    );
 }

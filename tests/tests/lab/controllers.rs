@@ -79,6 +79,11 @@ fn any_controller_reaches_every_node_and_any_may_die() {
         Ok(())
     });
     everywhere(&lab, &controllers[1..]);
+    // A client on a node is given one of those that are there.
+    let nodes = [
+        "exec", "node-1", "--", "kubectl", "get", "nodes", "-o", "name",
+    ];
+    assert_eq!(lab.waggle(&nodes).ok(), "node/node-1\nnode/node-2\n");
     lab.waggle(&["start", "controller-1"]).ok();
     everywhere(&lab, &controllers);
     lab.refresh();

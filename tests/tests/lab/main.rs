@@ -1,5 +1,6 @@
 //! The life of a lab: several nodes on one machine.
 #![allow(clippy::unwrap_used)]
 
+mod authorities;
 mod controllers;
 mod lifecycle;

@@ -181,3 +181,44 @@ async fn a_stop_ends_watches_at_once() {
         started.elapsed()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_that_does_not_read_is_cut_off_with_an_error_and_the_others_are_not() {
+    const CHANGES: usize = 60;
+    let member = member().await;
+    member.post(CM, &body("a", "x")).await.ok();
+    let path = format!("{CM}?watch=1&labelSelector=l");
+    // On a connection of its own.
+    let client = admin(&member.controller).await;
+    let mut slow = watch(&client, &path, "").await;
+    let mut quick = watch(&member.client, &path, "").await;
+    for frames in [&mut slow, &mut quick] {
+        assert_eq!(next_name(frames).await, ("ADDED".into(), "a".into()));
+    }
+    // Far more than a watcher may leave unread, and what is in buffers on the way to it.
+    let text = "x".repeat(900_000);
+    for turn in 0..CHANGES {
+        let data = json!({"data": {"t": format!("{turn} {text}")}});
+        let path = format!("{CM}/a");
+        member.patch(&path, "merge-patch", &data).await.ok();
+        let changed = next_name(&mut quick).await;
+        assert_eq!(changed, ("MODIFIED".into(), "a".into()));
+    }
+    // Where it reads again, it is shown what was on the way, and then why there is no more.
+    let mut shown = 0;
+    let error = loop {
+        match next(&mut slow).await {
+            (event, object) if event == "ERROR" => break object,
+            (event, _) => assert_eq!(event, "MODIFIED"),
+        }
+        shown += 1;
+    };
+    assert_eq!(
+        (&error["code"], &error["reason"]),
+        (&json!(410), &json!("Expired"))
+    );
+    assert!(shown < CHANGES, "{shown}");
+    assert!(slow.next().await.is_none());
+    drop(quick);
+    member.controller.shutdown().await;
+}

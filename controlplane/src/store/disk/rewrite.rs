@@ -110,7 +110,7 @@ fn sync_parent(path: &Path) -> io::Result<()> {
 
 /// sled's own tasks may hold a database for a moment after it was dropped, and write beside it by its path. While they do
 /// its file is locked.
-fn await_release(path: &Path) -> Result<(), DiskError> {
+pub(super) fn await_release(path: &Path) -> Result<(), DiskError> {
     let started = Instant::now();
     loop {
         let file = File::open(path.join("db")).map_err(|e| io_error("open db", &e))?;
@@ -203,6 +203,22 @@ mod tests {
                 "step {step}"
             );
         }
+    }
+
+    #[test]
+    fn what_was_just_closed_is_opened_again_when_its_last_holder_lets_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data");
+        drop(SledDisk::open(&path).unwrap());
+        // As one of sled's tasks that is late.
+        let holder = File::open(path.join("db")).unwrap();
+        holder.lock().unwrap();
+        let late = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(holder);
+        });
+        SledDisk::open(&path).unwrap();
+        late.join().unwrap();
     }
 
     #[test]

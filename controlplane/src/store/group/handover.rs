@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use proto::raft::v1 as pb;
 
+use super::election::LEASE;
 use super::{Group, Miss};
 use crate::store::peers::Peer;
 use crate::store::raft::NodeId;
 
-/// How long members refuse to elect another leader after they have heard of one: the greatest election timeout.
-pub(in crate::store) const LEASE: Duration = Duration::from_millis(750);
 /// For what was under way when the lease began.
 const MARGIN: Duration = Duration::from_millis(80);
 /// All of it. The others elect a leader without help in about the same time.
@@ -31,7 +30,6 @@ impl Group {
         }
         self.leaving
             .store(true, std::sync::atomic::Ordering::Release);
-        self.raft.runtime_config().heartbeat(false);
         match tokio::time::timeout(PATIENCE, self.appoint()).await {
             Ok(Ok(leader)) => tracing::info!(leader, "another member leads from now on"),
             Ok(Err(why)) => tracing::warn!(why, "nobody has taken over"),

@@ -129,6 +129,13 @@ impl Inbox {
                 Ok(()) => Response::TakeOver(pb::TakeOverResponse {}),
                 Err(miss) => Response::Refusal(refusal(miss)),
             },
+            Request::Canvass(canvass) => {
+                let last = canvass.last_log_id.map(codec::log_id_from_pb);
+                match self.group.canvassed(from, last).await {
+                    Ok(answer) => Response::Canvass(answer),
+                    Err(miss) => Response::Refusal(refusal(miss)),
+                }
+            }
             Request::Ask(ask) => match self.group.asked(ask).await {
                 Ok(answer) => Response::Ask(pb::AskResponse { answer }),
                 Err(why) => Response::Refusal(refusal(Miss::Final(StoreError::InvalidChange(why)))),

@@ -108,11 +108,78 @@ impl History {
 
     /// A number that stands for all of it.
     pub(super) fn hash(&self) -> u32 {
-        let text = format!(
-            "{:?} {:?} {:?} {:?} {:?}",
-            self.writes, self.reads, self.watched, self.ends, self.truth
-        );
-        crc32fast::hash(text.as_bytes())
+        let mut sum = Sum::default();
+        for write in &self.writes {
+            sum.numbers(&[write.client as u64, write.member]);
+            sum.times(&[write.invoked, write.returned]);
+            for op in &write.txn.ops {
+                sum.text(op.key());
+                if let Op::Put { value, .. } = op {
+                    sum.bytes(value);
+                }
+            }
+            for compare in &write.txn.compares {
+                sum.text(&compare.key);
+                sum.numbers(&[compare.mod_revision]);
+            }
+            sum.text(&format!("{:?}", write.outcome));
+        }
+        for read in &self.reads {
+            sum.numbers(&[read.client as u64, read.member, read.revision]);
+            sum.times(&[read.invoked, read.returned]);
+            for (key, (value, revision)) in &read.contents {
+                sum.text(key);
+                sum.text(value);
+                sum.numbers(&[*revision]);
+            }
+        }
+        for watched in &self.watched {
+            sum.numbers(&[watched.member, watched.from, watched.complete]);
+            sum.events(&watched.events);
+        }
+        for end in self.ends.values() {
+            sum.text(end);
+        }
+        sum.events(&self.truth);
+        sum.0.finalize()
+    }
+}
+
+/// Adds up what happened.
+#[derive(Default)]
+struct Sum(crc32fast::Hasher);
+
+impl Sum {
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.numbers(&[bytes.len() as u64]);
+        self.0.update(bytes);
+    }
+
+    fn text(&mut self, text: &str) {
+        self.bytes(text.as_bytes());
+    }
+
+    fn numbers(&mut self, numbers: &[u64]) {
+        for number in numbers {
+            self.0.update(&number.to_be_bytes());
+        }
+    }
+
+    fn times(&mut self, times: &[Duration]) {
+        for time in times {
+            self.0.update(&time.as_nanos().to_be_bytes());
+        }
+    }
+
+    fn events(&mut self, events: &[Event]) {
+        for event in events {
+            self.numbers(&[event.revision]);
+            self.text(&event.key);
+            match &event.value {
+                Some(value) => self.text(value),
+                None => self.numbers(&[0]),
+            }
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::cluster::{Cluster, Running};
 use super::history::{Event, History, Led, Outcome, Read, Recorder, Watched, Write};
 use super::network::Weather;
+use crate::store::codec;
 use crate::store::compaction::Retention;
 use crate::store::group::change::Change;
 use crate::store::member::Options;
@@ -301,15 +302,12 @@ async fn conclude(cluster: &Cluster, recorder: &Recorder) {
         };
         let _ = tokio::time::timeout(REPAIR, reach).await;
         let summary = store.member.state().summary();
-        let versions: Vec<String> = {
-            let state = store.member.state().read();
-            state.mvcc.versions().map(|v| format!("{v:?}")).collect()
-        };
-        let end = format!(
-            "{:?} {:x}",
-            summary.summary,
-            crc32fast::hash(versions.join("\n").as_bytes())
-        );
+        let mut versions = crc32fast::Hasher::new();
+        for (key, version) in store.member.state().read().mvcc.versions() {
+            versions.update(key.as_bytes());
+            versions.update(&codec::encode_version(version));
+        }
+        let end = format!("{:?} {:x}", summary.summary, versions.finalize());
         recorder.lock().unwrap().ends.insert(id, end);
     }
     let Some(first) = cluster.ids().first().copied() else {
@@ -504,19 +502,12 @@ async fn watcher(
 async fn note_leaders(door: Door, recorder: Recorder, stop: tokio_util::sync::CancellationToken) {
     while !stop.is_cancelled() {
         sleep(Duration::from_millis(10)).await;
-        let running: Vec<(u64, Store)> = {
-            let door = door.lock().unwrap();
-            let stores = door.iter();
-            stores
-                .map(|(id, running)| (*id, running.store.clone()))
-                .collect()
-        };
-        for (id, store) in running {
-            let server = store.member.group().server.borrow().clone();
+        for (id, running) in door.lock().unwrap().iter() {
+            let server = running.store.member.group().server.borrow();
             if server.state.is_leader() {
                 let led = Led {
                     term: server.vote.leader_id().get_term(),
-                    leader: id,
+                    leader: *id,
                 };
                 let mut recorder = recorder.lock().unwrap();
                 if recorder.led.last() != Some(&led) {

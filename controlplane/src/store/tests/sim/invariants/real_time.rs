@@ -3,16 +3,41 @@
 //! Revisions order everything that happened, so it is enough that they agree with the clock: whatever began
 //! after an answer that named a revision has at least that revision, and a write a greater one.
 
+use std::fmt;
 use std::time::Duration;
 
-use super::super::history::{self, History, Outcome};
+use super::super::history::{self, History, Outcome, Read, Write};
 
-struct Moment {
+struct Moment<'a> {
     at: Duration,
     /// An answer, or a question whose answer has this revision at the least.
     kind: Kind,
     revision: u64,
-    what: String,
+    what: What<'a>,
+}
+
+/// Named where it broke something: there are thousands of them.
+#[derive(Clone, Copy)]
+enum What<'a> {
+    Write(&'a Write),
+    Read(&'a Read),
+}
+
+impl fmt::Display for What<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Write(write) => write!(
+                f,
+                "write of client {} at member {}, {write:?}",
+                write.client, write.member
+            ),
+            Self::Read(read) => write!(
+                f,
+                "read of client {} at member {}, {:?} to {:?}, at {}",
+                read.client, read.member, read.invoked, read.returned, read.revision
+            ),
+        }
+    }
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -24,12 +49,12 @@ enum Kind {
 
 pub(super) fn check(history: &History) -> Result<(), String> {
     let mut moments = Vec::new();
-    let mut add = |invoked, returned, least, revision, what: String| {
+    let mut add = |invoked, returned, least, revision, what| {
         moments.push(Moment {
             at: invoked,
             kind: Kind::Asked,
             revision: least,
-            what: what.clone(),
+            what,
         });
         moments.push(Moment {
             at: returned,
@@ -44,28 +69,16 @@ pub(super) fn check(history: &History) -> Result<(), String> {
             // told: the revision may be that of somebody else who deleted the same just before.
             let changed = !history::only_deletes(&write.txn);
             let before = revision - u64::from(changed);
-            let what = format!(
-                "write of client {} at member {}, {write:?}",
-                write.client, write.member
-            );
+            let what = What::Write(write);
             add(write.invoked, write.returned, before, revision, what);
         }
     }
     for read in &history.reads {
-        let what = format!(
-            "read of client {} at member {}, {:?} to {:?}, at {}",
-            read.client, read.member, read.invoked, read.returned, read.revision
-        );
-        add(
-            read.invoked,
-            read.returned,
-            read.revision,
-            read.revision,
-            what,
-        );
+        let (at, what) = (read.revision, What::Read(read));
+        add(read.invoked, read.returned, at, at, what);
     }
     moments.sort_by(|a, b| (a.at, &a.kind).cmp(&(b.at, &b.kind)));
-    let mut newest: Option<&Moment> = None;
+    let mut newest: Option<&Moment<'_>> = None;
     for moment in &moments {
         match moment.kind {
             Kind::Asked => {
