@@ -130,15 +130,23 @@ fn backend<T: Services>(tables: &T, packet: &Packet, value: &ServiceValue) -> Op
         service: value.service,
         padding: 0,
     };
+    let mut over = false;
     if value.affinity != 0
         && let Some(kept) = tables.affinity(&client)
-        && kept.is_fresh(tables.now(), value.affinity)
-        && let Some((slot, index)) = kept_slot(tables, value, &kept)
     {
-        keep(tables, &client, &slot, index);
-        return Some(slot);
+        if !kept.is_fresh(tables.now(), value.affinity) {
+            over = true;
+        } else if let Some((slot, index)) = kept_slot(tables, value, &kept) {
+            keep(tables, &client, &slot, index);
+            return Some(slot);
+        }
     }
-    let index = index(tables, packet, value);
+    // The client's place in a Maglev table is the same for ever: a client whose time is over would get its old backend.
+    let index = if over {
+        pick(tables.random(), value.count)
+    } else {
+        index(tables, packet, value)
+    };
     let slot = tables.slot(value.base + index)?;
     if slot.set != value.set {
         return None;

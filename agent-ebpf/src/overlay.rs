@@ -4,7 +4,7 @@
 //! one, because Linux drops what comes in with the device's own (`vxlan_set_mac`, "packet loops").
 
 use crate::address::Address;
-use crate::layout::{Config, Remote};
+use crate::layout::{Config, REMOTE_NODE, Remote};
 
 /// Of every overlay device. Locally administered, unicast.
 pub const MAC: [u8; 6] = [0x02, b'w', b'a', b'g', b'g', b'l'];
@@ -51,12 +51,45 @@ pub fn admits(config: &Config, peer: &Peer, source: Option<&Remote>) -> bool {
     }
 }
 
+/// Whether what bears this source is let in at the other end, which knows pods and the one address of each family that a
+/// node is known by. What a node answers as another address of its own (a node port is at all of them) goes to another
+/// node by the network, as it came.
+#[inline(always)]
+#[must_use]
+pub fn tunnel_takes(config: &Config, source: &Address, to: &Remote) -> bool {
+    to.flags & REMOTE_NODE == 0
+        || config.in_pod_nets(source)
+        || *source == config.node_v4
+        || *source == config.node_v6
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const A: Address = Address::from_v4([192, 0, 2, 1]);
     const B: Address = Address::from_v4([192, 0, 2, 2]);
+
+    #[test]
+    fn only_pods_and_the_address_that_it_is_known_by_go_through_the_tunnel_to_a_node() {
+        let mut config = Config {
+            node_v4: A,
+            ..Config::default()
+        };
+        config.pod_nets[0] = crate::address::Net::new([10, 77, 0, 0].into(), 16);
+        let node = Remote {
+            node: B,
+            flags: REMOTE_NODE,
+            padding: 0,
+        };
+        let pods = Remote { flags: 0, ..node };
+        let pod = Address::from_v4([10, 77, 0, 9]);
+        let another = Address::from_v4([192, 0, 2, 9]);
+        for (source, to_node) in [(pod, true), (A, true), (another, false)] {
+            assert_eq!(tunnel_takes(&config, &source, &node), to_node);
+            assert!(tunnel_takes(&config, &source, &pods));
+        }
+    }
 
     #[test]
     fn only_the_node_that_owns_the_source_is_let_in() {

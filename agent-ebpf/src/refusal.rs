@@ -17,6 +17,8 @@ pub enum Refusal {
     Reset,
     /// The path takes IP packets of so many bytes only (RFC 1191, RFC 4443 type 2).
     TooBig(u32),
+    /// It has passed as many routers as its sender allowed (RFC 792 type 11 code 0, RFC 4443 type 3 code 0).
+    HopLimit,
 }
 
 impl Refusal {
@@ -38,7 +40,7 @@ impl Refusal {
     pub const fn limit(self) -> u32 {
         match self {
             Self::Reset => 10_000,
-            Self::PortUnreachable | Self::TooBig(_) => 1000,
+            Self::PortUnreachable | Self::TooBig(_) | Self::HopLimit => 1000,
         }
     }
 }
@@ -147,7 +149,9 @@ pub const fn may_answer(packet: &Packet, why: Refusal) -> bool {
                 matches!(packet.fragment, Fragment::Whole) || packet.tcp_flags & TCP_ACK != 0;
             packet.protocol == PROTOCOL_TCP && packet.tcp_flags & TCP_RST == 0 && known && !to_many
         }
-        Refusal::PortUnreachable => !is_error(packet) && !to_many && quotes_ports(packet),
+        Refusal::PortUnreachable | Refusal::HopLimit => {
+            !is_error(packet) && !to_many && quotes_ports(packet)
+        }
         // IPv6 has path MTU discovery for multicast too: RFC 4443, 2.4(e.3).
         Refusal::TooBig(_) => !is_error(packet) && (packet.v6 || !to_many) && quotes_ports(packet),
     }
@@ -271,6 +275,7 @@ pub fn error(
         let (kind, code, mtu) = match why {
             Refusal::TooBig(_) if mtu < 1280 => (2, 0, 1280),
             Refusal::TooBig(_) => (2, 0, mtu),
+            Refusal::HopLimit => (3, 0, 0),
             _ => (1, 4, 0),
         };
         answer[L4_V6] = word(kind, code, 0, 0);
@@ -286,16 +291,16 @@ pub fn error(
             (PROTOCOL_ICMP, CONTROL),
             length,
         );
-        let code = if matches!(why, Refusal::TooBig(_)) {
-            4
-        } else {
-            3
+        let (kind, code) = match why {
+            Refusal::TooBig(_) => (3, 4),
+            Refusal::HopLimit => (11, 0),
+            _ => (3, 3),
         };
-        answer[L4_V4] = word(3, code, 0, 0);
+        answer[L4_V4] = word(kind, code, 0, 0);
         let mtu = if mtu > 0xffff { 0xffff } else { mtu as u16 };
         answer[L4_V4 + 1] = words(0, mtu);
         let [high, low] = folded(sum::<L4_V4, { QUOTE_V4 + QUOTE / 4 }>(answer));
-        answer[L4_V4] = word(3, code, high, low);
+        answer[L4_V4] = word(kind, code, high, low);
         START as u32 + 20 + length
     }
 }

@@ -51,7 +51,7 @@ pub(crate) struct BenchArguments {
     /// How often everything has its turn [default: 5]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: Option<u32>,
-    /// How long a turn is [default: 0.3]
+    /// How long a turn is; request-response and streams have five of half the length a round [default: 0.3]
     #[arg(long, value_parser = seconds)]
     turn_seconds: Option<f64>,
     /// Other defaults, for a look in under a minute: 10 and 1,000 Services, three rounds of turns of 0.15 s.
@@ -358,7 +358,7 @@ impl Run<'_> {
                 &format!("round {} of {}", round + 1, self.plan.rounds),
             );
             for work in self.plan.works.clone() {
-                let mut columns: Vec<Column> = work
+                let columns: Vec<Column> = work
                     .columns()
                     .iter()
                     .copied()
@@ -367,21 +367,22 @@ impl Run<'_> {
                 if columns.is_empty() || matches!(work, Work::Load | Work::Memory | Work::Hook) {
                     continue;
                 }
-                // Who goes first is another one each round.
-                let first = round as usize % columns.len();
-                columns.rotate_left(first);
-                for column in columns {
-                    let stage = stages
-                        .iter_mut()
-                        .find(|stage| stage.node == column.node())
-                        .context("a column without its node")?;
-                    if work == Work::Change {
-                        let made = changes.entry(column).or_default();
-                        if made.iter().map(|[took, _]| took).sum::<f64>() < CHANGES_BUDGET {
-                            made.extend(change(stage, self.plan.turn_seconds)?);
+                for pass in 0..work.passes() {
+                    // Who goes first is another one each time.
+                    let first = (round + pass) as usize % columns.len();
+                    for column in columns[first..].iter().chain(&columns[..first]).copied() {
+                        let stage = stages
+                            .iter_mut()
+                            .find(|stage| stage.node == column.node())
+                            .context("a column without its node")?;
+                        if work == Work::Change {
+                            let made = changes.entry(column).or_default();
+                            if made.iter().map(|[took, _]| took).sum::<f64>() < CHANGES_BUDGET {
+                                made.extend(change(stage, self.plan.turn_seconds)?);
+                            }
+                        } else {
+                            self.turn(services, stage, column, work)?;
                         }
-                    } else {
-                        self.turn(services, stage, column, work)?;
                     }
                 }
             }
@@ -411,7 +412,12 @@ impl Run<'_> {
         work: Work,
     ) -> anyhow::Result<()> {
         let turn = stage
-            .turn(column, work, self.plan.turn_seconds, self.processors)
+            .turn(
+                column,
+                work,
+                self.plan.turn_seconds * work.part_of_turn(),
+                self.processors,
+            )
             .with_context(|| format!("{} at {services} Services ({work:?})", column.name()))?;
         let rate = turn.done / turn.seconds;
         let cpu = turn.processor / turn.done * 1e6;

@@ -6,14 +6,14 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::dialer::Dialer;
 use crate::kinds::access::{list, text};
 use crate::kinds::admission::webhooks::{MUTATING, VALIDATING};
 use crate::kinds::{Kind, admission};
 use crate::patch::json_patch;
-use crate::registry::judges::{Attempt, Judges};
+use crate::registry::judges::{Attempt, Judges, PATCH_ANNOTATIONS, Remarks};
 use crate::registry::list::ListOptions;
 use crate::registry::versions::Boxed;
 use crate::registry::{ApiError, Registry, object};
@@ -145,9 +145,10 @@ impl Judges for Admission {
             policies::validating::validate(registry, attempt).await?;
             let webhooks = webhooks(registry, &VALIDATING).await?;
             // All at once; the first refusal in their order counts.
-            let asked = webhooks
-                .iter()
-                .map(|webhook| ask(registry, &self.dialer, webhook, attempt));
+            let asked = webhooks.iter().enumerate().map(|(index, webhook)| {
+                let turn = Turn::validating(index);
+                ask(registry, &self.dialer, webhook, attempt, turn)
+            });
             for answer in futures::future::join_all(asked).await {
                 answer?;
             }
@@ -202,11 +203,13 @@ async fn mutate(
             applied.push((policy, changing.changes));
         }
     }
-    for webhook in webhooks {
-        if let Some(answer) = ask(registry, dialer, webhook, changing.now()).await? {
+    for (index, webhook) in webhooks.iter().enumerate() {
+        let turn = Turn::mutating(0, index);
+        if let Some(answer) = ask(registry, dialer, webhook, changing.now(), turn).await? {
             let new = answer.apply(webhook, changing.object.as_ref())?;
+            note_change(webhook, turn, &answer, new.is_some(), attempt.remarks);
             changing.take(new);
-            asked.push((webhook, changing.changes));
+            asked.push((index, webhook, changing.changes));
         }
     }
     for (policy, seen) in applied {
@@ -215,13 +218,15 @@ async fn mutate(
             changing.take(new);
         }
     }
-    for (webhook, seen) in asked {
+    for (index, webhook, seen) in asked {
         let again = text(&webhook.said, &["reinvocationPolicy"]) == "IfNeeded";
+        let turn = Turn::mutating(1, index);
         if again
             && changing.changes > seen
-            && let Some(answer) = ask(registry, dialer, webhook, changing.now()).await?
+            && let Some(answer) = ask(registry, dialer, webhook, changing.now(), turn).await?
         {
             let new = answer.apply(webhook, changing.object.as_ref())?;
+            note_change(webhook, turn, &answer, new.is_some(), attempt.remarks);
             changing.take(new);
         }
     }
@@ -244,12 +249,66 @@ impl review::Answer {
     }
 }
 
+/// When a webhook is asked: names of annotations in the audit log say so.
+#[derive(Debug, Clone, Copy)]
+struct Turn {
+    sort: &'static str,
+    round: usize,
+    index: usize,
+}
+
+impl Turn {
+    fn mutating(round: usize, index: usize) -> Self {
+        let sort = "mutation";
+        Self { sort, round, index }
+    }
+
+    fn validating(index: usize) -> Self {
+        Self {
+            sort: "validating",
+            round: 0,
+            index,
+        }
+    }
+
+    fn place(self) -> String {
+        format!("round_{}_index_{}", self.round, self.index)
+    }
+}
+
+/// Tells the audit log whether and how a webhook changed the object.
+fn note_change(
+    webhook: &Webhook,
+    turn: Turn,
+    answer: &review::Answer,
+    mutated: bool,
+    remarks: &Remarks,
+) {
+    let by = json!({
+        "configuration": webhook.configuration, "webhook": text(&webhook.said, &["name"]),
+    });
+    let mut note = by.clone();
+    note["mutated"] = mutated.into();
+    let place = turn.place();
+    remarks.annotate(
+        format!("mutation.webhook.admission.k8s.io/{place}"),
+        note.to_string(),
+    );
+    if let Some(patch) = answer.patch.as_ref().filter(|_| mutated) {
+        let mut note = by;
+        note["patch"] = patch.clone();
+        note["patchType"] = "JSONPatch".into();
+        remarks.annotate(format!("{PATCH_ANNOTATIONS}{place}"), note.to_string());
+    }
+}
+
 /// `None` when the webhook is not about this write, or could not be asked and does not insist.
 async fn ask(
     registry: &Registry,
     dialer: &Dialer,
     webhook: &Webhook,
     attempt: Attempt<'_>,
+    turn: Turn,
 ) -> Result<Option<review::Answer>, ApiError> {
     let said = &webhook.said;
     let name = text(said, &["name"]);
@@ -299,11 +358,18 @@ async fn ask(
                 problem,
                 "a webhook failed, which it does not mind"
             );
+            let sort = format!("failed-open.{}.webhook.admission.k8s.io", turn.sort);
+            let key = format!("{sort}/{}", turn.place());
+            attempt.remarks.annotate(key, name.to_owned());
             return Ok(None);
         }
     };
     for warning in &answer.warnings {
-        attempt.warnings.add(warning.clone());
+        attempt.remarks.warn(warning.clone());
+    }
+    for (key, value) in &answer.annotations {
+        let key = format!("{name}/{key}");
+        attempt.remarks.annotate(key, value.clone());
     }
     match &answer.refusal {
         Some(refusal) => Err(refusal.clone()),

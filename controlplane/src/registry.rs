@@ -113,7 +113,7 @@ pub(crate) struct DeleteOptions {
     /// "Background", "Foreground" or "Orphan".
     pub(crate) propagation: Option<String>,
     pub(crate) requester: Option<judges::Requester>,
-    pub(crate) warnings: judges::Warnings,
+    pub(crate) remarks: judges::Remarks,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -198,7 +198,7 @@ pub(crate) struct WriteOptions {
     pub(crate) guard: Option<Guard>,
     /// Who writes, where it is not the manager as a part of the control plane.
     pub(crate) requester: Option<judges::Requester>,
-    pub(crate) warnings: judges::Warnings,
+    pub(crate) remarks: judges::Remarks,
 }
 
 impl WriteOptions {

@@ -53,6 +53,13 @@ pub const PYTHON: Application = Application {
     user: None,
 };
 
+/// Python with the client library for the API.
+pub const PYTHON_CLIENT: Application = Application {
+    image: "waggle.test/python-client:22",
+    packages: &["python3", "python3-kubernetes"],
+    user: None,
+};
+
 /// As programs in Debian's packages expect it. PostgreSQL's own are elsewhere; what is in their place is in Perl.
 const PATH: &str = "/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 

@@ -16,7 +16,7 @@ mod process;
 mod witness;
 
 pub use cluster::{Cluster, Options, old_kubectl, waggle};
-pub use debian::{Application, NGINX, POSTGRESQL, PROMETHEUS, PYTHON, REDIS};
+pub use debian::{Application, NGINX, POSTGRESQL, PROMETHEUS, PYTHON, PYTHON_CLIENT, REDIS};
 pub use image::{IMAGE, PEER_IMAGE, busybox_archive, busybox_root, program_archive};
 pub use lab::{Lab, PodFacts, Spot};
 pub use leftovers::{Leftovers, unified_cgroup};

@@ -54,13 +54,29 @@ pub(crate) fn run(arguments: &ConformanceArguments) -> anyhow::Result<()> {
     }
     let archive = images::ensure(&work, &suite)?;
     run::step("building waggle");
-    checked(cargo().args(["build", "--release", "--package", "cli"]))?;
+    let mut build = cargo();
+    build.args(["build", "--release", "--package", "cli"]);
+    // A test looks for the commit in the server's version.
+    if let Some(commit) = commit() {
+        build.env("WAGGLE_GIT_COMMIT", commit);
+    }
+    checked(&mut build)?;
     let lab = Lab::up(&work, &archive, arguments.keep_lab)?;
     let outcome = go(&suite, &lab, &work, arguments);
     if !arguments.keep_lab {
         lab.down()?;
     }
     outcome
+}
+
+/// What is checked out, where that is known.
+fn commit() -> Option<String> {
+    let mut git = Command::new("git");
+    git.args(["rev-parse", "HEAD"])
+        .current_dir(run::workspace_root());
+    let output = git.output().ok()?;
+    let commit = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+    (output.status.success() && !commit.is_empty()).then_some(commit)
 }
 
 fn list(suite: &suite::Suite, arguments: &ConformanceArguments) -> anyhow::Result<()> {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use proptest::prelude::*;
 
@@ -267,6 +267,34 @@ fn a_damaged_maglev_table_leads_to_no_foreign_slot() {
         &packet(9, 1, address(50), 80),
         SCOPE_OUTSIDE,
     ));
+}
+
+/// At every node the same backend at first, and any once the time is over, as with kube-proxy.
+#[test]
+fn a_client_whose_affinity_is_over_is_balanced_anew() {
+    let value = ServiceValue {
+        maglev: 6,
+        affinity: 10,
+        ..ServiceValue::default()
+    };
+    let mut tables = tables(key(address(50), 80, SCOPE_OUTSIDE), 3, value);
+    for block in 0..crate::layout::MAGLEV_BLOCKS {
+        let entries = (0..MAGLEV_BLOCK).map(|entry| (entry % 3) as u16).collect();
+        tables.maglev.insert(MaglevKey { table: 6, block }, entries);
+    }
+    let mut chosen = HashSet::new();
+    for round in 0..40 {
+        let mut of_round = HashSet::new();
+        for (seconds, port) in [(0, 1), (5, 2), (10, 3)] {
+            tables.now.set(round * 100 + seconds);
+            let packet = packet(9, port, address(50), 80);
+            let slot = slot_of(choose(&tables, &config(), &packet, SCOPE_OUTSIDE));
+            of_round.insert(slot.address.words);
+        }
+        assert_eq!(of_round.len(), 1, "kept while its time lasts");
+        chosen.extend(of_round);
+    }
+    assert_eq!(chosen.len(), 3, "{chosen:?}");
 }
 
 proptest! {

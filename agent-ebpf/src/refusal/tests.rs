@@ -136,6 +136,8 @@ fn reference_error(sent: &Sent, why: Refusal, from: &[u8]) -> Vec<u8> {
             let mtu = u16::try_from(mtu).unwrap_or(u16::MAX).to_be_bytes();
             vec![3, 4, 0, 0, 0, 0, mtu[0], mtu[1]]
         }
+        (false, Refusal::HopLimit) => vec![11, 0, 0, 0, 0, 0, 0, 0],
+        (true, Refusal::HopLimit) => vec![3, 0, 0, 0, 0, 0, 0, 0],
         (false, _) => vec![3, 3, 0, 0, 0, 0, 0, 0],
         (true, Refusal::TooBig(mtu)) => {
             let mtu = mtu.max(1280).to_be_bytes();
@@ -175,9 +177,13 @@ proptest! {
     #[test]
     fn errors_are_as_the_reference_says(
         sent in sent(PROTOCOL_UDP, 8), mtu in prop_oneof![Just(0u32), 68u32..2000, any::<u32>()],
-        big in any::<bool>(), router in unicast(),
+        kind in 0u8..3, router in unicast(),
     ) {
-        let why = if big { Refusal::TooBig(mtu.max(1)) } else { Refusal::PortUnreachable };
+        let why = match kind {
+            0 => Refusal::TooBig(mtu.max(1)),
+            1 => Refusal::HopLimit,
+            _ => Refusal::PortUnreachable,
+        };
         let own = answer(&sent.frame(), why, None).unwrap();
         prop_assert_eq!(&own, &reference_error(&sent, why, sent.destination()));
         let from = if sent.v6 {
@@ -205,6 +211,7 @@ proptest! {
         // It is not answered itself, and it amplifies nothing.
         prop_assert_eq!(answer(&own, Refusal::PortUnreachable, None), None);
         prop_assert_eq!(answer(&own, Refusal::TooBig(1280), None), None);
+        prop_assert_eq!(answer(&own, Refusal::HopLimit, None), None);
         prop_assert!(own.len() <= sent.frame().len() + 48);
     }
 
@@ -247,7 +254,8 @@ proptest! {
             bytes[12..14].copy_from_slice(&ethertype);
             bytes[14] = if v6 { 0x60 } else { 0x45 };
         }
-        for why in [Refusal::PortUnreachable, Refusal::Reset, Refusal::TooBig(mtu)] {
+        let all = [Refusal::PortUnreachable, Refusal::Reset, Refusal::TooBig(mtu), Refusal::HopLimit];
+        for why in all {
             if let Some(answer) = answer(&bytes, why, None) {
                 prop_assert!(parse(answer.as_slice()).is_ok());
             }

@@ -31,6 +31,8 @@ struct Assigned {
     net: IpNet,
     global: bool,
     deprecated: bool,
+    /// Another one takes its place soon (RFC 8981).
+    temporary: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,6 +95,8 @@ fn assigned(message: &AddressMessage) -> Option<Assigned> {
         net: IpNet::new(local.or(address)?, message.header.prefix_len).ok()?,
         global: message.header.scope == AddressScope::Universe,
         deprecated: flags.contains(AddressFlags::Deprecated),
+        // For IPv4 the same bit says that an address is not the first of its network.
+        temporary: local.or(address)?.is_ipv6() && flags.contains(AddressFlags::Secondary),
     })
 }
 
@@ -144,20 +148,22 @@ impl Links {
         }
     }
 
-    /// The first address of each family that an interface's packets come from.
+    /// The oldest address of each family that an interface's packets may come from: one that is added changes nothing.
     fn addresses_of(&self, index: u32) -> (Option<Ipv4Addr>, Option<Ipv6Addr>) {
         let usable = self
             .addresses
             .iter()
             .filter(|found| found.interface == index && found.global && !found.deprecated);
-        let (mut v4, mut v6) = (None, None);
+        let (mut v4, mut v6, mut passing) = (None, None, None);
         for found in usable {
+            // The kernel lists the oldest IPv4 address first, and the oldest IPv6 address last.
             match found.net.addr() {
                 IpAddr::V4(address) => v4 = v4.or(Some(address)),
-                IpAddr::V6(address) => v6 = v6.or(Some(address)),
+                IpAddr::V6(address) if found.temporary => passing = passing.or(Some(address)),
+                IpAddr::V6(address) => v6 = Some(address),
             }
         }
-        (v4, v6)
+        (v4, v6.or(passing))
     }
 
     /// `before` says what is left of an uplink that is gone: its size.

@@ -21,7 +21,7 @@
 //!   stays for as long as it is made; over a restart, the one that the kernel has.
 //! - `loadBalancerSourceRanges` of one family alone admit nobody of the other family.
 //! - A port with more backends than [`Limits::backends`] gets the first ones, in order of their addresses.
-//! - An endpoint without `nodeName` is on no node: with direct server return a client outside does not reach it if it is a pod.
+//! - An endpoint without `nodeName` is on the node that has its address, or the range that it is in.
 //! - A Service that goes leaves its backends [`GoneState::Unused`]: that its slices go too says nothing about the pods.
 
 mod claims;
@@ -43,7 +43,6 @@ mod types;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use agent_ebpf::address::Address;
 use agent_ebpf::layout::ServiceKey;
 
 use self::claims::{Claimed, Claims};
@@ -79,8 +78,6 @@ struct Known {
 pub struct Planner {
     dsr: bool,
     place: Place,
-    /// This node's own addresses, in order.
-    own: Vec<Address>,
     limits: Limits,
     owners: Slab<OwnerState>,
     services: HashMap<Arc<ObjectName>, OwnerId>,
@@ -121,9 +118,8 @@ impl Planner {
             dsr,
             place: Place {
                 node: node.into(),
-                zone: None,
+                ..Place::default()
             },
-            own: Vec::new(),
             limits,
             owners: Slab::default(),
             services: HashMap::new(),
@@ -390,11 +386,7 @@ impl Planner {
     fn asks(&self, spec: Option<&Spec>) -> Vec<Ask> {
         let mut asks = Vec::new();
         if let Some(spec) = spec {
-            spec.asks(
-                self.dsr,
-                |address| self.own.binary_search(address).is_ok(),
-                &mut asks,
-            );
+            spec.asks(self.dsr, |address| self.place.is_own(address), &mut asks);
         }
         asks
     }

@@ -4,7 +4,7 @@
 use std::io::{Read as _, Write as _};
 
 use super::*;
-use crate::cluster::{Batch, Endpoint, EndpointSlice, Event, ObjectName, Service};
+use crate::cluster::{Batch, Endpoint, EndpointSlice, Event, Node, ObjectName, Service};
 
 fn name(name: &str) -> ObjectName {
     ObjectName {
@@ -78,6 +78,31 @@ fn ready_endpoints_of_this_node_are_counted_once() {
         Event::SliceRemoved(name("web-1")),
     ];
     assert_eq!(counted(gone), [(30_100, 0)].into());
+}
+
+#[test]
+fn endpoints_that_name_no_node_are_counted_where_their_addresses_are() {
+    let Event::SliceSet(of, mut nameless) = slice("web-1", &[("", true), ("", true), ("", false)])
+    else {
+        unreachable!("a slice is one");
+    };
+    for endpoint in &mut nameless.endpoints {
+        endpoint.node = None;
+    }
+    let slice = Event::SliceSet(of, nameless);
+    let node = |range: &str| Node {
+        pod_cidrs: vec![range.parse().unwrap()],
+        ..Node::default()
+    };
+    let set = |name: &str, range| Event::NodeSet(name.to_owned(), node(range));
+    let asked = || vec![slice.clone(), service(Some(30_100), true)];
+    assert_eq!(counted(asked()), [(30_100, 0)].into());
+    let there = [asked(), vec![set("there", "10.0.0.0/24")]].concat();
+    assert_eq!(counted(there), [(30_100, 0)].into());
+    let here = [asked(), vec![set("here", "10.0.0.0/24")]].concat();
+    assert_eq!(counted(here.clone()), [(30_100, 2)].into());
+    let moved = [here, vec![set("here", "10.0.0.0/32")]].concat();
+    assert_eq!(counted(moved), [(30_100, 1)].into());
 }
 
 #[test]

@@ -207,7 +207,7 @@ impl<M: Machine> Worker<M> {
             context.user_ids.keep(&key.uid, first_id);
         }
         let transient = Transient::taken_over(&record);
-        Self {
+        let this = Self {
             wanted: Wanted::of(&pod),
             context,
             key,
@@ -231,7 +231,15 @@ impl<M: Machine> Worker<M> {
             finished: mpsc::channel(16),
             reports: mpsc::channel(64),
             snapshot,
-        }
+        };
+        // Here, because pods are begun in their order, and run at the same time.
+        let _ = this.reserve_ports(this.begun());
+        this
+    }
+
+    /// Whether it was begun before, or will not be.
+    fn begun(&self) -> bool {
+        self.record.prepared || self.record.released || self.record.failed.is_some()
     }
 
     /// Runs until the pod has ended and may be forgotten, or until nobody holds the other end of the inbox.
@@ -301,13 +309,14 @@ impl<M: Machine> Worker<M> {
 
     /// A pod that was not begun yet may be one that this node does not run.
     fn admit(&mut self) {
-        let begun = self.record.prepared || self.record.released || self.record.failed.is_some();
+        let begun = self.begun();
         let allowed = &self.context.settings.allowed_sysctls;
         let refused = admit::refused(&self.pod, allowed, self.context.pressure());
         let refused = refused.or_else(|| self.reserve_ports(begun));
         let Some(refused) = refused.filter(|_| !begun) else {
             return;
         };
+        self.context.release_ports(&self.key.uid);
         let (reason, message) = (refused.reason, refused.message);
         self.event(None, EventType::Warning, reason, message.clone());
         self.record.failed = Some(PodFailure {

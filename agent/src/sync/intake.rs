@@ -109,8 +109,8 @@ impl<M: Machine> Intake<M> {
             }
             _ => self.hand_on(batch.revision, false, events).await,
         }
-        for change in batch.pods {
-            self.pod(change).await;
+        for (change, pod) in in_order(batch.pods) {
+            self.pod(change, pod).await;
         }
         if last && let Some(full) = self.full.take() {
             self.outbox.retain(&full.pods);
@@ -131,14 +131,14 @@ impl<M: Machine> Intake<M> {
         }
     }
 
-    async fn pod(&mut self, change: wire::PodChange) {
-        if change.pod_json.is_empty() {
+    async fn pod(&mut self, change: wire::PodChange, pod: Option<serde_json::Result<Pod>>) {
+        let Some(pod) = pod else {
             self.outbox.forget(&change.uid);
             self.objects.tokens.forget(&change.uid);
             self.pods.gone(&change.uid).await;
             return;
-        }
-        match serde_json::from_slice::<Pod>(&change.pod_json) {
+        };
+        match pod {
             Ok(pod) => {
                 if let Some(full) = &mut self.full
                     && let Some(uid) = &pod.metadata.uid
@@ -269,6 +269,33 @@ impl<M: Machine> Intake<M> {
     }
 }
 
+/// `None`: the pod is gone.
+type Change = (wire::PodChange, Option<serde_json::Result<Pod>>);
+
+/// Pods in the order in which they were made: where two want the same of the node, the older one has it. They come in
+/// that of their names. What happened before and after an end stays so, because one batch may have several changes of a pod.
+fn in_order(changes: Vec<wire::PodChange>) -> Vec<Change> {
+    let mut all: Vec<Change> = changes
+        .into_iter()
+        .map(|change| {
+            let json = &change.pod_json;
+            let pod = (!json.is_empty()).then(|| serde_json::from_slice(json));
+            (change, pod)
+        })
+        .collect();
+    for run in all.chunk_by_mut(|(_, a), (_, b)| a.is_some() && b.is_some()) {
+        run.sort_by_cached_key(|(_, pod)| match pod {
+            Some(Ok(pod)) => {
+                let version = pod.metadata.resource_version.as_deref();
+                let version = version.and_then(|version| version.parse::<u64>().ok());
+                Some((pod.metadata.creation_timestamp.clone(), version))
+            }
+            _ => None,
+        });
+    }
+    all
+}
+
 fn read<T: serde::de::DeserializeOwned>(json: &[u8]) -> Result<Option<T>, serde_json::Error> {
     if json.is_empty() {
         return Ok(None);
@@ -281,5 +308,43 @@ fn upper(protocol: Protocol) -> &'static str {
         Protocol::Tcp => "TCP",
         Protocol::Udp => "UDP",
         Protocol::Sctp => "SCTP",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(name: &str, made: &str, version: &str) -> wire::PodChange {
+        let metadata = serde_json::json!({
+            "name": name, "uid": name, "creationTimestamp": made, "resourceVersion": version,
+        });
+        wire::PodChange {
+            name: name.to_owned(),
+            uid: name.to_owned(),
+            pod_json: match made {
+                "" => Vec::new().into(),
+                _ => serde_json::json!({"metadata": metadata}).to_string().into(),
+            },
+            ..wire::PodChange::default()
+        }
+    }
+
+    #[test]
+    fn pods_come_in_the_order_in_which_they_were_made() {
+        let (early, late) = ("2026-01-02T03:04:05Z", "2026-01-02T03:04:06Z");
+        let changes = vec![
+            change("a", late, "7"),
+            change("b", early, "6"),
+            change("c", early, "5"),
+            change("a", "", ""),
+            change("d", late, "9"),
+            change("e", early, "10"),
+        ];
+        let order: Vec<String> = in_order(changes)
+            .into_iter()
+            .map(|(change, _)| change.name)
+            .collect();
+        assert_eq!(order, ["c", "b", "a", "a", "e", "d"]);
     }
 }

@@ -124,6 +124,21 @@ impl Work {
         Self::Hook,
     ];
 
+    /// How many turns everything has in a round. Where both ways to the pod are the same packets, what is left between
+    /// them is how the machine drifts and where a connection's memory lies: many short turns, close to each other, average
+    /// that out, few long ones do not.
+    pub(crate) fn passes(self) -> u32 {
+        match self {
+            Self::Exchange | Self::Stream => 5,
+            _ => 1,
+        }
+    }
+
+    /// The length of a turn, as a part of what is asked for.
+    pub(crate) fn part_of_turn(self) -> f64 {
+        if self.passes() > 1 { 0.5 } else { 1.0 }
+    }
+
     /// The ways that it is measured on; a change has no other end, a NodePort no pod of its own.
     pub(crate) fn columns(self) -> &'static [Column] {
         use Column::{Direct, Iptables, Nftables, Waggle};

@@ -39,7 +39,7 @@ pub(crate) struct Report {
 /// What the figures are, and what they are not.
 pub(crate) fn notes(machine: &Machine) -> Vec<String> {
     let mut notes: Vec<String> = [
-        "Medians of short turns that the data planes take one after the other in each round, who goes first alternating; ratios are taken turn by turn. JSON has every turn.",
+        "Medians of short turns that the data planes take one after the other in each round, who goes first alternating; ratios are taken turn by turn. Request-response and streams have five turns of half the length in each round. In brackets beside a ratio: where its median lies with a confidence of 95 %. JSON has every turn.",
         "direct and pod go to the pod's address; waggle, iptables and nftables through the Service's. Before a node is measured, connections through each Service were seen to reach all of its backends and no other, under the client's own address, and the pod's address to reach the pod alone.",
         "The Service under test is the last of the rules; \"first rule\" is the first. iptables looks at one rule after the other for a connection's first packet; kube-proxy's order is random, so that a Service's price there lies between the two.",
         "Waggle translates at connect: a connection to it has no per-packet cost, so that what is compared in request-response and throughput is the way of the packets through the node.",

@@ -28,6 +28,8 @@ pub(crate) struct Cell {
     /// Median over the turns of this column's value by that of `direct`, and of `pod`, in the same round.
     pub(crate) to_direct: Option<f64>,
     pub(crate) to_pod: Option<f64>,
+    /// Where that median lies with a confidence of 95 %.
+    pub(crate) to_pod_interval: Option<[f64; 2]>,
     /// Why there is no value.
     pub(crate) missing: Option<String>,
     /// The best of those that go through a Service.
@@ -109,10 +111,40 @@ impl Measured {
             turns: turns.to_vec(),
             to_direct: against(Column::Direct),
             to_pod: against(Column::Pod),
+            to_pod_interval: median_interval(&ratios(
+                turns,
+                self.values(services, figure, Column::Pod),
+            ))
+            .filter(|_| column != Column::Pod),
             missing: self.missing.get(&(services, figure.id, column)).cloned(),
             best: false,
         }
     }
+}
+
+/// Between which two values the median of what was sampled lies, with a confidence of at least 95 % or as near to it as
+/// so few samples come: order statistics, which assume nothing of the distribution (David and Nagaraja, Order
+/// Statistics, 7.1). `None` below five samples.
+fn median_interval(samples: &[f64]) -> Option<[f64; 2]> {
+    let count = samples.len();
+    if count < 5 {
+        return None;
+    }
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    // How likely the median lies below the sample of each rank: a fair coin, `count` times.
+    let mut below = 0.5_f64.powi(i32::try_from(count).ok()?);
+    let mut cumulated = below;
+    let mut rank = 0;
+    while rank + 1 < count / 2 {
+        below *= (count - rank) as f64 / (rank + 1) as f64;
+        if cumulated + below > 0.025 {
+            break;
+        }
+        cumulated += below;
+        rank += 1;
+    }
+    Some([sorted[rank], sorted[count - 1 - rank]])
 }
 
 /// Turn by turn.
@@ -177,7 +209,20 @@ pub(crate) struct Verdict {
     pub(crate) limit: f64,
     pub(crate) is_minimum: bool,
     pub(crate) measured: f64,
+    /// Where it lies with a confidence of 95 %, of medians of enough turns.
+    pub(crate) interval: Option<[f64; 2]>,
     pub(crate) met: bool,
+}
+
+impl Verdict {
+    /// What was measured, and where it lies.
+    pub(crate) fn value(&self) -> String {
+        let measured = number(self.measured);
+        match self.interval {
+            Some([low, high]) => format!("{measured} ({} to {})", number(low), number(high)),
+            None => measured,
+        }
+    }
 }
 
 fn at_least(what: String, limit: f64, measured: f64) -> Verdict {
@@ -186,6 +231,7 @@ fn at_least(what: String, limit: f64, measured: f64) -> Verdict {
         limit,
         is_minimum: true,
         measured,
+        interval: None,
         met: measured >= limit,
     }
 }
@@ -196,6 +242,7 @@ fn at_most(what: String, limit: f64, measured: f64) -> Verdict {
         limit,
         is_minimum: false,
         measured,
+        interval: None,
         met: measured <= limit,
     }
 }
@@ -216,7 +263,13 @@ pub(crate) fn verdicts(lines: &[Line]) -> Vec<Verdict> {
                     "{} at {} Services, of the pod's address",
                     line.title, line.services
                 );
-                verdicts.push(at_least(what, limit, ratio));
+                let interval = line
+                    .cell(Column::Waggle)
+                    .and_then(|cell| cell.to_pod_interval);
+                verdicts.push(Verdict {
+                    interval,
+                    ..at_least(what, limit, ratio)
+                });
             }
         }
     }
@@ -260,6 +313,16 @@ pub(crate) fn verdicts(lines: &[Line]) -> Vec<Verdict> {
         }
     }
     verdicts
+}
+
+/// Three digits that mean something.
+pub(crate) fn number(value: f64) -> String {
+    match value.abs() {
+        large if large >= 100.0 => format!("{value:.0}"),
+        middle if middle >= 10.0 => format!("{value:.1}"),
+        small if small >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
 }
 
 #[cfg(test)]

@@ -4,17 +4,7 @@ use std::fmt::Write as _;
 
 use super::figures::Column;
 use super::report::Report;
-use super::results::Line;
-
-/// Three digits that mean something.
-pub(crate) fn number(value: f64) -> String {
-    match value.abs() {
-        large if large >= 100.0 => format!("{value:.0}"),
-        middle if middle >= 10.0 => format!("{value:.1}"),
-        small if small >= 1.0 => format!("{value:.2}"),
-        _ => format!("{value:.3}"),
-    }
-}
+use super::results::{Line, number};
 
 pub(crate) fn text(report: &Report) -> String {
     let mut out = String::new();
@@ -47,7 +37,7 @@ pub(crate) fn text(report: &Report) -> String {
             out,
             "  {:<6} {} (limit: {} {})  {}",
             if verdict.met { "met" } else { "MISSED" },
-            number(verdict.measured),
+            verdict.value(),
             if verdict.is_minimum {
                 "at least"
             } else {

@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::kinds::access::{flag, integer, list, text};
+use crate::kinds::access::{flag, integer, list, strings, text};
 use crate::registry::ApiError;
 use crate::registry::judges::{Attempt, Operation};
 
@@ -18,6 +18,8 @@ pub(super) struct Answer {
     /// RFC 6902
     pub(super) patch: Option<Value>,
     pub(super) warnings: Vec<String>,
+    /// For the audit log, without the webhook's name.
+    pub(super) annotations: Vec<(String, String)>,
 }
 
 pub(super) fn request(uid: &str, attempt: Attempt<'_>) -> Value {
@@ -87,11 +89,15 @@ pub(super) fn answer(webhook: &str, uid: &str, body: &Value) -> Result<Answer, U
         .filter_map(Value::as_str)
         .map(str::to_owned)
         .collect();
+    let annotations = strings(response, &["auditAnnotations"])
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
     if !flag(response, &["allowed"]) {
         return Ok(Answer {
             refusal: Some(refusal(webhook, &response["status"])),
             patch: None,
             warnings,
+            annotations,
         });
     }
     let patch = match text(response, &["patch"]) {
@@ -115,6 +121,7 @@ pub(super) fn answer(webhook: &str, uid: &str, body: &Value) -> Result<Answer, U
         refusal: None,
         patch,
         warnings,
+        annotations,
     })
 }
 

@@ -49,7 +49,7 @@ pub(super) struct Extended {
     pub(super) resources: Option<Vec<Value>>,
 }
 
-/// Group and version of paths below `/apis`, but for those that name a group alone.
+/// Group and version of paths below `/apis`, but for those that name a group alone, and of their OpenAPI documents.
 fn group_version(place: &Place) -> Option<(&str, &str)> {
     match place {
         Place::Resource(target) if !target.group.is_empty() => {
@@ -57,6 +57,11 @@ fn group_version(place: &Place) -> Option<(&str, &str)> {
         }
         Place::Path(segments) => match segments.as_slice() {
             [apis, group, version] if apis == "apis" => Some((group.as_str(), version.as_str())),
+            [openapi, v3, apis, group, version]
+                if openapi == "openapi" && v3 == "v3" && apis == "apis" =>
+            {
+                Some((group.as_str(), version.as_str()))
+            }
             _ => None,
         },
         Place::Resource(_) => None,
@@ -125,6 +130,31 @@ impl Aggregator {
             }
         });
         futures::future::join_all(asked).await
+    }
+
+    /// Entries of the index of OpenAPI documents: path of a group version, and URL of its document, which is passed on
+    /// to the server when it is asked for. A server without such documents has no entry.
+    pub(super) async fn documents(&self, registry: &Registry) -> Vec<(String, Value)> {
+        let available = self.available(registry);
+        let asked = available.iter().map(|api| async {
+            let (group, version) = name_of(api);
+            let path = format!("apis/{group}/{version}");
+            match self.extensions.get(api, "/openapi/v3").await {
+                Ok(index) => {
+                    let entry = index.get("paths")?.get(&path)?.clone();
+                    let own = format!("/openapi/v3/{path}");
+                    let url = entry["serverRelativeURL"].as_str()?;
+                    // Another place on this server would be somebody else's.
+                    (url.split('?').next() == Some(own.as_str())).then_some((path, entry))
+                }
+                Err(error) => {
+                    tracing::debug!(path, %error, "a server does not describe what it serves");
+                    None
+                }
+            }
+        });
+        let found = futures::future::join_all(asked).await;
+        found.into_iter().flatten().collect()
     }
 
     async fn resources(&self, api: &APIService) -> Option<Vec<Value>> {

@@ -15,6 +15,7 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
 use crate::auth::{Attributes, User};
+use crate::registry::judges::{PATCH_ANNOTATIONS, Remarks};
 use crate::registry::object;
 
 mod log;
@@ -98,6 +99,7 @@ impl Audit {
             draft: Arc::new(Mutex::new(Draft {
                 event,
                 verdict: None,
+                remarks: Remarks::default(),
             })),
         }
     }
@@ -108,6 +110,8 @@ struct Draft {
     event: Value,
     /// Unknown until it is known who asks what.
     verdict: Option<Verdict>,
+    /// Of webhooks and policies; complete when there is an answer.
+    remarks: Remarks,
 }
 
 /// One request's event; a cheap handle that every part of the request's way adds to.
@@ -141,16 +145,20 @@ impl Record {
         self.write(Stage::RequestReceived).await;
     }
 
-    pub(super) fn decided(&self, allowed: bool) {
+    /// Whether the client may, and which role says so.
+    pub(super) fn decided(&self, allowed: bool, reason: String) {
         let decision = if allowed { "allow" } else { "forbid" };
         self.with(|draft| {
-            draft.event["annotations"]["authorization.k8s.io/decision"] = decision.into();
+            let annotations = &mut draft.event["annotations"];
+            annotations["authorization.k8s.io/decision"] = decision.into();
+            annotations["authorization.k8s.io/reason"] = reason.into();
         });
     }
 
-    /// What the client sent, where that is wanted.
-    pub(super) fn request(&self, body: &Bytes) {
+    /// What the client sent, where that is wanted, and where judges leave their remarks.
+    pub(super) fn request(&self, body: &Bytes, remarks: &Remarks) {
         self.with(|draft| {
+            draft.remarks = remarks.clone();
             let Some(verdict) = &draft.verdict else {
                 return;
             };
@@ -246,6 +254,13 @@ impl Record {
             let mut event = draft.event.clone();
             event["stage"] = stage.name().into();
             event["stageTimestamp"] = micro_time().into();
+            let with_bodies = verdict.level >= Level::Request;
+            for (name, value) in draft.remarks.annotations() {
+                // A patch may hold what the level keeps out of the log.
+                if with_bodies || !name.starts_with(PATCH_ANNOTATIONS) {
+                    event["annotations"][name] = value.into();
+                }
+            }
             Some(event)
         })
     }

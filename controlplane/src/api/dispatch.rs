@@ -15,9 +15,10 @@ use super::read::{Subject, Wish};
 use super::request::{Place, Query, Target, attributes, parse_path};
 use super::write::Write;
 use super::{Api, body, component_status, respond};
-use crate::auth::User;
+use crate::auth::{Authorizer as _, User};
 use crate::kinds::{KindRef, Scope};
 use crate::registry::ApiError;
+use crate::registry::judges::Remarks;
 
 /// How long anything but a watch or a log stream may take.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -116,7 +117,8 @@ impl Api {
         let _seat = self.flow.admit(&user, &wanted).await?;
         let allowed = self.authorizer.allows(&user, &wanted);
         if let Some(record) = record {
-            record.decided(allowed);
+            let reason = self.authorizer.reason(&user, &wanted);
+            record.decided(allowed, reason.unwrap_or_default());
         }
         if !allowed {
             if user.is_anonymous() {
@@ -181,8 +183,14 @@ impl Api {
                 super::discovery::serve(&self.registry, &extended, &segments, &parts.headers)
                     .ok_or_else(ApiError::no_such_resource)
             }
-            ["openapi", rest @ ..] => super::openapi::serve(&self.registry, rest, &parts.headers)
-                .ok_or_else(ApiError::no_such_resource),
+            ["openapi", rest @ ..] => {
+                let others = match rest {
+                    ["v3"] => self.aggregator.documents(&self.registry).await,
+                    _ => Vec::new(),
+                };
+                super::openapi::serve(&self.registry, &others, rest, &parts.headers)
+                    .ok_or_else(ApiError::no_such_resource)
+            }
             _ => Err(ApiError::no_such_resource()),
         }
     }
@@ -258,9 +266,10 @@ impl Api {
             headers: &parts.headers,
             body: body::read(body).await?,
             wish,
+            remarks: Remarks::default(),
         };
         if let Some(record) = parts.extensions.get::<Record>() {
-            record.request(&write.body);
+            record.request(&write.body, &write.remarks);
         }
         if (kind.plural, subject.subresource) == ("serviceaccounts", "token") {
             return Box::pin(self.token(&write, user)).await;

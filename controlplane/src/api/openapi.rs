@@ -142,27 +142,27 @@ impl Documents {
         built_in().iter().chain(&self.v3)
     }
 
-    fn index(&self) -> Value {
-        let paths: Map<String, Value> = self
-            .all()
-            .map(|(path, document)| {
-                let url = format!("/openapi/v3/{path}?hash={}", document.hash);
-                (path.clone(), json!({"serverRelativeURL": url}))
-            })
-            .collect();
+    fn index(&self, others: &[(String, Value)]) -> Value {
+        let own = self.all().map(|(path, document)| {
+            let url = format!("/openapi/v3/{path}?hash={}", document.hash);
+            (path.clone(), json!({"serverRelativeURL": url}))
+        });
+        let paths: Map<String, Value> = own.chain(others.iter().cloned()).collect();
         json!({"paths": paths})
     }
 }
 
+/// `others`: entries of the index for what other servers describe.
 pub(super) fn serve(
     registry: &Registry,
+    others: &[(String, Value)],
     segments: &[&str],
     headers: &HeaderMap,
 ) -> Option<Response<Body>> {
     let documents = Documents::of(registry);
     match segments {
         ["v2"] => Some(documents.v2(headers)),
-        ["v3"] => Some(respond::value(StatusCode::OK, &documents.index())),
+        ["v3"] => Some(respond::value(StatusCode::OK, &documents.index(others))),
         ["v3", path @ ..] => {
             let path = path.join("/");
             let (_, document) = documents.all().find(|(known, _)| *known == path)?;

@@ -16,7 +16,7 @@ use super::upgrade::{self, Way};
 use super::{Api, respond};
 use crate::auth::{Attributes, User};
 use crate::nodestream::NodeStream;
-use crate::registry::judges::{Attempt, Operation, Warnings};
+use crate::registry::judges::{Attempt, Operation, Remarks};
 use crate::registry::{ApiError, object};
 use crate::store::Freshness;
 
@@ -245,7 +245,7 @@ impl Api {
                 dry_run: false,
                 requester: &super::write::requester(user),
                 // The answer is another protocol's.
-                warnings: &Warnings::default(),
+                remarks: &Remarks::default(),
             })
             .await
     }

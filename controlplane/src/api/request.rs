@@ -6,6 +6,7 @@ use crate::auth::Attributes;
 use crate::kinds::Cause;
 use crate::registry::ApiError;
 use crate::registry::error::field_error;
+use crate::registry::selector::parse_fields;
 
 /// Parameters beyond this many are nonsense.
 const MAX_PARAMETERS: usize = 64;
@@ -255,6 +256,22 @@ pub(crate) fn verb(method: &Method, target: &Target, query: &Query) -> &'static 
     }
 }
 
+/// The one object that a list or watch can show, since it asks for a name: a role may allow that for certain names alone.
+fn selected_name(method: &Method, target: &Target, query: &Query) -> Option<String> {
+    let verb = verb(method, target, query);
+    if !target.name.is_empty() || !matches!(verb, "list" | "watch") {
+        return None;
+    }
+    let required = parse_fields(query.get("fieldSelector")).ok()?;
+    let named = required
+        .into_iter()
+        .find(|it| it.field == "metadata.name" && it.equal)?;
+    // As it could be in a path.
+    let name = named.value;
+    let is_segment = !matches!(name.as_str(), "" | "." | "..") && !name.contains(['/', '%']);
+    is_segment.then_some(name)
+}
+
 /// What has to be allowed for the request.
 pub(crate) fn attributes(method: &Method, path: &str, place: &Place, query: &Query) -> Attributes {
     match place {
@@ -265,7 +282,10 @@ pub(crate) fn attributes(method: &Method, path: &str, place: &Place, query: &Que
             resource: target.resource.clone(),
             subresource: target.subresource.clone(),
             namespace: target.namespace.clone(),
-            name: target.name.clone(),
+            name: match selected_name(method, target, query) {
+                Some(name) => name,
+                None => target.name.clone(),
+            },
             path: None,
         },
         Place::Path(_) => Attributes {

@@ -14,6 +14,7 @@ use crate::auth::{Attributes, Authorizer, User};
 use crate::kinds::Cause;
 use crate::registry::ApiError;
 use crate::registry::error::field_error;
+use crate::registry::judges::Remarks;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Review {
@@ -67,7 +68,7 @@ impl Api {
         let encoding = negotiate::content(header(&parts.headers, &CONTENT_TYPE))?;
         let body = body::read(body).await?;
         if let Some(record) = parts.extensions.get::<super::audit::Record>() {
-            record.request(&body);
+            record.request(&body, &Remarks::default());
         }
         let mut answer = body::parse(&body, encoding)?;
         if !answer.is_object() {

@@ -17,7 +17,7 @@ use crate::auth::User;
 use crate::kinds::{Cause, Kind};
 use crate::registry::delete::Deleted;
 use crate::registry::error::field_error;
-use crate::registry::judges::{Requester, Warnings};
+use crate::registry::judges::{Remarks, Requester};
 use crate::registry::list::ListPage;
 use crate::registry::patch::{PatchRequest, PatchType};
 use crate::registry::scale::{self, SCALE};
@@ -41,6 +41,8 @@ pub(super) struct Write<'a> {
     pub(super) guard: Option<Guard>,
     /// Who writes.
     pub(super) user: &'a User,
+    /// What is said of it on its way.
+    pub(super) remarks: Remarks,
 }
 
 fn header<'a>(headers: &'a HeaderMap, name: &http::HeaderName) -> &'a str {
@@ -67,7 +69,7 @@ impl Write<'_> {
             manager: self.manager()?,
             guard: self.guard.clone(),
             requester: Some(requester(self.user)),
-            warnings: Warnings::default(),
+            remarks: self.remarks.clone(),
         })
     }
 
@@ -147,7 +149,7 @@ impl Api {
             .registry
             .create(kind, namespace, object, &options)
             .await?;
-        warnings.extend(options.warnings.take());
+        warnings.extend(options.remarks.take_warnings());
         let mut response = self
             .show(
                 handle,
@@ -183,7 +185,7 @@ impl Api {
             .registry
             .update(kind, namespace, name, subresource, object, &options)
             .await?;
-        warnings.extend(options.warnings.take());
+        warnings.extend(options.remarks.take_warnings());
         let mut response = self
             .show(handle, &written, StatusCode::OK, write.query, write.wish)
             .await?;
@@ -241,7 +243,7 @@ impl Api {
         if let Some(object) = object {
             warnings.extend(kind.strategy.warnings(&object));
         }
-        warnings.extend(options.warnings.take());
+        warnings.extend(options.remarks.take_warnings());
         respond::warn(&mut response, &warnings);
         Ok(response)
     }
@@ -259,6 +261,7 @@ impl Api {
         }
         let (mut options, dry_run) = delete_options(&write)?;
         options.requester = Some(requester(write.user));
+        options.remarks = write.remarks.clone();
         let deleted = self
             .registry
             .delete(stored(kind), namespace, name, &options, dry_run)
@@ -289,6 +292,7 @@ impl Api {
         } = write.subject;
         let (mut options, dry_run) = delete_options(&write)?;
         options.requester = Some(requester(write.user));
+        options.remarks = write.remarks.clone();
         let list = list_options(kind, write.query)?;
         let items = self
             .registry
@@ -361,6 +365,7 @@ impl Api {
         }
         let mut options = options_from(&eviction["deleteOptions"], write.query)?;
         options.requester = Some(requester(write.user));
+        options.remarks = write.remarks.clone();
         let mut how = write.options()?;
         how.dry_run |= asks_dry_run(&eviction["deleteOptions"])?;
         self.registry

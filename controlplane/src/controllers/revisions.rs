@@ -24,11 +24,62 @@ pub(super) const HASH_LABEL: &str = "controller-revision-hash";
 /// No vowels, and no digits that look like them: a hash spells no word.
 const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
-/// A revision's data for the template.
+/// A revision's data for the template, as kubectl and Kubernetes' own controllers write it: `kubectl rollout undo` takes a
+/// revision for the current one only if these bytes are those that it would write itself.
 pub(super) fn data(template: &PodTemplateSpec) -> Value {
     let mut template = serde_json::to_value(template).expect("a template serializes");
+    without_empty_lists(&mut template);
     template["$patch"] = "replace".into();
+    uncreated(&mut template);
+    for kind in ["containers", "initContainers"] {
+        for container in items(&mut template, &["spec", kind]) {
+            with_resources(container);
+        }
+    }
+    for volume in items(&mut template, &["spec", "volumes"]) {
+        if let Some(claim) = volume.pointer_mut("/ephemeral/volumeClaimTemplate") {
+            uncreated(claim);
+            if let Some(spec) = claim.get_mut("spec") {
+                with_resources(spec);
+            }
+        }
+    }
     json!({"spec": {"template": template}})
+}
+
+/// In Go's types the time of creation is written also where there is none.
+fn uncreated(holder: &mut Value) {
+    if !holder["metadata"].is_object() {
+        holder["metadata"] = json!({});
+    }
+    holder["metadata"]["creationTimestamp"] = Value::Null;
+}
+
+/// In Go's types `resources` is a structure, which is written also when it is empty.
+fn with_resources(holder: &mut Value) {
+    if !holder["resources"].is_object() {
+        holder["resources"] = json!({});
+    }
+}
+
+fn items<'a>(value: &'a mut Value, path: &[&str]) -> impl Iterator<Item = &'a mut Value> {
+    path.iter()
+        .try_fold(value, |inner, step| inner.get_mut(step))
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+}
+
+/// Go leaves out lists without elements.
+fn without_empty_lists(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| value.as_array().is_none_or(|list| !list.is_empty()));
+            fields.values_mut().for_each(without_empty_lists);
+        }
+        Value::Array(list) => list.iter_mut().for_each(without_empty_lists),
+        _ => {}
+    }
 }
 
 fn data_of(revision: &ControllerRevision) -> Option<&Value> {
@@ -42,9 +93,9 @@ pub(super) fn template_of(revision: &ControllerRevision) -> Option<PodTemplateSp
     serde_json::from_value(template).ok()
 }
 
-/// Whether it is of this template. Compared as templates: what is absent and what is empty are the same there.
+/// Whether it is of this template. Compared as [`data`] is written now, whoever wrote the revision.
 pub(super) fn is_of(revision: &ControllerRevision, template: &PodTemplateSpec) -> bool {
-    template_of(revision).as_ref() == Some(template)
+    template_of(revision).is_some_and(|of| of == *template || data(&of) == data(template))
 }
 
 pub(super) fn hash(data: &Value, collisions: i32) -> String {
@@ -314,6 +365,29 @@ mod tests {
         );
         assert_eq!(step(&[], &template()), Step::Create(1));
         assert_eq!(step(&[revision(7, "a")], &template()), Step::Create(8));
+    }
+
+    /// The bytes that `kubectl rollout undo` of Kubernetes 1.20 to 1.33 compares with.
+    #[test]
+    fn data_is_what_other_clients_of_the_api_write_for_the_template() {
+        let template: PodTemplateSpec = serde_json::from_value(json!({
+            "metadata": {"labels": {"app": "web"}},
+            "spec": {
+                "containers": [{"name": "c", "image": "echo:1", "env": [], "securityContext": {}}],
+                "volumes": [{"name": "v", "ephemeral": {"volumeClaimTemplate": {"spec": {}}}}],
+                "securityContext": {},
+            },
+        }))
+        .unwrap();
+        assert_eq!(
+            data(&template).to_string(),
+            r#"{"spec":{"template":{"$patch":"replace","metadata":{"creationTimestamp":null,"labels":{"app":"web"}},"spec":{"containers":[{"image":"echo:1","name":"c","resources":{},"securityContext":{}}],"securityContext":{},"volumes":[{"ephemeral":{"volumeClaimTemplate":{"metadata":{"creationTimestamp":null},"spec":{"resources":{}}}},"name":"v"}]}}}}"#
+        );
+        let revision = ControllerRevision {
+            data: Some(RawExtension(data(&template))),
+            ..ControllerRevision::default()
+        };
+        assert!(is_of(&revision, &template));
     }
 
     #[test]

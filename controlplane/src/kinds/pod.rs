@@ -9,6 +9,8 @@ mod environment;
 mod label_keys;
 mod probes;
 mod qos;
+mod resources;
+mod security;
 mod subresources;
 mod sysctls;
 mod update;
@@ -208,6 +210,12 @@ pub(super) fn validate_template(template: &Value, field: &str, errors: &mut Erro
         );
     }
     validate::spec(template, &format!("{field}.spec"), errors);
+    if !list(template, &["spec", "ephemeralContainers"]).is_empty() {
+        errors.forbidden(
+            format!("{field}.spec.ephemeralContainers"),
+            "ephemeral containers not allowed in pod template",
+        );
+    }
 }
 
 /// Whether no container asks for anything.

@@ -4,6 +4,7 @@
 
 mod defaults;
 mod invalid;
+mod pod_fields;
 mod quantities;
 mod rows;
 mod storage;

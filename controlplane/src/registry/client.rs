@@ -44,7 +44,7 @@ fn typed_written<K: DeserializeOwned>(written: Written) -> Result<K, ApiError> {
 /// The object as the API would get it.
 fn untyped<K: Object>(object: &K) -> Result<Value, ApiError> {
     let mut value = serde_json::to_value(object).map_err(ApiError::internal)?;
-    object::strip_nulls(&mut value);
+    object::strip_typed(K::KIND, &mut value);
     Ok(value)
 }
 

@@ -119,7 +119,7 @@ impl Registry {
             old: None,
             dry_run: options.dry_run,
             requester: &requester,
-            warnings: &options.warnings,
+            remarks: &options.remarks,
         };
         let asked = Attempt {
             object: Some(&object),

@@ -64,7 +64,7 @@ impl Registry {
                     old: Some(&live),
                     dry_run,
                     requester: &requester,
-                    warnings: &options.warnings,
+                    remarks: &options.remarks,
                 };
                 self.mutated(attempt).await?;
                 self.judged(attempt).await?;

@@ -37,21 +37,43 @@ impl Requester {
     }
 }
 
-/// Warnings that come up on the way of a write.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Warnings(Arc<Mutex<Vec<String>>>);
+/// Names of annotations that hold what a webhook changed.
+pub(crate) const PATCH_ANNOTATIONS: &str = "patch.webhook.admission.k8s.io/";
 
-impl Warnings {
-    pub(crate) fn add(&self, warning: String) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+/// What judges say of a write besides yes and no: warnings for the client, annotations for the audit log.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Remarks(Arc<Mutex<Said>>);
+
+#[derive(Debug, Default)]
+struct Said {
+    warnings: Vec<String>,
+    annotations: BTreeMap<String, String>,
+}
+
+impl Remarks {
+    fn said(&self) -> std::sync::MutexGuard<'_, Said> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn warn(&self, warning: String) {
+        let all = &mut self.said().warnings;
         // A write that is computed again is warned about once.
         if !all.contains(&warning) {
             all.push(warning);
         }
     }
 
-    pub(crate) fn take(&self) -> Vec<String> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The last one of a name counts: a write that is computed again is judged again.
+    pub(crate) fn annotate(&self, name: String, value: String) {
+        self.said().annotations.insert(name, value);
+    }
+
+    pub(crate) fn take_warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.said().warnings)
+    }
+
+    pub(crate) fn annotations(&self) -> BTreeMap<String, String> {
+        self.said().annotations.clone()
     }
 }
 
@@ -87,7 +109,7 @@ pub(crate) struct Attempt<'a> {
     pub(crate) old: Option<&'a Value>,
     pub(crate) dry_run: bool,
     pub(crate) requester: &'a Requester,
-    pub(crate) warnings: &'a Warnings,
+    pub(crate) remarks: &'a Remarks,
 }
 
 pub(crate) trait Judges: std::fmt::Debug + Send + Sync {

@@ -93,7 +93,20 @@ pub(crate) fn strip_absent(kind: &Kind<'_>, value: &mut Value) {
             strip_nulls(metadata);
         }
     } else {
-        strip_nulls(value);
+        strip_typed(kind.kind, value);
+    }
+}
+
+/// The same for an object of a built-in kind, but for what is kept as it was written: the data of a ControllerRevision is
+/// compared by its bytes.
+pub(crate) fn strip_typed(kind: &str, value: &mut Value) {
+    let as_written = match value.get_mut("data") {
+        Some(data) if kind == "ControllerRevision" => Some(data.take()),
+        _ => None,
+    };
+    strip_nulls(value);
+    if let Some(data) = as_written {
+        value["data"] = data;
     }
 }
 

@@ -175,7 +175,7 @@ impl Registry {
             old: Some(&old),
             dry_run: options.dry_run,
             requester: &requester,
-            warnings: &options.warnings,
+            remarks: &options.remarks,
         };
         let asked = Attempt {
             object: Some(&new),

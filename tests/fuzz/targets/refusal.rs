@@ -32,7 +32,8 @@ fn answer(frame: &[u8], why: Refusal) -> Option<Vec<u8>> {
 
 fuzz_target!(|input: (u32, &[u8])| {
     let (mtu, frame) = input;
-    for why in [Refusal::PortUnreachable, Refusal::Reset, Refusal::TooBig(mtu)] {
+    let all = [Refusal::PortUnreachable, Refusal::Reset, Refusal::TooBig(mtu), Refusal::HopLimit];
+    for why in all {
         let Some(bytes) = answer(frame, why) else { continue };
         let packet = parse(bytes.as_slice()).expect("a packet");
         let asked = parse(frame).expect("what was answered");

@@ -4,7 +4,10 @@
 
 mod autoscaling;
 mod bundle;
+mod clients;
+mod extending;
 mod guestbook;
+mod nginx;
 mod nodes;
 mod postgresql;
 mod prometheus;

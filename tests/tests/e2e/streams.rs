@@ -244,10 +244,11 @@ fn containers_are_attached_to() {
         };
         wait_until("both lines", Duration::from_secs(10), log);
 
-        // From nothing to nothing, on a terminal.
+        // From nothing to nothing, on a terminal. Clients tell the size beside what is typed, in either order.
         let name = format!("shell-{index}");
+        let script = r#"read x; for i in $(seq 100); do [ "$(stty size)" = "40 100" ] && break; sleep 0.1; done; stty size; echo $x"#;
         let line = format!(
-            "{} run -it --rm {name} --image={IMAGE} --restart=Never -- sh -c 'read x; stty size; echo $x'",
+            "{} run -it --rm {name} --image={IMAGE} --restart=Never -- sh -c '{script}'",
             program.display()
         );
         let said = conversation(&cluster, &line, &[("press", "typed\n")]);

@@ -204,8 +204,15 @@ fn rolling_update(world: &World) -> Verdict {
         "0",
     )?;
     for _ in 0..2 {
-        lab.kubectl(&["rollout", "restart", "deployment", "rolling"])
-            .ok();
+        // What makes a restart another than the one before is the second that it was asked for in.
+        lab.wait("kubectl to ask for a restart", || {
+            let asked = lab.kubectl(&["rollout", "restart", "deployment", "rolling"]);
+            if asked.stderr.contains("within the past second") {
+                return Err(asked.stderr);
+            }
+            asked.ok();
+            Ok(())
+        });
         lab.kubectl(&[
             "rollout",
             "status",

@@ -276,12 +276,10 @@ fn hand_made(world: &World) {
         ] {
             let address = of_family(&addresses, v6).expect("an address of the lab's");
             let name = format!("manual-{to}-{v6}");
-            let mut slice = slice("manual", &name, &[address.to_string()], port);
-            if to == "pod" {
-                // Whose node answers the client directly, with DSR, must know that the pod is its own.
-                slice = slice.replace("endpoints: [{", "endpoints: [{nodeName: node-3, ");
-            }
-            world.lab.apply(&slice);
+            // Without nodeName: with DSR the pod's node must know by its address that it is to answer.
+            world
+                .lab
+                .apply(&slice("manual", &name, &[address.to_string()], port));
         }
     }
 }

@@ -121,8 +121,30 @@ fn outside() -> Vec<Row> {
             }
             Ok(())
         }),
+        Row::new("traceroute shows a pod's node as the first hop").code(first_hop),
         Row::new("A pod cannot send with an address that is not its own").code(spoofing),
     ]
+}
+
+fn first_hop(world: &World) -> Verdict {
+    for target in world.lab.client_addresses() {
+        for (client, node) in [("client-1", "node-1"), ("client-3", "node-3")] {
+            let program = if target.is_ipv6() {
+                "traceroute6"
+            } else {
+                "traceroute"
+            };
+            let mut command = pod(client).spot(world).command("busybox");
+            command.args([program, "-n", "-q", "1", "-w", "5", "-m", "1"]);
+            let outcome = Outcome::of(command.arg(target.to_string()));
+            let node = of_family(&world.lab.node_addresses(node), target.is_ipv6());
+            let node = node.ok_or("no address of the node")?.to_string();
+            if !outcome.stdout.split_whitespace().any(|word| word == node) {
+                return Err(format!("{client} to {target}, by {node}: {outcome:?}"));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn spoofing(world: &World) -> Verdict {

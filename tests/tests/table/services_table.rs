@@ -1,7 +1,9 @@
 //! What kube-proxy does, a row for each behaviour: how it is set up, and what must be seen. What takes more than
 //! calls to be seen is in `services_more`, what changes a running cluster in `change_table`.
 
-use crate::call::{Client, From, To, calls, pod};
+use waggle_tests::Outcome;
+
+use crate::call::{Client, From, To, calls, node_port, pod};
 use crate::going::Going;
 use crate::world::{NorthSouth, Row, Verdict, World, of_family};
 
@@ -407,6 +409,9 @@ fn node_ports() -> Vec<Row> {
         pods,
         nodes,
         loopback,
+        Row::new("NodePort: at every address of the node, also at one that comes later")
+            .with(np())
+            .code(later_address),
         Row::new("NodePort: a pod's loopback address is not the node's")
             .with(np())
             .see(pod("client-1").tcp(To::Loopback("np", 80)).refused()),
@@ -434,6 +439,60 @@ fn node_ports() -> Vec<Row> {
                 Ok(())
             }),
     ]
+}
+
+/// The node is still known by the address that it had.
+fn later_address(world: &World) -> Verdict {
+    let known = world.lab.node_addresses("node-2");
+    let mut outcome = Ok(());
+    for &v6 in world.mode.versions() {
+        let (address, bits) = if v6 {
+            ("fd00:144::220", "64")
+        } else {
+            ("192.168.144.220", "24")
+        };
+        let ip = |verb: &str| {
+            let script = format!("ip address {verb} {address}/{bits} dev eth0");
+            let nodad = if v6 && verb == "add" { " nodad" } else { "" };
+            let mut command = world.lab.on_node("node-2").command("sh");
+            Outcome::of(command.args(["-ec", &(script + nodad)])).ok();
+        };
+        let port = node_port(&world.service("np"), 80).ok_or("no node port")?;
+        let target = std::net::SocketAddr::new(address.parse().unwrap(), port);
+        ip("add");
+        for from in [
+            From::Router,
+            pod("client-1"),
+            pod("client-2"),
+            From::Node(2),
+            From::Node(3),
+        ] {
+            let answers = || {
+                let reports = calls(world, from, target, false, 1, &["--timeout", "500"])?;
+                let is_good = reports[0]["result"] == "ok";
+                is_good.then_some(()).ok_or(reports[0].to_string())
+            };
+            outcome = outcome.and_then(|()| {
+                let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
+                loop {
+                    match answers() {
+                        Err(why) if std::time::Instant::now() > deadline => {
+                            break Err(format!("{from:?} to {target}: {why}"));
+                        }
+                        Err(_) => {}
+                        Ok(()) => break Ok(()),
+                    }
+                }
+            });
+        }
+        let reported = world.lab.json(&["node", "node-2"])["status"]["addresses"].to_string();
+        if reported.contains(address) || known.iter().any(|it| !reported.contains(&it.to_string()))
+        {
+            outcome = outcome.and(Err(format!("node-2 is known by {reported}")));
+        }
+        ip("del");
+    }
+    outcome
 }
 
 fn policies() -> Vec<Row> {
@@ -511,5 +570,30 @@ fn endpoints() -> Vec<Row> {
             .both(From::Outside, To::NodePort(2, "empty", 80), |see| {
                 see.refused()
             }),
+        Row::new("No endpoint, no such port: a UDP socket is connected, what it sends is refused")
+            .with(service(
+                "empty",
+                "selector: {app: nobody}",
+                "type: NodePort",
+            ))
+            .code(udp_connects),
     ]
+}
+
+/// `getaddrinfo` connects a UDP socket to each address that it found, to know which one can be reached.
+fn udp_connects(world: &World) -> Verdict {
+    for from in [pod("client-1"), From::Node(2)] {
+        for target in addresses(world, To::Service("empty", 80)) {
+            for port in [9, 53, 80] {
+                let target = std::net::SocketAddr::new(target.ip(), port);
+                for (options, expected) in [(&["--silent"][..], "ok"), (&[], "refused")] {
+                    let reports = calls(world, from, target, true, 1, options)?;
+                    if reports[0]["result"] != expected {
+                        return Err(format!("{from:?} {target} {options:?}: {}", reports[0]));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
 }

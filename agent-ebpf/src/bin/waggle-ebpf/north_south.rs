@@ -55,7 +55,7 @@ pub(crate) fn serve(
     fits(ctx, config, work)?;
     translate(ctx, work)?;
     let verdict = onward(ctx, config, work);
-    if matches!(verdict, Err(DropReason::TooBig)) {
+    if matches!(verdict, Err(DropReason::TooBig | DropReason::HopLimit)) {
         // Its sender knows the packet as it was.
         undo(ctx, work)?;
     }

@@ -13,7 +13,7 @@ use aya_ebpf::programs::TcContext;
 
 use crate::flows::Kernel;
 use crate::maps::{self, PODS};
-use crate::route::{largest, may_be_fragmented, way_out};
+use crate::route::{is_tunnelled, largest, may_be_fragmented, way_out};
 use crate::tc::{Skb, hop, to_host, to_pod};
 use crate::translate::translate_error;
 use crate::work::Work;
@@ -44,8 +44,8 @@ pub(crate) fn onward(ctx: &TcContext, config: &Config, work: &mut Work) -> Resul
     if maps::is_local(&packet.destination) {
         return Ok(to_host(ctx, near));
     }
-    if maps::remote(&packet.destination).is_some() {
-        if config.flags & CONFIG_OVERLAY != 0 {
+    if let Some(remote) = maps::remote(&packet.destination) {
+        if is_tunnelled(config, &packet.source, &remote) {
             hop(ctx, packet)?;
             maps::count_forward(far, ctx.len());
             // The device's egress program chooses the tunnel. SAFETY: a plain helper call.

@@ -55,7 +55,7 @@ fn from_pod(ctx: &TcContext) -> Result<i32, DropReason> {
         return Err(DropReason::NoSuchService);
     }
     let verdict = route::elsewhere(ctx, config, interface, work);
-    if translated && matches!(verdict, Err(DropReason::TooBig)) {
+    if translated && matches!(verdict, Err(DropReason::TooBig | DropReason::HopLimit)) {
         // Its sender knows the packet as it was.
         undo(ctx, work)?;
     }

@@ -1,14 +1,15 @@
 //! Refuses a packet: its sender is told at once, instead of waiting for an answer that never comes.
 //!
-//! The packet itself becomes the answer and goes out of the interface that it came in by. It is cut or grown to the
-//! answer's length, and all of its bytes are written anew. For programs at ingress.
+//! The packet itself becomes the answer: at ingress it goes out of the interface that it came in by, at egress it comes
+//! in by the one that it was about to leave by. It is cut or grown to the answer's length, and all of its bytes are
+//! written anew.
 
 use agent_ebpf::counter::{DropReason, EventKind};
 use agent_ebpf::packet::{ETHERNET, Packet};
 use agent_ebpf::refusal::{
     Allowance, Answer, LEAD, QUOTE, Refusal, error, may_answer, quote_at, reset, segment,
 };
-use aya_ebpf::bindings::{__sk_buff, BPF_F_INVALIDATE_HASH, BPF_F_RECOMPUTE_CSUM};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_INVALIDATE_HASH, BPF_F_RECOMPUTE_CSUM};
 use aya_ebpf::btf_maps::PerCpuArray;
 use aya_ebpf::helpers::generated::{
     bpf_ktime_get_ns, bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
@@ -37,6 +38,13 @@ struct Desk {
 #[btf_map]
 static REFUSALS: PerCpuArray<Desk, 1> = PerCpuArray::new();
 
+/// Where the packet that is refused was seen: its answer goes the other way.
+#[derive(Clone, Copy)]
+pub(crate) enum Seen {
+    Entering,
+    Leaving,
+}
+
 /// Counts the packet as dropped for `reason`, tells its sender `why`, and returns the verdict.
 ///
 /// # Errors
@@ -48,6 +56,7 @@ pub(crate) fn refuse(
     packet: &Packet,
     why: Refusal,
     reason: DropReason,
+    seen: Seen,
 ) -> Result<i32, DropReason> {
     if !may_answer(packet, why) {
         return Err(reason);
@@ -59,8 +68,13 @@ pub(crate) fn refuse(
         Refusal::PortUnreachable => (PORT_UNREACHABLE, 0),
         Refusal::Reset => (RESET, 0),
         Refusal::TooBig(mtu) => (TOO_BIG, mtu),
+        Refusal::HopLimit => (HOP_LIMIT, 0),
     };
-    let verdict = waggle_answer(ctx.skb.skb, kind, mtu);
+    let way = match seen {
+        Seen::Entering => 0,
+        Seen::Leaving => BPF_F_INGRESS,
+    };
+    let verdict = waggle_answer(ctx.skb.skb, kind, mtu, way);
     if verdict < 0 {
         return Err(reason);
     }
@@ -72,18 +86,21 @@ pub(crate) fn refuse(
 const PORT_UNREACHABLE: u32 = 0;
 const RESET: u32 = 1;
 const TOO_BIG: u32 = 2;
+const HOP_LIMIT: u32 = 3;
 
-/// Makes the packet on the desk the answer to itself; negative if that cannot be.
+/// Makes the packet on the desk the answer to itself and redirects it, with the helper's flags in `way`; negative if that
+/// cannot be.
 ///
 /// A global function, which the verifier looks at once, whatever is known where it is called from; otherwise it would
 /// look at it again for every way that leads there. It takes integers and the context only.
 #[inline(never)]
 #[unsafe(no_mangle)]
-extern "C" fn waggle_answer(skb: *mut __sk_buff, kind: u32, mtu: u32) -> i32 {
+extern "C" fn waggle_answer(skb: *mut __sk_buff, kind: u32, mtu: u32, way: u32) -> i32 {
     let ctx = TcContext::new(skb);
     let why = match kind {
         PORT_UNREACHABLE => Refusal::PortUnreachable,
         RESET => Refusal::Reset,
+        HOP_LIMIT => Refusal::HopLimit,
         _ => Refusal::TooBig(mtu),
     };
     let Some(desk) = REFUSALS.get_ptr_mut(0) else {
@@ -106,7 +123,7 @@ extern "C" fn waggle_answer(skb: *mut __sk_buff, kind: u32, mtu: u32) -> i32 {
     // SAFETY: the context is the kernel's.
     let interface = unsafe { (*skb).ifindex };
     // SAFETY: a plain helper call.
-    unsafe { bpf_redirect(interface, 0) as i32 }
+    unsafe { bpf_redirect(interface, u64::from(way)) as i32 }
 }
 
 #[inline(always)]
@@ -117,7 +134,7 @@ fn write(ctx: &TcContext, packet: &Packet, why: Refusal, answer: &mut Answer) ->
     }
     answer.fill(0);
     let from = match why {
-        Refusal::TooBig(_) => router(packet)?,
+        Refusal::TooBig(_) | Refusal::HopLimit => router(packet)?,
         _ => packet.destination,
     };
     // Two sets of constant offsets rather than one of variable ones, for the verifier.

@@ -1,8 +1,10 @@
 //! Where packets go that are for no pod of this node, and what comes to pods of this node without a tunnel.
 
+use agent_ebpf::address::Address;
 use agent_ebpf::counter::{DropReason, ForwardKind};
-use agent_ebpf::layout::{CONFIG_LINKS, CONFIG_OVERLAY, Config, PROTOCOL_TCP};
+use agent_ebpf::layout::{CONFIG_LINKS, CONFIG_OVERLAY, Config, PROTOCOL_TCP, Remote};
 use agent_ebpf::mtu::ip_length;
+use agent_ebpf::overlay::tunnel_takes;
 use agent_ebpf::packet::{Bytes as _, ETHERNET, Packet, embedded};
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{
@@ -32,8 +34,8 @@ pub(crate) fn elsewhere(
 ) -> Result<i32, DropReason> {
     let packet = &work.packet;
     let length = largest(ctx, packet);
-    let kind = if maps::remote(&packet.destination).is_some() {
-        if config.flags & CONFIG_OVERLAY != 0 {
+    let kind = if let Some(remote) = maps::remote(&packet.destination) {
+        if is_tunnelled(config, &packet.source, &remote) {
             return overlay(ctx, config, length, work);
         }
         ForwardKind::Native
@@ -43,6 +45,12 @@ pub(crate) fn elsewhere(
         ForwardKind::Uplink
     };
     routed(ctx, interface, length, kind, work)
+}
+
+/// Whether what is for another node, or a pod of it, goes through the overlay.
+#[inline(always)]
+pub(crate) fn is_tunnelled(config: &Config, source: &Address, remote: &Remote) -> bool {
+    config.flags & CONFIG_OVERLAY != 0 && tunnel_takes(config, source, remote)
 }
 
 /// Bytes of the largest IP packet that this one becomes.

@@ -108,6 +108,12 @@ fn namespace(ctx: &SockAddrContext) -> u64 {
     unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }
 }
 
+/// Whether the socket is in the node's own network namespace.
+#[inline(always)]
+pub(crate) fn on_host(ctx: &SockAddrContext) -> bool {
+    maps::config().is_ok_and(|config| config.host_cookie == namespace(ctx))
+}
+
 /// What the kernel makes of an address: the unspecified one is this namespace's loopback.
 #[inline(always)]
 pub(crate) fn meant(peer: Peer) -> Peer {

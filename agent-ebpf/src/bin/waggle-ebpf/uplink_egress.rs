@@ -1,23 +1,26 @@
 //! tc egress of the uplink and of other links: what leaves the node. Packets of pods are masqueraded, answers of the node's own processes
-//! to translated flows are translated back, the rest of the node's own pass.
+//! to translated flows are translated back, the rest of the node's own pass. What is for a Service's address has passed
+//! no socket hook, or found nobody there: its sender is told.
 
 use agent_ebpf::counter::DropReason;
-use agent_ebpf::layout::{Config, FLOW_KIND_MASQUERADE};
+use agent_ebpf::layout::{Config, FLOW_KIND_MASQUERADE, SCOPE_INSIDE, ServiceKey};
+use agent_ebpf::packet::Packet;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 
-use crate::maps;
+use crate::maps::{self, SERVICES};
 use crate::masquerade::masquerade;
 use crate::onward::{Settled, follow, settle_error};
+use crate::refuse::Seen;
 use crate::tc::{drop, pass};
 use crate::translate::translate;
-use crate::work::{Work, read, work};
+use crate::work::{Work, read, tell, work};
 
 #[classifier]
 pub(crate) fn uplink_egress(ctx: TcContext) -> i32 {
     match leave(&ctx) {
         Ok(()) => pass(),
-        Err(reason) => drop(reason),
+        Err(reason) => tell(&ctx, reason, Seen::Leaving).unwrap_or_else(drop),
     }
 }
 
@@ -31,7 +34,7 @@ fn leave(ctx: &TcContext) -> Result<(), DropReason> {
     let config = maps::config()?;
     // A Service address means nothing outside.
     if config.in_service_nets(&work.packet.destination) {
-        return Err(DropReason::NoSuchService);
+        return Err(unserved(&work.packet));
     }
     if work.packet.is_icmp_error() && matches!(settle_error(ctx, work)?, Settled::Here) {
         return Ok(());
@@ -52,6 +55,21 @@ fn leave(ctx: &TcContext) -> Result<(), DropReason> {
         masquerade(config, interface, work)?;
     }
     translate(ctx, work)
+}
+
+#[inline(always)]
+fn unserved(packet: &Packet) -> DropReason {
+    let key = ServiceKey {
+        address: packet.destination,
+        port: packet.destination_port,
+        protocol: packet.protocol,
+        scope: SCOPE_INSIDE,
+    };
+    if SERVICES.get_ptr(key).is_some() {
+        DropReason::NoEndpoints
+    } else {
+        DropReason::NoSuchService
+    }
 }
 
 /// From a pod to neither a pod nor a node.

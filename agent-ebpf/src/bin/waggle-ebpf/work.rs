@@ -9,7 +9,7 @@ use aya_ebpf::macros::btf_map;
 use aya_ebpf::programs::TcContext;
 
 use crate::fragment;
-use crate::refuse::refuse;
+use crate::refuse::{Seen, refuse};
 use crate::tc::{Skb, drop};
 
 pub(crate) struct Work {
@@ -53,17 +53,22 @@ pub(crate) fn read(ctx: &TcContext, work: &mut Work) -> Result<(), DropReason> {
 pub(crate) fn conclude(ctx: &TcContext, end: Result<i32, DropReason>) -> i32 {
     match end {
         Ok(verdict) => verdict,
-        Err(reason) => tell(ctx, reason).unwrap_or_else(drop),
+        Err(reason) => tell(ctx, reason, Seen::Entering).unwrap_or_else(drop),
     }
 }
 
+/// Tells the sender of a packet that is dropped for this reason, if it is one to be told of.
+///
+/// # Errors
+/// The reason, when nobody is told.
 #[inline(always)]
-fn tell(ctx: &TcContext, reason: DropReason) -> Result<i32, DropReason> {
+pub(crate) fn tell(ctx: &TcContext, reason: DropReason, seen: Seen) -> Result<i32, DropReason> {
     let work = work().map_err(|_| reason)?;
     let why = match reason {
         DropReason::NoEndpoints | DropReason::NoSuchService => Refusal::of(&work.packet),
+        DropReason::HopLimit => Refusal::HopLimit,
         DropReason::TooBig if work.mtu != 0 => Refusal::TooBig(work.mtu),
         _ => return Err(reason),
     };
-    refuse(ctx, &work.packet, why, reason)
+    refuse(ctx, &work.packet, why, reason, seen)
 }

@@ -45,6 +45,7 @@ fn links(mtu: u32, addresses: &[(u32, &str)]) -> Links {
                 net: net.parse().unwrap(),
                 global: !net.starts_with("fe80") && !net.starts_with("127."),
                 deprecated: net.starts_with("2001:db8:dead"),
+                temporary: net.starts_with("2001:db8:7e"),
             })
             .collect(),
     }
@@ -61,7 +62,7 @@ const USUAL: [(u32, &str); 7] = [
 ];
 
 #[test]
-fn the_uplinks_first_usable_address_of_each_family_is_the_nodes() {
+fn the_uplinks_oldest_usable_address_of_each_family_is_the_nodes() {
     let here = links(1500, &USUAL).here(&config(Routing::Overlay), &Here::default());
     let expected: [IpAddr; 2] = ["192.0.2.5".parse().unwrap(), "2001:db8::5".parse().unwrap()];
     assert_eq!(here.node_addresses(), expected);
@@ -78,6 +79,27 @@ fn the_uplinks_first_usable_address_of_each_family_is_the_nodes() {
         ],
         "an address alone is no link that somebody else could be on"
     );
+}
+
+#[test]
+fn an_address_that_comes_later_is_not_the_nodes_unless_it_was_a_temporary_one() {
+    let of = |addresses: &[(u32, &str)]| {
+        let here = links(1500, addresses).here(&config(Routing::Overlay), &Here::default());
+        let texts = here.node_addresses().into_iter();
+        texts.map(|address| address.to_string()).collect::<Vec<_>>()
+    };
+    // As the kernel lists them.
+    let later = [
+        (2, "192.0.2.5/24"),
+        (2, "192.0.2.6/24"),
+        (2, "2001:db8:7e::8/64"),
+        (2, "2001:db8::6/64"),
+        (2, "2001:db8::5/64"),
+        (2, "2001:db8:7e::7/64"),
+    ];
+    assert_eq!(of(&later), ["192.0.2.5", "2001:db8::5"]);
+    let temporary = [(2, "2001:db8:7e::8/64")];
+    assert_eq!(of(&temporary), ["2001:db8:7e::8"], "better than none");
 }
 
 #[test]

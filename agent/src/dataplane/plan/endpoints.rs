@@ -3,6 +3,12 @@
 //! Sources: the reference pages "Service" (traffic policies), "Topology Aware Routing", "Traffic distribution" and
 //! "EndpointSlices" of the Kubernetes documentation; KEP-1669 (terminating endpoints), KEP-2433 (topology hints),
 //! KEP-3015 (PreferSameZone, PreferSameNode).
+//!
+//! An endpoint is on the node that its `nodeName` says. A hand-made one may have none: then its address tells whether it
+//! is here. The other nodes send it what they have for it by its address, and with direct server return nobody else
+//! answers its clients.
+
+use agent_ebpf::address::{Address, Net};
 
 use super::Backend;
 use super::slices::{Slice, Target};
@@ -13,6 +19,24 @@ use super::spec::Port;
 pub(crate) struct Place {
     pub(crate) node: String,
     pub(crate) zone: Option<String>,
+    /// Its pods'.
+    pub(crate) ranges: Vec<Net>,
+    /// Its own addresses, on any interface, in order.
+    pub(crate) own: Vec<Address>,
+}
+
+impl Place {
+    pub(crate) fn is_own(&self, address: &Address) -> bool {
+        self.own.binary_search(address).is_ok()
+    }
+
+    fn is_of(&self, target: &Target) -> bool {
+        if target.has_node() {
+            return target.is_here();
+        }
+        let address = &target.address;
+        self.is_own(address) || self.ranges.iter().any(|range| range.contains(address))
+    }
 }
 
 /// Whose hints are obeyed.
@@ -56,7 +80,7 @@ impl<'a, S: Iterator<Item = &'a Slice> + Clone> Candidates<'a, S> {
         } else {
             self.topology(place)
         };
-        let is_near = |target: &Target| !local || target.is_here();
+        let is_near = |target: &Target| !local || place.is_of(target);
         let ready = sorted(
             self.all()
                 .filter(|(_, target)| {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use agent_ebpf::address::Address;
+use agent_ebpf::address::{Address, Net};
 
 use super::place::OwnerState;
 use super::slices::Slice;
@@ -168,6 +168,15 @@ impl Planner {
     }
 
     pub(super) fn set_node(&mut self, node: Option<&Node>) {
+        let ranges = node.map_or(&[][..], |node| &node.pod_cidrs);
+        let ranges: Vec<Net> = ranges
+            .iter()
+            .map(|range| Net::new(range.network(), range.prefix_len()))
+            .collect();
+        if ranges != self.place.ranges {
+            self.place.ranges = ranges;
+            self.mark_all();
+        }
         let zone = node.and_then(|node| node.zone.clone());
         if zone != self.place.zone {
             self.place.zone = zone;
@@ -186,8 +195,8 @@ impl Planner {
     /// The node's own addresses, on any interface: to be followed by [`Self::retry`].
     pub fn set_own(&mut self, mut own: Vec<Address>) {
         own.sort_unstable();
-        if own != self.own {
-            self.own = own;
+        if own != self.place.own {
+            self.place.own = own;
             self.mark_all();
         }
     }

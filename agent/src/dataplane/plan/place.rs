@@ -124,7 +124,6 @@ impl Planner {
             asks,
             numbers,
             place,
-            own,
             ..
         } = self;
         let Some(OwnerState::Service(state)) = owners.get_mut(owner.0) else {
@@ -134,7 +133,7 @@ impl Planner {
             state.was = Vec::new();
             return true;
         };
-        spec.asks(self.dsr, |address| own.binary_search(address).is_ok(), asks);
+        spec.asks(self.dsr, |address| place.is_own(address), asks);
         asks.retain(|ask| claims.holder(&ask.key) == Some(owner));
         asks.sort_unstable_by_key(|ask| (ask.port, ask.group.index(), ask.key));
         let mut placer = Placer {

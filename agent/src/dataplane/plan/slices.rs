@@ -13,8 +13,10 @@ use crate::cluster::{Endpoint, EndpointSlice};
 const READY: u8 = 1;
 /// Serving and terminating.
 const DRAINING: u8 = 2;
-/// On this node.
+/// On this node, as it says.
 const HERE: u8 = 4;
+/// It says on which node it is.
+const NAMED: u8 = 8;
 
 /// Whom an endpoint is meant for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
@@ -50,6 +52,11 @@ impl Target {
         self.conditions & DRAINING != 0
     }
 
+    pub(crate) fn has_node(&self) -> bool {
+        self.conditions & NAMED != 0
+    }
+
+    /// Whether this node is the one that it names.
     pub(crate) fn is_here(&self) -> bool {
         self.conditions & HERE != 0
     }
@@ -175,6 +182,7 @@ fn conditions(endpoint: &Endpoint, node: &str) -> u8 {
     bit(endpoint.ready, READY)
         | bit(endpoint.serving && endpoint.terminating, DRAINING)
         | bit(endpoint.node.as_deref() == Some(node), HERE)
+        | bit(endpoint.node.is_some(), NAMED)
 }
 
 /// Hints repeat themselves: a cluster has few zones.

@@ -14,6 +14,7 @@ mod topology;
 
 use std::net::IpAddr;
 
+use agent_ebpf::address::Address;
 use agent_ebpf::layout::{PROTOCOL_TCP, SCOPE_INSIDE, SCOPE_OUTSIDE};
 
 use self::maps::{Look, Maps};

@@ -5,7 +5,7 @@ use agent_ebpf::overlay::{MAC, PEER_MAC};
 use aya::programs::{TestRun as _, TestRunOptions};
 
 use super::fixtures::{Bench, NEXT, OTHER, POD, POD_V6, REDIRECT, SHOT};
-use super::lab::{Feed, Lab};
+use super::lab::{Feed, Lab, NODE};
 use super::packets::{L4, ip, packet, read};
 use super::*;
 use crate::cluster::{Event, Node};
@@ -124,7 +124,12 @@ fn pods_packets_for_other_nodes_go_into_the_overlay() {
             frame[22] = 1;
             run(&bench, "pod_ingress", &frame, 0)
         };
-        assert_eq!((last.0, last.2.as_deref()), (SHOT, Some("hop_limit")));
+        assert_eq!((last.0, last.2.as_deref()), (REDIRECT, Some("hop_limit")));
+        assert_eq!(
+            (read(&last.1).0, read(&last.1).1),
+            (ip(NODE), ip(POD)),
+            "told"
+        );
         bench.plane.unload().await.unwrap();
     });
 }

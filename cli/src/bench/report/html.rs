@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::Report;
 use super::plot::{colour, plot};
 use crate::bench::figures::{Better, Column, FIGURES};
+use crate::bench::results::number;
 use crate::bench::results::{Cell, Line};
-use crate::bench::table::number;
 
 const STYLE: &str = "
 :root{color-scheme:light dark}
@@ -185,7 +185,7 @@ fn verdicts(out: &mut String, report: &Report) {
                 "at most"
             },
             number(verdict.limit),
-            number(verdict.measured)
+            verdict.value()
         );
     }
     out.push_str("</table>\n");

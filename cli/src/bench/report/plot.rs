@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use crate::bench::figures::Column;
 use crate::bench::results::Line;
-use crate::bench::table::number;
+use crate::bench::results::number;
 
 const WIDTH: f64 = 460.0;
 const HEIGHT: f64 = 250.0;

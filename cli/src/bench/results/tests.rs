@@ -76,3 +76,14 @@ fn limits_are_judged_where_something_was_measured() {
         "{verdicts:#?}"
     );
 }
+
+#[test]
+fn where_the_median_lies() {
+    let samples = |count: u32| (1..=count).map(f64::from).collect::<Vec<_>>();
+    assert_eq!(median_interval(&samples(4)), None);
+    // Printed tables: 5 samples give 93.75 %, 10 give ranks 2 and 9, 25 ranks 8 and 18, 100 ranks 40 and 61.
+    assert_eq!(median_interval(&samples(5)), Some([1.0, 5.0]));
+    assert_eq!(median_interval(&samples(10)), Some([2.0, 9.0]));
+    assert_eq!(median_interval(&samples(25)), Some([8.0, 18.0]));
+    assert_eq!(median_interval(&samples(100)), Some([40.0, 61.0]));
+}

@@ -99,6 +99,29 @@ fn methods_become_verbs() {
     assert_eq!(verb(&Method::PATCH, &one, &none), "patch");
 }
 
+#[test]
+fn a_list_of_one_name_is_about_that_name() {
+    let name = |path: &str, method: Method, query: &str| {
+        let place = parse_path(path).unwrap();
+        attributes(&method, path, &place, &Query::parse(query)).name
+    };
+    let list = "/api/v1/namespaces/a/configmaps";
+    let one = "fieldSelector=metadata.name%3Dx";
+    assert_eq!(name(list, Method::GET, one), "x");
+    assert_eq!(name(list, Method::GET, &format!("watch=1&{one}")), "x");
+    assert_eq!(name(list, Method::GET, ""), "");
+    assert_eq!(
+        name(list, Method::GET, "fieldSelector=metadata.name!%3Dx"),
+        ""
+    );
+    assert_eq!(
+        name(list, Method::GET, "fieldSelector=metadata.name%3Dx/y"),
+        ""
+    );
+    assert_eq!(name(list, Method::DELETE, one), "");
+    assert_eq!(name(&format!("{list}/b"), Method::GET, one), "b");
+}
+
 proptest! {
     #[test]
     fn any_path_is_judged_without_panic(path in "(/[\\PC%]{0,12}){0,8}", query in "\\PC{0,60}") {

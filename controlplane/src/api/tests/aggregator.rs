@@ -65,6 +65,13 @@ fn answer(request: &http::Request<hyper::body::Incoming>) -> Value {
             "resources": [{"name": "flunders", "singularName": "", "namespaced": true, "kind": "Flunder",
                 "verbs": ["create", "get", "list"]}]});
     }
+    if request.uri().path() == "/openapi/v3" {
+        // One of its own, and one that would be another server's.
+        return json!({"paths": {
+            "apis/wardle.example.com/v1alpha1":
+                {"serverRelativeURL": "/openapi/v3/apis/wardle.example.com/v1alpha1?hash=1"},
+            "apis/apps/v1": {"serverRelativeURL": "/openapi/v3/apis/apps/v1?hash=2"}}});
+    }
     let said = |name: &str| -> Vec<&str> {
         let values = request.headers().get_all(name).iter();
         values.map(|value| value.to_str().unwrap()).collect()
@@ -154,6 +161,16 @@ async fn requests_go_to_the_server_behind_the_service() {
         found.unwrap()["versions"][0]["resources"][0]["resource"],
         "flunders"
     );
+    // So are its descriptions.
+    let path = "apis/wardle.example.com/v1alpha1";
+    let index = member.get("/openapi/v3").await.ok();
+    let url = index["paths"][path]["serverRelativeURL"].as_str().unwrap();
+    assert_eq!(url, format!("/openapi/v3/{path}?hash=1"));
+    assert_eq!(member.get(url).await.ok()["uri"], url);
+    let own = index["paths"]["apis/apps/v1"]["serverRelativeURL"]
+        .as_str()
+        .unwrap();
+    assert!(!own.ends_with("?hash=2"), "{own}");
 
     // What this server has itself nobody takes over.
     let mut apps = api.clone();

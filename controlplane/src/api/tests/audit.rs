@@ -1,7 +1,10 @@
 //! What the audit log says of requests.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::json;
 
+use super::webhooks::{configuration, registered, webhook};
 use super::*;
 
 const POLICY: &str = r#"
@@ -48,6 +51,8 @@ async fn the_log_says_who_did_what_as_far_as_the_policy_wants() {
         tokio::task::yield_now().await;
     }
     let events = events(&log);
+    // No role says so: the group may do everything.
+    assert_eq!(events[0]["annotations"]["authorization.k8s.io/reason"], "");
     assert_eq!(events.len(), 3, "{events:?}");
     let created = &events[0];
     assert_eq!(created["apiVersion"], "audit.k8s.io/v1");
@@ -82,6 +87,69 @@ async fn the_log_says_who_did_what_as_far_as_the_policy_wants() {
     );
     assert_eq!(refused["responseStatus"]["reason"], "Forbidden");
     member.controller.shutdown().await;
+}
+
+/// What judges want to be said of a write, and what they did.
+#[tokio::test(flavor = "multi_thread")]
+async fn webhooks_and_policies_annotate_events() {
+    let files = tempfile::tempdir().unwrap();
+    let log = files.path().join("audit.log");
+    let member = member().await;
+    let member = member
+        .restarted(|config| config.audit.log = Some(log.clone()))
+        .await;
+    let (url, bundle) = webhook(|_| {
+        let patch = json!([{"op": "add", "path": "/data/added", "value": "sesame"}]);
+        json!({"allowed": true, "patchType": "JSONPatch", "patch": STANDARD.encode(patch.to_string()),
+            "auditAnnotations": {"seen": "yes"}})
+    })
+    .await;
+    let kind = "MutatingWebhookConfiguration";
+    let mutating = configuration(kind, "mutate", &url, &bundle, &json!({}));
+    registered(&member, "mutatingwebhookconfigurations", &mutating).await;
+    let policy = json!({"metadata": {"name": "small"}, "spec": {
+        "matchConstraints": {"resourceRules": [{"apiGroups": [""], "apiVersions": ["v1"],
+            "operations": ["CREATE"], "resources": ["configmaps"]}]},
+        "auditAnnotations": [
+            {"key": "size", "valueExpression": "string(size(object.data))"},
+            {"key": "silent", "valueExpression": "null"}],
+        "validations": [{"expression": "size(object.data) < 2", "message": "is large"}]}});
+    registered(&member, "validatingadmissionpolicies", &policy).await;
+    let binding = json!({"metadata": {"name": "everywhere"}, "spec": {"policyName": "small",
+        "validationActions": ["Audit"]}});
+    registered(&member, "validatingadmissionpolicybindings", &binding).await;
+    let map = json!({"metadata": {"name": "m"}, "data": {"k": "v"}});
+    member.post(CM, &map).await.ok();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let created = loop {
+        let mut all = events(&log).into_iter();
+        let found = all.find(|event| {
+            event["objectRef"]["resource"] == "configmaps" && event["stage"] == "ResponseComplete"
+        });
+        if let Some(found) = found {
+            break found;
+        }
+        assert!(std::time::Instant::now() < deadline, "{:?}", events(&log));
+        tokio::task::yield_now().await;
+    };
+    let annotations = &created["annotations"];
+    assert_eq!(annotations["mutate.example.com/seen"], "yes");
+    assert_eq!(annotations["small/size"], "2");
+    assert!(annotations.get("small/silent").is_none());
+    let said = |name: &str| -> Value {
+        serde_json::from_str(annotations[name].as_str().unwrap()).unwrap()
+    };
+    assert_eq!(
+        said("mutation.webhook.admission.k8s.io/round_0_index_0"),
+        json!({"configuration": "mutate", "webhook": "mutate.example.com", "mutated": true})
+    );
+    assert_eq!(
+        said("validation.policy.admission.k8s.io/validation_failure"),
+        json!([{"message": "is large", "policy": "small", "binding": "everywhere", "expressionIndex": 0,
+            "validationActions": ["Audit"]}])
+    );
+    // The level is Metadata: what was written is not in the log, in a patch neither.
+    assert!(!created.to_string().contains("sesame"), "{created}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,9 @@ use super::{CM, Member, member};
 const REGISTRATION: &str = "/apis/admissionregistration.k8s.io/v1";
 
 /// Answers every AdmissionReview with what `answer` says to its request. Returns URL and CA bundle.
-async fn webhook(answer: impl Fn(&Value) -> Value + Send + Sync + 'static) -> (String, String) {
+pub(super) async fn webhook(
+    answer: impl Fn(&Value) -> Value + Send + Sync + 'static,
+) -> (String, String) {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
     let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
@@ -60,7 +62,13 @@ async fn webhook(answer: impl Fn(&Value) -> Value + Send + Sync + 'static) -> (S
     (url, STANDARD.encode(made.cert.pem()))
 }
 
-fn configuration(kind: &str, name: &str, url: &str, bundle: &str, more: &Value) -> Value {
+pub(super) fn configuration(
+    kind: &str,
+    name: &str,
+    url: &str,
+    bundle: &str,
+    more: &Value,
+) -> Value {
     let mut webhook = json!({
         "name": format!("{name}.example.com"),
         "clientConfig": {"url": url, "caBundle": bundle},
@@ -80,7 +88,7 @@ fn config_map(name: &str) -> Value {
     json!({"metadata": {"name": name}, "data": {"a": "b"}})
 }
 
-async fn registered(member: &Member, plural: &str, body: &Value) {
+pub(super) async fn registered(member: &Member, plural: &str, body: &Value) {
     let answer = member.post(&format!("{REGISTRATION}/{plural}"), body).await;
     assert_eq!(answer.code, 201, "{}", answer.json);
 }

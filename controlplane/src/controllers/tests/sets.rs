@@ -84,6 +84,9 @@ async fn a_stateful_set_keeps_names_through_updates_and_scaling() {
     // Back to the first by its own data, as a rollback does it.
     let first = revisions.iter().find(|one| one.revision == 1).unwrap();
     let data = first.data.as_ref().unwrap().0.clone();
+    // As it was written: clients compare bytes.
+    let made = data.pointer("/spec/template/metadata/creationTimestamp");
+    assert_eq!(made, Some(&serde_json::Value::Null));
     cluster
         .client
         .strategic_patch::<StatefulSet>("ns", "db", &data)

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::super::access::{at, fill, list, object_mut, text};
 use super::super::errors::Errors;
-use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, table};
+use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, names, table};
 use super::{
     GROUP, default_matching, validate_conditions, validate_expression, validate_failure_policy,
     validate_rules, validate_selectors,
@@ -115,6 +115,7 @@ impl Strategy for Policy {
                 &mut errors,
             );
         }
+        annotations(audits, text(object, &["metadata", "name"]), &mut errors);
         for (number, variable) in list(spec, &["variables"]).iter().enumerate() {
             validate_expression(
                 variable,
@@ -248,5 +249,31 @@ impl Strategy for Binding {
             reference.into(),
             table::age(object, now),
         ]
+    }
+}
+
+/// As many annotations as one policy may write.
+const MOST_ANNOTATIONS: usize = 20;
+
+fn annotations(annotations: &[Value], policy: &str, errors: &mut Errors) {
+    if annotations.len() > MOST_ANNOTATIONS {
+        let why = format!("must not have more than {MOST_ANNOTATIONS} auditAnnotations");
+        errors.invalid("spec.auditAnnotations", annotations.to_vec(), &why);
+    }
+    let mut seen = std::collections::HashSet::new();
+    for (number, annotation) in annotations.iter().enumerate() {
+        let field = format!("spec.auditAnnotations[{number}]");
+        let key = text(annotation, &["key"]);
+        if key.is_empty() {
+            errors.required(format!("{field}.key"), "");
+        } else {
+            // The annotation is called after its policy.
+            let whole = format!("{policy}/{key}");
+            errors.format(&format!("{field}.key"), key, names::qualified_name(&whole));
+            if !seen.insert(key) {
+                errors.duplicate(format!("{field}.key"), key);
+            }
+        }
+        validate_expression(annotation, "valueExpression", &field, errors);
     }
 }

@@ -4,23 +4,26 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::{environment, probes};
+use super::volumes::{Volumes, descending};
+use super::{environment, probes, resources, security};
 use crate::kinds::access::{at, flag, integer, list, strings, text};
 use crate::kinds::endpoints::protocol;
 use crate::kinds::errors::Errors;
 use crate::kinds::names;
-use crate::kinds::quantity::Quantity;
 
-/// Checks the containers in `spec.<kind>`, `field` being the path of the pod spec. `volumes` are the names of
-/// the pod's volumes, `names_seen` the names of containers checked before.
+/// Checks the containers in `spec.<kind>`, `field` being the path of the pod spec. `volumes` are the pod's,
+/// `names_seen` the names of containers checked before.
 pub(super) fn validate<'a>(
     spec: &'a Value,
     kind: &str,
     field: &str,
-    volumes: &HashSet<&str>,
+    volumes: &Volumes<'_>,
     names_seen: &mut HashSet<&'a str>,
     errors: &mut Errors,
 ) {
+    let host_users = at(spec, &["hostUsers"]).and_then(Value::as_bool) != Some(false);
+    let never_restarts = text(spec, &["restartPolicy"]) == "Never";
+    let grace = integer(spec, &["terminationGracePeriodSeconds"]).unwrap_or(30);
     for (index, container) in list(spec, &[kind]).iter().enumerate() {
         let field = format!("{field}.{kind}[{index}]");
         let name = text(container, &["name"]);
@@ -36,9 +39,11 @@ pub(super) fn validate<'a>(
         ports(container, &field, errors);
         environment::validate(container, &field, errors);
         mounts(container, volumes, &field, errors);
-        hooks(container, kind, &field, errors);
-        resources(container, &field, errors);
-        security(container, &field, errors);
+        devices(container, volumes, host_users, &field, errors);
+        hooks(container, kind, grace, &field, errors);
+        resources::container(container, &field, errors);
+        resources::resize_policy(container, never_restarts, &field, errors);
+        security::container(container, host_users, &field, errors);
         match text(container, &["terminationMessagePolicy"]) {
             "" => errors.required(format!("{field}.terminationMessagePolicy"), ""),
             "File" | "FallbackToLogsOnError" => {}
@@ -100,14 +105,14 @@ fn ports(container: &Value, field: &str, errors: &mut Errors) {
     }
 }
 
-fn mounts(container: &Value, volumes: &HashSet<&str>, field: &str, errors: &mut Errors) {
+fn mounts(container: &Value, volumes: &Volumes<'_>, field: &str, errors: &mut Errors) {
     let mut paths = HashSet::new();
     for (index, mount) in list(container, &["volumeMounts"]).iter().enumerate() {
         let field = format!("{field}.volumeMounts[{index}]");
         let name = text(mount, &["name"]);
         if name.is_empty() {
             errors.required(format!("{field}.name"), "");
-        } else if !volumes.contains(name) {
+        } else if !volumes.contains_key(name) {
             errors.not_found(format!("{field}.name"), name);
         }
         let path = text(mount, &["mountPath"]);
@@ -117,13 +122,7 @@ fn mounts(container: &Value, volumes: &HashSet<&str>, field: &str, errors: &mut 
             errors.invalid(format!("{field}.mountPath"), path, "must be unique");
         }
         for sub in ["subPath", "subPathExpr"] {
-            let path = text(mount, &[sub]);
-            if path.starts_with('/') {
-                errors.invalid(format!("{field}.{sub}"), path, "must be a relative path");
-            }
-            if path.split('/').any(|step| step == "..") {
-                errors.invalid(format!("{field}.{sub}"), path, "must not contain '..'");
-            }
+            descending(text(mount, &[sub]), &format!("{field}.{sub}"), errors);
         }
         if !text(mount, &["subPath"]).is_empty() && !text(mount, &["subPathExpr"]).is_empty() {
             errors.invalid(
@@ -149,10 +148,92 @@ fn mounts(container: &Value, volumes: &HashSet<&str>, field: &str, errors: &mut 
                 "Bidirectional mount propagation is available only to privileged containers",
             );
         }
+        recursively_read_only(mount, &format!("{field}.recursiveReadOnly"), errors);
     }
 }
 
-fn hooks(container: &Value, kind: &str, field: &str, errors: &mut Errors) {
+fn recursively_read_only(mount: &Value, field: &str, errors: &mut Errors) {
+    match text(mount, &["recursiveReadOnly"]) {
+        "" | "Disabled" => {}
+        "Enabled" | "IfPossible" => {
+            if !flag(mount, &["readOnly"]) {
+                errors.forbidden(field, "may only be specified when readOnly is true");
+            }
+            if !matches!(text(mount, &["mountPropagation"]), "" | "None") {
+                errors.forbidden(
+                    field,
+                    "may only be specified when mountPropagation is None or not specified",
+                );
+            }
+        }
+        other => errors.not_supported(field, other, &["Disabled", "Enabled", "IfPossible"]),
+    }
+}
+
+/// Volumes that a container has as devices.
+fn devices(
+    container: &Value,
+    volumes: &Volumes<'_>,
+    host_users: bool,
+    field: &str,
+    errors: &mut Errors,
+) {
+    let field = format!("{field}.volumeDevices");
+    let devices = list(container, &["volumeDevices"]);
+    if !devices.is_empty() && !host_users {
+        errors.forbidden(&*field, "when `hostUsers` is false");
+    }
+    let mounts = list(container, &["volumeMounts"]);
+    let mounted = |key: &str, value: &str| mounts.iter().any(|mount| text(mount, &[key]) == value);
+    let (mut names, mut paths) = (HashSet::new(), HashSet::new());
+    for (index, device) in devices.iter().enumerate() {
+        let field = format!("{field}[{index}]");
+        let name = text(device, &["name"]);
+        let at_name = format!("{field}.name");
+        if name.is_empty() {
+            errors.required(&*at_name, "");
+        } else if !names.insert(name) {
+            errors.invalid(&*at_name, name, "must be unique");
+        }
+        match volumes.get(name) {
+            None => errors.not_found(&*at_name, name),
+            Some(volume)
+                if ["persistentVolumeClaim", "ephemeral"]
+                    .iter()
+                    .all(|kind| at(volume, &[kind]).is_none()) =>
+            {
+                errors.invalid(
+                    &*at_name,
+                    name,
+                    "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode",
+                );
+            }
+            Some(_) => {}
+        }
+        if !name.is_empty() && mounted("name", name) {
+            errors.invalid(at_name, name, "must not already exist in volumeMounts");
+        }
+        let path = text(device, &["devicePath"]);
+        let at_path = format!("{field}.devicePath");
+        if path.is_empty() {
+            errors.required(&*at_path, "");
+        } else if path.split('/').any(|step| step == "..") {
+            errors.invalid(&*at_path, path, "can not contain backsteps ('..')");
+        } else if !paths.insert(path) {
+            errors.invalid(&*at_path, path, "must be unique");
+        }
+        if !path.is_empty() && mounted("mountPath", path) {
+            errors.invalid(
+                at_path,
+                path,
+                "must not already exist as a path in volumeMounts",
+            );
+        }
+    }
+}
+
+/// `grace`: seconds that the pod has for its end.
+fn hooks(container: &Value, kind: &str, grace: i64, field: &str, errors: &mut Errors) {
     let policy = text(container, &["restartPolicy"]);
     let is_sidecar = policy == "Always";
     // Containers that run to their end before the others start, or that are added later, have no hooks.
@@ -176,13 +257,21 @@ fn hooks(container: &Value, kind: &str, field: &str, errors: &mut Errors) {
     if let Some(given) = at(container, &["lifecycle"]) {
         let field = format!("{field}.lifecycle");
         if why.is_empty() {
-            probes::lifecycle(given, &field, errors);
+            probes::lifecycle(given, grace, &field, errors);
         } else {
             errors.forbidden(field, why);
         }
     }
     if kind == "ephemeralContainers" {
         ephemeral(container, field, why, errors);
+    }
+    let resizes = list(container, &["resizePolicy"]);
+    if kind == "initContainers" && !is_sidecar && !resizes.is_empty() {
+        errors.invalid(
+            format!("{field}.resizePolicy"),
+            resizes.to_vec(),
+            "must not be set for init containers",
+        );
     }
     if !matches!(policy, "" | "Always" | "OnFailure" | "Never") {
         errors.not_supported(
@@ -211,142 +300,5 @@ fn ephemeral(container: &Value, field: &str, why: &str, errors: &mut Errors) {
                 errors.forbidden(format!("{field}.volumeMounts[{index}].{sub}"), why);
             }
         }
-    }
-}
-
-fn resources(container: &Value, field: &str, errors: &mut Errors) {
-    for kind in ["limits", "requests"] {
-        for (name, amount) in strings(container, &["resources", kind]) {
-            let field = format!("{field}.resources.{kind}[{name}]");
-            resource_name(name, &field, errors);
-            let Ok(amount_read) = amount.parse::<Quantity>() else {
-                continue;
-            };
-            if amount_read.is_negative() {
-                errors.invalid(&*field, amount, "must be greater than or equal to 0");
-            }
-            if !matches!(name, "cpu" | "memory" | "ephemeral-storage")
-                && !name.starts_with("hugepages-")
-                && !amount_read.is_whole()
-            {
-                errors.invalid(&*field, amount, "must be an integer");
-            }
-        }
-    }
-    for (name, request) in strings(container, &["resources", "requests"]) {
-        let limit = text(container, &["resources", "limits", name]);
-        if let (Ok(asked), Ok(most)) = (request.parse::<Quantity>(), limit.parse::<Quantity>()) {
-            let field = format!("{field}.resources.requests");
-            let overcommits = matches!(name, "cpu" | "memory" | "ephemeral-storage");
-            if !overcommits && asked != most {
-                errors.invalid(
-                    field,
-                    request,
-                    &format!("must be equal to {name} limit of {most}"),
-                );
-            } else if asked > most {
-                errors.invalid(
-                    field,
-                    request,
-                    &format!("must be less than or equal to {name} limit of {most}"),
-                );
-            }
-        } else if limit.is_empty()
-            && !matches!(name, "cpu" | "memory" | "ephemeral-storage")
-            && name.contains('/')
-        {
-            errors.required(
-                format!("{field}.resources.limits"),
-                "Limit must be set for non overcommitable resources",
-            );
-        }
-    }
-}
-
-fn resource_name(name: &str, field: &str, errors: &mut Errors) {
-    errors.format(field, name, names::qualified_name(name));
-    let standard =
-        matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-");
-    if !name.contains('/') && !standard {
-        errors.invalid(field, name, "must be a standard resource for containers");
-    }
-}
-
-fn security(container: &Value, field: &str, errors: &mut Errors) {
-    let Some(context) = at(container, &["securityContext"]) else {
-        return;
-    };
-    let field = format!("{field}.securityContext");
-    user_and_group(context, &field, errors);
-    if let Some(false) = at(context, &["allowPrivilegeEscalation"]).and_then(Value::as_bool) {
-        if flag(context, &["privileged"]) {
-            errors.invalid(
-                &*field,
-                context.clone(),
-                "cannot set `allowPrivilegeEscalation` to false and `privileged` to true",
-            );
-        }
-        if list(context, &["capabilities", "add"])
-            .iter()
-            .any(|capability| matches!(capability.as_str(), Some("CAP_SYS_ADMIN")))
-        {
-            errors.invalid(
-                &*field,
-                context.clone(),
-                "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN",
-            );
-        }
-    }
-    let mount = text(context, &["procMount"]);
-    if !matches!(mount, "" | "Default" | "Unmasked") {
-        errors.not_supported(
-            format!("{field}.procMount"),
-            mount,
-            &["Default", "Unmasked"],
-        );
-    }
-}
-
-/// `runAsUser` and `runAsGroup`, and the seccomp profile.
-pub(super) fn user_and_group(context: &Value, field: &str, errors: &mut Errors) {
-    for name in ["runAsUser", "runAsGroup", "fsGroup"] {
-        if let Some(id) = integer(context, &[name])
-            && !(0..=i64::from(i32::MAX)).contains(&id)
-        {
-            errors.invalid(
-                format!("{field}.{name}"),
-                id,
-                "must be between 0 and 2147483647, inclusive",
-            );
-        }
-    }
-    let Some(profile) = at(context, &["seccompProfile"]) else {
-        return;
-    };
-    let local = text(profile, &["localhostProfile"]);
-    match text(profile, &["type"]) {
-        "Localhost" if local.is_empty() => errors.required(
-            format!("{field}.seccompProfile.localhostProfile"),
-            "must be set when seccomp type is Localhost",
-        ),
-        "Localhost" => {}
-        "RuntimeDefault" | "Unconfined" => {
-            if !local.is_empty() {
-                errors.invalid(
-                    format!("{field}.seccompProfile.localhostProfile"),
-                    local,
-                    "can only be set when seccomp type is Localhost",
-                );
-            }
-        }
-        "" => errors.required(
-            format!("{field}.seccompProfile.type"),
-            "type is required when seccompProfile is set",
-        ),
-        other => errors.not_supported(
-            format!("{field}.seccompProfile.type"),
-            other,
-            &["Localhost", "RuntimeDefault", "Unconfined"],
-        ),
     }
 }

@@ -88,7 +88,7 @@ pub(super) fn validate(container: &Value, field: &str, errors: &mut Errors) {
 }
 
 /// Paths that `fieldRef` may name in an environment variable.
-const FIELD_PATHS: &[&str] = &[
+const IN_VARIABLES: &[&str] = &[
     "metadata.name",
     "metadata.namespace",
     "metadata.uid",
@@ -99,28 +99,29 @@ const FIELD_PATHS: &[&str] = &[
     "status.podIP",
     "status.podIPs",
 ];
+/// Those that it may name in a volume.
+const IN_VOLUMES: &[&str] = &[
+    "metadata.annotations",
+    "metadata.labels",
+    "metadata.name",
+    "metadata.namespace",
+    "metadata.uid",
+];
+/// Others that pods have, and that neither shows.
+const ELSEWHERE: &[&str] = &["spec.restartPolicy", "spec.schedulerName", "status.phase"];
+const RESOURCES: &[&str] = &[
+    "limits.cpu",
+    "limits.ephemeral-storage",
+    "limits.memory",
+    "requests.cpu",
+    "requests.ephemeral-storage",
+    "requests.memory",
+];
 
 fn source_of(source: &Value, kind: &str, field: &str, errors: &mut Errors) {
     match kind {
-        "fieldRef" => {
-            let path = text(source, &["fieldPath"]);
-            if text(source, &["apiVersion"]).is_empty() {
-                errors.required(format!("{field}.apiVersion"), "");
-            }
-            let subscripted = ["metadata.annotations['", "metadata.labels['"]
-                .iter()
-                .any(|prefix| path.starts_with(prefix) && path.ends_with("']"));
-            if path.is_empty() {
-                errors.required(format!("{field}.fieldPath"), "");
-            } else if !subscripted && !FIELD_PATHS.contains(&path) {
-                errors.not_supported(format!("{field}.fieldPath"), path, FIELD_PATHS);
-            }
-        }
-        "resourceFieldRef" => {
-            if text(source, &["resource"]).is_empty() {
-                errors.required(format!("{field}.resource"), "");
-            }
-        }
+        "fieldRef" => field_ref(source, IN_VARIABLES, field, errors),
+        "resourceFieldRef" => resource_field_ref(source, false, field, errors),
         _ => {
             if kind != "fileKeyRef" && text(source, &["name"]).is_empty() {
                 errors.required(format!("{field}.name"), "");
@@ -134,3 +135,90 @@ fn source_of(source: &Value, kind: &str, field: &str, errors: &mut Errors) {
         }
     }
 }
+
+/// An item of a downward API volume, `field` being its path.
+pub(super) fn item(item: &Value, field: &str, errors: &mut Errors) {
+    match (at(item, &["fieldRef"]), at(item, &["resourceFieldRef"])) {
+        (Some(source), also) => {
+            field_ref(source, IN_VOLUMES, &format!("{field}.fieldRef"), errors);
+            if also.is_some() {
+                errors.invalid(
+                    field,
+                    "resource",
+                    "fieldRef and resourceFieldRef can not be specified simultaneously",
+                );
+            }
+        }
+        (None, Some(source)) => {
+            resource_field_ref(source, true, &format!("{field}.resourceFieldRef"), errors);
+        }
+        (None, None) => {
+            errors.required(field, "one of fieldRef and resourceFieldRef is required");
+        }
+    }
+}
+
+fn field_ref(source: &Value, paths: &[&str], field: &str, errors: &mut Errors) {
+    let path = text(source, &["fieldPath"]);
+    if text(source, &["apiVersion"]).is_empty() {
+        return errors.required(format!("{field}.apiVersion"), "");
+    }
+    let subscripted = path
+        .strip_suffix("']")
+        .and_then(|path| path.split_once("['"));
+    match subscripted {
+        _ if path.is_empty() => errors.required(format!("{field}.fieldPath"), ""),
+        Some(("metadata.annotations", key)) => {
+            let messages = names::qualified_name(&key.to_lowercase());
+            errors.format(field, &key.to_lowercase(), messages);
+        }
+        Some(("metadata.labels", key)) => errors.format(field, key, names::qualified_name(key)),
+        Some((path, _)) => errors.invalid(field, path, "does not support subscript"),
+        None if paths.contains(&path) => {}
+        None if [IN_VARIABLES, IN_VOLUMES, ELSEWHERE]
+            .iter()
+            .any(|known| known.contains(&path)) =>
+        {
+            errors.not_supported(format!("{field}.fieldPath"), path, paths);
+        }
+        None => errors.invalid(
+            format!("{field}.fieldPath"),
+            path,
+            &format!("error converting fieldPath: field label not supported: {path}"),
+        ),
+    }
+}
+
+fn resource_field_ref(source: &Value, in_volume: bool, field: &str, errors: &mut Errors) {
+    let resource = text(source, &["resource"]);
+    let is_huge_pages = ["limits.hugepages-", "requests.hugepages-"]
+        .iter()
+        .any(|prefix| resource.starts_with(prefix));
+    if in_volume && text(source, &["containerName"]).is_empty() {
+        errors.required(format!("{field}.containerName"), "");
+    } else if resource.is_empty() {
+        errors.required(format!("{field}.resource"), "");
+    } else if !RESOURCES.contains(&resource) && !is_huge_pages {
+        errors.not_supported(format!("{field}.resource"), resource, RESOURCES);
+    }
+    let divisor = text(source, &["divisor"]);
+    let (units, what) = match resource {
+        "limits.cpu" | "requests.cpu" => ("1m and 1", "cpu"),
+        "limits.memory" | "requests.memory" => (BYTES, "memory"),
+        "limits.ephemeral-storage" | "requests.ephemeral-storage" => {
+            (BYTES, "local ephemeral storage")
+        }
+        _ if is_huge_pages => (BYTES, "hugepages"),
+        _ => return,
+    };
+    let is_unit = units
+        .split([',', ' '])
+        .any(|unit| unit != "and" && !unit.is_empty() && unit == divisor);
+    if !matches!(divisor, "" | "0") && !is_unit {
+        let why = format!("only divisor's values {units} are supported with the {what} resource");
+        errors.invalid(format!("{field}.divisor"), resource, &why);
+    }
+}
+
+/// Divisors of amounts of bytes.
+const BYTES: &str = "1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei";

@@ -6,8 +6,8 @@ use crate::kinds::access::{at, integer, list, text};
 use crate::kinds::errors::Errors;
 use crate::kinds::names;
 
-/// Checks the probe or hook's handler at `field`.
-fn handler(handler: &Value, kinds: &[&str], field: &str, errors: &mut Errors) {
+/// Checks the probe or hook's handler at `field`; `grace`: seconds that the pod has for its end.
+fn handler(handler: &Value, kinds: &[&str], grace: i64, field: &str, errors: &mut Errors) {
     let mut count = 0;
     for kind in kinds {
         let Some(action) = at(handler, &[kind]) else {
@@ -29,6 +29,15 @@ fn handler(handler: &Value, kinds: &[&str], field: &str, errors: &mut Errors) {
                 let number = integer(action, &["port"]).unwrap_or(0);
                 for message in names::port_number(number) {
                     errors.invalid(format!("{field}.port"), number, &message);
+                }
+            }
+            "sleep" => {
+                let seconds = integer(action, &["seconds"]).unwrap_or(0);
+                if !(0..=grace).contains(&seconds) {
+                    let why = format!(
+                        "must be non-negative and less than terminationGracePeriodSeconds ({grace})"
+                    );
+                    errors.invalid(field, seconds, &why);
                 }
             }
             _ => {}
@@ -75,6 +84,7 @@ pub(super) fn probe(probe: &Value, kind: &str, field: &str, errors: &mut Errors)
     handler(
         probe,
         &["exec", "httpGet", "tcpSocket", "grpc"],
+        0,
         field,
         errors,
     );
@@ -115,12 +125,13 @@ pub(super) fn probe(probe: &Value, kind: &str, field: &str, errors: &mut Errors)
     }
 }
 
-pub(super) fn lifecycle(lifecycle: &Value, field: &str, errors: &mut Errors) {
+pub(super) fn lifecycle(lifecycle: &Value, grace: i64, field: &str, errors: &mut Errors) {
     for hook in ["postStart", "preStop"] {
         if let Some(hooked) = at(lifecycle, &[hook]) {
             handler(
                 hooked,
                 &["exec", "httpGet", "tcpSocket", "sleep"],
+                grace,
                 &format!("{field}.{hook}"),
                 errors,
             );

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::{affinity, containers, sysctls, volumes};
+use super::{affinity, containers, resources, security, sysctls, volumes};
 use crate::kinds::access::{at, flag, integer, list, text};
 use crate::kinds::errors::Errors;
 use crate::kinds::names;
@@ -20,6 +20,11 @@ pub(super) fn pod(object: &Value, errors: &mut Errors) {
 
 /// What templates may have and pods may not.
 pub(super) fn images(object: &Value, errors: &mut Errors) {
+    for (index, volume) in list(object, &["spec", "volumes"]).iter().enumerate() {
+        if at(volume, &["image"]).is_some() && text(volume, &["image", "reference"]).is_empty() {
+            errors.required(format!("spec.volumes[{index}].image.reference"), "");
+        }
+    }
     for kind in ["containers", "initContainers"] {
         for (index, container) in list(object, &["spec", kind]).iter().enumerate() {
             let image = text(container, &["image"]);
@@ -53,9 +58,9 @@ pub(super) fn spec(holder: &Value, field: &str, errors: &mut Errors) {
     gates(spec, field, errors);
     network(spec, field, errors);
     affinity::validate(spec, field, errors);
-    if let Some(context) = at(spec, &["securityContext"]) {
-        containers::user_and_group(context, &format!("{field}.securityContext"), errors);
-    }
+    resources::pod(spec, field, errors);
+    resources::overhead(spec, field, errors);
+    security::pod(spec, field, errors);
     sysctls::validate(spec, field, errors);
 }
 
@@ -204,6 +209,7 @@ fn network(spec: &Value, field: &str, errors: &mut Errors) {
             names::ip(server),
         );
     }
+    searches_and_options(spec, field, errors);
     if flag(spec, &["hostPID"]) && flag(spec, &["shareProcessNamespace"]) {
         errors.invalid(
             format!("{field}.shareProcessNamespace"),
@@ -223,6 +229,40 @@ fn network(spec: &Value, field: &str, errors: &mut Errors) {
                     );
                 }
             }
+        }
+    }
+}
+
+/// As many search domains as a resolver may have, and characters of them in one line.
+const MOST_SEARCHES: usize = 32;
+const LONGEST_SEARCHES: usize = 2048;
+
+fn searches_and_options(spec: &Value, field: &str, errors: &mut Errors) {
+    let given = list(spec, &["dnsConfig", "searches"]);
+    let searches: Vec<&str> = given.iter().filter_map(Value::as_str).collect();
+    let field = format!("{field}.dnsConfig");
+    if searches.len() > MOST_SEARCHES {
+        let why = format!("must not have more than {MOST_SEARCHES} search paths");
+        errors.invalid(format!("{field}.searches"), given.to_vec(), &why);
+    }
+    if searches.join(" ").len() > LONGEST_SEARCHES {
+        let why = format!(
+            "must not have more than {LONGEST_SEARCHES} characters (including spaces) in the search list"
+        );
+        errors.invalid(format!("{field}.searches"), given.to_vec(), &why);
+    }
+    for (index, search) in searches.iter().enumerate() {
+        if *search == "." {
+            continue;
+        }
+        let search = search.strip_suffix('.').unwrap_or(search);
+        // Underscores are names of services in some domains.
+        let messages = names::dns_subdomain(&search.replace('_', "x"));
+        errors.format(&format!("{field}.searches[{index}]"), search, messages);
+    }
+    for (index, option) in list(spec, &["dnsConfig", "options"]).iter().enumerate() {
+        if text(option, &["name"]).is_empty() {
+            errors.required(format!("{field}.options[{index}]"), "must not be empty");
         }
     }
 }

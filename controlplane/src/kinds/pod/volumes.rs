@@ -1,17 +1,22 @@
 //! Validation of volumes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::Value;
 
+use super::environment;
 use crate::kinds::access::{at, integer, list, text};
 use crate::kinds::errors::Errors;
 use crate::kinds::names;
 use crate::kinds::quantity::Quantity;
+use crate::kinds::storage::persistent_volume_claim;
 
-/// Checks `spec.volumes` and returns their names.
-pub(super) fn validate<'a>(spec: &'a Value, field: &str, errors: &mut Errors) -> HashSet<&'a str> {
-    let mut seen = HashSet::new();
+/// A pod's volumes by their names.
+pub(super) type Volumes<'a> = HashMap<&'a str, &'a Value>;
+
+/// Checks `spec.volumes` and returns them.
+pub(super) fn validate<'a>(spec: &'a Value, field: &str, errors: &mut Errors) -> Volumes<'a> {
+    let mut seen = Volumes::new();
     for (index, volume) in list(spec, &["volumes"]).iter().enumerate() {
         let field = format!("{field}.volumes[{index}]");
         let name = text(volume, &["name"]);
@@ -19,7 +24,7 @@ pub(super) fn validate<'a>(spec: &'a Value, field: &str, errors: &mut Errors) ->
             errors.required(format!("{field}.name"), "");
         } else {
             let messages = names::dns_label(name);
-            if messages.is_empty() && !seen.insert(name) {
+            if messages.is_empty() && seen.insert(name, volume).is_some() {
                 errors.duplicate(format!("{field}.name"), name);
             }
             errors.format(&format!("{field}.name"), name, messages);
@@ -54,7 +59,37 @@ fn source(volume: &Value, field: &str, errors: &mut Errors) {
             "hostPath" => host_path(source, &field, errors),
             "configMap" => keys(source, "name", &field, errors),
             "secret" => keys(source, "secretName", &field, errors),
-            "downwardAPI" => mode(source, "defaultMode", &field, errors),
+            "downwardAPI" => {
+                mode(source, "defaultMode", &field, errors);
+                for item in list(source, &["items"]) {
+                    downward(item, &field, errors);
+                }
+            }
+            "ephemeral" => match at(source, &["volumeClaimTemplate"]) {
+                None => errors.required(format!("{field}.volumeClaimTemplate"), ""),
+                Some(template) => {
+                    let mut inner = Errors::new();
+                    persistent_volume_claim::validate_spec(template, &mut inner);
+                    let to = format!("{field}.volumeClaimTemplate.spec");
+                    errors.extend_below(inner, "spec", &to);
+                }
+            },
+            "image" => {
+                let policy = text(source, &["pullPolicy"]);
+                if !matches!(policy, "" | "Always" | "IfNotPresent" | "Never") {
+                    let all = &["Always", "IfNotPresent", "Never"];
+                    errors.not_supported(format!("{field}.pullPolicy"), policy, all);
+                }
+            }
+            "nfs" => {
+                required(source, &["server", "path"], &field, errors);
+                let path = text(source, &["path"]);
+                if !path.is_empty() && !path.starts_with('/') {
+                    let why = "must be an absolute path";
+                    errors.invalid(format!("{field}.path"), path, why);
+                }
+            }
+            "csi" => required(source, &["driver"], &field, errors),
             "projected" => projected(source, &field, errors),
             "persistentVolumeClaim" if text(source, &["claimName"]).is_empty() => {
                 errors.required(format!("{field}.claimName"), "");
@@ -65,6 +100,22 @@ fn source(volume: &Value, field: &str, errors: &mut Errors) {
     if count == 0 {
         errors.required(field, "must specify a volume type");
     }
+}
+
+fn required(source: &Value, fields: &[&str], field: &str, errors: &mut Errors) {
+    for name in fields
+        .iter()
+        .filter(|name| text(source, &[**name]).is_empty())
+    {
+        errors.required(format!("{field}.{name}"), "");
+    }
+}
+
+/// An item of a downward API volume. Its path is not part of `field`, in Kubernetes neither.
+fn downward(item: &Value, field: &str, errors: &mut Errors) {
+    relative(text(item, &["path"]), &format!("{field}.path"), errors);
+    environment::item(item, field, errors);
+    mode(item, "mode", field, errors);
 }
 
 fn host_path(source: &Value, field: &str, errors: &mut Errors) {
@@ -123,37 +174,65 @@ fn relative(path: &str, field: &str, errors: &mut Errors) {
         errors.required(field, "");
         return;
     }
+    descending(path, field, errors);
+    if path.starts_with("..") && !path.split('/').any(|step| step == "..") {
+        errors.invalid(field, path, "must not start with '..'");
+    }
+}
+
+/// A path that leads from a folder to what is below it.
+pub(super) fn descending(path: &str, field: &str, errors: &mut Errors) {
     if path.starts_with('/') {
         errors.invalid(field, path, "must be a relative path");
     }
     if path.split('/').any(|step| step == "..") {
         errors.invalid(field, path, "must not contain '..'");
-    } else if path.starts_with("..") {
-        errors.invalid(field, path, "must not start with '..'");
     }
 }
 
 fn projected(source: &Value, field: &str, errors: &mut Errors) {
     mode(source, "defaultMode", field, errors);
+    let mut paths = HashSet::new();
     for (index, one) in list(source, &["sources"]).iter().enumerate() {
-        let field = format!("{field}.sources[{index}]");
-        for kind in ["configMap", "secret"] {
-            if let Some(inner) = at(one, &[kind]) {
-                keys(inner, "name", &format!("{field}.{kind}"), errors);
+        let at_source = format!("{field}.sources[{index}]");
+        for kind in ["configMap", "secret", "downwardAPI"] {
+            let Some(inner) = at(one, &[kind]) else {
+                continue;
+            };
+            let at_kind = format!("{at_source}.{kind}");
+            if kind != "downwardAPI" {
+                keys(inner, "name", &at_kind, errors);
+            }
+            for item in list(inner, &["items"]) {
+                let path = text(item, &["path"]);
+                let mut named = text(inner, &["name"]);
+                if kind == "downwardAPI" {
+                    downward(item, &at_kind, errors);
+                    named = path;
+                }
+                if !path.is_empty() && !paths.insert(path) {
+                    errors.invalid(field, named, "conflicting duplicate paths");
+                }
             }
         }
         if let Some(token) = at(one, &["serviceAccountToken"]) {
-            let field = format!("{field}.serviceAccountToken");
+            let field = format!("{at_source}.serviceAccountToken");
             relative(text(token, &["path"]), &format!("{field}.path"), errors);
-            if let Some(seconds) = integer(token, &["expirationSeconds"])
-                && seconds < 600
-            {
-                errors.invalid(
-                    format!("{field}.expirationSeconds"),
-                    seconds,
-                    "may not specify a duration less than 10 minutes",
-                );
+            let seconds = integer(token, &["expirationSeconds"]).unwrap_or(3600);
+            let why = if seconds < 600 {
+                "may not specify a duration less than 10 minutes"
+            } else if seconds > 1 << 32 {
+                "may not specify a duration larger than 2^32 seconds"
+            } else {
+                ""
+            };
+            if !why.is_empty() {
+                errors.invalid(format!("{field}.expirationSeconds"), seconds, why);
             }
+        }
+        let kinds = one.as_object().into_iter().flatten();
+        if kinds.filter(|(_, source)| !source.is_null()).count() > 1 {
+            errors.forbidden(at_source, "may not specify more than 1 volume type");
         }
     }
 }

@@ -405,10 +405,8 @@ fn ports_and_environment() {
              is not empty",
             "spec.containers[0].env[3].valueFrom: Invalid value: \"\": must specify one of: `fieldRef`, \
              `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
-            "spec.containers[0].env[4].valueFrom.fieldRef.fieldPath: Unsupported value: \"spec.foo\": \
-             supported values: \"metadata.name\", \"metadata.namespace\", \"metadata.uid\", \
-             \"spec.nodeName\", \"spec.serviceAccountName\", \"status.hostIP\", \"status.hostIPs\", \
-             \"status.podIP\", \"status.podIPs\"",
+            "spec.containers[0].env[4].valueFrom.fieldRef.fieldPath: Invalid value: \"spec.foo\": error \
+             converting fieldPath: field label not supported: spec.foo",
         ],
     );
 }

@@ -34,6 +34,12 @@ fn nulls_are_absent() {
     let mut value = json!({"a": null, "b": [{"c": null, "d": 1}], "e": {"f": null}});
     strip_nulls(&mut value);
     assert_eq!(value, json!({"b": [{"d": 1}], "e": {}}));
+    // But in what is kept as it was written.
+    let mut revision = json!({"data": {"a": null}, "revision": null});
+    strip_typed("ControllerRevision", &mut revision);
+    assert_eq!(revision, json!({"data": {"a": null}}));
+    strip_typed("ConfigMap", &mut revision);
+    assert_eq!(revision, json!({"data": {}}));
 }
 
 proptest! {

@@ -22,6 +22,8 @@ pub(crate) struct How {
     /// The request must not be cut into fragments.
     pub(crate) whole: bool,
     pub(crate) text: Option<String>,
+    /// A datagram socket is connected, and nothing is sent.
+    pub(crate) silent: bool,
 }
 
 pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
@@ -36,6 +38,7 @@ pub(crate) fn run(mut arguments: Arguments) -> anyhow::Result<()> {
         size: usize::try_from(arguments.number("--size", 0))?,
         whole: arguments.flag("--whole"),
         text: arguments.all("--text").pop(),
+        silent: arguments.flag("--silent"),
     };
     let count = arguments.number("--count", 1);
     // What comes after a failure says nothing new.
@@ -192,6 +195,9 @@ fn datagram(target: SocketAddr, how: &How) -> io::Result<(String, SocketAddr)> {
     connect(&socket, target, how.timeout)?;
     // SAFETY: the descriptor is owned and given away.
     let socket = unsafe { UdpSocket::from_raw_fd(std::os::fd::IntoRawFd::into_raw_fd(socket)) };
+    if how.silent {
+        return Ok((String::new(), socket.peer_addr()?));
+    }
     let mut buffer = vec![0; 2048];
     let mut ask = || {
         socket.send(request(how).as_bytes())?;

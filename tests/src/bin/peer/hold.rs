@@ -67,6 +67,7 @@ pub(crate) fn connections(mut arguments: Arguments) -> anyhow::Result<()> {
     let count = arguments.number("--connections", 10);
     let target = target(&mut arguments)?;
     let how = How {
+        silent: false,
         udp: false,
         timeout: PATIENCE,
         from: None,

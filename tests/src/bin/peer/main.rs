@@ -4,7 +4,7 @@
 //! ```text
 //!   waggle-peer serve NAME [--tcp PORT]… [--udp PORT]… [--linger SECONDS]
 //!   waggle-peer call [--udp] [--count N] [--timeout MS] [--from ADDRESS:PORT] [--size BYTES]
-//!                    [--whole] [--stop] [--text TEXT] TARGET…
+//!                    [--whole] [--stop] [--text TEXT] [--silent] TARGET…
 //!   waggle-peer hold [--connections N] TARGET        until its standard input ends
 //!   waggle-peer flow TARGET                          one UDP socket, until its standard input ends
 //!   waggle-peer forge SOURCE TARGET [TEXT]           one UDP packet with any source

@@ -38,11 +38,12 @@ fn any_node() -> impl Strategy<Value = Node> {
     (
         proptest::option::of(any_zone()),
         proptest::collection::vec(any_external(), 0..2),
+        proptest::sample::subsequence(vec!["10.77.0.2/31", "fd00:77::/126", "10.77.1.0/24"], 0..3),
     )
-        .prop_map(|(zone, addresses)| Node {
+        .prop_map(|(zone, addresses, ranges)| Node {
             zone,
             internal_ips: addresses,
-            ..Node::default()
+            pod_cidrs: ranges.iter().map(|range| range.parse().unwrap()).collect(),
         })
 }
 
@@ -147,18 +148,27 @@ fn any_service() -> impl Strategy<Value = Service> {
         )
 }
 
+/// On which node an endpoint is said to be.
+fn any_place() -> impl Strategy<Value = Option<String>> {
+    prop_oneof![
+        2 => Just(Some(HERE.to_owned())),
+        2 => Just(Some("there".to_owned())),
+        1 => Just(None),
+    ]
+}
+
 fn any_slice() -> impl Strategy<Value = EndpointSlice> {
     let hints = (
         proptest::collection::vec(any_zone(), 0..2),
         prop_oneof![3 => Just(Vec::new()), 1 => Just(vec![HERE.to_owned()]), 1 => Just(vec!["there".to_owned()])],
     );
-    let endpoint = (1u8..6, any::<[bool; 3]>(), any::<bool>(), hints).prop_map(
-        |(last, [ready, serving, terminating], here, (hints_zones, hints_nodes))| Endpoint {
+    let endpoint = (1u8..6, any::<[bool; 3]>(), any_place(), hints).prop_map(
+        |(last, [ready, serving, terminating], node, (hints_zones, hints_nodes))| Endpoint {
             addresses: vec![ip(&format!("10.77.0.{last}"))],
             ready,
             serving,
             terminating,
-            node: Some(if here { HERE } else { "there" }.to_owned()),
+            node,
             hints_zones,
             hints_nodes,
             ..Endpoint::default()

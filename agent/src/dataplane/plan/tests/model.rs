@@ -382,7 +382,16 @@ impl Model {
     ) -> BTreeSet<Backend> {
         let mut all = self.endpoints(name, port, v4);
         if is_local {
-            all.retain(|(_, endpoint)| endpoint.node.as_deref() == Some(HERE));
+            all.retain(|(_, endpoint)| match (&endpoint.node, &self.node) {
+                (Some(name), _) => name == HERE,
+                (None, None) => false,
+                (None, Some(node)) => {
+                    let address = &endpoint.addresses[0];
+                    let mut ranges = node.pod_cidrs.iter();
+                    node.internal_ips.contains(address)
+                        || ranges.any(|range| range.contains(address))
+                }
+            });
         }
         let mut ready: Vec<(Backend, Endpoint)> = all
             .iter()

@@ -279,6 +279,62 @@ fn scope_local_is_for_direct_server_return_only() {
     }
 }
 
+/// With direct server return it is the node that has the address which must answer, whoever made the slice.
+#[test]
+fn an_endpoint_without_node_name_is_where_its_address_is() {
+    let mut bench = Bench::with(true, Limits::default());
+    bench.service(Service {
+        external_traffic_local: true,
+        internal_traffic_local: true,
+        ..with_node_port()
+    });
+    let nameless = |address: &str| Endpoint {
+        node: None,
+        ..endpoint(address)
+    };
+    bench.endpoints([
+        nameless("10.77.0.1"),
+        nameless("10.77.1.1"),
+        nameless("192.0.2.1"),
+        nameless("192.0.2.9"),
+        nameless("203.0.113.9"),
+        // What it says counts, where it says something.
+        endpoint("10.77.0.2"),
+        local("10.77.1.2"),
+    ]);
+    let keys = [
+        inside("10.96.0.1", 80),
+        node_port(30_080, SCOPE_OUTSIDE),
+        node_port(30_080, SCOPE_LOCAL),
+    ];
+    let at = |bench: &Bench, key| {
+        let mut addresses = bench.at(key).unwrap();
+        addresses.sort();
+        addresses
+    };
+    for key in keys {
+        assert_eq!(at(&bench, key), ["10.77.1.2"], "nothing is known");
+    }
+    let node = |ranges: &[&str]| Node {
+        internal_ips: vec![ip("192.0.2.1")],
+        pod_cidrs: ranges.iter().map(|range| range.parse().unwrap()).collect(),
+        ..Node::default()
+    };
+    let set = |node| vec![Event::NodeSet(HERE.to_owned(), node)];
+    bench.apply(false, set(node(&["10.77.0.0/24", "fd00:77::/64"])));
+    for key in keys {
+        assert_eq!(at(&bench, key), ["10.77.0.1", "10.77.1.2", "192.0.2.1"]);
+    }
+    bench.apply(false, set(node(&["10.77.1.0/24"])));
+    for key in keys {
+        assert_eq!(
+            at(&bench, key),
+            ["10.77.1.1", "10.77.1.2", "192.0.2.1"],
+            "its range is another now"
+        );
+    }
+}
+
 #[test]
 fn source_ranges_hold_for_load_balancer_addresses_alone() {
     let mut bench = Bench::new();
