@@ -7,6 +7,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ("agent-ebpf", &[]),
     ("proto", &[]),
     ("controlplane", &["proto"]),
+    // The store's files again.
+    ("simulation", &["proto"]),
     ("agent", &["proto", "agent-ebpf"]),
     ("cli", &["agent", "agent-ebpf", "controlplane", "proto"]),
     (

@@ -23,7 +23,7 @@ use super::{Called, Group, Miss};
 use crate::store::codec;
 use crate::store::metrics::GroupMetrics;
 use crate::store::peers::{CallError, Peer};
-use crate::store::raft::{LogId, NodeId};
+use crate::store::raft::{LogId, NodeId, Raft};
 
 mod plan;
 
@@ -90,15 +90,18 @@ impl Group {
                 Role::Votes if !left.is_zero() => left,
                 Role::Votes => {
                     let opinions = self.canvass(&standing).await;
+                    let asked = now.elapsed().min(ANSWER);
                     // Asking takes a while, in which the leader may have been heard.
                     let Ok((now_standing, heard_now)) = self.standing().await else {
                         return;
                     };
+                    // While Raft waits for the disk it hears nobody.
+                    attention.missed += now.elapsed() - asked;
                     if heard_now != heard || now_standing.role != Role::Votes {
                         wake = Instant::now();
                         continue;
                     }
-                    standing.quiet = standing.quiet.saturating_add(now.elapsed());
+                    standing.quiet = standing.quiet.saturating_add(asked);
                     match standing.verdict(&opinions, deferred) {
                         Verdict::Elect => {
                             tracing::info!(?opinions, quiet = ?standing.quiet, "calling an election");
@@ -136,30 +139,7 @@ impl Group {
     /// How this member stands by what Raft itself knows, after everything that Raft was told before; and when it last
     /// heard its leader, or voted. Waits for Raft where that waits for the disk.
     async fn standing(&self) -> Result<(Standing, Option<Instant>), Fatal<NodeId>> {
-        let own = self.own.id;
-        let read = self.raft.with_raft_state(move |state| {
-            let voters = state.membership_state.effective();
-            let voters = voters.membership().get_joint_config().clone();
-            let votes = voters.iter().any(|voters| voters.contains(&own));
-            let vote = state.vote_ref();
-            let standing = Standing {
-                own,
-                role: match state.server_state {
-                    ServerState::Leader => Role::Leads,
-                    _ if votes => Role::Votes,
-                    _ => Role::Listens,
-                },
-                allegiance: match vote.leader_id().voted_for() {
-                    Some(leader) if vote.is_committed() => Allegiance::Leader(leader),
-                    _ => Allegiance::Candidate,
-                },
-                quiet: Duration::ZERO,
-                last: None,
-                voters,
-            };
-            (standing, state.vote_last_modified())
-        });
-        let (standing, heard) = read.await?;
+        let (standing, heard) = standing(self.raft.clone(), self.own.id).await?;
         let last = self.log.last();
         Ok((Standing { last, ..standing }, heard))
     }
@@ -211,14 +191,18 @@ impl Group {
                 opinion: Said::Leads.into(),
             });
         }
-        let standing = tokio::time::timeout(OWN_ANSWER, self.standing()).await;
-        let (mut standing, heard) = match standing {
-            Ok(Ok(standing)) => standing,
-            Ok(Err(fatal)) => {
+        // Raft answers whether that is waited for or not.
+        let asked = tokio::spawn(standing(self.raft.clone(), self.own.id));
+        let (mut standing, heard) = match tokio::time::timeout(OWN_ANSWER, asked).await {
+            Ok(Ok(Ok(standing))) => standing,
+            Ok(Ok(Err(fatal))) => {
                 return Err(Miss::Final(crate::store::proposals::fatal_error(&fatal)));
             }
-            Err(_) => return Err(Miss::NotLeader("this member waits for its disk".to_owned())),
+            Ok(Err(_)) | Err(_) => {
+                return Err(Miss::NotLeader("this member waits for its disk".to_owned()));
+            }
         };
+        standing.last = self.log.last();
         standing.quiet = heard.map_or(Duration::MAX, |heard| heard.elapsed());
         let opinion = match standing.opinion(from, last) {
             Opinion::Agrees => Said::Agrees,
@@ -229,6 +213,33 @@ impl Group {
             opinion: opinion.into(),
         })
     }
+}
+
+/// By Raft alone: without the end of the log.
+async fn standing(raft: Raft, own: NodeId) -> Result<(Standing, Option<Instant>), Fatal<NodeId>> {
+    let read = raft.with_raft_state(move |state| {
+        let voters = state.membership_state.effective();
+        let voters = voters.membership().get_joint_config().clone();
+        let votes = voters.iter().any(|voters| voters.contains(&own));
+        let vote = state.vote_ref();
+        let standing = Standing {
+            own,
+            role: match state.server_state {
+                ServerState::Leader => Role::Leads,
+                _ if votes => Role::Votes,
+                _ => Role::Listens,
+            },
+            allegiance: match vote.leader_id().voted_for() {
+                Some(leader) if vote.is_committed() => Allegiance::Leader(leader),
+                _ => Allegiance::Candidate,
+            },
+            quiet: Duration::ZERO,
+            last: None,
+            voters,
+        };
+        (standing, state.vote_last_modified())
+    });
+    read.await
 }
 
 #[cfg(test)]

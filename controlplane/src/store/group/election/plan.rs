@@ -17,7 +17,7 @@ const STAGGER: Duration = Duration::from_millis(60);
 /// How long a leader may be silent that says nothing when it is asked: another machine may have lost its power.
 const SILENCE: Duration = Duration::from_millis(750);
 /// How long a leader may be silent that says that it leads: perhaps its disk is slow.
-const EXCUSE: Duration = Duration::from_millis(1_300);
+const EXCUSE: Duration = Duration::from_millis(1_500);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {

@@ -2,7 +2,8 @@
 //! draw from that.
 //!
 //! A failure prints the command that does the same again. `WAGGLE_SIM_TRACE=1` shows what one seed does, with
-//! what `RUST_LOG` asks for; `WAGGLE_SIM_SEEDS=5000` looks at more seeds than usual. None runs without a bound.
+//! what `RUST_LOG` asks for; `WAGGLE_SIM_SEEDS=5000` looks at more seeds than usual. None runs without a bound. The crate
+//! `simulation` is these files once more, optimized, and looks at thousands.
 
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -13,14 +14,16 @@ use super::history::History;
 use super::{entropy, invariants, scenario};
 use crate::store::planted::{self, Bug};
 
-const SEEDS: u64 = 64;
+const PACKAGE: &str = env!("CARGO_PKG_NAME");
+const FEW: u64 = 24;
+const THOUSANDS: u64 = 3_000;
 /// Of a seed's own time. Faults and repairs take less than half of it.
 const LONGEST: Duration = Duration::from_secs(180);
 /// Of real time, for one seed: most take less than a second.
 const PATIENCE: Duration = Duration::from_secs(40);
 /// Of real time, for all that one test looks at: this, and so much for each seed.
 const WHOLE: Duration = Duration::from_secs(120);
-const EACH: Duration = Duration::from_secs(3);
+const EACH: Duration = Duration::from_millis(500);
 const FIRST: &str = "WAGGLE_SIM_SEED";
 const COUNT: &str = "WAGGLE_SIM_COUNT";
 const PLANT: &str = "WAGGLE_SIM_BUG";
@@ -124,7 +127,7 @@ fn replay(text: &str) -> String {
     let line = text.lines().last().unwrap_or("no seed");
     let seed = line.split_whitespace().nth(1).unwrap_or("?");
     format!(
-        "{line}\nagain: {FIRST}={seed} cargo test -p controlplane --lib -- --exact {CHILD} --nocapture"
+        "{line}\nagain: {FIRST}={seed} cargo test -p {PACKAGE} --lib -- --exact {CHILD} --nocapture"
     )
 }
 
@@ -161,7 +164,11 @@ fn first_failure(seeds: u64, bug: Option<Bug>) -> Option<String> {
 
 #[test]
 fn nothing_breaks_whatever_happens() {
-    let seeds = number(MANY).unwrap_or(SEEDS);
+    let seeds = match PACKAGE {
+        "simulation" => THOUSANDS,
+        _ => FEW,
+    };
+    let seeds = number(MANY).unwrap_or(seeds);
     if let Some(text) = first_failure(seeds, None) {
         panic!("{}", replay(&text));
     }

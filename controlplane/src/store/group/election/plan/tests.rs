@@ -56,8 +56,8 @@ fn a_dead_leader_is_replaced_sooner_than_one_that_is_silent() {
 #[test]
 fn a_leader_that_answers_gets_more_time_but_not_for_ever() {
     use Opinion::*;
-    assert_eq!(verdict(&quiet_for(1_200), Leads, Agrees), Verdict::Wait);
-    assert_eq!(verdict(&quiet_for(1_400), Leads, Agrees), Verdict::Elect);
+    assert_eq!(verdict(&quiet_for(1_400), Leads, Agrees), Verdict::Wait);
+    assert_eq!(verdict(&quiet_for(1_600), Leads, Agrees), Verdict::Elect);
     // Whoever it is.
     assert_eq!(verdict(&quiet_for(1_200), Gone, Leads), Verdict::Wait);
 }

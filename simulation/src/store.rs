@@ -1,0 +1,1 @@
+../../controlplane/src/store.rs
