@@ -208,8 +208,40 @@ fn token_file(
         seconds: source.expiration_seconds.unwrap_or(TOKEN_SECONDS),
     };
     let token = objects.tokens.get(&wish).map_err(VolumeError::Token)?;
-    let mode = payload::mode(mode).unwrap_or(payload::DEFAULT_MODE);
-    Ok(vec![payload::file(&source.path, mode, token.into_bytes())?])
+    let owner = user_of(pod);
+    let context = pod
+        .spec
+        .as_ref()
+        .and_then(|it| it.security_context.as_ref());
+    let has_group = context.is_some_and(|context| context.fs_group.is_some());
+    // Where it is known who reads it, nobody else does.
+    let mode = if owner.is_some() || has_group {
+        0o600
+    } else {
+        payload::mode(mode).unwrap_or(payload::DEFAULT_MODE)
+    };
+    let file = payload::file(&source.path, mode, token.into_bytes())?;
+    Ok(vec![File { owner, ..file }])
+}
+
+/// The user that all containers of the pod run as, if the pod says that of each.
+fn user_of(pod: &Pod) -> Option<u32> {
+    let spec = pod.spec.as_ref()?;
+    let shared = spec.security_context.as_ref().and_then(|it| it.run_as_user);
+    let mut users = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers)
+        .map(|container| {
+            let own = container.security_context.as_ref();
+            own.and_then(|own| own.run_as_user).or(shared)
+        });
+    let first = users.next()??;
+    users
+        .all(|user| user == Some(first))
+        .then(|| u32::try_from(first).ok())
+        .flatten()
 }
 
 fn config_map_files(
@@ -277,4 +309,37 @@ fn downward_files(
             Ok(payload::file(&item.path, mode, text.into_bytes())?)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_token_is_the_users_if_all_containers_run_as_the_same_one() {
+        let user = |spec: serde_json::Value| {
+            user_of(&serde_json::from_value(serde_json::json!({"spec": spec})).unwrap())
+        };
+        let container =
+            |user: serde_json::Value| serde_json::json!({"name": "c", "securityContext": user});
+        let (none, seven) = (
+            container(serde_json::json!({})),
+            container(serde_json::json!({"runAsUser": 7})),
+        );
+        let context = serde_json::json!({"runAsUser": 7});
+        assert_eq!(user(serde_json::json!({"containers": [none]})), None);
+        assert_eq!(user(serde_json::json!({"containers": [seven]})), Some(7));
+        assert_eq!(user(serde_json::json!({"containers": [seven, none]})), None);
+        assert_eq!(
+            user(serde_json::json!({"securityContext": context, "containers": [seven, none]})),
+            Some(7)
+        );
+        let eight = container(serde_json::json!({"runAsUser": 8}));
+        assert_eq!(
+            user(serde_json::json!({"initContainers": [eight], "containers": [seven]})),
+            None
+        );
+    }
 }

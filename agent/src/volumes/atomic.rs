@@ -81,7 +81,7 @@ fn fill(dir: &Path, files: &[File], group: Option<u32>) -> io::Result<()> {
             .mode(0o600)
             .open(&path)?;
         io::Write::write_all(&mut open, &file.content)?;
-        std::os::unix::fs::fchown(&open, None, group)?;
+        std::os::unix::fs::fchown(&open, file.owner, group)?;
         // Not by the mode of `open`, which the umask would cut.
         open.set_permissions(std::fs::Permissions::from_mode(file.mode))?;
     }

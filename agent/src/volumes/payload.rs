@@ -10,6 +10,8 @@ pub(crate) struct File {
     /// Relative, without `..`, not beginning with `..`.
     pub(crate) path: String,
     pub(crate) mode: u32,
+    /// Whose it is, where not root's.
+    pub(crate) owner: Option<u32>,
     pub(crate) content: Vec<u8>,
 }
 
@@ -69,6 +71,7 @@ pub(crate) fn file(path: &str, mode: u32, content: Vec<u8>) -> Result<File, Payl
     Ok(File {
         path: path.to_owned(),
         mode,
+        owner: None,
         content,
     })
 }

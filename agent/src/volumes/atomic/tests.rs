@@ -8,6 +8,7 @@ fn file(path: &str, mode: u32, content: &str) -> File {
     File {
         path: path.to_owned(),
         mode,
+        owner: None,
         content: content.as_bytes().to_vec(),
     }
 }

@@ -117,7 +117,7 @@ async fn connection(
     target: &Target,
 ) -> Result<(), Ended> {
     match target.connect(port).await {
-        Ok(node) => exchange(&mut data, node).await?,
+        Ok(node) => exchange(&mut data, &error, node).await?,
         Err(refused) => {
             let text: Bytes = target.failure(port, refused);
             error.outgoing.send(text).await?;
@@ -129,8 +129,9 @@ async fn connection(
     data.outgoing.reset().await
 }
 
-/// Both directions, until the pod has ended its own.
-async fn exchange(client: &mut Stream, mut node: NodeStream) -> Result<(), Ended> {
+/// Both directions, until the pod has ended its own. The stream for errors ends with what the pod says: old clients close
+/// the connection that they forward only then.
+async fn exchange(client: &mut Stream, error: &Stream, mut node: NodeStream) -> Result<(), Ended> {
     let outgoing = client.outgoing.clone();
     let to_node = node.to_node.clone();
     let up = async {
@@ -149,7 +150,10 @@ async fn exchange(client: &mut Stream, mut node: NodeStream) -> Result<(), Ended
                 Some(Frame::Data(output)) if output.channel == FROM_NODE => {
                     outgoing.send(output.data).await?;
                 }
-                Some(Frame::CloseChannel(FROM_NODE)) => outgoing.finish().await?,
+                Some(Frame::CloseChannel(FROM_NODE)) => {
+                    outgoing.finish().await?;
+                    error.outgoing.finish().await?;
+                }
                 _ => {}
             }
         }
