@@ -2,13 +2,13 @@
 
 use super::SourceFile;
 
-/// Crates of ours that a crate may depend on.
+/// Folders of our crates, each with the crates of ours that it may depend on.
 const CRATES: &[(&str, &[&str])] = &[
     ("agent-ebpf", &[]),
     ("proto", &[]),
     ("controlplane", &["proto"]),
     // The store's files again.
-    ("simulation", &["proto"]),
+    ("controlplane/simulation", &["proto"]),
     ("agent", &["proto", "agent-ebpf"]),
     ("cli", &["agent", "agent-ebpf", "controlplane", "proto"]),
     (
@@ -114,14 +114,16 @@ pub(super) fn problems(file: &SourceFile) -> Vec<String> {
 pub(super) fn manifest_problems(file: &SourceFile) -> Vec<String> {
     let Some((_, allowed)) = CRATES
         .iter()
-        .find(|(name, _)| file.path == format!("{name}/Cargo.toml"))
+        .find(|(folder, _)| file.path == format!("{folder}/Cargo.toml"))
     else {
         return Vec::new();
     };
     let mut problems = Vec::new();
     for (number, line) in file.text.lines().enumerate() {
         let name = line.split(['.', ' ', '=']).next().unwrap_or_default();
-        let ours = CRATES.iter().any(|(ours, _)| *ours == name);
+        let ours = CRATES
+            .iter()
+            .any(|(folder, _)| folder.rsplit('/').next() == Some(name));
         if ours && !allowed.contains(&name) && (line.contains("workspace") || line.contains("path"))
         {
             problems.push(format!(

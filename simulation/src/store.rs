@@ -1,1 +1,0 @@
-../../controlplane/src/store.rs
