@@ -1,3 +1,4 @@
+//! When a member asks the others, and when it calls an election.
 use openraft::testing::log_id;
 
 use super::*;
