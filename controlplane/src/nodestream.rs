@@ -130,6 +130,8 @@ impl NodeStreams {
             }
         };
         tokio::select! {
+            // What was opened has something to say, also when the node was gone a moment later.
+            biased;
             opened = wait => opened.map_err(|_| {
                 unavailable(format!("node \"{node}\" disconnected"))
             })?,
