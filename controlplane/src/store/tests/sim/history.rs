@@ -74,10 +74,11 @@ pub(super) struct Watched {
     pub(super) events: Vec<Event>,
 }
 
-/// Who leads a term.
+/// Who leads, and under which vote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Led {
     pub(super) term: u64,
+    pub(super) voted_for: u64,
     pub(super) leader: u64,
 }
 

@@ -505,8 +505,10 @@ async fn note_leaders(door: Door, recorder: Recorder, stop: tokio_util::sync::Ca
         for (id, running) in door.lock().unwrap().iter() {
             let server = running.store.member.group().server.borrow();
             if server.state.is_leader() {
+                let vote = server.vote.leader_id();
                 let led = Led {
-                    term: server.vote.leader_id().get_term(),
+                    term: vote.get_term(),
+                    voted_for: vote.voted_for().unwrap_or_default(),
                     leader: *id,
                 };
                 let mut recorder = recorder.lock().unwrap();
