@@ -18,6 +18,8 @@ pub(super) struct Suite {
     pub(super) ginkgo: PathBuf,
 }
 
+/// Debian's release whose Kubernetes, and whose Go, this is.
+const RELEASE: &str = "bookworm";
 /// The last Go that Debian 12 has, with which Kubernetes 1.20 builds.
 const GO: &str = "/usr/lib/go-1.19/bin/go";
 /// Programs for images, and where their sources are.
@@ -74,6 +76,27 @@ pub(super) fn ensure(work: &Path) -> anyhow::Result<Suite> {
     })
 }
 
+/// Where this machine's packages come from, a line each: address, release, component.
+fn indexes() -> anyhow::Result<String> {
+    let listed = Command::new("apt-get")
+        .args(["indextargets", "--format"])
+        .args([
+            "$(REPO_URI) $(RELEASE) $(COMPONENT)",
+            "Identifier: Packages",
+        ])
+        .output()
+        .context("run apt-get indextargets")?;
+    Ok(String::from_utf8_lossy(&listed.stdout).into_owned())
+}
+
+/// The line for source packages of the release that has the suite's.
+fn deb_src(indexes: &str) -> anyhow::Result<String> {
+    let ends = format!(" {RELEASE} main");
+    let index = indexes.lines().find(|line| line.ends_with(&ends));
+    let index = index.with_context(|| format!("this machine has no packages of {RELEASE}"))?;
+    Ok(format!("deb-src {index}\n"))
+}
+
 /// The source package, unpacked and made ready, once.
 fn sources(work: &Path) -> anyhow::Result<PathBuf> {
     let folder = work.join("kubernetes");
@@ -94,10 +117,7 @@ fn sources(work: &Path) -> anyhow::Result<PathBuf> {
     let lists = work.join("lists");
     std::fs::create_dir_all(lists.join("partial"))?;
     let source_list = work.join("sources.list");
-    std::fs::write(
-        &source_list,
-        "deb-src http://deb.debian.org/debian bookworm main\n",
-    )?;
+    std::fs::write(&source_list, deb_src(&indexes()?)?)?;
     for words in [
         &["update", "-q"][..],
         &["source", "-q", "--download-only", "kubernetes"],
@@ -234,5 +254,13 @@ mod tests {
             quoted(b"a \"b\"\\\n\xff"),
             "\"a \\x22b\\x22\\x5c\\x0a\\xff\""
         );
+    }
+
+    #[test]
+    fn sources_come_from_where_packages_do() {
+        let indexes = "http://a/security/ bookworm-security main\nhttp://a/b/ bookworm main\n";
+        let line = deb_src(indexes).ok();
+        assert_eq!(line.as_deref(), Some("deb-src http://a/b/ bookworm main\n"));
+        assert!(deb_src("http://a/b/ trixie main\n").is_err());
     }
 }
