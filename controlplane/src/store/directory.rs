@@ -15,7 +15,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::StoreError;
-use super::disk::DiskError;
+use super::disk::{DiskError, open_or_make};
 
 const FORMAT_NAME: &str = "waggle-store";
 const FORMAT_VERSION: u32 = 2;
@@ -91,14 +91,7 @@ impl Directory {
         let path = self.path.join("watermark");
         let storage =
             |e: io::Error| StoreError::Storage(format!("watermark {}: {e}", path.display()));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(storage)?;
+        let file = open_or_make(&path).map_err(storage)?;
         let mut bytes = Vec::new();
         (&file).take(64).read_to_end(&mut bytes).map_err(storage)?;
         let index = match parse_watermark(&bytes) {
@@ -138,14 +131,7 @@ pub(super) fn create(path: &Path) -> io::Result<()> {
 fn lock(path: &Path) -> Result<File, StoreError> {
     let lock_path = path.join("lock");
     let storage = |e: io::Error| StoreError::Storage(format!("{}: {e}", lock_path.display()));
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&lock_path)
-        .map_err(storage)?;
+    let mut file = open_or_make(&lock_path).map_err(storage)?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

@@ -5,7 +5,9 @@
 //! successful [`Disk::sync`] is among them. There is no atomic batch on purpose: with prefixes the order of
 //! the writes is enough. What the bytes mean is decided in `record.rs`.
 
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock};
@@ -206,6 +208,17 @@ fn available_bytes(path: &Path) -> Option<u64> {
     // SAFETY: statvfs succeeded, so it has filled the structure.
     let stat = unsafe { stat.assume_init() };
     Some(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Opens a file for reading and writing, which nobody but its owner may read. It is made if it is not there.
+pub(super) fn open_or_make(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
 }
 
 fn io_error(what: &str, error: &io::Error) -> DiskError {

@@ -10,6 +10,8 @@ pub(super) enum Bug {
     WritesAgain,
     /// Disks say that they have written when they have not.
     LyingDisks,
+    /// A leader that is started again goes on under its old vote.
+    LeadsAgain,
 }
 
 thread_local! {

@@ -15,12 +15,12 @@
 //! an older lap has left behind is not taken for its continuation. sled knows how far it is ([`Place`]), because each
 //! record's writes are followed by one that says so.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::{DiskError, Write, io_error};
+use super::{DiskError, Write, io_error, open_or_make};
 
 const MAGIC: &[u8] = b"waggle-journal 1\n";
 const HEAD: u64 = 512;
@@ -85,14 +85,7 @@ impl Journal {
     /// Opens or makes the file, and gives the records that are in it.
     pub(super) fn open(path: &Path, whole: u64) -> Result<(Self, Vec<Record>), DiskError> {
         let io = |e: io::Error| io_error("journal", &e);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(io)?;
+        let file = open_or_make(path).map_err(io)?;
         let mut bytes = Vec::new();
         (&file).read_to_end(&mut bytes).map_err(io)?;
         let mut journal = Self {

@@ -74,12 +74,13 @@ pub(super) struct Watched {
     pub(super) events: Vec<Event>,
 }
 
-/// Who leads, and under which vote.
+/// Who leads, under which vote, and in which life: another one after each restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Led {
     pub(super) term: u64,
     pub(super) voted_for: u64,
     pub(super) leader: u64,
+    pub(super) life: u64,
 }
 
 #[derive(Debug, Default)]

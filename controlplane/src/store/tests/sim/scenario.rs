@@ -510,9 +510,10 @@ async fn note_leaders(door: Door, recorder: Recorder, stop: tokio_util::sync::Ca
                     term: vote.get_term(),
                     voted_for: vote.voted_for().unwrap_or_default(),
                     leader: *id,
+                    life: running.life,
                 };
                 let mut recorder = recorder.lock().unwrap();
-                if recorder.led.last() != Some(&led) {
+                if !recorder.led.contains(&led) {
                     recorder.led.push(led);
                 }
             }

@@ -87,6 +87,7 @@ fn simulated_child() {
         Ok("StaleReads") => Some(Bug::StaleReads),
         Ok("WritesAgain") => Some(Bug::WritesAgain),
         Ok("LyingDisks") => Some(Bug::LyingDisks),
+        Ok("LeadsAgain") => Some(Bug::LeadsAgain),
         _ => None,
     };
     for seed in first..first + number(COUNT).unwrap_or(1) {
@@ -176,7 +177,12 @@ fn nothing_breaks_whatever_happens() {
 
 #[test]
 fn planted_bugs_are_found() {
-    for bug in [Bug::StaleReads, Bug::WritesAgain, Bug::LyingDisks] {
+    for bug in [
+        Bug::StaleReads,
+        Bug::WritesAgain,
+        Bug::LyingDisks,
+        Bug::LeadsAgain,
+    ] {
         let found = first_failure(96, Some(bug)).unwrap_or_default();
         assert!(found.contains(" broke "), "{bug:?} was not found: {found}");
     }
