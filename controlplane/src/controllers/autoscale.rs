@@ -3,7 +3,7 @@
 //!
 //! Pods, Object and External metrics have no source here: they are reported as not available.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,10 +18,10 @@ use serde_json::{Value, json};
 
 use super::worker::Next;
 use crate::cache::{Cache, ObjectKey, Queue, Subscription};
-use crate::kinds::{self, Kind, selector};
-use crate::registry::{ApiError, Client, EventType, WriteOptions, object};
+use crate::kinds::KindRef;
+use crate::registry::selector::{Requirement, parse_labels};
+use crate::registry::{ApiError, Client, EventType, WriteOptions, object, scale};
 use crate::scheduler::milli;
-use crate::store::Freshness;
 use crate::usage::{PodUsage, UsageBook};
 
 mod behavior;
@@ -74,6 +74,32 @@ fn condition(
     (kind, is, reason, message.into())
 }
 
+fn able_to_scale() -> (&'static str, bool, &'static str, String) {
+    condition(
+        "AbleToScale",
+        true,
+        "SucceededGetScale",
+        "the HPA controller was able to get the target's current scale",
+    )
+}
+
+/// Reason and message for a Scale that does not say which pods it is about.
+type Unselected = (&'static str, String);
+
+fn selected(scale: &Value) -> Result<Vec<Requirement>, Unselected> {
+    let text = scale["status"]["selector"].as_str().unwrap_or("");
+    if text.is_empty() {
+        let message = "the HPA target's scale is missing a selector";
+        return Err(("SelectorRequired", message.to_owned()));
+    }
+    parse_labels(text).map_err(|why| {
+        let message = format!(
+            "couldn't convert selector into a corresponding internal selector object: {why}"
+        );
+        ("InvalidSelector", message)
+    })
+}
+
 impl Controller {
     pub(super) fn new(client: &Client, cache: &Cache, usage: &UsageBook) -> Self {
         Self {
@@ -91,7 +117,7 @@ impl Controller {
         let spec = &scaler.spec;
         let now = Timestamp::now();
         let found = self.target(&key.namespace, spec).await;
-        let (kind, workload) = match found {
+        let (kind, scale) = match found {
             Ok(found) => found,
             Err(why) => {
                 self.client
@@ -109,8 +135,26 @@ impl Controller {
                 return Ok(Next::After(PERIOD));
             }
         };
-        let current = workload["spec"]["replicas"].as_i64().unwrap_or(1);
-        let pods = self.pods(&key.namespace, &workload);
+        let current = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+        let pods = match self.pods(&key.namespace, &scale) {
+            Ok(pods) => pods,
+            Err((reason, why)) => {
+                self.client
+                    .event(scaler.as_ref(), EventType::Warning, reason, &why);
+                let failed = Findings {
+                    replicas: current,
+                    conditions: vec![
+                        able_to_scale(),
+                        condition("ScalingActive", false, "InvalidSelector", why),
+                    ],
+                    metrics: Vec::new(),
+                    why: String::new(),
+                };
+                self.write(&scaler, &failed, Some(current), None, now)
+                    .await?;
+                return Ok(Next::After(PERIOD));
+            }
+        };
         let usage = self.usage.pods(&key.namespace, now).await;
         let uid = scaler.metadata.uid.clone().unwrap_or_default();
         let mut history = self.history(&uid);
@@ -124,7 +168,7 @@ impl Controller {
         let wanted = findings.replicas;
         let mut scaled = None;
         if wanted != current {
-            match self.scale(kind, &key.namespace, &workload, wanted).await {
+            match self.scale(&kind, &key.namespace, &scale, wanted).await {
                 Ok(()) => {
                     let message = format!("New size: {wanted}; reason: {}", findings.why);
                     self.client.event(
@@ -204,56 +248,53 @@ impl Controller {
         all.insert(uid.to_owned(), history);
     }
 
+    /// What is scaled: its kind and its Scale.
     async fn target(
         &self,
         namespace: &str,
         spec: &HorizontalPodAutoscalerSpec,
-    ) -> Result<(&'static Kind<'static>, Value), String> {
+    ) -> Result<(KindRef, Value), String> {
         let reference = &spec.scale_target_ref;
         let api_version = reference.api_version.as_deref().unwrap_or("v1");
-        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        let kind = kinds::by_kind(group, version, &reference.kind)
-            .filter(|kind| kind.has_subresource("scale"))
-            .ok_or_else(|| {
-                format!(
-                    "no matches for kind \"{}\" in group \"{group}\"",
-                    reference.kind
-                )
-            })?;
+        let (group, _) = api_version.split_once('/').unwrap_or(("", api_version));
         let found = self
             .client
             .registry()
-            .get(kind, namespace, &reference.name, Freshness::Local)
+            .scalable(api_version, &reference.kind, namespace, &reference.name)
             .await
             .map_err(|error| error.to_string())?;
-        Ok((kind, object::decode(&found)))
+        let (kind, workload) = found.ok_or_else(|| {
+            format!(
+                "no matches for kind \"{}\" in group \"{group}\"",
+                reference.kind
+            )
+        })?;
+        let scale = scale::of(&kind.get(), &workload);
+        Ok((kind, scale))
     }
 
-    fn pods(&self, namespace: &str, workload: &Value) -> Vec<Arc<Pod>> {
-        let mut chosen = workload["spec"]["selector"].clone();
-        // A ReplicationController's selector is a plain map.
-        if chosen.get("matchLabels").is_none() && chosen.get("matchExpressions").is_none() {
-            chosen = json!({"matchLabels": chosen});
-        }
+    /// The pods that the Scale's selector means; without one that is an error with the reason for the event.
+    fn pods(&self, namespace: &str, scale: &Value) -> Result<Vec<Arc<Pod>>, Unselected> {
+        let wanted = selected(scale)?;
         let mut pods = self.cache.pods.list(namespace);
+        let none = BTreeMap::new();
         pods.retain(|pod| {
-            let labels = pod.metadata.labels.as_ref();
-            let labels = serde_json::to_value(labels).unwrap_or_default();
-            selector::matches(&chosen, Some(&labels))
+            let labels = pod.metadata.labels.as_ref().unwrap_or(&none);
+            wanted.iter().all(|requirement| requirement.matches(labels))
         });
-        pods
+        Ok(pods)
     }
 
     async fn scale(
         &self,
-        kind: &'static Kind<'static>,
+        kind: &KindRef,
         namespace: &str,
-        workload: &Value,
+        current: &Value,
         replicas: i64,
     ) -> Result<(), ApiError> {
-        let name = object::name(workload);
+        let name = object::name(current);
         let scale = json!({
-            "metadata": {"name": name, "resourceVersion": object::meta(workload, "resourceVersion")},
+            "metadata": {"name": name, "resourceVersion": object::meta(current, "resourceVersion")},
             "spec": {"replicas": replicas},
         });
         let options = WriteOptions {
@@ -262,7 +303,7 @@ impl Controller {
         };
         self.client
             .registry()
-            .update_scale(kind, namespace, name, &scale, &options)
+            .update_scale(&kind.get(), namespace, name, &scale, &options)
             .await
             .map(drop)
     }
@@ -410,12 +451,7 @@ fn plan(
     let most = i64::from(spec.max_replicas);
     let mut findings = Findings {
         replicas: current,
-        conditions: vec![condition(
-            "AbleToScale",
-            true,
-            "SucceededGetScale",
-            "the HPA controller was able to get the target's current scale",
-        )],
+        conditions: vec![able_to_scale()],
         metrics: Vec::new(),
         why: String::new(),
     };

@@ -10,10 +10,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::worker::Next;
 use crate::cache::{Cache, ObjectKey, Queue, Subscription};
-use crate::kinds;
-use crate::registry::{ApiError, Client, EventType, object};
+use crate::registry::{ApiError, Client, EventType, object, scale};
 use crate::scheduler::Selector;
-use crate::store::Freshness;
 
 mod plan;
 
@@ -106,20 +104,16 @@ impl Controller {
     ) -> Result<Option<i64>, ApiError> {
         let mut owner = owner.clone();
         loop {
-            let (group, version) = owner
-                .api_version
-                .split_once('/')
-                .unwrap_or(("", &owner.api_version));
-            let kind = kinds::by_kind(group, version, &owner.kind)
-                .filter(|kind| kind.has_subresource("scale"));
-            let Some(kind) = kind else { return Ok(None) };
-            let registry = self.client.registry();
-            let found = match registry
-                .get(kind, namespace, &owner.name, Freshness::Local)
-                .await
-            {
+            let found = self
+                .client
+                .registry()
+                .scalable(&owner.api_version, &owner.kind, namespace, &owner.name)
+                .await;
+            let (kind, found) = match found {
+                Ok(Some(found)) => found,
+                Ok(None) => return Ok(None),
                 Err(error) if error.is_not_found() => return Ok(None),
-                other => object::decode(&*other?),
+                Err(error) => return Err(error),
             };
             if object::uid(&found) != owner.uid {
                 return Ok(None);
@@ -128,11 +122,15 @@ impl Controller {
             let above = above
                 .into_iter()
                 .flatten()
-                .find(|above| above["controller"] == true && owner.kind == "ReplicaSet")
+                .find(|above| above["controller"] == true && above["kind"] == "Deployment")
+                .filter(|_| owner.kind == "ReplicaSet")
                 .and_then(|above| serde_json::from_value(above.clone()).ok());
             match above {
                 Some(above) => owner = above,
-                None => return Ok(Some(found["spec"]["replicas"].as_i64().unwrap_or(1))),
+                None => {
+                    let scale = scale::of(&kind.get(), &found);
+                    return Ok(Some(scale["spec"]["replicas"].as_i64().unwrap_or(0)));
+                }
             }
         }
     }

@@ -6,7 +6,8 @@ use super::error::field_error;
 use super::patch::{Judge, PatchRequest, patched};
 use super::update::{Ownership, Place, check_name};
 use super::{ApiError, Registry, WriteOptions, Written, object};
-use crate::kinds::{self, Cause, Kind};
+use crate::kinds::{self, Cause, Kind, KindRef};
+use crate::store::Freshness;
 
 /// The Scale of a workload. Pure.
 pub(crate) fn of(kind: &Kind<'_>, workload: &Value) -> Value {
@@ -66,10 +67,18 @@ fn numbers(kind: &Kind<'_>, workload: &Value) -> (i64, i64, String) {
     )
 }
 
-/// A LabelSelector in the text form of `-l`.
+/// A LabelSelector, or the plain map of a ReplicationController, in the text form of `-l`.
 fn selector_text(selector: &Value) -> String {
     let mut parts: Vec<String> = Vec::new();
-    for (key, value) in selector["matchLabels"].as_object().into_iter().flatten() {
+    let is_plain = selector.as_object().is_some_and(|all| {
+        !all.contains_key("matchLabels") && !all.contains_key("matchExpressions")
+    });
+    let labels = if is_plain {
+        selector
+    } else {
+        &selector["matchLabels"]
+    };
+    for (key, value) in labels.as_object().into_iter().flatten() {
         parts.push(format!("{key}={}", value.as_str().unwrap_or("")));
     }
     for expression in selector["matchExpressions"]
@@ -132,6 +141,27 @@ fn scaled(kind: &Kind<'_>, workload: &Value, scale: &Value) -> Result<Value, Api
 }
 
 impl Registry {
+    /// An object that can be scaled, of a kind that is built in or defined, as this member knows it; `None` if there is no
+    /// such kind or it has no scale.
+    pub(crate) async fn scalable(
+        &self,
+        api_version: &str,
+        kind: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Result<Option<(KindRef, Value)>, ApiError> {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let found = self.kind_named(group, version, kind);
+        let Some(kind) = found.filter(|kind| kind.get().has_subresource("scale")) else {
+            return Ok(None);
+        };
+        let kv = self
+            .get(&kind.get(), namespace, name, Freshness::Local)
+            .await?;
+        let live = self.one_to_served(&kind.get(), object::decode(&kv)).await?;
+        Ok(Some((kind, live)))
+    }
+
     pub(crate) async fn update_scale(
         &self,
         kind: &Kind<'_>,
@@ -244,6 +274,16 @@ mod tests {
             scale["status"],
             json!({"replicas": 2, "selector": "k in (1,2),x=y"})
         );
+    }
+
+    #[test]
+    fn a_plain_map_is_a_selector() {
+        let kind = kinds::by_plural("", "v1", "replicationcontrollers").unwrap();
+        let scale = of(
+            kind,
+            &json!({"metadata": {"name": "a"}, "spec": {"replicas": 1, "selector": {"x": "y", "a": "b"}}}),
+        );
+        assert_eq!(scale["status"]["selector"], "a=b,x=y");
     }
 
     #[test]

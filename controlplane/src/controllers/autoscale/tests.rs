@@ -174,3 +174,14 @@ fn policies_bound_the_pace() {
         4
     );
 }
+
+#[test]
+fn a_scale_says_which_pods_it_is_about() {
+    let of = |text: &str| selected(&json!({"status": {"selector": text}}));
+    let labels = BTreeMap::from([("app".to_owned(), "web".to_owned())]);
+    let all = of("app in (web,api),!debug").unwrap();
+    assert!(all.iter().all(|one| one.matches(&labels)));
+    assert!(!of("app=api").unwrap()[0].matches(&labels));
+    assert_eq!(of("").unwrap_err().0, "SelectorRequired");
+    assert_eq!(of("a in").unwrap_err().0, "InvalidSelector");
+}
