@@ -34,7 +34,7 @@ pub(crate) use tunnel::Tunnel;
 /// How long an agent has to dial back.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Frames that may wait in each direction of a stream.
-const FRAMES: usize = 16;
+const FRAMES: usize = 4;
 /// Requests that may wait for one node.
 const REQUESTS: usize = 64;
 /// Under which members pass on requests to each other's nodes.

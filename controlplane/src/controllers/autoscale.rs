@@ -74,29 +74,14 @@ fn condition(
     (kind, is, reason, message.into())
 }
 
-fn able_to_scale() -> (&'static str, bool, &'static str, String) {
-    condition(
-        "AbleToScale",
-        true,
-        "SucceededGetScale",
-        "the HPA controller was able to get the target's current scale",
-    )
-}
-
-/// Reason and message for a Scale that does not say which pods it is about.
-type Unselected = (&'static str, String);
-
-fn selected(scale: &Value) -> Result<Vec<Requirement>, Unselected> {
+/// Which pods a Scale is about, or why it does not say.
+fn selected(scale: &Value) -> Result<Vec<Requirement>, String> {
     let text = scale["status"]["selector"].as_str().unwrap_or("");
     if text.is_empty() {
-        let message = "the HPA target's scale is missing a selector";
-        return Err(("SelectorRequired", message.to_owned()));
+        return Err("the HPA target's scale is missing a selector".to_owned());
     }
     parse_labels(text).map_err(|why| {
-        let message = format!(
-            "couldn't convert selector into a corresponding internal selector object: {why}"
-        );
-        ("InvalidSelector", message)
+        format!("couldn't convert selector into a corresponding internal selector object: {why}")
     })
 }
 
@@ -136,31 +121,15 @@ impl Controller {
             }
         };
         let current = scale["spec"]["replicas"].as_i64().unwrap_or(0);
-        let pods = match self.pods(&key.namespace, &scale) {
-            Ok(pods) => pods,
-            Err((reason, why)) => {
-                self.client
-                    .event(scaler.as_ref(), EventType::Warning, reason, &why);
-                let failed = Findings {
-                    replicas: current,
-                    conditions: vec![
-                        able_to_scale(),
-                        condition("ScalingActive", false, "InvalidSelector", why),
-                    ],
-                    metrics: Vec::new(),
-                    why: String::new(),
-                };
-                self.write(&scaler, &failed, Some(current), None, now)
-                    .await?;
-                return Ok(Next::After(PERIOD));
-            }
-        };
+        let pods = self.pods(&key.namespace, &scale);
         let usage = self.usage.pods(&key.namespace, now).await;
         let uid = scaler.metadata.uid.clone().unwrap_or_default();
-        let mut history = self.history(&uid);
-        let mut findings = plan(spec, current, &pods, &usage, &mut history, now);
+        let mut history = self
+            .known_history(&uid)
+            .unwrap_or_else(|| History::begun(current, now));
+        let mut findings = plan(spec, current, pods.as_deref(), &usage, &mut history, now);
         for (kind, is, reason, message) in &findings.conditions {
-            if *kind == "ScalingActive" && !is {
+            if *kind == "ScalingActive" && !is && *reason != "ScalingDisabled" {
                 self.client
                     .event(scaler.as_ref(), EventType::Warning, reason, message);
             }
@@ -222,12 +191,12 @@ impl Controller {
         Ok(Next::After(PERIOD))
     }
 
-    fn history(&self, uid: &str) -> History {
+    fn known_history(&self, uid: &str) -> Option<History> {
         let all = self
             .histories
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        all.get(uid).cloned().unwrap_or_default()
+        all.get(uid).cloned()
     }
 
     fn keep(&self, uid: &str, history: History) {
@@ -273,8 +242,7 @@ impl Controller {
         Ok((kind, scale))
     }
 
-    /// The pods that the Scale's selector means; without one that is an error with the reason for the event.
-    fn pods(&self, namespace: &str, scale: &Value) -> Result<Vec<Arc<Pod>>, Unselected> {
+    fn pods(&self, namespace: &str, scale: &Value) -> Result<Vec<Arc<Pod>>, String> {
         let wanted = selected(scale)?;
         let mut pods = self.cache.pods.list(namespace);
         let none = BTreeMap::new();
@@ -442,7 +410,7 @@ fn described(metric: &Metric, target: Target) -> String {
 fn plan(
     spec: &HorizontalPodAutoscalerSpec,
     current: i64,
-    pods: &[Arc<Pod>],
+    pods: Result<&[Arc<Pod>], &String>,
     usage: &[PodUsage],
     history: &mut History,
     now: Timestamp,
@@ -451,7 +419,12 @@ fn plan(
     let most = i64::from(spec.max_replicas);
     let mut findings = Findings {
         replicas: current,
-        conditions: vec![able_to_scale()],
+        conditions: vec![condition(
+            "AbleToScale",
+            true,
+            "SucceededGetScale",
+            "the HPA controller was able to get the target's current scale",
+        )],
         metrics: Vec::new(),
         why: String::new(),
     };
@@ -474,6 +447,16 @@ fn plan(
         findings.why = "Current number of replicas below Spec.MinReplicas".to_owned();
         return findings;
     }
+    let pods = match pods {
+        Ok(pods) => pods,
+        Err(why) => {
+            let why = why.clone();
+            findings
+                .conditions
+                .push(condition("ScalingActive", false, "InvalidSelector", why));
+            return findings;
+        }
+    };
     let Some((wanted, by)) = strongest(spec, current, pods, usage, &mut findings, now) else {
         return findings;
     };

@@ -118,6 +118,10 @@ fn bound(pods: &Kind, pod: &mut Value, binding: &Binding) -> Result<(), ApiError
         return Err(binding_conflict(binding, &why));
     }
     pod["spec"]["nodeName"] = binding.node.clone().into();
+    // What was only expected is true now.
+    if let Some(status) = pod["status"].as_object_mut() {
+        status.remove("nominatedNodeName");
+    }
     set_scheduled(pod);
     Ok(())
 }
@@ -157,10 +161,11 @@ mod tests {
     #[test]
     fn a_pod_is_bound_once() {
         let mut pod = json!({"metadata": {"name": "a", "uid": "u"}, "spec": {},
-            "status": {"conditions": [{"type": "PodScheduled", "status": "False"}]}});
+            "status": {"nominatedNodeName": "n1", "conditions": [{"type": "PodScheduled", "status": "False"}]}});
         let kind = kinds::by_plural("", "v1", "pods").unwrap();
         bound(kind, &mut pod, &binding("u")).unwrap();
         assert_eq!(pod["spec"]["nodeName"], "n1");
+        assert!(pod["status"].get("nominatedNodeName").is_none());
         assert_eq!(pod["status"]["conditions"].as_array().unwrap().len(), 1);
         assert_eq!(pod["status"]["conditions"][0]["status"], "True");
         let again = bound(kind, &mut pod, &binding("u")).unwrap_err();

@@ -265,6 +265,22 @@ async fn subresources_and_server_side_apply_work_on_it() {
     );
     let live = send(&member.client, Method::GET, &path, &[], "").await.ok();
     assert_eq!(live["spec"]["replicas"], 3);
+    // An autoscaler finds it, too; its bounds need no pods.
+    let scaler = json!({
+        "apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "a"},
+        "spec": {"maxReplicas": 2, "scaleTargetRef": {
+            "apiVersion": "example.com/v1", "kind": "Widget", "name": live["metadata"]["name"]}},
+    });
+    let scalers = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    let text = scaler.to_string();
+    send(&member.client, Method::POST, scalers, &[JSON], text)
+        .await
+        .ok();
+    wait_for(async || {
+        let live = send(&member.client, Method::GET, &path, &[], "").await.ok();
+        live["spec"]["replicas"] == 2
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

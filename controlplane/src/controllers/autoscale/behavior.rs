@@ -22,6 +22,17 @@ pub(super) struct History {
     pub(super) down: Vec<Change>,
 }
 
+impl History {
+    /// Of an autoscaler that is seen for the first time, by this member at least: what there is counts as recommended,
+    /// so that nothing is taken away before a window has passed.
+    pub(super) fn begun(current: i64, now: Timestamp) -> Self {
+        Self {
+            recommended: vec![(now, current)],
+            ..Self::default()
+        }
+    }
+}
+
 /// What is to be done, and why not what was recommended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Limited {

@@ -62,7 +62,7 @@ fn wanted(spec: &HorizontalPodAutoscalerSpec, current: usize, milli: &[u64]) -> 
     plan(
         spec,
         current_count,
-        &pods(current),
+        Ok(&pods(current)),
         &usage(milli),
         &mut History::default(),
         at(0),
@@ -150,6 +150,24 @@ fn what_was_recommended_lately_holds_back() {
 }
 
 #[test]
+fn a_new_autoscaler_takes_nothing_away_before_its_window_has_passed() {
+    let spec = spec(json!({}));
+    let mut history = History::begun(5, at(0));
+    let mut plan = |seconds| {
+        let findings = plan(
+            &spec,
+            5,
+            Ok(&pods(5)),
+            &usage(&[1; 5]),
+            &mut history,
+            at(seconds),
+        );
+        findings.replicas
+    };
+    assert_eq!((plan(15), plan(285), plan(301)), (5, 5, 1));
+}
+
+#[test]
 fn policies_bound_the_pace() {
     let slow = spec(json!({"behavior": {
         "scaleUp": {"policies": [{"type": "Pods", "value": 1, "periodSeconds": 60}]},
@@ -182,6 +200,25 @@ fn a_scale_says_which_pods_it_is_about() {
     let all = of("app in (web,api),!debug").unwrap();
     assert!(all.iter().all(|one| one.matches(&labels)));
     assert!(!of("app=api").unwrap()[0].matches(&labels));
-    assert_eq!(of("").unwrap_err().0, "SelectorRequired");
-    assert_eq!(of("a in").unwrap_err().0, "InvalidSelector");
+    let missing = of("").unwrap_err();
+    assert_eq!(missing, "the HPA target's scale is missing a selector");
+    of("a in").unwrap_err();
+    // Bounds count without one.
+    let mut history = History::default();
+    let mut plan = |current| {
+        plan(
+            &spec(json!({})),
+            current,
+            Err(&missing),
+            &[],
+            &mut history,
+            at(0),
+        )
+    };
+    assert_eq!(plan(11).replicas, 10);
+    let held = plan(3);
+    assert_eq!(
+        (held.replicas, reason(&held, "ScalingActive")),
+        (3, "InvalidSelector")
+    );
 }
