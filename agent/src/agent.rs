@@ -658,6 +658,8 @@ fn settings(
         memory_bytes: host.memory_bytes,
         allocatable_cpu_millis: cpu,
         allocatable_memory_bytes: memory,
+        allocatable_storage_bytes: node::allocatable_storage(&config.data_dir),
+        max_pods: node::MAX_PODS,
         allowed_sysctls: config.pods.allowed_unsafe_sysctls.clone(),
         pids_limit: config.pods.pids_limit.and_then(|it| i64::try_from(it).ok()),
         handlers,

@@ -15,4 +15,4 @@ pub use eviction::{SoftThreshold, ThresholdError};
 pub(crate) use heartbeat::{Heartbeat, NodeReporter};
 pub(crate) use host::{Host, HostError, Usage, addresses, meminfo_bytes, uplink};
 pub(crate) use manifests::Manifests;
-pub(crate) use status::{MAX_PODS, NodeFacts, allocatable};
+pub(crate) use status::{MAX_PODS, NodeFacts, allocatable, allocatable_storage};

@@ -5,7 +5,7 @@
 //!   worker               the loop of one pod        plan     what to do next (pure)
 //!   record               what survives the agent    status   what is reported (pure)
 //!   machine              the seam to images, network, runtime and mounts
-//!   environment fields files mounts container       references resolved into final values
+//!   environment env_file fields files mounts container       references resolved into final values
 //!   admit                what a node refuses to run
 //!   manifest             pods from files of the node
 //!   confine              seccomp profiles, system controls, process ids
@@ -31,6 +31,7 @@ mod confine;
 mod container;
 mod context;
 mod credentials;
+mod env_file;
 mod environment;
 mod expand;
 mod fields;

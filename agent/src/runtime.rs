@@ -38,6 +38,7 @@ pub(crate) use confinement::{Confinement, PidNamespace, Propagation, Seccomp};
 pub(crate) use error::RuntimeError;
 pub(crate) use sweep::sweep;
 pub(crate) use usage::usage;
+pub(crate) use user::User;
 
 pub(crate) use crate::supervisor::config::Sharing;
 use crate::supervisor::config::{self, Config};
@@ -358,6 +359,7 @@ impl Sandbox {
                 shm,
                 user: &user,
                 capabilities: launch::host_capabilities(),
+                least_oom_score: launch::least_oom_score(),
                 devices,
             };
             let built = spec::build(&spec, &place)?;
@@ -390,6 +392,18 @@ pub(crate) fn network_namespace(run_dir: &Path) -> Result<Option<PathBuf>, Runti
     let config = Config::read(run_dir)
         .map_err(|error| RuntimeError::io("read configuration in", run_dir, error))?;
     Ok(config.netns)
+}
+
+/// Whom the first process of a container begins as; none while nothing was made for it.
+pub(crate) fn user(run_dir: &Path, id: &str) -> Option<User> {
+    let text = std::fs::read(config::bundle(run_dir, id).join("config.json")).ok()?;
+    let spec: oci_spec::runtime::Spec = serde_json::from_slice(&text).ok()?;
+    let user = spec.process().as_ref()?.user().clone();
+    Some(User {
+        uid: user.uid(),
+        gid: user.gid(),
+        additional_gids: user.additional_gids().clone().unwrap_or_default(),
+    })
 }
 
 /// The cgroups of processes that outlive the agent.

@@ -126,6 +126,14 @@ pub(crate) fn mount_mapped(
     let fd = i32::try_from(checked(fd)?).map_err(io::Error::other)?;
     // SAFETY: the kernel just gave it to us.
     let tree = unsafe { OwnedFd::from_raw_fd(fd) };
+    // What is unmounted here must not be unmounted where it came from.
+    let apart = libc::mount_attr {
+        attr_set: 0,
+        attr_clr: 0,
+        propagation: libc::MS_SLAVE,
+        userns_fd: 0,
+    };
+    set_attributes(&tree, libc::AT_RECURSIVE, &apart)?;
     let attribute = |wanted: bool, attribute: u64| if wanted { attribute } else { 0 };
     let access = attribute(limits.read_only, libc::MOUNT_ATTR_RDONLY)
         | attribute(limits.no_exec, libc::MOUNT_ATTR_NOEXEC);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
@@ -46,6 +47,15 @@ pub(crate) fn allocatable(host: &Host) -> (u64, u64) {
         host.cpus * 1_000,
         host.memory_bytes.saturating_sub(RESERVED_MEMORY),
     )
+}
+
+/// Bytes of the disk that pods may have, of all that it has.
+fn storage(disk_bytes: u64) -> u64 {
+    disk_bytes / 10 * 9
+}
+
+pub(crate) fn allocatable_storage(data_dir: &Path) -> u64 {
+    storage(Usage::read(data_dir).disk_bytes)
 }
 
 pub(crate) fn node(facts: &NodeFacts, before: Option<&NodeStatus>, now: Timestamp) -> Node {
@@ -120,7 +130,7 @@ pub(crate) fn node_status(
             facts.host.memory_bytes,
             disk,
         )),
-        allocatable: Some(resources(cpu, memory, disk / 10 * 9)),
+        allocatable: Some(resources(cpu, memory, storage(disk))),
         addresses: Some(addresses),
         features: Some(NodeFeatures {
             supplemental_groups_policy: Some(true),

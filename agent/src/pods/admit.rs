@@ -86,6 +86,20 @@ pub(crate) fn ports_taken() -> Refused {
     }
 }
 
+/// The node has too little left of what the pod asks for.
+pub(crate) fn too_little((name, [asked, used, all]): (&str, [u64; 3])) -> Refused {
+    Refused {
+        reason: match name {
+            "pods" => "OutOfpods",
+            "cpu" => "OutOfcpu",
+            _ => "OutOfmemory",
+        },
+        message: format!(
+            "Pod was rejected: Node didn't have enough resource: {name}, requested: {asked}, used: {used}, capacity: {all}"
+        ),
+    }
+}
+
 /// A short node takes no new pods; one that is short of memory alone takes those that said how much they need.
 fn kept_out(pod: &Pod, pressure: Pressure) -> Option<&'static str> {
     let spec = pod.spec.as_ref()?;

@@ -43,9 +43,13 @@ impl Backoff {
         });
     }
 
-    /// The delay in force, for messages.
-    pub(crate) fn delay(&self) -> SignedDuration {
-        self.entry.map_or(SignedDuration::ZERO, |entry| entry.delay)
+    /// The delay in force as messages have it: `40s`, `1m20s`, `5m0s`.
+    pub(crate) fn shown(&self) -> String {
+        let seconds = self.entry.map_or(0, |entry| entry.delay.as_secs());
+        match (seconds / 60, seconds % 60) {
+            (0, seconds) => format!("{seconds}s"),
+            (minutes, seconds) => format!("{minutes}m{seconds}s"),
+        }
     }
 }
 
@@ -59,8 +63,10 @@ mod tests {
         let mut backoff = Backoff::default();
         let mut now = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(1_000_000);
         assert_eq!(backoff.until(now), None);
-        for expected in [10, 20, 40, 80, 160, 300, 300] {
+        let shown = ["10s", "20s", "40s", "1m20s", "2m40s", "5m0s", "5m0s"];
+        for (expected, shown) in [10, 20, 40, 80, 160, 300, 300].into_iter().zip(shown) {
             backoff.step(now);
+            assert_eq!(backoff.shown(), shown);
             assert_eq!(
                 backoff.until(now),
                 Some(now + SignedDuration::from_secs(expected))

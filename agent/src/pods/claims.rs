@@ -80,12 +80,14 @@ pub(super) fn resolve(
         return Ok(VolumeContent::HostPath {
             path: source.path.clone(),
             kind: source.type_.clone().unwrap_or_default(),
+            grouped: false,
         });
     }
     if let Some(source) = &spec.local {
         return Ok(VolumeContent::HostPath {
             path: source.path.clone(),
             kind: "Directory".to_owned(),
+            grouped: true,
         });
     }
     match &spec.csi {
@@ -135,7 +137,8 @@ mod tests {
             content(&json!({"local": {"path": "/mnt/a"}})),
             Ok(VolumeContent::HostPath {
                 path: "/mnt/a".into(),
-                kind: "Directory".into()
+                kind: "Directory".into(),
+                grouped: true,
             })
         );
         assert_eq!(

@@ -23,6 +23,8 @@ pub(crate) enum ContainerError {
     NoCommand,
     #[error("container has runAsNonRoot and image will run as root")]
     RunsAsRoot,
+    #[error("container's runAsUser breaks non-root policy")]
+    AsksForRoot,
     #[error(
         "container has runAsNonRoot and image has non-numeric user ({0}), cannot verify user is non-root"
     )]
@@ -106,7 +108,7 @@ pub(crate) fn container_spec(
         add_capabilities: capabilities.add.unwrap_or_default(),
         drop_capabilities: capabilities.drop.unwrap_or_default(),
         mounts,
-        oom_score_adj: qos::oom_score_adj(qos::class(&spec), &resources, made.node_memory_bytes),
+        oom_score_adj: qos::oom_score_adj(&spec, container, made.node_memory_bytes),
         resources,
         log_path: made.log_path,
         log_max_bytes: LOG_MAX_BYTES,
@@ -168,7 +170,7 @@ fn arguments(
 fn check_non_root(run_as_user: Option<i64>, image_user: &str) -> Result<(), ContainerError> {
     if let Some(user) = run_as_user {
         return if user == 0 {
-            Err(ContainerError::RunsAsRoot)
+            Err(ContainerError::AsksForRoot)
         } else {
             Ok(())
         };

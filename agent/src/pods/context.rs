@@ -37,6 +37,8 @@ pub(crate) struct Settings {
     pub(crate) memory_bytes: u64,
     pub(crate) allocatable_cpu_millis: u64,
     pub(crate) allocatable_memory_bytes: u64,
+    pub(crate) allocatable_storage_bytes: u64,
+    pub(crate) max_pods: u64,
     /// Names or patterns of system controls that pods may set besides the safe ones.
     pub(crate) allowed_sysctls: Vec<String>,
     /// Processes that a pod may have.
@@ -57,6 +59,7 @@ impl Settings {
             node_name: self.node_name.clone(),
             allocatable_cpu_millis: self.allocatable_cpu_millis,
             allocatable_memory_bytes: self.allocatable_memory_bytes,
+            allocatable_storage_bytes: self.allocatable_storage_bytes,
         }
     }
 }
@@ -116,6 +119,45 @@ impl<M> Context<M> {
         others.fold((0, 0), |(cpu, memory), (_, (more_cpu, more_memory))| {
             (cpu + more_cpu, memory.saturating_add(*more_memory))
         })
+    }
+
+    /// Gives a pod what it asks for. One that has it, or that the scheduler found a place for, keeps it; another one gets
+    /// nothing when the node has too little: what, how much is asked for, is given and is there.
+    pub(crate) fn reserve(
+        &self,
+        uid: &str,
+        (cpu, memory): (u64, u64),
+        keeps: bool,
+    ) -> Result<(), (&'static str, [u64; 3])> {
+        let (settings, most) = (&self.settings, self.settings.max_pods);
+        let (mut pods, mut cpu_used, mut memory_used) = (0u64, 0u64, 0u64);
+        let mut all = self
+            .allocated
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (_, (cpu, memory)) in all.iter().filter(|(known, _)| *known != uid) {
+            pods += 1;
+            cpu_used = cpu_used.saturating_add(*cpu);
+            memory_used = memory_used.saturating_add(*memory);
+        }
+        let short = [
+            ("pods", [1, pods, most]),
+            ("cpu", [cpu, cpu_used, settings.allocatable_cpu_millis]),
+            (
+                "memory",
+                [memory, memory_used, settings.allocatable_memory_bytes],
+            ),
+        ];
+        let short = short
+            .into_iter()
+            .find(|(_, [asked, used, all])| *asked > 0 && used.saturating_add(*asked) > *all);
+        match short {
+            Some(short) if !keeps => Err(short),
+            _ => {
+                all.insert(uid.to_owned(), (cpu, memory));
+                Ok(())
+            }
+        }
     }
 
     /// `None` when the pod gives back what it has.

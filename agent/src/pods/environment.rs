@@ -1,11 +1,13 @@
 //! The environment of a container: references resolved, `$(NAME)` expanded, Services of the namespace.
-//! Pure but for the look-ups.
+//! Pure but for the look-ups (files of volumes: `env_file`).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::Path;
 
 use k8s_openapi::api::core::v1::{Container, EnvVar, Pod};
 
+use super::env_file;
 use super::expand::expand;
 use super::fields::{self, Surroundings};
 use super::objects::{Lookup, Objects, ServiceFacts};
@@ -50,12 +52,13 @@ impl Variables {
     }
 }
 
-/// Environment of `container`, without what its image sets.
+/// Environment of `container`, without what its image sets; `volumes` is where the pod's are.
 pub(crate) fn environment(
     pod: &Pod,
     container: &Container,
     objects: &Objects,
     around: &Surroundings,
+    volumes: &Path,
 ) -> Result<Vec<(String, String)>, ConfigError> {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let links = pod
@@ -93,7 +96,10 @@ pub(crate) fn environment(
                         .cloned()
                 }))
             }
-            Some(_) => referenced(pod, container, namespace, variable, objects, around)?,
+            Some(source) => match &source.file_key_ref {
+                Some(reference) => env_file::value(pod, volumes, reference)?,
+                None => referenced(pod, container, namespace, variable, objects, around)?,
+            },
         };
         if let Some(value) = value {
             variables.set(&variable.name, value);

@@ -198,11 +198,12 @@ pub(crate) fn hosts(
         }
         out
     };
-    for alias in spec
-        .and_then(|spec| spec.host_aliases.as_ref())
-        .into_iter()
-        .flatten()
-    {
+    let aliases = spec.and_then(|spec| spec.host_aliases.as_deref());
+    let aliases = aliases.unwrap_or_default();
+    if !aliases.is_empty() {
+        out.push_str("\n# Entries added by HostAliases.\n");
+    }
+    for alias in aliases {
         let names = alias
             .hostnames
             .iter()

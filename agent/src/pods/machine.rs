@@ -100,6 +100,10 @@ pub(crate) trait Machine: Send + Sync + 'static {
     ) -> impl Future<Output = Result<BTreeMap<String, ContainerState>, String>> + Send;
     /// Idempotent.
     fn mount_tmpfs(&self, dir: &Path, size_bytes: Option<u64>) -> Result<(), String>;
+    /// Mounts what `sub` names inside the volume at `root` on `target`.
+    fn mount_sub_path(&self, root: &Path, sub: &str, target: &Path) -> Result<(), String>;
+    /// Takes away the sub-paths that are mounted in `place`. Idempotent.
+    fn unmount_sub_paths(&self, place: &Path) -> Result<(), String>;
     /// Idempotent.
     fn unmount_below(&self, dir: &Path) -> Result<(), String>;
 }

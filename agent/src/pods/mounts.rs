@@ -34,11 +34,11 @@ pub(crate) enum VolumeContent {
     HostPath {
         path: String,
         kind: String,
+        /// Its files become the pod's `fsGroup`'s.
+        grouped: bool,
     },
     /// A directory that the node makes for a claim, and keeps.
-    Local {
-        handle: String,
-    },
+    Local { handle: String },
     /// Mounted when the first container that uses it begins.
     Image,
 }
@@ -130,6 +130,7 @@ pub(crate) fn resolve(
         return Ok(VolumeContent::HostPath {
             path: source.path.clone(),
             kind: source.type_.clone().unwrap_or_default(),
+            grouped: false,
         });
     }
     if let Some(claim) = claims::name_of(pod, volume) {

@@ -145,18 +145,68 @@ fn at_once(
     Some(most.max(stays))
 }
 
-/// Guaranteed pods are killed last, best-effort ones first, others by how much of the node they asked for.
-pub(crate) fn oom_score_adj(class: QosClass, resources: &Resources, node_memory: u64) -> i32 {
-    match class {
+/// The priority class of pods that a node cannot do without.
+const NODE_CRITICAL: &str = "system-node-critical";
+
+/// Guaranteed pods are killed last, best-effort ones first, others by how much of the node they asked for. A sidecar is not
+/// killed before the containers that it is there for.
+pub(crate) fn oom_score_adj(spec: &PodSpec, container: &Container, node_memory: u64) -> i32 {
+    if spec.priority_class_name.as_deref() == Some(NODE_CRITICAL) {
+        return -997;
+    }
+    match class(spec) {
         QosClass::Guaranteed => -997,
         QosClass::BestEffort => 1000,
         QosClass::Burstable => {
-            let asked = u128::from(resources.memory_request_bytes.unwrap_or(0));
-            let share = 1000 * asked / u128::from(node_memory.max(1));
-            let score = 1000 - i32::try_from(share.min(1000)).unwrap_or(1000);
-            score.clamp(3, 999)
+            let shared = shared_memory(spec);
+            let asked = |container: &Container| memory_request(container).saturating_add(shared);
+            let score = |asked: u64| {
+                let share = 1000 * u128::from(asked) / u128::from(node_memory.max(1));
+                1000 - i32::try_from(share.min(1000)).unwrap_or(1000)
+            };
+            let mut lowest = score(asked(container));
+            let mut init = spec.init_containers.iter().flatten();
+            if init.any(|it| it.name == container.name && is_sidecar(it))
+                && let Some(least) = spec.containers.iter().map(asked).min()
+            {
+                lowest = lowest.min(score(least));
+            }
+            lowest.clamp(3, 999)
         }
     }
+}
+
+fn memory_request(container: &Container) -> u64 {
+    resources(container).memory_request_bytes.unwrap_or(0)
+}
+
+/// What the pod asks for as a whole and its containers do not: an equal part for each.
+fn shared_memory(spec: &PodSpec) -> u64 {
+    let whole = spec.resources.as_ref().map(required).unwrap_or_default();
+    let Some(whole) = whole.memory_request_bytes else {
+        return 0;
+    };
+    let init = spec.init_containers.iter().flatten();
+    let lasting: Vec<&Container> = init
+        .filter(|it| is_sidecar(it))
+        .chain(&spec.containers)
+        .collect();
+    let asked = lasting.iter().map(|it| memory_request(it)).sum();
+    let count = u64::try_from(lasting.len()).unwrap_or(1).max(1);
+    whole.saturating_sub(asked) / count
+}
+
+/// The most that an `emptyDir` in memory may hold: what it says, what the pod may have, what the node has.
+pub(crate) fn memory_volume_bytes(
+    spec: &PodSpec,
+    size_limit: Option<u64>,
+    node_memory: u64,
+) -> u64 {
+    let pod = spec.resources.as_ref().map(required).unwrap_or_default();
+    let pod = pod.memory_limit_bytes;
+    let pod = pod.or_else(|| at_once(spec, |it| it.memory_limit_bytes, |value| value));
+    let given = [pod, size_limit].into_iter().flatten();
+    given.filter(|value| *value > 0).fold(node_memory, u64::min)
 }
 
 #[cfg(test)]
@@ -207,11 +257,58 @@ mod tests {
     }
 
     #[test]
-    fn oom_scores_stay_in_their_bands() {
-        let mut resources = Resources::default();
-        assert_eq!(oom_score_adj(QosClass::Burstable, &resources, 1 << 30), 999);
-        resources.memory_request_bytes = Some(1 << 40);
-        assert_eq!(oom_score_adj(QosClass::Burstable, &resources, 1 << 30), 3);
-        assert_eq!(oom_score_adj(QosClass::Guaranteed, &resources, 1), -997);
+    fn oom_scores_are_those_of_the_kubelet() {
+        let asks = |memory: &str| serde_json::json!({"requests": {"memory": memory}});
+        let pod = spec(serde_json::json!({
+            "initContainers": [
+                {"name": "side", "restartPolicy": "Always", "resources": asks("16Mi")},
+                {"name": "once", "resources": asks("16Mi")}],
+            "containers": [{"name": "small"}, {"name": "half", "resources": asks("512Mi")},
+                {"name": "huge", "resources": asks("2Gi")}]}));
+        let init = pod.init_containers.clone().unwrap();
+        let score = |pod: &PodSpec, it: &Container| oom_score_adj(pod, it, 1 << 30);
+        let all = init.iter().chain(&pod.containers);
+        let scores: Vec<i32> = all.map(|container| score(&pod, container)).collect();
+        assert_eq!(scores, [985, 985, 999, 500, 3]);
+        // No main container is without: the sidecar is as safe as the one that asks for least.
+        let mut pod = pod;
+        pod.containers.remove(0);
+        assert_eq!(score(&pod, &init[0]), 500);
+        assert_eq!(score(&pod, &init[1]), 985);
+        pod.priority_class_name = Some("system-node-critical".to_owned());
+        assert_eq!(score(&pod, &init[1]), -997);
+        let whole = spec(serde_json::json!({"resources": asks("512Mi"),
+            "containers": [{"name": "a"}, {"name": "b", "resources": asks("256Mi")}]}));
+        assert_eq!(score(&whole, &whole.containers[0]), 875);
+        assert_eq!(score(&whole, &whole.containers[1]), 625);
+        let full = serde_json::json!({"containers": [{"name": "a", "resources":
+            {"limits": {"cpu": "1", "memory": "1Gi"}}}]});
+        let full = spec(full);
+        assert_eq!(score(&full, &full.containers[0]), -997);
+        let none = spec(serde_json::json!({"containers": [{"name": "a"}]}));
+        assert_eq!(score(&none, &none.containers[0]), 1000);
+    }
+
+    #[test]
+    fn a_volume_in_memory_is_bounded_by_its_pod_and_the_node() {
+        let limited = |limit: Option<&str>| {
+            let limits = limit.map(|limit| serde_json::json!({"memory": limit}));
+            spec(
+                serde_json::json!({"containers": [{"name": "a", "resources": {"limits": limits}}]}),
+            )
+        };
+        for (limit, size, bytes) in [
+            (None, None, 1 << 30),
+            (Some("64Mi"), None, 64 << 20),
+            (Some("64Mi"), Some(8 << 20), 8 << 20),
+            (Some("4Mi"), Some(8 << 20), 4 << 20),
+            (None, Some(0), 1 << 30),
+        ] {
+            assert_eq!(
+                memory_volume_bytes(&limited(limit), size, 1 << 30),
+                bytes,
+                "{limit:?} {size:?}"
+            );
+        }
     }
 }

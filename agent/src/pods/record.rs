@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus, ResourceRequirements};
 use serde::{Deserialize, Serialize};
 
 use super::backoff::Backoff;
+use crate::runtime::User;
 
 /// Layout of `state.json`; a record of another version is not read.
 pub(crate) const VERSION: u32 = 1;
@@ -59,6 +60,9 @@ pub(crate) struct ContainerRecord {
     /// As they are in force; the pod may ask for others by now.
     #[serde(default)]
     pub(crate) resources: Option<ResourceRequirements>,
+    /// Whom the current attempt began as.
+    #[serde(default)]
+    pub(crate) user: Option<User>,
 }
 
 /// A pod's resources were changed and are not all in force.
@@ -125,6 +129,9 @@ pub(crate) struct PodFailure {
     /// The node ended it, for the node's sake.
     #[serde(default)]
     pub(crate) disrupts: bool,
+    /// It was never begun.
+    #[serde(default)]
+    pub(crate) refused: bool,
     /// Less than its own, where the node cannot wait.
     #[serde(default)]
     pub(crate) grace_seconds: Option<i64>,
@@ -232,6 +239,17 @@ impl PodDirs {
             .join("containers")
             .join(container)
             .join(number.to_string())
+    }
+
+    /// Where parts of volumes are mounted for one attempt.
+    pub(crate) fn sub_paths(&self, container: &str, number: u32) -> PathBuf {
+        self.all_sub_paths()
+            .join(container)
+            .join(number.to_string())
+    }
+
+    pub(crate) fn all_sub_paths(&self) -> PathBuf {
+        self.data.join("sub-paths")
     }
 
     pub(crate) fn log(&self, container: &str, number: u32) -> PathBuf {

@@ -6,14 +6,16 @@ use std::net::IpAddr;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated,
-    ContainerStateWaiting, ContainerStatus, HostIP, Pod, PodIP, PodStatus, VolumeMountStatus,
+    ContainerStateWaiting, ContainerStatus, ContainerUser, HostIP, LinuxContainerUser, Pod, PodIP,
+    PodStatus, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::plan::{self, ImageState, Progress, Transient, TransientContainer};
 use super::qos;
-use super::record::{Attempt, AttemptState, ContainerRecord, Ended, PostStart, Record};
+use super::record::{Attempt, AttemptState, ContainerRecord, Ended, PodFailure, PostStart, Record};
 use super::wanted::{Wanted, ephemeral_container};
+use crate::runtime::User;
 
 mod conditions;
 
@@ -34,11 +36,19 @@ pub(crate) fn status(
     let spec = pod.spec.clone().unwrap_or_default();
     let all_over = ending(record) && !any_live(record);
     let init_done = init_done(wanted, record, transient);
-    let render = |container: &Container| {
-        container_status(
-            container, wanted, record, transient, init_done, all_over, now,
-        )
+    let facts = Facts {
+        pod,
+        wanted,
+        record,
+        transient,
+        init_done,
+        all_over,
+        now,
     };
+    let render = |container: &Container| container_status(container, &facts);
+    if let Some(refused) = record.failed.as_ref().filter(|failed| failed.refused) {
+        return refused_status(pod, refused, record);
+    }
     let init: Vec<ContainerStatus> = spec.init_containers.iter().flatten().map(render).collect();
     let main: Vec<ContainerStatus> = spec.containers.iter().map(render).collect();
     let ephemeral = spec.ephemeral_containers.iter().flatten();
@@ -83,6 +93,21 @@ pub(crate) fn status(
         init_container_statuses: (!init.is_empty()).then_some(init),
         container_statuses: Some(main),
         ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
+        observed_generation: pod.metadata.generation,
+        ..PodStatus::default()
+    }
+}
+
+/// Of a pod that the node has not begun: there is nothing to tell of its containers.
+fn refused_status(pod: &Pod, refused: &PodFailure, record: &Record) -> PodStatus {
+    let spec = pod.spec.clone().unwrap_or_default();
+    PodStatus {
+        phase: Some("Failed".to_owned()),
+        reason: Some(refused.reason.clone()),
+        message: Some(refused.message.clone()),
+        start_time: Some(time(record.start_time)),
+        qos_class: Some(qos::class(&spec).as_str().to_owned()),
+        conditions: pod.status.as_ref().and_then(|it| it.conditions.clone()),
         observed_generation: pod.metadata.generation,
         ..PodStatus::default()
     }
@@ -183,15 +208,26 @@ fn awaits_hook(wanted: &Wanted, name: &str, attempt: &Attempt) -> bool {
     has_hook && attempt.post_start == PostStart::Due && attempt.kill.is_none()
 }
 
-fn container_status(
-    container: &Container,
-    wanted: &Wanted,
-    record: &Record,
-    transient: &Transient,
+/// What the statuses of all containers of a pod are made from.
+#[derive(Clone, Copy)]
+struct Facts<'a> {
+    pod: &'a Pod,
+    wanted: &'a Wanted,
+    record: &'a Record,
+    transient: &'a Transient,
     init_done: bool,
     all_over: bool,
     now: Timestamp,
-) -> ContainerStatus {
+}
+
+fn container_status(container: &Container, facts: &Facts<'_>) -> ContainerStatus {
+    let &Facts {
+        wanted,
+        record,
+        transient,
+        init_done,
+        ..
+    } = facts;
     let empty = ContainerRecord::default();
     let known = record.container(&container.name).unwrap_or(&empty);
     let nothing = TransientContainer::default();
@@ -213,16 +249,9 @@ fn container_status(
     } else {
         running && started && !is_ephemeral && is_ready(container, state)
     };
-    let (current, last) = states(
-        container,
-        wanted,
-        known,
-        state,
-        all_over,
-        // What a failed initialization kept from running still waits, for all to see.
-        init_done && !is_init,
-        now,
-    );
+    // What a failed initialization kept from running still waits, for all to see.
+    let its_turn = init_done && !is_init;
+    let (current, last) = states(container, facts, known, state, its_turn);
     let image = container.image.clone().unwrap_or_default();
     ContainerStatus {
         name: container.name.clone(),
@@ -241,7 +270,19 @@ fn container_status(
         volume_mounts: volume_mounts(container),
         allocated_resources: known.resources.as_ref().and_then(|it| it.requests.clone()),
         resources: known.resources.clone(),
+        user: known.user.as_ref().map(container_user),
         ..ContainerStatus::default()
+    }
+}
+
+fn container_user(user: &User) -> ContainerUser {
+    let groups = user.additional_gids.iter();
+    ContainerUser {
+        linux: Some(LinuxContainerUser {
+            uid: user.uid.into(),
+            gid: user.gid.into(),
+            supplemental_groups: Some(groups.map(|group| i64::from(*group)).collect()),
+        }),
     }
 }
 
@@ -275,13 +316,18 @@ fn is_ready(container: &Container, state: &TransientContainer) -> bool {
 /// `state` and `lastState`.
 fn states(
     container: &Container,
-    wanted: &Wanted,
+    facts: &Facts<'_>,
     known: &ContainerRecord,
     state: &TransientContainer,
-    all_over: bool,
     its_turn: bool,
-    now: Timestamp,
 ) -> (ContainerState, Option<ContainerState>) {
+    let &Facts {
+        pod,
+        wanted,
+        all_over,
+        now,
+        ..
+    } = facts;
     let before = known.last.as_ref().map(terminated);
     let Some(attempt) = &known.attempt else {
         if all_over && its_turn {
@@ -315,9 +361,10 @@ fn states(
             let until = known.crash.until(ended.noticed_at.min(now));
             if until.is_some_and(|until| now < until) {
                 let message = format!(
-                    "back-off {}s restarting failed container={}",
-                    known.crash.delay().as_secs(),
-                    container.name
+                    "back-off {} restarting failed container={} pod={}",
+                    known.crash.shown(),
+                    container.name,
+                    identity(pod)
                 );
                 return (
                     waiting("CrashLoopBackOff", Some(message)),
@@ -327,6 +374,18 @@ fn states(
             (terminated(ended), before)
         }
     }
+}
+
+/// A pod as messages name it.
+pub(crate) fn identity(pod: &Pod) -> String {
+    let meta = &pod.metadata;
+    let text = |part: &Option<String>| part.clone().unwrap_or_default();
+    format!(
+        "{}_{}({})",
+        text(&meta.name),
+        text(&meta.namespace),
+        text(&meta.uid)
+    )
 }
 
 /// Of a container that was never tried.
@@ -367,7 +426,9 @@ fn trouble(
                 let image = container.image.as_deref().unwrap_or_default();
                 waiting(
                     "ImagePullBackOff",
-                    Some(format!("Back-off pulling image \"{image}\": {message}")),
+                    Some(format!(
+                        "Back-off pulling image \"{image}\": {reason}: {message}"
+                    )),
                 )
             } else {
                 waiting(reason, Some(message.clone()))

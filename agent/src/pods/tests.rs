@@ -34,6 +34,8 @@ fn settings(dir: &std::path::Path) -> Settings {
         memory_bytes: 8 << 30,
         allocatable_cpu_millis: 2_000,
         allocatable_memory_bytes: 7 << 30,
+        allocatable_storage_bytes: 90 << 30,
+        max_pods: 110,
         allowed_sysctls: Vec::new(),
         pids_limit: None,
         handlers: [(DEFAULT_HANDLER.to_owned(), Default::default())].into(),

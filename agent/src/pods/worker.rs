@@ -234,6 +234,7 @@ impl<M: Machine> Worker<M> {
         };
         // Here, because pods are begun in their order, and run at the same time.
         let _ = this.reserve_ports(this.begun());
+        let _ = this.reserve_resources(this.begun());
         this
     }
 
@@ -313,16 +314,19 @@ impl<M: Machine> Worker<M> {
         let allowed = &self.context.settings.allowed_sysctls;
         let refused = admit::refused(&self.pod, allowed, self.context.pressure());
         let refused = refused.or_else(|| self.reserve_ports(begun));
+        let refused = refused.or_else(|| self.reserve_resources(begun));
         let Some(refused) = refused.filter(|_| !begun) else {
             return;
         };
         self.context.release_ports(&self.key.uid);
+        self.context.allocate(&self.key.uid, None);
         let (reason, message) = (refused.reason, refused.message);
         self.event(None, EventType::Warning, reason, message.clone());
         self.record.failed = Some(PodFailure {
             reason: reason.to_owned(),
             message,
             disrupts: false,
+            refused: true,
             grace_seconds: None,
         });
     }
@@ -336,6 +340,17 @@ impl<M: Machine> Worker<M> {
         let keeps = begun || was_scheduled(&self.pod);
         let reserved = self.context.reserve_ports(&self.key.uid, wanted, keeps);
         (!reserved).then(admit::ports_taken)
+    }
+
+    /// As with ports: the scheduler has counted for those that asked it.
+    fn reserve_resources(&self, begun: bool) -> Option<admit::Refused> {
+        if self.record.released || self.record.failed.is_some() {
+            return None;
+        }
+        let asked = resize::asked(self.pod.spec.as_ref()?);
+        let keeps = begun || was_scheduled(&self.pod) || admit::is_static(&self.pod);
+        let reserved = self.context.reserve(&self.key.uid, asked, keeps);
+        reserved.err().map(admit::too_little)
     }
 
     /// What the node cannot wait for ends at once.
@@ -352,6 +367,7 @@ impl<M: Machine> Worker<M> {
             reason: "Evicted".to_owned(),
             message,
             disrupts: true,
+            refused: false,
             grace_seconds: Some(seconds),
         });
         self.shorten(seconds);
@@ -464,6 +480,7 @@ impl<M: Machine> Worker<M> {
                     reason,
                     message,
                     disrupts: false,
+                    refused: false,
                     grace_seconds: None,
                 });
             }

@@ -19,7 +19,7 @@ use super::sweep::sweep;
 use super::{Hierarchies, RuntimeError, SandboxSpec, cgroups};
 use crate::supervisor::config::Config;
 
-pub(super) use host::{host_capabilities, host_devices};
+pub(super) use host::{host_capabilities, host_devices, least_oom_score};
 
 /// How long a supervisor may take until it listens.
 const READY: Duration = Duration::from_secs(20);

@@ -66,6 +66,8 @@ pub(crate) struct Place<'a> {
     pub(crate) user: &'a User,
     /// Mask of the capabilities that the node itself has.
     pub(crate) capabilities: u64,
+    /// The lowest score for the OOM killer that the node may give.
+    pub(crate) least_oom_score: i32,
     /// The host's devices, for privileged containers.
     pub(crate) devices: Vec<LinuxDevice>,
 }
@@ -123,7 +125,7 @@ fn process(container: &ContainerSpec, place: &Place<'_>) -> Result<Process, Unkn
         .set_capabilities(Some(capabilities::build(container, place.capabilities)?))
         .set_rlimits(None)
         .set_no_new_privileges(Some(no_new_privileges))
-        .set_oom_score_adj(Some(container.oom_score_adj));
+        .set_oom_score_adj(Some(container.oom_score_adj.max(place.least_oom_score)));
     Ok(process)
 }
 

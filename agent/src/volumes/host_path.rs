@@ -15,7 +15,8 @@ pub(crate) enum HostPathError {
     Io { path: String, source: io::Error },
 }
 
-/// Makes sure that `path` is what `kind` says.
+/// Makes sure that `path` is what `kind` says. Without a kind nothing is checked, and where nothing is, a directory is made,
+/// as the runtimes of Kubernetes do.
 pub(crate) fn ensure(path: &Path, kind: &str) -> Result<(), HostPathError> {
     let shown = path.display().to_string();
     let io = |source| HostPathError::Io {
@@ -23,12 +24,15 @@ pub(crate) fn ensure(path: &Path, kind: &str) -> Result<(), HostPathError> {
         source,
     };
     let is: (fn(&FileType) -> bool, &'static str) = match kind {
-        "" => return Ok(()),
+        "" => {
+            if !path.exists() {
+                make_dir(path).map_err(io)?;
+            }
+            return Ok(());
+        }
         "DirectoryOrCreate" => {
             if !path.exists() {
-                std::fs::create_dir_all(path).map_err(io)?;
-                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
-                    .map_err(io)?;
+                make_dir(path).map_err(io)?;
             }
             (FileType::is_dir, "directory")
         }
@@ -58,6 +62,11 @@ pub(crate) fn ensure(path: &Path, kind: &str) -> Result<(), HostPathError> {
     }
 }
 
+fn make_dir(path: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -74,6 +83,10 @@ mod tests {
         ensure(&made.join("f"), "FileOrCreate").unwrap();
         ensure(&made.join("f"), "File").unwrap();
         assert!(ensure(&made, "Nonsense").is_err());
-        ensure(&dir.path().join("nowhere"), "").unwrap();
+        let any = dir.path().join("any/where");
+        ensure(&any, "").unwrap();
+        assert_eq!(any.metadata().unwrap().permissions().mode() & 0o7777, 0o755);
+        ensure(&made.join("f"), "").unwrap();
+        ensure(&made.join("f/below"), "").unwrap_err();
     }
 }

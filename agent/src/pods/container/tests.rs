@@ -93,6 +93,10 @@ fn root_is_refused_where_it_is_not_wanted() {
         let spec = built(serde_json::json!({}), strict.clone(), image);
         assert_eq!(spec.err(), error, "{user}");
     }
+    let image = serde_json::json!({"Cmd": ["/run"], "User": "1000"});
+    let asks = serde_json::json!({"securityContext": {"runAsUser": 0}});
+    let spec = built(asks, strict, image);
+    assert_eq!(spec.err(), Some(ContainerError::AsksForRoot));
 }
 
 #[test]

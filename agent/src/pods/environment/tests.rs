@@ -44,7 +44,13 @@ fn env_of(
     }))
     .unwrap();
     let container = pod.spec.as_ref().unwrap().containers[0].clone();
-    environment(&pod, &container, objects, &Surroundings::default())
+    environment(
+        &pod,
+        &container,
+        objects,
+        &Surroundings::default(),
+        Path::new("/none"),
+    )
 }
 
 fn pairs(all: &[(&str, &str)]) -> Vec<(String, String)> {

@@ -310,6 +310,17 @@ impl Machine for FakeMachine {
         Ok(())
     }
 
+    fn mount_sub_path(&self, root: &Path, sub: &str, target: &Path) -> Result<(), String> {
+        crate::volumes::sub_path::open(root, sub).map_err(|error| error.to_string())?;
+        self.lock().mounts.insert(target.to_owned());
+        std::fs::create_dir_all(target).map_err(|error| error.to_string())
+    }
+
+    fn unmount_sub_paths(&self, place: &Path) -> Result<(), String> {
+        self.lock().mounts.retain(|at| !at.starts_with(place));
+        Ok(())
+    }
+
     fn unmount_below(&self, dir: &Path) -> Result<(), String> {
         self.lock().mounts.retain(|at| !at.starts_with(dir));
         Ok(())

@@ -13,7 +13,7 @@ use crate::images::{Credentials, Image, ImageStore, PullPolicy};
 use crate::network::Networks;
 use crate::runtime::{ContainerSpec, ContainerState, ExecOutcome, Resources, Sandbox, SandboxSpec};
 use crate::userns::UserNamespace;
-use crate::volumes::tmpfs;
+use crate::volumes::{sub_path, tmpfs};
 
 /// The node's parts. Networks come later than the rest: they need the node's pod range.
 #[derive(Debug)]
@@ -185,6 +185,14 @@ impl Machine for NodeMachine {
 
     fn mount_tmpfs(&self, dir: &Path, size_bytes: Option<u64>) -> Result<(), String> {
         tmpfs::ensure(dir, size_bytes).map_err(text)
+    }
+
+    fn mount_sub_path(&self, root: &Path, sub: &str, target: &Path) -> Result<(), String> {
+        sub_path::mount_at(root, sub, target).map_err(|error| error.to_string())
+    }
+
+    fn unmount_sub_paths(&self, place: &Path) -> Result<(), String> {
+        sub_path::unmount_all(place).map_err(text)
     }
 
     fn unmount_below(&self, dir: &Path) -> Result<(), String> {

@@ -13,6 +13,8 @@ pub(crate) struct Transient {
     pub(crate) prepared: bool,
     /// Not before this may preparing be tried again.
     pub(crate) prepare_again: Option<Timestamp>,
+    /// When preparing failed first.
+    pub(crate) unprepared_since: Option<Timestamp>,
     pub(crate) containers: BTreeMap<String, TransientContainer>,
     /// The agent stops and takes the pod with it: end it as if deleted, but keep it in the books.
     pub(crate) leaving: Option<Leaving>,

@@ -139,7 +139,27 @@ fn waiting_reasons() {
         let waiting = container.state.clone().unwrap().waiting.unwrap();
         assert_eq!(waiting.reason.as_deref(), Some(reason));
         assert_eq!(status.phase.as_deref(), Some("Pending"));
+        if reason == "ImagePullBackOff" {
+            let message = "Back-off pulling image \"i:1\": ErrImagePull: why";
+            assert_eq!(waiting.message.as_deref(), Some(message));
+        }
     }
+}
+
+#[test]
+fn a_crash_loop_names_its_pod() {
+    let pod = pod(serde_json::json!({"containers": [{"name": "a", "image": "i:1"}]}));
+    let mut record = record(&[("a", ended(1, "Error"))]);
+    if let Some(known) = record.containers.get_mut("a") {
+        known.crash.step(now());
+    }
+    let status = of(&pod, &record, &Transient::default());
+    let container = &status.container_statuses.as_ref().unwrap()[0];
+    let waiting = container.state.clone().unwrap().waiting.unwrap();
+    assert_eq!(
+        waiting.message.as_deref(),
+        Some("back-off 10s restarting failed container=a pod=p_default(u)")
+    );
 }
 
 #[test]

@@ -137,22 +137,32 @@ impl<M: Machine> Worker<M> {
         }
     }
 
-    /// Of the pod's pull secrets; those that are not there are passed over, as with the kubelet.
-    fn credentials(&self) -> Vec<Credentials> {
+    /// Of the pod's pull secrets; an image may be had without those that are not there.
+    fn credentials(&mut self) -> Vec<Credentials> {
+        let mut missing = Vec::new();
+        let mut found = Vec::new();
         let spec = self.pod.spec.iter();
-        spec.flat_map(|spec| spec.image_pull_secrets.iter().flatten())
-            .filter_map(|reference| {
-                match self
-                    .context
-                    .objects
-                    .secret(&self.key.namespace, &reference.name)
-                {
-                    Lookup::Found(secret) => Some(credentials::of_secret(&secret)),
-                    Lookup::Absent | Lookup::Unknown => None,
-                }
-            })
-            .flatten()
-            .collect()
+        for reference in spec.flat_map(|spec| spec.image_pull_secrets.iter().flatten()) {
+            let objects = &self.context.objects;
+            match objects.secret(&self.key.namespace, &reference.name) {
+                Lookup::Found(secret) => found.extend(credentials::of_secret(&secret)),
+                Lookup::Absent => missing.push(reference.name.clone()),
+                Lookup::Unknown => {}
+            }
+        }
+        if !missing.is_empty() {
+            let message = format!(
+                "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                missing.join(", ")
+            );
+            self.event_once(
+                "pull-secrets",
+                None,
+                "FailedToRetrieveImagePullSecret",
+                message,
+            );
+        }
+        found
     }
 }
 

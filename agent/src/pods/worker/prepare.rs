@@ -13,12 +13,14 @@ use crate::pods::ports;
 use crate::pods::qos;
 use crate::pods::{confine, files, runtime_class, tokens};
 use crate::runtime::{Resources, SandboxSpec};
-use crate::volumes::{atomic, host_path, local};
+use crate::volumes::{atomic, group, host_path, local};
 
 /// The kernel takes no more.
 const MOST_HOSTNAME: usize = 64;
 
 const AGAIN_AFTER: SignedDuration = SignedDuration::from_secs(1);
+/// How long a token is waited for before that is worth an event.
+const TOKEN_PATIENCE: SignedDuration = SignedDuration::from_secs(10);
 
 /// Why the surroundings of the containers could not be made: the event's reason and what it says.
 struct Failure {
@@ -41,14 +43,17 @@ impl<M: Machine> Worker<M> {
             Ok(()) => {
                 self.transient.prepared = true;
                 self.transient.prepare_again = None;
+                self.transient.unprepared_since = None;
                 self.look = true;
                 self.told.retain(|topic, _| !topic.starts_with("prepare"));
             }
             Err(failure) => {
+                let now = self.now();
+                self.transient.prepare_again = Some(now + AGAIN_AFTER);
                 // A token is asked for by the first attempt, and is there a moment later.
-                let is_first = self.transient.prepare_again.is_none();
-                self.transient.prepare_again = Some(self.now() + AGAIN_AFTER);
-                if is_first && tokens::is_awaited(&failure.message) {
+                let since = *self.transient.unprepared_since.get_or_insert(now);
+                let patient = now.duration_since(since) < TOKEN_PATIENCE;
+                if patient && tokens::is_awaited(&failure.message) {
                     return;
                 }
                 self.context.metrics.prepare_errors.inc();
@@ -75,6 +80,10 @@ impl<M: Machine> Worker<M> {
         self.record.prepared = true;
         self.save();
         let adopting = self.sandbox.is_some();
+        // What a running pod has mounted stays as it is: its objects may not be known yet.
+        if !adopting {
+            self.make_volumes().await.map_err(fail("FailedMount"))?;
+        }
         let host_network = self.host_network();
         let wishes = NetworkWishes {
             first_id: self.record.first_id,
@@ -93,10 +102,6 @@ impl<M: Machine> Worker<M> {
             (Some(attached.netns), attached.addresses)
         };
         self.record.addresses = addresses;
-        // What a running pod has mounted stays as it is: its objects may not be known yet.
-        if !adopting {
-            self.make_volumes().map_err(fail("FailedMount"))?;
-        }
         self.write_files()
             .map_err(|error| format!("Failed to write the pod's files: {error}"))
             .map_err(fail("FailedCreatePodSandBox"))?;
@@ -174,12 +179,17 @@ impl<M: Machine> Worker<M> {
         files::kernel_hostname(&self.pod, &settings.node_hostname, &settings.cluster_domain)
     }
 
-    fn make_volumes(&self) -> Result<(), String> {
+    async fn make_volumes(&self) -> Result<(), String> {
         if !self.volumes().is_empty() {
             closed(&self.dirs.volumes()).map_err(|error| error.to_string())?;
         }
         for volume in self.volumes() {
-            self.make_volume(volume).map_err(|error| {
+            let made = match self.make_volume(volume) {
+                Ok(Some(data)) => self.give_to_group(volume, data).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error),
+            };
+            made.map_err(|error| {
                 format!(
                     "MountVolume.SetUp failed for volume \"{}\" : {error}",
                     volume.name
@@ -187,6 +197,22 @@ impl<M: Machine> Worker<M> {
             })?;
         }
         Ok(())
+    }
+
+    /// What was there before the pod may be large.
+    async fn give_to_group(&self, volume: &Volume, data: PathBuf) -> Result<(), String> {
+        let Some(fs_group) = self.fs_group().filter(|_| !claims::is_read_only(volume)) else {
+            return Ok(());
+        };
+        let context = self.pod.spec.as_ref();
+        let context = context.and_then(|spec| spec.security_context.as_ref());
+        let policy = context.and_then(|context| context.fs_group_change_policy.as_deref());
+        let on_mismatch = policy == Some("OnRootMismatch");
+        let given =
+            tokio::task::spawn_blocking(move || group::give(&data, fs_group, on_mismatch)).await;
+        given
+            .map_err(|error| error.to_string())?
+            .map_err(|error| format!("applyFSGroup failed: {error}"))
     }
 
     pub(super) fn volumes(&self) -> &[Volume] {
@@ -197,7 +223,8 @@ impl<M: Machine> Worker<M> {
             .unwrap_or_default()
     }
 
-    fn make_volume(&self, volume: &Volume) -> Result<(), String> {
+    /// Returns what is to become the pod's `fsGroup`'s with all that is in it.
+    fn make_volume(&self, volume: &Volume) -> Result<Option<PathBuf>, String> {
         let around = self
             .context
             .settings
@@ -206,37 +233,44 @@ impl<M: Machine> Worker<M> {
             .map_err(|error| error.to_string())?;
         let dir = self.dirs.volumes().join(&volume.name);
         match content {
-            VolumeContent::HostPath { path, kind } => {
-                host_path::ensure(Path::new(&path), &kind).map_err(|error| error.to_string())?;
+            VolumeContent::HostPath {
+                path,
+                kind,
+                grouped,
+            } => {
+                let path = PathBuf::from(path);
+                host_path::ensure(&path, &kind).map_err(|error| error.to_string())?;
                 if volume.host_path.is_some() {
-                    return Ok(());
+                    return Ok(None);
                 }
-                claims::point(&dir, Path::new(&path)).map_err(|error| error.to_string())
+                claims::point(&dir, &path).map_err(|error| error.to_string())?;
+                Ok(grouped.then_some(path))
             }
             VolumeContent::Local { handle } => {
                 let root = self.context.settings.data_dir.join(local::ROOT);
                 let data = local::ensure(&root, &handle).map_err(|error| error.to_string())?;
-                if self.fs_group().is_some() {
-                    self.open_to_all(&data).map_err(|error| error.to_string())?;
-                }
-                claims::point(&dir, &data).map_err(|error| error.to_string())
+                claims::point(&dir, &data).map_err(|error| error.to_string())?;
+                Ok(Some(data))
             }
-            VolumeContent::Image => Ok(()),
+            VolumeContent::Image => Ok(None),
             VolumeContent::Empty { memory, size_bytes } => {
                 std::fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
                 if memory {
-                    self.context.machine.mount_tmpfs(&dir, size_bytes)?;
+                    let node = self.context.settings.allocatable_memory_bytes;
+                    let spec = self.pod.spec.clone().unwrap_or_default();
+                    let bytes = qos::memory_volume_bytes(&spec, size_bytes, node);
+                    self.context.machine.mount_tmpfs(&dir, Some(bytes))?;
                 }
-                self.open_to_all(&dir).map_err(|error| error.to_string())
+                self.open_to_all(&dir).map_err(|error| error.to_string())?;
+                Ok(None)
             }
             VolumeContent::Files { memory, files } => {
                 std::fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
                 if memory {
                     self.context.machine.mount_tmpfs(&dir, None)?;
                 }
-                atomic::write(&dir, &files, self.fs_group())
-                    .map(|_| ())
-                    .map_err(|error| error.to_string())
+                atomic::write(&dir, &files, self.fs_group()).map_err(|error| error.to_string())?;
+                Ok(None)
             }
         }
     }
@@ -314,6 +348,7 @@ impl<M: Machine> Worker<M> {
                 if self.transient.leaving.is_none() {
                     self.record.released = true;
                     self.context.release_ports(&self.key.uid);
+                    self.context.allocate(&self.key.uid, None);
                 }
             }
             Err(error) => {
@@ -339,6 +374,9 @@ impl<M: Machine> Worker<M> {
         } else {
             self.context.machine.sweep_sandbox(&self.dirs.run).await?;
         }
+        for place in grandchildren(&self.dirs.all_sub_paths()) {
+            self.context.machine.unmount_sub_paths(&place)?;
+        }
         let containers = self.dirs.data.join("containers");
         for dir in grandchildren(&containers) {
             self.context.machine.unmount_image(&dir).await?;
@@ -359,7 +397,7 @@ impl<M: Machine> Worker<M> {
     }
 }
 
-/// `containers/<name>/<attempt>`.
+/// `containers/<name>/<attempt>` and the like.
 fn grandchildren(dir: &Path) -> Vec<PathBuf> {
     let children = |dir: &Path| {
         std::fs::read_dir(dir)

@@ -9,7 +9,7 @@ use crate::pods::record::Resize;
 use crate::pods::report::EventType;
 
 /// What a pod asks for: thousandths of CPU, bytes of memory.
-fn asked(spec: &PodSpec) -> (u64, u64) {
+pub(super) fn asked(spec: &PodSpec) -> (u64, u64) {
     let resources = qos::pod_resources(spec);
     (
         resources.cpu_request_millis.unwrap_or(0),

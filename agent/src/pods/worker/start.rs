@@ -17,9 +17,10 @@ use crate::pods::mounts;
 use crate::pods::plan::{ImageState, Trouble};
 use crate::pods::record::{Attempt, AttemptState, Ended, PostStart};
 use crate::pods::report::EventType;
+use crate::pods::status;
 use crate::runtime::{self, Confinement, ContainerSpec, ContainerState, Mount, Propagation};
 use crate::userns::UserNamespace;
-use crate::volumes::sub_path;
+use crate::volumes::host_path;
 
 /// How long a container whose specification cannot be made is left before the next try.
 const AGAIN_AFTER: SignedDuration = SignedDuration::from_secs(10);
@@ -101,13 +102,15 @@ impl<M: Machine> Worker<M> {
             .context
             .settings
             .surroundings(self.record.addresses.clone());
-        let env = environment::environment(&self.pod, container, &self.context.objects, &around)
+        let objects = &self.context.objects;
+        let volumes = self.dirs.volumes();
+        let env = environment::environment(&self.pod, container, objects, &around, &volumes)
             .map_err(Refusal::config)?;
         self.mount_image_volumes(container)
             .await
             .map_err(Refusal::create)?;
         let mounts = self
-            .volume_mounts(container, &env)
+            .volume_mounts(container, number, &env)
             .map_err(Refusal::config)?;
         let id = format!("{}_{name}_{number}", self.key.uid);
         let dir = self.dirs.attempt(name, number);
@@ -120,6 +123,7 @@ impl<M: Machine> Worker<M> {
         }
         known.image_id = image.id();
         known.resources.clone_from(&container.resources);
+        known.user = None;
         known.attempt = Some(Attempt {
             number,
             id: id.clone(),
@@ -145,7 +149,10 @@ impl<M: Machine> Worker<M> {
             Ok(made) => {
                 container::container_spec(&self.pod, container, made).map_err(|error| match error {
                     container::ContainerError::NoCommand => Refusal::create(error),
-                    _ => Refusal::config(error),
+                    _ => Refusal::config(format!(
+                        "{error} (pod: \"{}\", container: {name})",
+                        status::identity(&self.pod)
+                    )),
                 })
             }
             Err(refusal) => Err(refusal),
@@ -253,9 +260,13 @@ impl<M: Machine> Worker<M> {
     fn volume_mounts(
         &self,
         container: &Container,
+        number: u32,
         env: &[(String, String)],
     ) -> Result<Vec<Mount>, String> {
         let mut mounts = Vec::new();
+        // Left by a try that came to nothing.
+        let sub_paths = self.dirs.sub_paths(&container.name, number);
+        self.context.machine.unmount_sub_paths(&sub_paths)?;
         for mount in container.volume_mounts.iter().flatten() {
             let volume = self
                 .volumes()
@@ -263,7 +274,14 @@ impl<M: Machine> Worker<M> {
                 .find(|volume| volume.name == mount.name)
                 .ok_or_else(|| format!("volume {} not found", mount.name))?;
             let root = match &volume.host_path {
-                Some(host_path) => PathBuf::from(&host_path.path),
+                Some(host_path) => {
+                    let path = PathBuf::from(&host_path.path);
+                    // It may have gone since the pod was begun.
+                    if host_path.type_.as_deref().unwrap_or_default().is_empty() {
+                        host_path::ensure(&path, "").map_err(|error| error.to_string())?;
+                    }
+                    path
+                }
                 None if volume.image.is_some() => {
                     self.dirs.volumes().join(&volume.name).join("rootfs")
                 }
@@ -279,7 +297,12 @@ impl<M: Machine> Worker<M> {
                 _ => None,
             };
             let source = match sub {
-                Some(sub) => sub_path::ensure(&root, &sub).map_err(|error| error.to_string())?,
+                Some(sub) => {
+                    let target = sub_paths.join(mounts.len().to_string());
+                    let machine = &self.context.machine;
+                    machine.mount_sub_path(&root, &sub, &target)?;
+                    target
+                }
                 None => root,
             };
             mounts.push(Mount {
@@ -316,6 +339,10 @@ impl<M: Machine> Worker<M> {
             return;
         }
         self.set_state(name, AttemptState::Created);
+        let user = runtime::user(&self.dirs.run, &spec.id);
+        if let Some(known) = self.record.containers.get_mut(name) {
+            known.user = user;
+        }
         self.save();
         self.event(
             Some(name),
@@ -441,6 +468,10 @@ impl<M: Machine> Worker<M> {
         {
             tracing::warn!(pod = %self.key.name, container = name, %error, "container not deleted");
             return;
+        }
+        let sub_paths = self.dirs.sub_paths(name, number);
+        if let Err(error) = self.context.machine.unmount_sub_paths(&sub_paths) {
+            tracing::warn!(dir = %sub_paths.display(), %error, "parts of volumes not unmounted");
         }
         let dir = self.dirs.attempt(name, number);
         self.remove_attempt_dir(&dir).await;

@@ -80,8 +80,8 @@ impl<M: Machine> Worker<M> {
                     EventType::Warning,
                     "BackOff",
                     format!(
-                        "Back-off restarting failed container {name} in pod {}_{}({})",
-                        self.key.name, self.key.namespace, self.key.uid
+                        "Back-off restarting failed container {name} in pod {}",
+                        status::identity(&self.pod)
                     ),
                 )),
                 Some("ImagePullBackOff") => {

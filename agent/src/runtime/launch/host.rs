@@ -64,3 +64,14 @@ pub(crate) fn host_capabilities() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .unwrap_or(0)
 }
+
+/// The lowest score for the OOM killer that processes can be given: without CAP_SYS_RESOURCE, as in some containers and
+/// virtual machines, none that is below our own.
+pub(crate) fn least_oom_score() -> i32 {
+    const SYS_RESOURCE: u64 = 1 << 24;
+    if host_capabilities() & SYS_RESOURCE != 0 {
+        return -1000;
+    }
+    let own = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+    own.trim().parse().unwrap_or(0)
+}

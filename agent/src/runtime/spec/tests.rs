@@ -45,7 +45,12 @@ fn built(container: &ContainerSpec, unified: bool) -> Value {
         gid: 100,
         additional_gids: vec![100, 5],
     };
-    let place = Place {
+    let place = place(&user, unified);
+    serde_json::to_value(build(container, &place).unwrap()).unwrap()
+}
+
+fn place(user: &User, unified: bool) -> Place<'_> {
+    Place {
         hostname: "bee",
         cgroup: "/waggle/poduid/uid_main_0".into(),
         cgroup_namespace: unified,
@@ -55,11 +60,11 @@ fn built(container: &ContainerSpec, unified: bool) -> Value {
         pid: Pid::New,
         users: None,
         shm: "/run/pods/uid/shm".into(),
-        user: &user,
+        user,
         capabilities: (1 << 41) - 1,
+        least_oom_score: i32::MIN,
         devices: vec![LinuxDevice::default()],
-    };
-    serde_json::to_value(build(container, &place).unwrap()).unwrap()
+    }
 }
 
 fn capabilities(container: &ContainerSpec) -> BTreeSet<String> {
@@ -101,6 +106,17 @@ fn the_process_is_as_asked() {
     );
     assert_eq!(spec["annotations"], json!({"key": "value"}));
     assert_eq!(spec.get("hostname"), None, "it is the pod's");
+}
+
+#[test]
+fn a_score_that_the_node_cannot_give_is_the_lowest_that_it_can() {
+    let user = User::default();
+    let place = Place {
+        least_oom_score: 0,
+        ..place(&user, false)
+    };
+    let spec = serde_json::to_value(build(&container(), &place).unwrap()).unwrap();
+    assert_eq!(spec["process"]["oomScoreAdj"], 0);
 }
 
 #[test]

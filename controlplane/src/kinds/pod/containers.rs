@@ -11,6 +11,10 @@ use crate::kinds::endpoints::protocol;
 use crate::kinds::errors::Errors;
 use crate::kinds::names;
 
+/// As many rules a container may have, and as many exit codes each of them.
+const MOST_RESTART_RULES: usize = 20;
+const MOST_EXIT_CODES: usize = 255;
+
 /// Checks the containers in `spec.<kind>`, `field` being the path of the pod spec. `volumes` are the pod's,
 /// `names_seen` the names of containers checked before.
 pub(super) fn validate<'a>(
@@ -279,6 +283,53 @@ fn hooks(container: &Value, kind: &str, grace: i64, field: &str, errors: &mut Er
             policy,
             &["Always", "Never", "OnFailure"],
         );
+    }
+    restart_rules(container, policy, field, errors);
+}
+
+/// Rules that overrule the container's own policy by exit codes.
+fn restart_rules(container: &Value, policy: &str, field: &str, errors: &mut Errors) {
+    let rules = list(container, &["restartPolicyRules"]);
+    if !rules.is_empty() && policy.is_empty() {
+        errors.required(
+            format!("{field}.restartPolicy"),
+            "must specify restartPolicy when restart rules are used",
+        );
+    }
+    let field = format!("{field}.restartPolicyRules");
+    if rules.len() > MOST_RESTART_RULES {
+        errors.too_many(&*field, rules.len(), MOST_RESTART_RULES);
+    }
+    for (index, rule) in rules.iter().enumerate() {
+        let field = format!("{field}[{index}]");
+        let action = text(rule, &["action"]);
+        if action != "Restart" {
+            errors.not_supported(format!("{field}.action"), action, &["Restart"]);
+        }
+        let Some(codes) = at(rule, &["exitCodes"]) else {
+            errors.required(format!("{field}.exitCodes"), "must be specified");
+            continue;
+        };
+        let operator = text(codes, &["operator"]);
+        if !matches!(operator, "In" | "NotIn") {
+            errors.not_supported(
+                format!("{field}.exitCodes.operator"),
+                operator,
+                &["In", "NotIn"],
+            );
+        }
+        let values = list(codes, &["values"]);
+        let at_values = format!("{field}.exitCodes.values");
+        if values.is_empty() {
+            errors.invalid(
+                &*at_values,
+                values.to_vec(),
+                "must specify at least 1 value",
+            );
+        }
+        if values.len() > MOST_EXIT_CODES {
+            errors.too_many(&*at_values, values.len(), MOST_EXIT_CODES);
+        }
     }
 }
 

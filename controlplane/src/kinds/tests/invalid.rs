@@ -412,6 +412,27 @@ fn ports_and_environment() {
 }
 
 #[test]
+fn restart_rules() {
+    let rule = |action: &str, operator: &str, values: &[i32]| json!({"action": action, "exitCodes": {"operator": operator, "values": values}});
+    check(
+        "Pod",
+        container(json!({"restartPolicyRules": [
+            rule("Restart", "In", &[1]), rule("Nonsense", "Of", &[]), {"action": "Restart"}]})),
+        &[
+            "spec.containers[0].restartPolicy: Required value: must specify restartPolicy when restart \
+             rules are used",
+            "spec.containers[0].restartPolicyRules[1].action: Unsupported value: \"Nonsense\": supported \
+             values: \"Restart\"",
+            "spec.containers[0].restartPolicyRules[1].exitCodes.operator: Unsupported value: \"Of\": \
+             supported values: \"In\", \"NotIn\"",
+            "spec.containers[0].restartPolicyRules[1].exitCodes.values: Invalid value: []: must specify at \
+             least 1 value",
+            "spec.containers[0].restartPolicyRules[2].exitCodes: Required value: must be specified",
+        ],
+    );
+}
+
+#[test]
 fn resources_and_probes() {
     check(
         "Pod",

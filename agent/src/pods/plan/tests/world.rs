@@ -248,6 +248,7 @@ impl World {
                     reason,
                     message,
                     disrupts: false,
+                    refused: false,
                     grace_seconds: None,
                 });
             }
