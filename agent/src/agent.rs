@@ -319,6 +319,7 @@ impl Agent {
             clock: Clock::new(),
             metrics,
             pressure: std::sync::Mutex::default(),
+            shutting_down: std::sync::atomic::AtomicBool::default(),
             allocated: std::sync::Mutex::default(),
             host_ports: std::sync::Mutex::default(),
             user_ids: UserIds::default(),
@@ -350,6 +351,7 @@ impl Agent {
         };
         let evictor = options::evictor(&config, &pods, &images, &heartbeat);
         let manifests = options::manifests(&config, &pods);
+        let shutdown = options::shutdown(&config, &pods, &heartbeat);
         let shared = Arc::new(Shared {
             pods,
             images,
@@ -409,6 +411,7 @@ impl Agent {
             )),
         ];
         tasks.push(tokio::spawn(manifests.run(stopped.clone())));
+        tasks.push(tokio::spawn(shutdown.run(stopped.clone())));
         if config.node_addresses.is_empty() {
             tasks.push(tokio::spawn(follow_addresses(
                 new_addresses,

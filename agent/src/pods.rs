@@ -332,6 +332,21 @@ impl<M: Machine> Pods<M> {
         }
     }
 
+    /// Ends a pod because the machine goes down, within `grace` and its own grace period.
+    pub(crate) async fn shut_down(&self, uid: &str, grace: Duration) {
+        let inbox = self.lock().get(uid).map(|handle| handle.inbox.clone());
+        if let Some(inbox) = inbox {
+            let _ = inbox.send(Command::ShutDown(grace)).await;
+        }
+    }
+
+    /// Whether pods that are yet to come are refused, because the machine goes down.
+    pub(crate) fn set_shutting_down(&self, shutting_down: bool) {
+        self.context
+            .shutting_down
+            .store(shutting_down, std::sync::atomic::Ordering::Relaxed);
+    }
+
     /// What the node is short of, for pods that are yet to come.
     pub(crate) fn set_pressure(&self, pressure: Pressure) {
         self.context.set_pressure(pressure);

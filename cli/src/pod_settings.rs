@@ -54,6 +54,13 @@ pub(crate) struct PodSettings {
     /// Seconds that the node counts as short of something after it was.
     #[arg(long, default_value_t = 300, value_name = "SECONDS")]
     eviction_pressure_transition_seconds: u64,
+    /// Seconds that a shutdown of the machine waits for pods to end, where systemd's logind is asked to (its InhibitDelayMaxSec is
+    /// the most that it waits); 0 asks for nothing.
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    shutdown_grace_period: u64,
+    /// The part of them that is for pods of the priorities system-cluster-critical and system-node-critical, which end last.
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    shutdown_grace_period_critical_pods: u64,
     /// Where images of a registry are looked for first, `docker.io=mirror.example:5000`; may be repeated.
     #[arg(long, value_parser = mirror, value_name = "REGISTRY=MIRROR")]
     registry_mirror: Vec<(String, String)>,
@@ -93,6 +100,10 @@ fn mirror(text: &str) -> Result<(String, String), String> {
 impl PodSettings {
     /// Fails for a soft threshold without a grace period.
     pub(crate) fn options(&self) -> anyhow::Result<PodOptions> {
+        anyhow::ensure!(
+            self.shutdown_grace_period_critical_pods <= self.shutdown_grace_period,
+            "--shutdown-grace-period-critical-pods is more than --shutdown-grace-period"
+        );
         let mut soft = self.eviction_soft.clone();
         for threshold in &mut soft {
             let signal = threshold.signal();
@@ -113,6 +124,8 @@ impl PodSettings {
             eviction_disk_percent: self.eviction_disk,
             eviction_inodes_percent: self.eviction_inodes,
             pressure_transition: Duration::from_secs(self.eviction_pressure_transition_seconds),
+            shutdown_period: Duration::from_secs(self.shutdown_grace_period),
+            shutdown_critical: Duration::from_secs(self.shutdown_grace_period_critical_pods),
             registry_mirrors: self.registry_mirror.clone(),
             runtime_handlers: self.runtime_handler.clone(),
             eviction_pids_percent: self.eviction_pids,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::AgentConfig;
 use crate::images::ImageStore;
-use crate::node::{Evictor, Heartbeat, Manifests, SoftThreshold, Thresholds};
+use crate::node::{BUS, Evictor, Heartbeat, Manifests, Shutdown, SoftThreshold, Thresholds};
 use crate::pods::{NodeMachine, Pods};
 
 /// Defaults are the kubelet's.
@@ -34,6 +34,9 @@ pub struct PodOptions {
     pub eviction_longest_grace: Duration,
     /// How long a pressure lasts at least, once it was noticed.
     pub pressure_transition: Duration,
+    /// How long a shutdown of the machine waits for pods to end, and the part of it that critical pods have.
+    pub shutdown_period: Duration,
+    pub shutdown_critical: Duration,
     /// Where images of a registry are looked for first: `registry` and a mirror's `host:port`, in order.
     pub registry_mirrors: Vec<(String, String)>,
     /// Programs that run containers, by the handler that a RuntimeClass names; besides `runc`, and `crun` where it is
@@ -56,6 +59,8 @@ impl Default for PodOptions {
             eviction_soft: Vec::new(),
             eviction_longest_grace: Duration::ZERO,
             pressure_transition: Duration::from_secs(300),
+            shutdown_period: Duration::ZERO,
+            shutdown_critical: Duration::ZERO,
             registry_mirrors: Vec::new(),
             runtime_handlers: Vec::new(),
         }
@@ -109,8 +114,24 @@ pub(super) fn configuration(config: &AgentConfig) -> serde_json::Value {
             "nodefs.inodesFree": percent(pods.eviction_inodes_percent),
             "pid.available": percent(pods.eviction_pids_percent),
         },
+        "shutdownGracePeriod": format!("{}s", pods.shutdown_period.as_secs()),
+        "shutdownGracePeriodCriticalPods": format!("{}s", pods.shutdown_critical.as_secs()),
         "evictionPressureTransitionPeriod": format!("{}s", pods.pressure_transition.as_secs()),
     }})
+}
+
+pub(super) fn shutdown(
+    config: &AgentConfig,
+    pods: &Arc<Pods<NodeMachine>>,
+    heartbeat: &Arc<Heartbeat>,
+) -> Shutdown<NodeMachine> {
+    Shutdown {
+        pods: Arc::clone(pods),
+        heartbeat: Arc::clone(heartbeat),
+        bus: BUS.into(),
+        period: config.pods.shutdown_period,
+        critical: config.pods.shutdown_critical,
+    }
 }
 
 pub(super) fn manifests(

@@ -21,8 +21,9 @@ pub(crate) mod local;
 mod plan;
 mod soft;
 
+pub(super) use plan::CRITICAL;
 pub(crate) use plan::Thresholds;
-use plan::{CRITICAL, Candidate, Met, Pressures, Signal};
+use plan::{Candidate, Met, Pressures, Signal};
 use soft::Soft;
 pub use soft::{SoftThreshold, ThresholdError};
 

@@ -65,6 +65,15 @@ impl Heartbeat {
         self.changed.notify_one();
     }
 
+    /// The machine is about to go down, and why that means that the node is not ready.
+    pub(crate) fn set_shutting_down(&self, why: Option<String>) {
+        self.facts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .shutting_down = why;
+        self.changed.notify_one();
+    }
+
     pub(crate) fn set_pressure(&self, pressure: Pressure) {
         let mut facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
         if facts.pressure != pressure {

@@ -35,6 +35,7 @@ pub(crate) struct NodeFacts {
     pub(crate) runtime_handlers: Vec<String>,
     /// `None` when pods can run; else why not.
     pub(crate) not_ready: Option<String>,
+    pub(crate) shutting_down: Option<String>,
     pub(crate) usage: Usage,
     pub(crate) pressure: Pressure,
     /// Reference and digest, size.
@@ -204,7 +205,7 @@ fn conditions(
         let (reason, message) = if is_short { has } else { has_not };
         condition(type_, is_short, reason, message.to_owned())
     };
-    let ready = match &facts.not_ready {
+    let ready = match facts.shutting_down.as_ref().or(facts.not_ready.as_ref()) {
         None => condition(
             "Ready",
             true,

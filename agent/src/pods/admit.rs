@@ -75,6 +75,14 @@ pub(crate) fn refused(
     })
 }
 
+/// The machine is about to go down.
+pub(crate) fn going_down() -> Refused {
+    Refused {
+        reason: "NodeShutdown",
+        message: "Pod was rejected as the node is shutting down.".to_owned(),
+    }
+}
+
 /// Another pod of the node has a port that this one wants of the node.
 pub(crate) fn ports_taken() -> Refused {
     Refused {

@@ -16,6 +16,8 @@ pub(crate) enum ClaimError {
     NoClaim(String),
     #[error("persistentvolume \"{0}\" not found")]
     NoVolume(String),
+    #[error("PVC \"{0}\" was not created for this pod (pod is not owner)")]
+    NotOwner(String),
     #[error("PVC is not bound")]
     Unbound,
     #[error("driver name {0} not found in the list of registered CSI drivers")]
@@ -48,16 +50,21 @@ pub(super) fn is_read_only(volume: &Volume) -> bool {
     source.is_some_and(|source| source.read_only == Some(true))
 }
 
-/// What is behind the claim.
+/// What is behind the claim; `owner` is the uid of the pod that it was made for, if it was made for one.
 pub(super) fn resolve(
     namespace: &str,
     name: String,
+    owner: Option<&str>,
     objects: &Objects,
 ) -> Result<VolumeContent, ClaimError> {
     let claim = match objects.claim(namespace, &name) {
         Lookup::Found(claim) => claim,
         Lookup::Absent | Lookup::Unknown => return Err(ClaimError::NoClaim(name)),
     };
+    let mut owners = claim.metadata.owner_references.iter().flatten();
+    if owner.is_some_and(|uid| !owners.any(|it| it.uid == uid && it.controller == Some(true))) {
+        return Err(ClaimError::NotOwner(name));
+    }
     let spec = claim.spec.as_ref();
     let volume = spec
         .and_then(|spec| spec.volume_name.clone())
@@ -128,7 +135,7 @@ mod tests {
     }
 
     fn content(source: &Value) -> Result<VolumeContent, ClaimError> {
-        resolve("ns", "c".into(), &objects(source))
+        resolve("ns", "c".into(), None, &objects(source))
     }
 
     #[test]
@@ -154,8 +161,12 @@ mod tests {
         let others = json!({"claimRef": {"uid": "other"}, "local": {"path": "/mnt/a"}});
         assert_eq!(content(&others), Err(ClaimError::Unbound));
         assert_eq!(
-            resolve("ns", "none".into(), &objects(&json!({}))),
+            resolve("ns", "none".into(), None, &objects(&json!({}))),
             Err(ClaimError::NoClaim("none".into()))
+        );
+        assert_eq!(
+            resolve("ns", "c".into(), Some("pod"), &objects(&json!({}))),
+            Err(ClaimError::NotOwner("c".into()))
         );
     }
 }

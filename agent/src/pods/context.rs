@@ -101,6 +101,8 @@ pub(crate) struct Context<M> {
     pub(crate) metrics: super::metrics::PodMetrics,
     /// What the node is short of; written by the node's part, read when a pod begins.
     pub(crate) pressure: Mutex<Pressure>,
+    /// The machine is about to go down.
+    pub(crate) shutting_down: std::sync::atomic::AtomicBool,
     /// CPU and memory that each pod asked for and was given, by uid; each worker writes its own.
     pub(crate) allocated: Mutex<BTreeMap<String, (u64, u64)>>,
     /// Ports of the node that pods have, by uid; each worker writes its own.

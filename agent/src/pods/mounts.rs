@@ -134,7 +134,9 @@ pub(crate) fn resolve(
         });
     }
     if let Some(claim) = claims::name_of(pod, volume) {
-        return Ok(claims::resolve(namespace, claim, objects)?);
+        let own = volume.ephemeral.as_ref();
+        let owner = own.map(|_| pod.metadata.uid.as_deref().unwrap_or_default());
+        return Ok(claims::resolve(namespace, claim, owner, objects)?);
     }
     if volume.image.is_some() {
         return Ok(VolumeContent::Image);

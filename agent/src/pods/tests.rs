@@ -8,6 +8,7 @@ mod hooks;
 mod killed;
 mod life;
 mod real;
+mod refused;
 
 use std::sync::Arc;
 
@@ -56,6 +57,7 @@ fn context<M>(
         clock: Clock::new(),
         metrics: PodMetrics::default(),
         pressure: std::sync::Mutex::default(),
+        shutting_down: std::sync::atomic::AtomicBool::default(),
         allocated: std::sync::Mutex::default(),
         host_ports: std::sync::Mutex::default(),
         user_ids: UserIds::default(),

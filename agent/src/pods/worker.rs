@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -61,6 +62,8 @@ pub(crate) enum Command {
     /// The node cannot keep it, and says why.
     /// The message, and how long it may take when that is not at once.
     Evict(String, Option<Duration>),
+    /// The machine goes down; how long it may take.
+    ShutDown(Duration),
     /// End the containers and release everything, but keep the pod in the books.
     Leave(Leaving),
 }
@@ -313,6 +316,8 @@ impl<M: Machine> Worker<M> {
         let begun = self.begun();
         let allowed = &self.context.settings.allowed_sysctls;
         let refused = admit::refused(&self.pod, allowed, self.context.pressure());
+        let going_down = self.context.shutting_down.load(Ordering::Relaxed);
+        let refused = refused.or_else(|| going_down.then(admit::going_down));
         let refused = refused.or_else(|| self.reserve_ports(begun));
         let refused = refused.or_else(|| self.reserve_resources(begun));
         let Some(refused) = refused.filter(|_| !begun) else {
@@ -363,14 +368,29 @@ impl<M: Machine> Worker<M> {
             longest.min(self.wanted.grace_seconds).max(EVICTION_GRACE)
         });
         self.event(None, EventType::Warning, "Evicted", message.clone());
+        self.fail_for_the_node("Evicted", message, seconds);
+    }
+
+    /// The machine goes down.
+    fn shut_down(&mut self, grace: Duration) {
+        if self.record.failed.is_some() || self.record.released {
+            return;
+        }
+        let longest = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
+        let message = "Pod was terminated in response to imminent node shutdown.".to_owned();
+        let seconds = longest.min(self.wanted.grace_seconds);
+        self.fail_for_the_node("Terminated", message, seconds);
+    }
+
+    fn fail_for_the_node(&mut self, reason: &str, message: String, grace_seconds: i64) {
         self.record.failed = Some(PodFailure {
-            reason: "Evicted".to_owned(),
+            reason: reason.to_owned(),
             message,
             disrupts: true,
             refused: false,
-            grace_seconds: Some(seconds),
+            grace_seconds: Some(grace_seconds),
         });
-        self.shorten(seconds);
+        self.shorten(grace_seconds);
     }
 
     fn now(&self) -> Timestamp {
@@ -410,6 +430,7 @@ impl<M: Machine> Worker<M> {
                 }
             }
             Command::Evict(message, grace) => self.evict(message, grace),
+            Command::ShutDown(grace) => self.shut_down(grace),
             Command::Leave(leaving) => {
                 self.transient.leaving = Some(leaving);
                 self.shorten(leaving.grace_seconds);

@@ -1,7 +1,7 @@
-//! Binds claims and volumes, makes the volumes of the class `local`, reclaims what is released, and keeps what is
+//! Binds claims and volumes, makes the volumes of the class `local` and the claims of volumes that belong to one pod, reclaims what is released, and keeps what is
 //! in use from being removed.
 //!
-//! Each pass plans the next change of one claim or one volume (pure: `claim`, `volume`, `provision`); the watch
+//! Each pass plans the next change of one claim or one volume (pure: `claim`, `volume`, `provision`, `ephemeral`); the watch
 //! brings the object here again until nothing is left to do. The data of a local volume is the node's: it is
 //! removed there while the volume waits for its finalizer.
 
@@ -14,6 +14,7 @@ use crate::registry::{ApiError, Client, DeleteOptions, EventType, default_class}
 use crate::scheduler::matching;
 
 mod claim;
+mod ephemeral;
 mod provision;
 #[cfg(test)]
 mod tests;
@@ -133,6 +134,15 @@ impl Controller {
             for change in self.plan_claim(&claim) {
                 self.apply(change, claim.as_ref()).await?;
             }
+        } else {
+            let made = ephemeral::candidates(&key).find_map(|(pod, volume)| {
+                let pod = self.cache.pods.get(&key.namespace, pod)?;
+                ephemeral::claim(&pod, volume)
+            });
+            if let Some(claim) = made {
+                let made = self.client.create(&claim).await;
+                made.map(drop).or_else(passed_over)?;
+            }
         }
         Ok(Next::Wait)
     }
@@ -232,10 +242,14 @@ impl Controller {
                 Ok(())
             }
         };
-        match done {
-            // Somebody was quicker: the watch brings it here again.
-            Err(error) if matches!(error.code(), 404 | 409) => Ok(()),
-            other => other,
-        }
+        done.or_else(passed_over)
+    }
+}
+
+/// Somebody was quicker: the watch brings it here again.
+fn passed_over(error: ApiError) -> Result<(), ApiError> {
+    match error.code() {
+        404 | 409 => Ok(()),
+        _ => Err(error),
     }
 }

@@ -8,7 +8,7 @@ use super::super::host::Usage;
 use crate::pods::Pressure;
 
 /// From this priority on a pod is what the node or cluster itself needs.
-pub(super) const CRITICAL: i32 = 2_000_000_000;
+pub(in crate::node) const CRITICAL: i32 = 2_000_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Signal {
