@@ -119,11 +119,13 @@ impl Tokens {
         }
     }
 
-    /// Returns whether somebody has waited for it. `lives` is counted from now.
+    /// Returns whether somebody has waited for it. `lives` is counted from now, by clocks that may differ: no token is used
+    /// for longer than it was asked for.
     pub(crate) fn answered(&self, id: u64, answer: Result<(String, Duration), String>) -> bool {
         let now = Instant::now();
         let mut content = self.lock();
-        let Some(entry) = content.entries.values_mut().find(|entry| entry.id == id) else {
+        let mut entries = content.entries.iter_mut();
+        let Some((wish, entry)) = entries.find(|(_, entry)| entry.id == id) else {
             return false;
         };
         match answer {
@@ -131,7 +133,8 @@ impl Tokens {
                 entry.token = Some(token);
                 entry.trouble = None;
                 entry.retry = FIRST_RETRY;
-                entry.due = now + lives.mul_f64(0.8).min(LONGEST_USE);
+                let asked = Duration::from_secs(u64::try_from(wish.seconds).unwrap_or(0));
+                entry.due = now + lives.min(asked).mul_f64(0.8).min(LONGEST_USE);
             }
             Err(why) => {
                 entry.trouble = Some(why);
@@ -202,6 +205,18 @@ mod tests {
         );
         assert!(tokens.answered(again, Ok(("two".to_owned(), Duration::from_secs(1000)))));
         assert_eq!(tokens.get(&wish("a")).unwrap(), "two");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_late_does_not_make_a_token_last() {
+        let tokens = Tokens::default();
+        assert!(tokens.get(&wish("a")).is_err());
+        let (id, _) = tokens.next().await;
+        let day = Duration::from_secs(24 * 3600);
+        assert!(tokens.answered(id, Ok(("one".to_owned(), day))));
+        let begun = Instant::now();
+        tokens.next().await;
+        assert_eq!(begun.elapsed().as_secs(), 2880);
     }
 
     #[tokio::test(start_paused = true)]

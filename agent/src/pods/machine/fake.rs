@@ -45,6 +45,8 @@ pub(crate) struct State {
     died: bool,
     /// Limits that were set on running containers, or (no name) on the pod.
     pub(crate) resized: Vec<(String, Resources)>,
+    /// The machine's clock was set back by so much since the agent began.
+    pub(crate) clock_behind: Duration,
     /// Commands that were run: container, first word.
     pub(crate) commands: Vec<(String, String)>,
 }
@@ -353,10 +355,11 @@ impl PodSandbox for FakeSandbox {
         self.machine.step(Moment::Before).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
         let program = self.program_of(id);
+        let behind = self.machine.lock().clock_behind;
         if let Some(state) = self.lock().containers.get_mut(id) {
             *state = ContainerState::Running {
                 pid: 1,
-                started_at: SystemTime::now(),
+                started_at: SystemTime::now() - behind,
             };
         }
         if let Some((after, code)) = program.ends {

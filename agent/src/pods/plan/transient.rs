@@ -69,6 +69,8 @@ pub(crate) struct TransientContainer {
     pub(crate) outdated: bool,
     /// The hook that runs now.
     pub(crate) hook: Option<HookKind>,
+    /// When this agent started the current attempt, by its own clock.
+    pub(crate) launched: Option<Timestamp>,
     /// The current attempt's `preStop` hook has run, whatever came of it.
     pub(crate) pre_stop_done: bool,
 }

@@ -537,3 +537,26 @@ impl<M: Machine> Pods<M> {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_back_takes_nothing_from_the_delay_of_a_probe() {
+    let world = World::new();
+    world.machine.lock().clock_behind = Duration::from_secs(3600);
+    let failing = Program {
+        exec_code: 1,
+        ..Program::default()
+    };
+    world.program("main", failing);
+    let probe = serde_json::json!({"exec": {"command": ["check"]}, "initialDelaySeconds": 30,
+        "failureThreshold": 1});
+    let pods = world.open().await;
+    let spec = one(serde_json::json!({"containers": [
+        {"name": "main", "image": "i:1", "livenessProbe": probe}]}));
+    let begun = Instant::now();
+    pods.set(pod(UID, spec)).await;
+    let again = |status: &k8s_openapi::api::core::v1::PodStatus| {
+        container(status, "main").restart_count > 0
+    };
+    world.recorder.status_when(UID, "restart", again).await;
+    assert!(begun.elapsed().as_secs() >= 30, "{:?}", begun.elapsed());
+}

@@ -40,7 +40,10 @@ impl<M: Machine> Worker<M> {
                 if self.probers.contains_key(&key) {
                     continue;
                 }
-                let age = self.now().duration_since(since);
+                // The supervisor's clock is the machine's, which may have been set since ours was read.
+                let state = self.transient.containers.get(&container.name);
+                let launched = state.and_then(|state| state.launched).unwrap_or(since);
+                let age = self.now().duration_since(launched);
                 let target = Target {
                     container: container.clone(),
                     probe,
@@ -122,6 +125,7 @@ impl<M: Machine> Worker<M> {
                 state.hook = None;
                 state.pre_stop_done = false;
                 state.outdated = false;
+                state.launched = None;
             }
         }
     }

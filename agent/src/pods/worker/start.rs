@@ -366,6 +366,7 @@ impl<M: Machine> Worker<M> {
             return;
         }
         self.context.metrics.containers_started.inc();
+        self.transient(name).launched = Some(self.now());
         // Looked for again before the next attempt: it may have been removed or replaced meanwhile.
         self.transient(name).image = ImageState::Unknown;
         self.event(
