@@ -236,10 +236,11 @@ impl Members {
     /// Waits until its process has ended by itself; its exit code.
     #[track_caller]
     pub fn await_end(&mut self, member: u8) -> Option<i32> {
-        let mut child = self.running.remove(&member).expect("it runs");
+        let child = self.running.get_mut(&member).expect("it runs");
         let status = wait_until("the member's end", LIMIT, || {
             child.try_wait().expect("its state")
         });
+        self.running.remove(&member);
         status.code()
     }
 

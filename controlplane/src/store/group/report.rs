@@ -13,7 +13,7 @@ use proto::raft::v1 as pb;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Group;
+use super::{Group, ServerMetrics};
 use crate::store::peers::message;
 use crate::store::raft::NodeId;
 use crate::store::{StoreError, codec};
@@ -185,18 +185,14 @@ impl Group {
     /// Tells the others and hears them, until it is stopped.
     pub(in crate::store) async fn keep_reporting(self: Arc<Self>) {
         let mut notes = self.reports.notes.subscribe();
-        let mut applied = self.state.applied_index();
+        let mut server = self.server.clone();
         loop {
             // By what this member itself has applied.
             self.learn_of_removal(&self.report());
-            let others = self.others();
-            if others.is_empty() {
-                // Nobody to talk to until somebody comes, which is an entry.
-                if applied.changed().await.is_err() {
-                    return;
-                }
+            if !await_others(&mut server, self.own.id).await {
+                return;
             }
-            for peer in others {
+            for peer in self.others() {
                 let group = Arc::clone(&self);
                 tokio::spawn(async move {
                     let request = pb::peer_request::Request::Report(group.report());
@@ -220,7 +216,44 @@ impl Group {
     }
 }
 
+/// Returns when there is somebody to talk to; false where Raft has ended. At a start Raft may still have to say who there is, and
+/// to a member that was removed meanwhile nothing else may ever happen.
+async fn await_others(server: &mut watch::Receiver<ServerMetrics>, own: NodeId) -> bool {
+    let others = server.wait_for(|server| {
+        let mut members = server.membership_config.nodes();
+        members.any(|(id, _)| *id != own)
+    });
+    others.await.is_ok()
+}
+
 /// What a removed member says and ends with.
 pub(in crate::store) fn removal(id: NodeId, at: u64) -> StoreError {
     StoreError::Removed { id, at }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::raft::{Membership, Node};
+
+    fn seen(ids: &[NodeId]) -> ServerMetrics {
+        let nodes: BTreeMap<NodeId, Node> = ids.iter().map(|id| (*id, Node::default())).collect();
+        let membership = Membership::new(vec![ids.iter().copied().collect()], nodes);
+        ServerMetrics {
+            membership_config: Arc::new(openraft::StoredMembership::new(None, membership)),
+            ..ServerMetrics::default()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn others_are_waited_for_until_raft_says_who_they_are() {
+        let (raft, mut server) = watch::channel(ServerMetrics::default());
+        let waits = tokio::spawn(async move { await_others(&mut server, 7).await });
+        for (members, found) in [(vec![], false), (vec![7], false), (vec![1, 7], true)] {
+            raft.send_replace(seen(&members));
+            tokio::time::sleep(EVERY).await;
+            assert_eq!(waits.is_finished(), found, "{members:?}");
+        }
+        assert_eq!(waits.await.ok(), Some(true));
+    }
 }
