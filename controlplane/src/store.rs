@@ -545,9 +545,7 @@ impl Store {
     /// wait meanwhile.
     pub(crate) async fn defragment(&self) -> Result<(u64, u64), StoreError> {
         self.member.usable()?;
-        let space = &self.member.group().space;
-        let done = space.defragment(true).await?;
-        Ok(done.unwrap_or((space.used(), space.used())))
+        self.member.group().space.defragment().await
     }
 
     /// What a layer above answers to its like on other members.

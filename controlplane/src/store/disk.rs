@@ -9,8 +9,8 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
 
 use self::database::Database;
 
@@ -57,10 +57,15 @@ pub(super) trait Disk: Send + Sync + 'static {
     /// Bytes in use.
     fn size(&self) -> u64;
 
-    /// Gives back the space of what was removed: where that seems to be much, or in any case. Writers wait meanwhile. How
-    /// many bytes it took before and takes now; `None` where nothing was done.
-    fn defragment(&self, _in_any_case: bool) -> Result<Option<(u64, u64)>, DiskError> {
-        Ok(None)
+    /// Whether more than half of what is in use holds nothing any more, and is worth to be given back. Now and then it is
+    /// counted; between those times the answer is no.
+    fn is_mostly_garbage(&self) -> Result<bool, DiskError> {
+        Ok(false)
+    }
+
+    /// Gives back the space of what was removed. Writers wait meanwhile. How many bytes it took before and takes now.
+    fn defragment(&self) -> Result<(u64, u64), DiskError> {
+        Ok((self.size(), self.size()))
     }
 
     /// Whether it may be read without a thread that may wait.
@@ -72,21 +77,38 @@ pub(super) trait Disk: Send + Sync + 'static {
 /// sled below a directory, behind a journal that makes durable what is written.
 pub(super) struct SledDisk {
     path: PathBuf,
-    /// Bytes of the journal when it has grown.
-    journal: u64,
+    sizes: Sizes,
     /// `None` while it is rewritten, and if it could not be opened again.
     open: RwLock<Option<Database>>,
-    /// Bytes of the file when it was last looked at for garbage.
-    looked_at: AtomicU64,
+    /// When the file was last looked at for garbage, and its bytes then.
+    looked_at: Mutex<Option<(Instant, u64)>>,
+}
+
+/// What tests vary.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    /// Bytes of the journal when it has grown.
+    pub(super) journal: u64,
+    /// A database of fewer bytes is never rewritten by itself.
+    pub(super) rewritten: u64,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self {
+            journal: journal::WHOLE,
+            rewritten: rewrite::LEAST,
+        }
+    }
 }
 
 impl SledDisk {
     /// Opens or creates the database in `path`, which only this process may use (see `directory.rs`).
     pub(super) fn open(path: &Path) -> Result<Self, DiskError> {
-        Self::open_with(path, journal::WHOLE)
+        Self::open_with(path, Sizes::default())
     }
 
-    fn open_with(path: &Path, journal: u64) -> Result<Self, DiskError> {
+    pub(super) fn open_with(path: &Path, sizes: Sizes) -> Result<Self, DiskError> {
         rewrite::recover(path).map_err(|e| io_error("what a rewriting has left", &e))?;
         if path.join("db").exists() {
             // This process may have closed it a moment ago.
@@ -94,10 +116,14 @@ impl SledDisk {
         }
         Ok(Self {
             path: path.to_owned(),
-            journal,
-            open: RwLock::new(Some(Database::open(path, journal)?)),
-            looked_at: AtomicU64::new(0),
+            sizes,
+            open: RwLock::new(Some(Database::open(path, sizes.journal)?)),
+            looked_at: Mutex::default(),
         })
+    }
+
+    fn looked_at(&self) -> MutexGuard<'_, Option<(Instant, u64)>> {
+        self.looked_at.lock().expect("no panic while holding it")
     }
 
     /// Bytes of sled's own files.
@@ -161,18 +187,27 @@ impl Disk for SledDisk {
             .unwrap_or(0)
     }
 
-    /// Nobody else may write meanwhile (`sealed.rs` sees to it).
-    fn defragment(&self, in_any_case: bool) -> Result<Option<(u64, u64)>, DiskError> {
-        let (before, database) = (self.size(), self.database_size());
-        let last = self.looked_at.load(Ordering::Relaxed);
-        if !in_any_case && !rewrite::may_be_worth(database, last) {
-            return Ok(None);
+    fn is_mostly_garbage(&self) -> Result<bool, DiskError> {
+        let size = self.database_size();
+        if size < self.sizes.rewritten {
+            return Ok(false);
         }
-        self.looked_at.store(database, Ordering::Relaxed);
+        {
+            let mut looked_at = self.looked_at();
+            let last = looked_at.map(|(at, size)| (at.elapsed(), size));
+            if !rewrite::is_worth_a_look(size, last) {
+                return Ok(false);
+            }
+            *looked_at = Some((Instant::now(), size));
+        }
         let live = self.with(|open| rewrite::live(&open.db))?;
-        if !in_any_case && !rewrite::is_worth(database, live) {
-            return Ok(None);
-        }
+        Ok(rewrite::is_worth(size, live))
+    }
+
+    /// Nobody else may write meanwhile (`sealed.rs` sees to it).
+    fn defragment(&self) -> Result<(u64, u64), DiskError> {
+        let before = self.size();
+        let live = self.with(|open| rewrite::live(&open.db))?;
         if self.available().is_some_and(|free| free < 2 * live) {
             let why = format!("a copy of {live} bytes has no room");
             return Err(DiskError::Full(why));
@@ -187,12 +222,11 @@ impl Disk for SledDisk {
             let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
             *open = None;
             rewrite::swap(&self.path)?;
-            *open = Some(Database::open(&self.path, self.journal)?);
+            *open = Some(Database::open(&self.path, self.sizes.journal)?);
         }
         rewrite::forget(&self.path)?;
-        self.looked_at
-            .store(self.database_size(), Ordering::Relaxed);
-        Ok(Some((before, self.size())))
+        *self.looked_at() = Some((Instant::now(), self.database_size()));
+        Ok((before, self.size()))
     }
 }
 

@@ -262,6 +262,11 @@ impl Group {
         is_acknowledged(&self.raft.metrics().borrow())
     }
 
+    #[cfg(test)]
+    pub(super) fn log_positions(&self) -> (Option<super::raft::LogId>, Option<super::raft::LogId>) {
+        self.log.positions()
+    }
+
     /// Whether there is nobody else.
     pub(super) fn is_alone(&self) -> bool {
         let server = self.server.borrow();

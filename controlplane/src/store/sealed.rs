@@ -261,9 +261,13 @@ impl<D: Disk> Disk for SealedDisk<D> {
         self.inner.size()
     }
 
-    fn defragment(&self, in_any_case: bool) -> Result<Option<(u64, u64)>, DiskError> {
+    fn is_mostly_garbage(&self) -> Result<bool, DiskError> {
+        self.inner.is_mostly_garbage()
+    }
+
+    fn defragment(&self) -> Result<(u64, u64), DiskError> {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.inner.defragment(in_any_case)
+        self.inner.defragment()
     }
 }
 

@@ -6,7 +6,7 @@
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::disk::Disk;
+use super::disk::{Disk, DiskError};
 use super::group::report::Reports;
 use super::metrics::SpaceMetrics;
 use super::{Op, StoreError, Txn};
@@ -50,19 +50,28 @@ impl Space {
         self.disk.upgrade().and_then(|disk| disk.available())
     }
 
-    /// Gives back space on the disk, where that seems worth it or in any case; what it took before and takes now.
+    /// Whether it is worth to give back space on the disk.
+    pub(super) async fn is_mostly_garbage(&self) -> Result<bool, StoreError> {
+        self.on_the_disk(|disk| disk.is_mostly_garbage()).await
+    }
+
+    /// Gives back space on the disk: what it took before and takes now.
     ///
     /// # Errors
     /// Also of a disk that is well: there is no room for a copy.
-    pub(super) async fn defragment(
+    pub(super) async fn defragment(&self) -> Result<(u64, u64), StoreError> {
+        self.on_the_disk(|disk| disk.defragment()).await
+    }
+
+    async fn on_the_disk<T: Send + 'static>(
         &self,
-        in_any_case: bool,
-    ) -> Result<Option<(u64, u64)>, StoreError> {
+        work: impl FnOnce(&dyn Disk) -> Result<T, DiskError> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let disk = self.disk.upgrade().ok_or(StoreError::Closed)?;
         if disk.is_memory() {
-            return Ok(disk.defragment(in_any_case)?);
+            return Ok(work(&*disk)?);
         }
-        let work = tokio::task::spawn_blocking(move || disk.defragment(in_any_case));
+        let work = tokio::task::spawn_blocking(move || work(&*disk));
         let done = work.await;
         Ok(done.map_err(|error| StoreError::Storage(format!("rewriting the database: {error}")))??)
     }

@@ -9,6 +9,7 @@ mod damage;
 mod faults;
 mod members;
 mod sim;
+mod space;
 mod suite;
 
 pub(super) fn put(key: &str, value: &str) -> Txn {

@@ -16,6 +16,7 @@ pub(super) async fn run(group: Arc<Group>, retention: Retention) {
     let state = &group.state;
     let start = Instant::now();
     let mut samples = Samples::default();
+    let mut last_shortened = None;
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -37,11 +38,9 @@ pub(super) async fn run(group: Arc<Group>, retention: Retention) {
             }
         };
         samples.record(now, history.revision, &retention);
-        // Raft takes a snapshot after a number of entries, whatever their size.
-        if state.log_bytes() > retention.log_bytes
-            && let Err(error) = group.raft.trigger().snapshot().await
-        {
-            tracing::debug!(%error, "no snapshot");
+        if state.log_bytes() > retention.log_bytes {
+            let index = *state.applied_index().borrow();
+            shorten_log(&group, last_shortened.replace(index)).await;
         }
         give_space_back(&group).await;
         if !group.leads_for_sure() {
@@ -57,12 +56,31 @@ pub(super) async fn run(group: Arc<Group>, retention: Retention) {
     }
 }
 
+/// Raft takes a snapshot after a number of entries, and keeps a number of those before it for members that are a little behind,
+/// whatever their size. Here it takes one, and gives up what was applied when that was done the last time.
+async fn shorten_log(group: &Group, before: Option<u64>) {
+    let trigger = group.raft.trigger();
+    let mut done = trigger.snapshot().await;
+    if let Some(index) = before {
+        done = done.and(trigger.purge_log(index).await);
+    }
+    if let Err(error) = done {
+        tracing::debug!(%error, "the log is not shortened");
+    }
+}
+
 /// Writes wait meanwhile, so a leader of others leaves it until it does not lead, or has little room left.
 async fn give_space_back(group: &Group) {
     if group.leads_for_sure() && !group.is_alone() && !group.space.is_half_full() {
         return;
     }
-    match group.space.defragment(false).await {
+    let given_back = async {
+        match group.space.is_mostly_garbage().await? {
+            true => group.space.defragment().await.map(Some),
+            false => Ok(None),
+        }
+    };
+    match given_back.await {
         Ok(Some((before, after))) => {
             tracing::info!(before, after, "space on the disk is given back")
         }

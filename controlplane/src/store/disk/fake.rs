@@ -20,6 +20,7 @@ struct Inner {
     hold_syncs: bool,
     capacity: Option<usize>,
     syncs: u64,
+    rewritten: u64,
 }
 
 impl FakeDisk {
@@ -39,6 +40,11 @@ impl FakeDisk {
 
     pub(in crate::store) fn syncs(&self) -> u64 {
         self.lock().syncs
+    }
+
+    /// How often its space was given back; there is always some.
+    pub(in crate::store) fn rewritten(&self) -> u64 {
+        self.lock().rewritten
     }
 
     pub(in crate::store) fn used(&self) -> usize {
@@ -181,6 +187,15 @@ impl Disk for FakeDisk {
 
     fn size(&self) -> u64 {
         self.lock().used() as u64
+    }
+
+    fn is_mostly_garbage(&self) -> Result<bool, DiskError> {
+        Ok(true)
+    }
+
+    fn defragment(&self) -> Result<(u64, u64), DiskError> {
+        self.lock().rewritten += 1;
+        Ok((self.size(), self.size()))
     }
 
     fn is_memory(&self) -> bool {

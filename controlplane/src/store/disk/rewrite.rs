@@ -17,12 +17,14 @@ use super::{DiskError, io_error, sled_error};
 
 /// A file that is smaller is left alone.
 pub(super) const LEAST: u64 = 64 << 20;
+/// To look costs reading all of it.
+const LOOK_AGAIN: Duration = Duration::from_secs(3_600);
 /// How long the old database may take to let go of its files.
 const RELEASE: Duration = Duration::from_secs(10);
 
-/// Whether it may be worth to look: the file has doubled since the last time.
-pub(super) fn may_be_worth(size: u64, last: u64) -> bool {
-    size >= LEAST && size / 2 >= last
+/// Whether it may be worth to look: how long ago that was done last, and what size the file had then.
+pub(super) fn is_worth_a_look(size: u64, last: Option<(Duration, u64)>) -> bool {
+    last.is_none_or(|(ago, then)| size / 2 >= then || ago >= LOOK_AGAIN)
 }
 
 /// Whether more than half of the file is garbage.
@@ -158,12 +160,11 @@ mod tests {
         disk.sync().unwrap();
         let kept = contents(&disk);
         assert_eq!(kept.len(), 10);
-        assert_eq!(
-            disk.defragment(false).unwrap(),
-            None,
+        assert!(
+            !disk.is_mostly_garbage().unwrap(),
             "it is too small to care"
         );
-        let (before, after) = disk.defragment(true).unwrap().unwrap();
+        let (before, after) = disk.defragment().unwrap();
         assert!(after < before / 4, "{before} {after}");
         assert_eq!(disk.size(), after);
         assert_eq!(contents(&disk), kept);
@@ -222,9 +223,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_looked_at_doubles_each_time() {
-        assert!(!may_be_worth(LEAST - 1, 0) && may_be_worth(LEAST, 0));
-        assert!(!may_be_worth(3 * LEAST, 2 * LEAST) && may_be_worth(4 * LEAST, 2 * LEAST));
+    fn a_file_is_looked_at_when_it_has_doubled_or_after_an_hour() {
+        let soon = Duration::from_secs(60);
+        assert!(is_worth_a_look(100, None));
+        assert!(!is_worth_a_look(150, Some((soon, 100))));
+        assert!(is_worth_a_look(200, Some((soon, 100))));
+        assert!(is_worth_a_look(100, Some((LOOK_AGAIN, 100))));
         assert!(is_worth(100, 49) && !is_worth(100, 50));
     }
 }

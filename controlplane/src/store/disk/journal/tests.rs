@@ -2,11 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
-use super::super::{Disk, SledDisk};
+use super::super::{Disk, Sizes, SledDisk};
 use super::*;
 
 fn record(lap: u64, sequence: u64, writes: &[Write]) -> (Record, Vec<u8>) {
@@ -15,6 +15,14 @@ fn record(lap: u64, sequence: u64, writes: &[Write]) -> (Record, Vec<u8>) {
     encode(place, writes, &mut bytes);
     let writes = writes.to_vec();
     (Record { place, writes }, bytes)
+}
+
+fn open_with(path: &Path, journal: u64) -> Result<SledDisk, DiskError> {
+    let sizes = Sizes {
+        journal,
+        ..Sizes::default()
+    };
+    SledDisk::open_with(path, sizes)
 }
 
 fn put(key: &str, value: &str) -> Write {
@@ -55,7 +63,7 @@ fn a_file_that_is_no_journal_is_refused_and_one_that_was_not_complete_is_made_ag
 #[test]
 fn the_file_grows_to_its_whole_and_no_further() {
     let dir = tempfile::tempdir().unwrap();
-    let disk = SledDisk::open_with(&dir.path().join("data"), 4 * FIRST).unwrap();
+    let disk = open_with(&dir.path().join("data"), 4 * FIRST).unwrap();
     let path = dir.path().join("data/journal");
     let mut lengths = Vec::new();
     for round in 0..900u32 {
@@ -157,7 +165,7 @@ proptest! {
     ) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data");
-        let disk = SledDisk::open_with(&path, 6_000).unwrap();
+        let disk = open_with(&path, 6_000).unwrap();
         let mut bench = Bench { disk, states: vec![BTreeMap::new()] };
         for step in &steps {
             bench.run(step);
@@ -188,7 +196,7 @@ proptest! {
             std::fs::write(crashed.join(name), bytes).unwrap();
         }
         std::fs::write(crashed.join("journal"), torn).unwrap();
-        let disk = SledDisk::open_with(&crashed, 6_000).unwrap();
+        let disk = open_with(&crashed, 6_000).unwrap();
         let found = contents(&disk);
         let which = bench.states.iter().rposition(|state| *state == found);
         prop_assert!(which.is_some_and(|which| which >= synced), "{which:?} of {synced}");
@@ -202,7 +210,7 @@ proptest! {
             std::fs::write(twice.join(name), bytes).unwrap();
         }
         std::fs::copy(crashed.join("journal"), twice.join("journal")).unwrap();
-        let disk = SledDisk::open_with(&twice, 6_000).unwrap();
+        let disk = open_with(&twice, 6_000).unwrap();
         prop_assert_eq!(Some(&contents(&disk)), bench.states.last());
     }
 
