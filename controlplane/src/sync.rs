@@ -51,8 +51,8 @@ pub(crate) use metrics::SyncMetrics;
 
 /// The component that events of nodes come from.
 const COMPONENT: &str = "kubelet";
-/// How long a node has to introduce itself.
-const HELLO: Duration = Duration::from_secs(10);
+/// How long a node has to introduce itself. Tests do not wait that long.
+const HELLO: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
 /// Messages between a stream's tasks.
 const MESSAGES: usize = 16;
 /// A node's status with many images, or a pod's with many containers, stays far below this.

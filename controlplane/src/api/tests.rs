@@ -7,6 +7,7 @@ mod bad_input;
 mod cluster_status;
 mod definitions;
 mod doors;
+mod grpc_doors;
 mod kube_client;
 mod lists;
 mod members;

@@ -1,12 +1,14 @@
 //! Listens for other members: gRPC over mutual TLS. Who has no certificate of a member is not let in.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto::raft::v1 as pb;
 use proto::raft::v1::peers_server::{Peers, PeersServer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -18,8 +20,9 @@ use crate::store::snapshot::MAX_CHUNK;
 const HANDSHAKE: Duration = Duration::from_secs(5);
 const PROBE_EVERY: Duration = Duration::from_secs(5);
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
-/// Each other member has one connection, and another while it makes it anew.
-const MAX_CONNECTIONS: usize = 64;
+/// Connections that have not yet shown whose they are. Each other member makes one now and then; where strangers make more,
+/// the oldest has to give way.
+const MAX_HANDSHAKES: usize = 256;
 const MAX_STREAMS: u32 = 512;
 const WINDOW: u32 = 4 << 20;
 /// Between two parts of a snapshot.
@@ -69,14 +72,11 @@ async fn accept(
     is_member: IsMember,
     accepted: mpsc::Sender<Accepted>,
 ) {
-    let handshakes = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    // Ends with this task.
+    // They end with this task.
     let mut tasks = tokio::task::JoinSet::new();
+    let mut handshakes: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         while tasks.try_join_next().is_some() {}
-        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else {
-            return;
-        };
         let (stream, address) = match listener.accept().await {
             Ok(connection) => connection,
             Err(error) => {
@@ -87,10 +87,14 @@ async fn accept(
         };
         let _ = stream.set_nodelay(true);
         let (tls, is_member, accepted) = (tls.clone(), Arc::clone(&is_member), accepted.clone());
-        tasks.spawn(async move {
-            let handshake = tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await;
-            drop(permit);
-            match handshake {
+        handshakes.retain(|handshake| !handshake.is_finished());
+        if handshakes.len() >= MAX_HANDSHAKES
+            && let Some(oldest) = handshakes.pop_front()
+        {
+            oldest.abort();
+        }
+        let handshake = tasks.spawn(async move {
+            match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
                 Ok(Ok(stream)) if names_member(&stream, &is_member) => {
                     // The server has ended: so will this task.
                     let _ = accepted.send(Ok(stream)).await;
@@ -100,6 +104,7 @@ async fn accept(
                 Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
             }
         });
+        handshakes.push_back(handshake);
     }
 }
 
