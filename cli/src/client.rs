@@ -43,7 +43,10 @@ pub(crate) async fn administrator(given: Option<&Path>) -> anyhow::Result<Config
         },
     };
     let options = KubeConfigOptions::default();
-    Ok(Config::from_custom_kubeconfig(kubeconfig, &options).await?)
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+    // The library would go on for minutes where there is no leader. A member has looked for one before it says so.
+    config.default_retry = false;
+    Ok(config)
 }
 
 pub(crate) async fn connect(kubeconfig: &Path) -> anyhow::Result<Client> {

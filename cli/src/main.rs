@@ -96,10 +96,31 @@ fn main() -> ExitCode {
     match run(arguments) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("waggle: {error:#}");
+            eprintln!("waggle: {}", told(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error with its causes, each said once; what an API server has answered in its words.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let (said, is_last) = match cause.downcast_ref() {
+            Some(kube::Error::Api(status)) => (status.message.clone(), true),
+            _ => (cause.to_string(), false),
+        };
+        if !text.ends_with(&said) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&said);
+        }
+        if is_last {
+            break;
+        }
+    }
+    text
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<u8> {
@@ -131,4 +152,21 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .thread_keep_alive(std::time::Duration::from_secs(2))
         .enable_all()
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_api_server_answers_is_said_once() {
+        let status =
+            kube::core::Status::failure("no leader: none is elected", "ServiceUnavailable");
+        let error = anyhow::Error::new(kube::Error::Api(status.boxed())).context("remove m3");
+        assert_eq!(told(&error), "remove m3: no leader: none is elected");
+        let error = anyhow::anyhow!("refused").context("connect");
+        assert_eq!(told(&error), "connect: refused");
+        let error = anyhow::anyhow!("refused").context("connect: refused");
+        assert_eq!(told(&error), "connect: refused");
+    }
 }

@@ -508,6 +508,14 @@ impl Store {
         self.member.compact(revision).await
     }
 
+    /// Returns when this member has all that was acknowledged before the call.
+    ///
+    /// # Errors
+    /// It does not know, because too few members answer.
+    pub(crate) async fn confirm(&self) -> Result<(), StoreError> {
+        self.member.freshen(Freshness::Linearizable).await
+    }
+
     /// Everything as it is now, as the pieces of a file (`store/backup.rs`).
     pub(crate) async fn backup(
         &self,

@@ -86,7 +86,11 @@ pub(super) async fn save(config: kube::Config, file: &Path) -> anyhow::Result<()
     let written = async {
         if !code.is_success() {
             let text = body.collect().await?.to_bytes();
-            anyhow::bail!("{code}: {}", String::from_utf8_lossy(&text));
+            let status: Result<kube::core::Status, _> = serde_json::from_slice(&text);
+            match status {
+                Ok(status) => anyhow::bail!(status.message),
+                Err(_) => anyhow::bail!("{code}: {}", String::from_utf8_lossy(&text)),
+            }
         }
         while let Some(frame) = body.frame().await {
             if let Ok(data) = frame?.into_data() {

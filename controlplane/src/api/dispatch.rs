@@ -167,7 +167,8 @@ impl Api {
         match segments.as_slice() {
             ["version"] => Ok(respond::value(StatusCode::OK, &super::discovery::version())),
             ["healthz" | "livez" | "readyz", rest @ ..] => {
-                Ok(self.health(segments[0], rest.first().copied(), query))
+                let one = rest.first().copied();
+                Ok(self.health(segments[0], one, query).await)
             }
             [".well-known", "openid-configuration"] => Ok(self.openid_configuration(host(parts))),
             ["openid", "v1", "jwks"] => Ok(self.jwks()),

@@ -1,14 +1,19 @@
 //! `/healthz`, `/livez` and `/readyz`: open to everybody, and saying no more than each check's name.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use http::{Response, StatusCode};
 
 use super::request::Query;
 use super::{Api, respond};
 
+/// How long the others may take to confirm that this member is up to date.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 impl Api {
     /// `one` asks for a single check by its name.
-    pub(super) fn health(
+    pub(super) async fn health(
         &self,
         endpoint: &str,
         one: Option<&str>,
@@ -19,6 +24,10 @@ impl Api {
             checks.push(("store", self.registry.store().revision() > 0));
         }
         if endpoint == "readyz" {
+            // Those who ask at the same time share one round.
+            let confirmed = self.registry.store().confirm();
+            let confirmed = tokio::time::timeout(PATIENCE, confirmed).await;
+            checks.push(("quorum", matches!(confirmed, Ok(Ok(())))));
             checks.push(("shutdown", !self.stopping.is_cancelled()));
         }
         if let Some(name) = one {

@@ -362,7 +362,11 @@ fn unconfirmed(error: RaftError<NodeId, CheckIsLeaderError<NodeId, Node>>) -> Mi
             })
         }
         RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(e)) => {
-            Miss::NotLeader(format!("too few members answer: {e}"))
+            let answer: Vec<String> = e.got.iter().map(|id| format!("member {id}")).collect();
+            Miss::NotLeader(format!(
+                "too few members answer: only {}",
+                answer.join(", ")
+            ))
         }
         RaftError::Fatal(fatal) => Miss::Final(super::proposals::fatal_error(&fatal)),
     }

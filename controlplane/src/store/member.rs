@@ -322,6 +322,7 @@ impl Member {
     }
 
     pub(super) fn members(&self) -> Vec<super::Member> {
+        let leads_no_more = !self.group.leads_for_sure();
         let server = self.group.server.borrow();
         let voters: Vec<_> = server.membership_config.voter_ids().collect();
         let nodes = server.membership_config.nodes();
@@ -331,7 +332,8 @@ impl Member {
                 name: node.name.clone(),
                 address: node.address.clone(),
                 api_address: node.api_address.clone(),
-                leads: server.current_leader == Some(*id),
+                leads: server.current_leader == Some(*id)
+                    && !(*id == self.role.identity.id && leads_no_more),
                 votes: voters.contains(id),
             })
             .collect()

@@ -135,6 +135,12 @@ fn a_minority_refuses_at_once_and_says_why() {
     let took = began.elapsed();
     eprintln!("a write and a read were refused within {took:.2?}");
     assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(!message.contains("Node {"), "{message}");
+    // It says so to whoever spreads requests over members, and to whoever asks who leads.
+    let (code, message) = refusal(get(&members, leader, "/readyz"));
+    assert_eq!(code, 500, "{message}");
+    let status = members.status(leader).unwrap();
+    assert!(status.iter().all(|it| it["leader"] == false), "{status:?}");
     // What asks for no more than memory gets it.
     let old = "/api/v1/namespaces/default/configmaps?resourceVersion=0";
     let list = get(&members, leader, old).unwrap();

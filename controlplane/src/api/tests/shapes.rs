@@ -176,7 +176,7 @@ async fn health_and_metrics() {
     let verbose = member.get("/readyz?verbose").await;
     assert_eq!(
         &verbose.bytes[..],
-        b"[+]ping ok\n[+]store ok\n[+]shutdown ok\nreadyz check passed\n"
+        b"[+]ping ok\n[+]store ok\n[+]quorum ok\n[+]shutdown ok\nreadyz check passed\n"
     );
     assert_eq!(member.get("/readyz/store").await.code, 200);
     assert_eq!(member.get("/readyz/nonsense").await.code, 404);
