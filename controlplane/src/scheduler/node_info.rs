@@ -101,6 +101,14 @@ impl NodeInfo {
         self.running.push(Arc::clone(request));
     }
 
+    /// Another version of a pod that takes what it took.
+    pub(super) fn renew(&mut self, request: &Arc<Request>) {
+        let mut running = self.running.iter_mut();
+        if let Some(known) = running.find(|known| known.uid() == request.uid()) {
+            *known = Arc::clone(request);
+        }
+    }
+
     pub(super) fn remove(&mut self, request: &Request) {
         let known = self
             .running

@@ -131,8 +131,9 @@ fn constraints(spec: &PodSpec, labels: &Labels) -> Vec<Constraint> {
     .collect()
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Request {
+    /// The newest version of it: the one that the cache has, too.
     pub(super) pod: Arc<Pod>,
     /// What it takes from a node.
     pub(super) resources: Resources,
@@ -175,6 +176,14 @@ impl Request {
             claims: claims(pod, spec, &class.namespace),
             class,
             pod: Arc::clone(pod),
+        }
+    }
+
+    /// The same for another version of the pod, which has the same spec and labels.
+    pub(super) fn with_version(&self, pod: &Arc<Pod>) -> Self {
+        Self {
+            pod: Arc::clone(pod),
+            ..self.clone()
         }
     }
 

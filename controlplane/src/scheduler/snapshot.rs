@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, Pod};
 
 use super::node_info::NodeInfo;
 use super::request::{Affinity, Class, Request};
@@ -333,6 +333,29 @@ impl Snapshot {
         }
         let node = node.to_owned();
         self.placed.insert(uid, Placed { node, request });
+    }
+
+    /// Another version of a placed pod, with the same spec and labels: the one before is not kept.
+    pub(super) fn renew(&mut self, uid: &str, pod: &Arc<Pod>) {
+        let Some(placed) = self.placed.get_mut(uid) else {
+            return;
+        };
+        let request = Arc::new(placed.request.with_version(pod));
+        placed.request = Arc::clone(&request);
+        if let Some(slot) = self.by_name.get(&placed.node)
+            && let Some(info) = self.slots[*slot].as_mut()
+        {
+            info.renew(&request);
+        }
+    }
+
+    /// The request with the class that others of its kind have.
+    pub(super) fn request(&self, pod: &Arc<Pod>) -> Arc<Request> {
+        let mut request = Request::new(pod);
+        if let Some((class, _)) = self.classes.get_key_value(&request.class) {
+            request.class = Arc::clone(class);
+        }
+        Arc::new(request)
     }
 
     /// True when the pod was there.

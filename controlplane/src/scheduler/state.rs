@@ -138,7 +138,7 @@ impl State {
         match node_of(new) {
             Some(node) => self.bound(old, new, node),
             None if is_ours(new) => {
-                let request = Arc::new(Request::new(new));
+                let request = self.snapshot.request(new);
                 if let Some(node) = request.nominated() {
                     let node = node.to_owned();
                     self.snapshot.nominate(&request, &node);
@@ -165,9 +165,10 @@ impl State {
                 && old.metadata.deletion_timestamp == new.metadata.deletion_timestamp
         });
         if known && self.snapshot.is_placed(uid) {
+            self.snapshot.renew(uid, new);
             return false;
         }
-        self.snapshot.place(Arc::new(Request::new(new)), node);
+        self.snapshot.place(self.snapshot.request(new), node);
         self.near = true;
         self.queue.has_parked()
     }

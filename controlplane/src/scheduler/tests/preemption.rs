@@ -65,6 +65,61 @@ fn budgets_are_respected_where_there_is_another_way() {
 }
 
 #[test]
+fn who_runs_for_the_shortest_time_goes_and_the_newest_version_is_what_is_known() {
+    for (node_of_younger, name_of_younger) in [("a", "a1"), ("b", "b1")] {
+        let bench = Bench::new(vec![node("a", "1", "8Gi"), node("b", "1", "8Gi")]);
+        let mut versions = Vec::new();
+        for (name, node) in [("a1", "a"), ("b1", "b")] {
+            let placed = with_priority(name, "1", 1, Some(node));
+            bench.add(placed.clone());
+            // It starts when it is on its node already.
+            let mut started = placed.clone();
+            let second = if name == name_of_younger { 20 } else { 10 };
+            let time = jiff::Timestamp::from_second(second).unwrap();
+            started.status = Some(PodStatus {
+                start_time: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(time)),
+                ..PodStatus::default()
+            });
+            let (placed, started) = (Arc::new(placed), Arc::new(started));
+            bench
+                .shared
+                .lock()
+                .pod_changed(Some(&placed), Some(&started), bench.now);
+            versions.push(started);
+        }
+        let outcome = only(&bench, with_priority("high", "1", 10, None));
+        assert_eq!(
+            victims(&outcome),
+            (node_of_younger.to_owned(), vec![name_of_younger.to_owned()])
+        );
+        // The scheduler has no versions of its own, and one class for all pods that are alike.
+        let state = bench.shared.lock();
+        for version in versions {
+            let known = state.snapshot.nodes().flat_map(|(_, node)| &node.running);
+            let same = known.filter(|request| Arc::ptr_eq(&request.pod, &version));
+            assert_eq!(same.count(), 1);
+        }
+    }
+}
+
+#[test]
+fn pods_that_no_selector_tells_apart_share_their_class() {
+    let bench = Bench::new(vec![node("a", "4", "8Gi")]);
+    for name in ["first", "second"] {
+        let mut pod = pod(name, "1");
+        pod.spec.as_mut().unwrap().node_name = Some("a".into());
+        bench.add(pod);
+    }
+    let state = bench.shared.lock();
+    let running = &state
+        .snapshot
+        .node(state.snapshot.slot("a").unwrap())
+        .running;
+    assert_eq!(running.len(), 2);
+    assert!(Arc::ptr_eq(&running[0].class, &running[1].class));
+}
+
+#[test]
 fn those_who_do_not_preempt_wait() {
     let bench = full(Objects::default());
     let mut patient = with_priority("high", "1", 10, None);
