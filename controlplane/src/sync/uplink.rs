@@ -46,17 +46,28 @@ enum Subject {
 
 #[derive(Debug, Default)]
 struct PodReport {
-    status: Option<PodStatus>,
+    status: Option<Box<PodStatus>>,
     /// Of a static pod: what it is shown as.
-    mirror: Option<Pod>,
+    mirror: Option<Box<Pod>>,
     terminated: bool,
 }
 
+/// What waits to be written; nothing of it stays when nothing waits, since there is one for each node.
 #[derive(Debug, Default)]
 struct Pending {
-    node: Option<NodeStatus>,
+    node: Option<Box<NodeStatus>>,
     lease: Option<u32>,
     pods: HashMap<(ObjectKey, String), PodReport>,
+}
+
+impl Pending {
+    fn take_pod(&mut self, id: &(ObjectKey, String)) -> Option<PodReport> {
+        let report = self.pods.remove(id);
+        if self.pods.is_empty() {
+            self.pods = HashMap::new();
+        }
+        report
+    }
 }
 
 pub(super) struct Uplink {
@@ -137,7 +148,7 @@ impl Uplink {
             Message::Hello(_) => return Err(Status::invalid_argument("a second Hello")),
             Message::NodeStatus(report) => {
                 let status = parse("NodeStatus.status_json", &report.status_json)?;
-                self.lock().node = Some(status);
+                self.lock().node = Some(Box::new(status));
                 self.queue.add(Subject::Node);
             }
             Message::LeaseRenewal(renewal) => {
@@ -150,10 +161,13 @@ impl Uplink {
                 let key = ObjectKey::new(&report.namespace, &report.name);
                 let mirror = match report.mirror_json.is_empty() {
                     true => None,
-                    false => Some(parse("PodStatus.mirror_json", &report.mirror_json)?),
+                    false => Some(Box::new(parse(
+                        "PodStatus.mirror_json",
+                        &report.mirror_json,
+                    )?)),
                 };
                 self.note(key, report.uid, |pod| {
-                    pod.status = Some(status);
+                    pod.status = Some(Box::new(status));
                     pod.mirror = mirror;
                 })?;
             }
@@ -320,7 +334,7 @@ impl Uplink {
             }
             Subject::Pod { key, uid } => {
                 let id = (key.clone(), uid.clone());
-                let Some(report) = self.lock().pods.remove(&id) else {
+                let Some(report) = self.lock().take_pod(&id) else {
                     return Ok(());
                 };
                 let result = self.write_pod(key, uid, &report).await;
@@ -448,4 +462,27 @@ fn is_worth_retrying(result: &Result<(), ApiError>) -> bool {
 fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &[u8]) -> Result<T, Status> {
     serde_json::from_slice(json)
         .map_err(|error| Status::invalid_argument(format!("{what}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_that_are_written_leave_no_room_behind() {
+        let mut pending = Pending::default();
+        let ids: Vec<_> = (0..100)
+            .map(|n| (ObjectKey::new("ns", &format!("p{n}")), format!("u{n}")))
+            .collect();
+        for id in &ids {
+            pending.pods.entry(id.clone()).or_default().terminated = true;
+        }
+        for id in &ids {
+            assert!(pending.take_pod(id).is_some_and(|report| report.terminated));
+        }
+        assert!(pending.take_pod(&ids[0]).is_none());
+        assert_eq!(pending.pods.capacity(), 0);
+        // There is room for several in the map of each node that has reported.
+        assert!(size_of::<PodReport>() <= 24);
+    }
 }
