@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::Revision;
 use super::compaction::{self, History, Retention, Samples};
 use super::group::{Group, Miss};
 
 const INTERVAL: Duration = Duration::from_secs(15);
+/// Writes per second below which a wait of a second or so stops hardly anybody.
+const CALM: u64 = 20;
 
 /// Runs until it is stopped.
 pub(super) async fn run(group: Arc<Group>, retention: Retention) {
@@ -19,11 +22,13 @@ pub(super) async fn run(group: Arc<Group>, retention: Retention) {
     let mut last_shortened = None;
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut last_tick = None;
     loop {
-        tokio::select! {
-            _ = ticks.tick() => {}
-            () = state.crowded() => {}
-        }
+        let at_rest = tokio::select! {
+            _ = ticks.tick() => true,
+            // Somebody writes much.
+            () = state.crowded() => false,
+        };
         let now = start.elapsed();
         let history = {
             let state = state.read();
@@ -38,11 +43,16 @@ pub(super) async fn run(group: Arc<Group>, retention: Retention) {
             }
         };
         samples.record(now, history.revision, &retention);
+        let calm = at_rest && {
+            let this = (now, history.revision);
+            let last = last_tick.replace(this);
+            last.is_some_and(|last| is_calm(last, this))
+        };
         if state.log_bytes() > retention.log_bytes {
             let index = *state.applied_index().borrow();
             shorten_log(&group, last_shortened.replace(index)).await;
         }
-        give_space_back(&group).await;
+        give_space_back(&group, calm).await;
         if !group.leads_for_sure() {
             continue;
         }
@@ -69,9 +79,16 @@ async fn shorten_log(group: &Group, before: Option<u64>) {
     }
 }
 
-/// Writes wait meanwhile, so a leader of others leaves it until it does not lead, or has little room left.
-async fn give_space_back(group: &Group) {
-    if group.leads_for_sure() && !group.is_alone() && !group.space.is_half_full() {
+/// Whether little was written between two moments.
+fn is_calm((since, before): (Duration, Revision), (now, revision): (Duration, Revision)) -> bool {
+    let seconds = now.saturating_sub(since).as_secs().max(1);
+    revision.saturating_sub(before) < CALM * seconds
+}
+
+/// Writes wait meanwhile, so a leader of others leaves it until it does not lead, and one that is alone until little is
+/// written; or until there is little room left.
+async fn give_space_back(group: &Group, calm: bool) {
+    if group.leads_for_sure() && !(group.is_alone() && calm) && !group.space.is_half_full() {
         return;
     }
     let given_back = async {
@@ -86,5 +103,19 @@ async fn give_space_back(group: &Group) {
         }
         Ok(None) => {}
         Err(error) => tracing::warn!(%error, "space on the disk was not given back"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calm_is_when_little_is_written() {
+        let at = |seconds, revision| (Duration::from_secs(seconds), revision);
+        assert!(is_calm(at(15, 1_000), at(30, 1_000)));
+        assert!(is_calm(at(15, 1_000), at(30, 1_299)));
+        assert!(!is_calm(at(15, 1_000), at(30, 1_300)));
+        assert!(!is_calm(at(15, 1_000), at(15, 1_020)));
     }
 }
