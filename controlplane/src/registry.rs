@@ -45,7 +45,7 @@ pub(crate) mod versions;
 pub(crate) mod watch;
 
 pub(crate) use admission::default_class;
-pub(crate) use client::Client;
+pub(crate) use client::{Client, lean};
 
 /// An error that a client sees: always a complete `Status`.
 #[derive(Debug, Clone)]

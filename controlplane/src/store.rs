@@ -33,7 +33,7 @@
 //! - Lock order: hub registry, then a watch's buffer; the index's lock is taken with neither.
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -88,9 +88,6 @@ pub(crate) struct KeyValue {
     pub(crate) mod_revision: Revision,
     /// Number of writes since creation, 1 for a created key.
     pub(crate) version: u64,
-    /// What the layer above serves for this version: made once, shared by every reader.
-    #[serde(skip)]
-    rendered: OnceLock<Bytes>,
 }
 
 impl KeyValue {
@@ -107,13 +104,7 @@ impl KeyValue {
             create_revision,
             mod_revision,
             version,
-            rendered: OnceLock::new(),
         }
-    }
-
-    /// The bytes that `render` makes of this version; `render` runs at most once per version.
-    pub(crate) fn rendered(&self, render: impl FnOnce(&Self) -> Bytes) -> Bytes {
-        self.rendered.get_or_init(|| render(self)).clone()
     }
 }
 

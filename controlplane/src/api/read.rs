@@ -125,7 +125,7 @@ impl Api {
     ) -> Result<Response<Body>, ApiError> {
         let plain = wish.format.shape == Shape::Object && kind.shows_what_is_stored();
         let bytes = match written {
-            Written::Stored(kv) if plain => object::rendered(kv),
+            Written::Stored(kv) if plain => object::splice(&kv.value, kv.mod_revision),
             other => {
                 let view = View {
                     kind: kind.clone(),

@@ -123,17 +123,22 @@ fn list_head(kind: &Kind<'_>, revision: u64, page: &ListPage) -> String {
     )
 }
 
-/// Items as they are rendered already, shared with every other reader.
+/// Items as they are stored, shared with every other reader.
 pub(super) fn list(kind: &Kind<'_>, page: ListPage, gzip: bool) -> Response<Body> {
     let head = Bytes::from(list_head(kind, page.revision, &page));
     let size: usize = page.items.iter().map(|kv| kv.value.len() + 32).sum();
     let items = Arc::<[Arc<KeyValue>]>::from(page.items);
     let count = items.len();
+    let end = Bytes::from_static(b"]}\n");
+    let item = |before: Bytes, kv: &KeyValue| {
+        let [start, version, rest] = object::parts(kv);
+        [before, start, version, rest]
+    };
     let pieces = (0..=count).map(move |at| match (at, items.get(at)) {
-        (0, Some(kv)) => [head.clone(), object::rendered(kv)],
-        (_, Some(kv)) => [Bytes::from_static(b","), object::rendered(kv)],
-        (0, None) => [head.clone(), Bytes::from_static(b"]}\n")],
-        (_, None) => [Bytes::from_static(b"]}\n"), Bytes::new()],
+        (0, Some(kv)) => item(head.clone(), kv),
+        (_, Some(kv)) => item(Bytes::from_static(b","), kv),
+        (0, None) => [head.clone(), end.clone(), Bytes::new(), Bytes::new()],
+        (_, None) => [end.clone(), Bytes::new(), Bytes::new(), Bytes::new()],
     });
     streamed(pieces.flatten(), size, gzip)
 }

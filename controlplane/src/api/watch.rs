@@ -195,14 +195,14 @@ impl Session {
 
     async fn object(&self, event: &str, kv: &KeyValue) -> Result<Bytes, ApiError> {
         if self.is_plain() {
-            return Ok(wrap(event, &object::rendered(kv)));
+            return Ok(wrap_stored(event, &kv.value, kv.mod_revision));
         }
         self.made(event, object::decode(kv)).await
     }
 
     async fn deleted(&self, last: &KeyValue, revision: u64) -> Result<Bytes, ApiError> {
         if self.is_plain() {
-            return Ok(wrap("DELETED", &object::splice(&last.value, revision)));
+            return Ok(wrap_stored("DELETED", &last.value, revision));
         }
         self.made("DELETED", object::decode_at(last, revision))
             .await
@@ -240,11 +240,21 @@ async fn tick(interval: &mut Option<Interval>) {
 }
 
 fn wrap(event: &str, object: &[u8]) -> Bytes {
-    let mut out = BytesMut::with_capacity(object.len() + event.len() + 24);
+    framed(event, object.len(), |out| out.put_slice(object))
+}
+
+fn wrap_stored(event: &str, stored: &[u8], revision: u64) -> Bytes {
+    framed(event, stored.len() + 48, |out| {
+        object::splice_into(out, stored, revision);
+    })
+}
+
+fn framed(event: &str, size: usize, object: impl FnOnce(&mut BytesMut)) -> Bytes {
+    let mut out = BytesMut::with_capacity(size + event.len() + 24);
     out.put_slice(b"{\"type\":\"");
     out.put_slice(event.as_bytes());
     out.put_slice(b"\",\"object\":");
-    out.put_slice(object);
+    object(&mut out);
     out.put_slice(b"}\n");
     out.freeze()
 }

@@ -6,12 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::kinds;
-use crate::registry::{ApiError, Client, Object, key};
+use crate::registry::{ApiError, Client, Object, lean};
 use crate::store::{KeyValue, WatchEnd, WatchEvent};
 
 use super::informer::Informer;
-use super::key::ObjectKey;
 use super::{Cache, each, informers};
 
 const OBJECTS: &str = "/objects/";
@@ -70,7 +68,7 @@ async fn list_and_watch(cache: &Cache, client: &Client) -> Result<(), ApiError> 
 }
 
 async fn list<K: Object>(informer: &Informer<K>, client: &Client) -> Result<(), ApiError> {
-    let (objects, revision) = client.list::<K>("").await?;
+    let (objects, revision) = client.list_lean::<K>("").await?;
     informer.replace(objects, revision);
     Ok(())
 }
@@ -96,30 +94,17 @@ fn offer<K: Object>(
     revision: u64,
     deleted: bool,
 ) -> Result<bool, ApiError> {
-    let Some(kind) = kinds::by_kind(K::GROUP, K::VERSION, K::KIND) else {
-        return Ok(false);
-    };
-    let Some((namespace, name)) = key::parse(kind, &kv.key) else {
+    let Some(key) = informer.key_of(&kv.key) else {
         return Ok(false);
     };
     // The list was newer.
     if revision <= informer.progress() {
         return Ok(true);
     }
-    let key = ObjectKey::new(namespace, name);
-    let new = if deleted {
-        None
-    } else {
-        Some(Arc::new(decode::<K>(kv)?))
+    let new = match deleted {
+        true => None,
+        false => Some(Arc::new(lean::<K>(kv)?)),
     };
     informer.change(&key, new);
     Ok(true)
-}
-
-/// From the stored bytes: what is rendered for clients need not exist for the cache's sake.
-fn decode<K: Object>(kv: &KeyValue) -> Result<K, ApiError> {
-    let mut object: K = serde_json::from_slice(&kv.value)
-        .map_err(|error| ApiError::internal(format!("{}: {error}", kv.key)))?;
-    object.metadata_mut().resource_version = Some(kv.mod_revision.to_string());
-    Ok(object)
 }

@@ -13,9 +13,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::key::ObjectKey;
+use crate::kinds::{self, Scope};
 #[cfg(test)]
 use crate::registry::Change;
-use crate::registry::Object;
+use crate::registry::{self, Object};
 
 /// What changed. `old` and `new` are never both absent.
 #[derive(Debug)]
@@ -68,6 +69,8 @@ struct Handlers<K> {
 }
 
 struct Shared<K> {
+    /// Where the kind's objects are in the store, and whether a namespace follows.
+    place: Option<(String, Scope)>,
     indexers: Vec<(&'static str, IndexFn<K>)>,
     handlers: Mutex<Handlers<K>>,
     snapshot: RwLock<Snapshot<K>>,
@@ -93,8 +96,10 @@ impl<K> Clone for Informer<K> {
 impl<K: Object> Informer<K> {
     pub(super) fn new(indexers: Vec<(&'static str, IndexFn<K>)>) -> Self {
         let indexes = indexers.iter().map(|_| HashMap::new()).collect();
+        let kind = kinds::by_kind(K::GROUP, K::VERSION, K::KIND);
         Self {
             shared: Arc::new(Shared {
+                place: kind.map(|kind| (registry::key::prefix(kind, ""), kind.scope)),
                 indexers,
                 handlers: Mutex::new(Handlers {
                     next_id: 0,
@@ -108,6 +113,18 @@ impl<K: Object> Informer<K> {
                 advanced: watch::Sender::new(0),
                 synced: watch::Sender::new(false),
             }),
+        }
+    }
+
+    /// The object that a key of the store stands for, if it is of this kind.
+    pub(super) fn key_of(&self, stored: &str) -> Option<ObjectKey> {
+        let (prefix, scope) = self.shared.place.as_ref()?;
+        let rest = stored.strip_prefix(prefix.as_str())?;
+        match scope {
+            Scope::Cluster => Some(ObjectKey::cluster(rest)),
+            Scope::Namespaced => rest
+                .split_once('/')
+                .map(|(namespace, name)| ObjectKey::new(namespace, name)),
         }
     }
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::events::Report;
@@ -29,12 +28,25 @@ fn kind_of<K: Object>() -> Result<&'static Kind<'static>, ApiError> {
         .ok_or_else(|| ApiError::internal(format!("kind {} is not served", K::KIND)))
 }
 
-fn typed<K: DeserializeOwned>(kv: &KeyValue) -> Result<K, ApiError> {
-    serde_json::from_slice(&object::rendered(kv))
-        .map_err(|error| ApiError::internal(format!("{}: {error}", kv.key)))
+/// From the stored bytes: what is rendered for clients need not exist, and stay, for this.
+fn typed<K: Object>(kv: &KeyValue) -> Result<K, ApiError> {
+    typed_from(kv, &kv.value)
 }
 
-fn typed_written<K: DeserializeOwned>(written: Written) -> Result<K, ApiError> {
+fn typed_from<K: Object>(kv: &KeyValue, bytes: &[u8]) -> Result<K, ApiError> {
+    let mut object: K = serde_json::from_slice(bytes)
+        .map_err(|error| ApiError::internal(format!("{}: {error}", kv.key)))?;
+    object.metadata_mut().resource_version = Some(kv.mod_revision.to_string());
+    Ok(object)
+}
+
+/// The object for those who only read it, and keep it: without who manages which of its fields. An update with it
+/// leaves those as they are.
+pub(crate) fn lean<K: Object>(kv: &KeyValue) -> Result<K, ApiError> {
+    typed_from(kv, &object::without_managers(&kv.value))
+}
+
+fn typed_written<K: Object>(written: Written) -> Result<K, ApiError> {
     match written {
         Written::Stored(kv) => typed(&kv),
         Written::Unstored(value) => serde_json::from_value(value).map_err(ApiError::internal),
@@ -100,6 +112,22 @@ impl Client {
         &self,
         namespace: &str,
     ) -> Result<(Vec<Arc<K>>, u64), ApiError> {
+        self.list_as(namespace, typed).await
+    }
+
+    /// The same, each as [`lean`] makes it.
+    pub(crate) async fn list_lean<K: Object>(
+        &self,
+        namespace: &str,
+    ) -> Result<(Vec<Arc<K>>, u64), ApiError> {
+        self.list_as(namespace, lean).await
+    }
+
+    async fn list_as<K: Object>(
+        &self,
+        namespace: &str,
+        read: fn(&KeyValue) -> Result<K, ApiError>,
+    ) -> Result<(Vec<Arc<K>>, u64), ApiError> {
         let kind = kind_of::<K>()?;
         let page = self
             .registry
@@ -108,7 +136,7 @@ impl Client {
         let items = page
             .items
             .iter()
-            .map(|kv| typed(kv).map(Arc::new))
+            .map(|kv| read(kv).map(Arc::new))
             .collect::<Result<_, _>>()?;
         Ok((items, page.revision))
     }

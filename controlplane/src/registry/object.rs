@@ -2,7 +2,9 @@
 //!
 //! Stored: JSON that begins with `kind`, `apiVersion` and `metadata` in this order, without a
 //! resourceVersion (the revision is the store's). Served: the same bytes with
-//! `metadata.resourceVersion` spliced in, made once per version.
+//! `metadata.resourceVersion` spliced in on their way out: kept, it would be a second copy of each object.
+
+use std::borrow::Cow;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::{Map, Value};
@@ -114,17 +116,14 @@ pub(crate) fn strip_typed(kind: &str, value: &mut Value) {
 pub(crate) fn encode(object: &Value) -> Bytes {
     let empty = Map::new();
     let map = object.as_object().unwrap_or(&empty);
-    let mut out = BytesMut::with_capacity(512).writer();
-    let field = |name: &str| {
-        map.get(name)
-            .cloned()
-            .unwrap_or(Value::String(String::new()))
-    };
-    write(&mut out, b"{\"kind\":");
-    write_json(&mut out, &field("kind"));
-    write(&mut out, b",\"apiVersion\":");
-    write_json(&mut out, &field("apiVersion"));
-    write(&mut out, b",\"metadata\":{");
+    let none = Value::String(String::new());
+    let mut out = Vec::with_capacity(2048);
+    let field = |name: &str| map.get(name).unwrap_or(&none);
+    out.extend_from_slice(b"{\"kind\":");
+    write_json(&mut out, field("kind"));
+    out.extend_from_slice(b",\"apiVersion\":");
+    write_json(&mut out, field("apiVersion"));
+    out.extend_from_slice(b",\"metadata\":{");
     let metadata = map
         .get("metadata")
         .and_then(Value::as_object)
@@ -133,64 +132,140 @@ pub(crate) fn encode(object: &Value) -> Bytes {
     for (key, value) in metadata.iter().filter(|(key, _)| *key != "resourceVersion") {
         write_member(&mut out, &mut first, key, value);
     }
-    write(&mut out, b"}");
+    out.push(b'}');
     let mut first = false;
     for (key, value) in map {
         if !matches!(key.as_str(), "kind" | "apiVersion" | "metadata") {
             write_member(&mut out, &mut first, key, value);
         }
     }
-    write(&mut out, b"}");
-    out.into_inner().freeze()
+    out.push(b'}');
+    // It lives as long as the object: without the room that was left for more.
+    out.into_boxed_slice().into()
 }
 
-fn write(out: &mut bytes::buf::Writer<BytesMut>, bytes: &[u8]) {
-    out.get_mut().put_slice(bytes);
-}
-
-fn write_json(out: &mut bytes::buf::Writer<BytesMut>, value: &Value) {
+fn write_json(out: &mut Vec<u8>, value: &Value) {
     serde_json::to_writer(out, value).expect("a JSON value always serializes to memory");
 }
 
-fn write_member(
-    out: &mut bytes::buf::Writer<BytesMut>,
-    first: &mut bool,
-    key: &str,
-    value: &Value,
-) {
+fn write_member(out: &mut Vec<u8>, first: &mut bool, key: &str, value: &Value) {
     if !std::mem::take(first) {
-        write(out, b",");
+        out.push(b',');
     }
     serde_json::to_writer(&mut *out, key).expect("text always serializes to memory");
-    write(out, b":");
+    out.push(b':');
     write_json(out, value);
+}
+
+/// Where a resourceVersion goes in stored bytes, and what goes there.
+fn splicing(stored: &[u8], revision: u64) -> Option<(usize, String)> {
+    let start = stored
+        .windows(METADATA.len())
+        .position(|window| window == METADATA)?;
+    let at = start + METADATA.len();
+    let comma = match stored.get(at) {
+        Some(b'}') => "",
+        _ => ",",
+    };
+    Some((at, format!("\"resourceVersion\":\"{revision}\"{comma}")))
 }
 
 /// The served form: the stored bytes with the resourceVersion in front of the other metadata.
 pub(crate) fn splice(stored: &[u8], revision: u64) -> Bytes {
-    let Some(at) = stored
-        .windows(METADATA.len())
-        .position(|window| window == METADATA)
-    else {
-        return Bytes::copy_from_slice(stored);
-    };
-    let (head, tail) = stored.split_at(at + METADATA.len());
     let mut out = BytesMut::with_capacity(stored.len() + 48);
-    out.put_slice(head);
-    out.put_slice(b"\"resourceVersion\":\"");
-    out.put_slice(revision.to_string().as_bytes());
-    out.put_slice(if tail.first() == Some(&b'}') {
-        b"\""
-    } else {
-        b"\","
-    });
-    out.put_slice(tail);
+    splice_into(&mut out, stored, revision);
     out.freeze()
 }
 
-/// What every list and watcher sends for this version.
-pub(crate) fn rendered(kv: &KeyValue) -> Bytes {
-    kv.rendered(|kv| splice(&kv.value, kv.mod_revision))
+/// The same, behind what is there.
+pub(crate) fn splice_into(out: &mut BytesMut, stored: &[u8], revision: u64) {
+    let Some((at, version)) = splicing(stored, revision) else {
+        return out.put_slice(stored);
+    };
+    out.put_slice(&stored[..at]);
+    out.put_slice(version.as_bytes());
+    out.put_slice(&stored[at..]);
+}
+
+/// The same in parts, most of which are the stored bytes themselves.
+pub(crate) fn parts(kv: &KeyValue) -> [Bytes; 3] {
+    let stored = &kv.value;
+    match splicing(stored, kv.mod_revision) {
+        Some((at, version)) => [stored.slice(..at), version.into(), stored.slice(at..)],
+        None => [stored.clone(), Bytes::new(), Bytes::new()],
+    }
+}
+
+/// The stored bytes without `metadata.managedFields`, which take more memory as values than all else together and say
+/// nothing to those who only read. What is not in the stored form is left as it is.
+pub(crate) fn without_managers(stored: &[u8]) -> Cow<'_, [u8]> {
+    match managers(stored) {
+        Some((from, to)) => Cow::Owned([&stored[..from], &stored[to..]].concat()),
+        None => Cow::Borrowed(stored),
+    }
+}
+
+/// Where the member is, with one of the commas around it.
+fn managers(stored: &[u8]) -> Option<(usize, usize)> {
+    let start = stored
+        .windows(METADATA.len())
+        .position(|window| window == METADATA)?;
+    let first = start + METADATA.len();
+    let mut at = first;
+    loop {
+        let key = at;
+        at = skip_text(stored, at)?;
+        let is_it = stored[key..at] == *b"\"managedFields\"";
+        if *stored.get(at)? != b':' {
+            return None;
+        }
+        at = skip_value(stored, at + 1)?;
+        let more = *stored.get(at)? == b',';
+        match (is_it, more) {
+            (true, true) => return Some((key, at + 1)),
+            (true, false) if key > first => return Some((key - 1, at)),
+            (true, false) => return Some((key, at)),
+            (false, true) => at += 1,
+            (false, false) => return None,
+        }
+    }
+}
+
+/// Behind the text that begins at `at`.
+fn skip_text(json: &[u8], at: usize) -> Option<usize> {
+    if *json.get(at)? != b'"' {
+        return None;
+    }
+    let mut at = at + 1;
+    loop {
+        match *json.get(at)? {
+            b'"' => return Some(at + 1),
+            b'\\' => at += 2,
+            _ => at += 1,
+        }
+    }
+}
+
+/// Behind the value that begins at `at`, which is JSON without blanks.
+fn skip_value(json: &[u8], mut at: usize) -> Option<usize> {
+    let mut depth = 0_usize;
+    loop {
+        match *json.get(at)? {
+            b'"' => at = skip_text(json, at)?,
+            b'{' | b'[' => {
+                depth += 1;
+                at += 1;
+            }
+            b'}' | b']' => {
+                depth = depth.checked_sub(1)?;
+                at += 1;
+            }
+            _ => at += 1,
+        }
+        if depth == 0 && matches!(*json.get(at)?, b',' | b'}' | b']') {
+            return Some(at);
+        }
+    }
 }
 
 /// The object as JSON, with its resourceVersion.
