@@ -75,7 +75,7 @@ async fn sync(
     first: Option<wire::NodeMessage>,
 ) -> Option<Code> {
     let ca = member.controller.ca_pem();
-    let channel = connect(member.controller.address(), "localhost", &ca, pair);
+    let channel = connect(member.controller.address(), "localhost", ca, pair);
     let mut client = NodeSyncClient::new(channel.await.ok()?);
     let stream = tokio_stream::iter(first).chain(futures::stream::pending());
     let mut request = Request::new(stream);
@@ -218,7 +218,7 @@ async fn the_members_port_is_for_members_alone() {
     let (pki, dir) = authority(Some(&member));
     let now = jiff::Timestamp::now();
     let good = member_pair(dir.path(), now);
-    assert_eq!(ask(&ca, address, Some(&good), 1).await, ANSWERED);
+    assert_eq!(ask(ca, address, Some(&good), 1).await, ANSWERED);
 
     let (_pki, old_dir) = authority(Some(&member));
     let expired = member_pair(old_dir.path(), now - LONG_AGO);
@@ -238,7 +238,7 @@ async fn the_members_port_is_for_members_alone() {
         ("the administrator", Some(&admin)),
         ("an impostor", Some(&impostor)),
     ] {
-        let outcome = ask(&ca, address, pair, 1).await;
+        let outcome = ask(ca, address, pair, 1).await;
         assert!(is_shut_out(outcome), "{who}: {outcome:?}");
     }
     // What is no TLS, and what is nothing.
@@ -248,9 +248,9 @@ async fn the_members_port_is_for_members_alone() {
     let ended = tokio::time::timeout(SOON, plain.read_to_end(&mut bytes)).await;
     assert!(ended.is_ok(), "it is closed");
     // More than a message may have.
-    let large = ask(&ca, address, Some(&good), 17 << 20).await;
+    let large = ask(ca, address, Some(&good), 17 << 20).await;
     assert_eq!(large, Some(Code::OutOfRange));
-    assert_eq!(ask(&ca, address, Some(&good), 1).await, ANSWERED);
+    assert_eq!(ask(ca, address, Some(&good), 1).await, ANSWERED);
     member.controller.shutdown().await;
 }
 
@@ -265,7 +265,7 @@ async fn those_who_connect_and_say_nothing_keep_no_member_out() {
         silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
     }
     let begun = std::time::Instant::now();
-    assert_eq!(ask(&ca, address, Some(&good), 1).await, ANSWERED);
+    assert_eq!(ask(ca, address, Some(&good), 1).await, ANSWERED);
     // Each of them may be silent for 5 s.
     assert!(begun.elapsed() < Duration::from_secs(5));
     // They do not last.
