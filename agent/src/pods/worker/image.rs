@@ -87,7 +87,9 @@ impl<M: Machine> Worker<M> {
             Ok(Pulled { image, volumes }) => {
                 self.volume_images.extend(volumes);
                 let message = if was_present {
-                    format!("Container image \"{reference}\" already present on machine")
+                    format!(
+                        "Container image \"{reference}\" already present on machine and can be accessed by the pod"
+                    )
                 } else {
                     let took = rounded(took);
                     format!(

@@ -348,7 +348,7 @@ impl<M: Machine> Worker<M> {
             Some(name),
             EventType::Normal,
             "Created",
-            format!("Created container: {name}"),
+            "Container created".to_owned(),
         );
         self.launch(name).await;
     }
@@ -373,7 +373,7 @@ impl<M: Machine> Worker<M> {
             Some(name),
             EventType::Normal,
             "Started",
-            format!("Started container {name}"),
+            "Container started".to_owned(),
         );
         self.observe().await;
     }
