@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg};
 
 use super::message::{Kind, Message, Writer};
@@ -177,7 +178,10 @@ impl Logind {
         let mut parts = [io::IoSliceMut::new(&mut buffer)];
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         let fd = self.stream.as_raw_fd();
-        let received = recvmsg::<UnixAddr>(fd, &mut parts, Some(&mut space), flags)?;
+        let received = match recvmsg::<UnixAddr>(fd, &mut parts, Some(&mut space), flags) {
+            Err(Errno::EINTR) => return Ok(()),
+            received => received?,
+        };
         let length = received.bytes;
         for control in received.cmsgs()? {
             if let ControlMessageOwned::ScmRights(files) = control {
