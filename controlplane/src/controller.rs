@@ -47,6 +47,7 @@ use crate::sync::{self, Limits, SyncMetrics};
 mod check;
 mod leading;
 mod members;
+mod memory;
 mod roles;
 
 use leading::Leading;
@@ -343,6 +344,7 @@ impl Controller {
                 tokio::select! { () = recorder.run() => {}, () = stop.cancelled() => {} }
             })
         };
+        let small = tokio::spawn(memory::keep_small(stop.clone()));
         let (failed, failure) = watch::channel(None);
         let watchdog = tokio::spawn(watch_over(store.clone(), server, stop.clone(), failed));
         tracing::info!(%address, "control plane member is up");
@@ -359,6 +361,7 @@ impl Controller {
                 sealing,
                 leading,
                 watchdog,
+                small,
             ],
             _roles: roles,
             failure,
