@@ -54,7 +54,7 @@ pub(crate) struct NodeStreams {
 
 #[derive(Debug, Default)]
 struct State {
-    nodes: HashMap<String, mpsc::Sender<StreamRequest>>,
+    nodes: HashMap<String, mpsc::Sender<Box<StreamRequest>>>,
     waiting: HashMap<String, Waiting>,
 }
 
@@ -206,7 +206,7 @@ impl NodeStreams {
 
     /// Called by node sync when a node connects: where requests for it go, until the receiver is dropped.
     /// A second connection of the same node takes over from the first.
-    pub(crate) fn register(&self, node: &str) -> mpsc::Receiver<StreamRequest> {
+    pub(crate) fn register(&self, node: &str) -> mpsc::Receiver<Box<StreamRequest>> {
         let (sender, receiver) = mpsc::channel(REQUESTS);
         let mut state = self.lock();
         state.nodes.retain(|_, sender| !sender.is_closed());
@@ -238,11 +238,12 @@ fn not_connected(node: &str) -> String {
 
 /// Puts the request where the node's stream takes it from.
 fn hand(
-    requests: &mpsc::Sender<StreamRequest>,
+    requests: &mpsc::Sender<Box<StreamRequest>>,
     node: &str,
     request: StreamRequest,
 ) -> Result<(), ApiError> {
-    requests.try_send(request).map_err(|error| match error {
+    let handed = requests.try_send(Box::new(request));
+    handed.map_err(|error| match error {
         mpsc::error::TrySendError::Full(_) => unavailable(format!(
             "node \"{node}\" has too many streams waiting to be opened"
         )),

@@ -126,6 +126,8 @@ fn status_of(error: &ApiError) -> Status {
     }
 }
 
+/// On its way to a stream's task. In a place of its own: a channel keeps room for 32 of what it carries, for each node.
+type Outbound = Box<Result<ControlMessage, Status>>;
 type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -146,10 +148,11 @@ impl NodeSync for Service {
             if let Err(status) = ended {
                 tracing::info!(node, code = ?status.code(), message = status.message(), "node sync ended");
                 // The node may be gone already.
-                let _ = sender.send(Err(status)).await;
+                let _ = sender.send(Box::new(Err(status))).await;
             }
         });
-        Ok(Response::new(ReceiverStream::new(receiver).boxed()))
+        let outgoing = ReceiverStream::new(receiver).map(|message: Outbound| *message);
+        Ok(Response::new(outgoing.boxed()))
     }
 
     async fn stream(
@@ -174,7 +177,7 @@ impl Service {
         &self,
         node: &str,
         mut incoming: Streaming<NodeMessage>,
-        sender: &mpsc::Sender<Result<ControlMessage, Status>>,
+        sender: &mpsc::Sender<Outbound>,
     ) -> Result<(), Status> {
         let first = tokio::time::timeout(HELLO, incoming.message()).await;
         let hello = match first.map_err(|_| Status::deadline_exceeded("no Hello"))?? {
@@ -218,7 +221,7 @@ impl Service {
             let message = ControlMessage {
                 message: Some(Down::Trust(trust)),
             };
-            if sender.send(Ok(message)).await.is_err() {
+            if sender.send(Box::new(Ok(message))).await.is_err() {
                 return Ok(());
             }
         }
@@ -249,13 +252,13 @@ impl Service {
                         Some(batch) => (Down::Batch(batch.bytes), batch.revision),
                         None => return Err(Status::aborted("another stream of this node took over")),
                     },
-                    Some(request) = requests.recv() => (Down::StreamRequest(request), 0),
-                    Some(answer) = answers.recv() => (answer, 0),
+                    Some(request) = requests.recv() => (Down::StreamRequest(*request), 0),
+                    Some(answer) = answers.recv() => (*answer, 0),
                 };
                 let message = ControlMessage {
                     message: Some(message),
                 };
-                if sender.send(Ok(message)).await.is_err() {
+                if sender.send(Box::new(Ok(message))).await.is_err() {
                     return Ok(());
                 }
                 uplink.sent(revision);

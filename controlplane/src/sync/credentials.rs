@@ -47,21 +47,22 @@ impl Credentials {
         self,
         client: Client,
         node: &str,
-        questions: mpsc::Receiver<Question>,
-        answers: mpsc::Sender<Down>,
+        questions: mpsc::Receiver<Box<Question>>,
+        answers: mpsc::Sender<Box<Down>>,
     ) {
-        let answer = |question| async {
-            let answer = match question {
+        let answer = |question: Box<Question>| async {
+            let answer = match *question {
                 Question::Token(request) => Down::TokenResponse(self.token(node, request).await),
                 Question::Certificate(request) => {
                     Down::CertificateResponse(self.certificate(&client, node, request).await)
                 }
             };
             // The stream has ended: the node asks again on its next one.
-            let _ = answers.send(answer).await;
+            let _ = answers.send(Box::new(answer)).await;
         };
         ReceiverStream::new(questions)
-            .for_each_concurrent(AT_ONCE, answer)
+            // In a place of its own, which is there only while it is under way.
+            .for_each_concurrent(AT_ONCE, |question| Box::pin(answer(question)))
             .await;
     }
 

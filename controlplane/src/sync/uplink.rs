@@ -76,7 +76,7 @@ pub(super) struct Uplink {
     applied: Connection,
     usage: UsageBook,
     metrics: SyncMetrics,
-    questions: mpsc::Sender<Question>,
+    questions: mpsc::Sender<Box<Question>>,
     node: String,
     queue: Queue<Subject>,
     /// The node was seen ready during this stream.
@@ -98,7 +98,7 @@ impl Uplink {
         applied: &Applied,
         usage: &UsageBook,
         metrics: &SyncMetrics,
-        questions: mpsc::Sender<Question>,
+        questions: mpsc::Sender<Box<Question>>,
         node: &str,
         introduction: Introduction,
     ) -> Self {
@@ -190,7 +190,7 @@ impl Uplink {
 
     fn ask(&self, question: Question) -> Result<(), Status> {
         self.questions
-            .try_send(question)
+            .try_send(Box::new(question))
             .map_err(|_| Status::resource_exhausted("too many questions of the node are waiting"))
     }
 
@@ -282,7 +282,7 @@ impl Uplink {
         loop {
             tokio::select! {
                 subject = self.queue.next(), if under_way.len() < WRITERS => {
-                    under_way.push(self.write_subject(subject));
+                    under_way.push(Box::pin(self.write_subject(subject)));
                 }
                 Some(()) = under_way.next() => {}
             }
