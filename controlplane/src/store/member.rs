@@ -10,6 +10,7 @@ use std::thread::JoinHandle as ThreadHandle;
 use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -25,12 +26,13 @@ use super::group::change::Change;
 use super::group::election::{LEASE, VOTING};
 use super::group::read::ReadIndex;
 use super::group::{self, Group, Identity, ServerMetrics, report};
+use super::lane::Lane;
 use super::machine::{Published, Shared};
 use super::metrics::{GroupMetrics, Metrics};
 use super::peers::client::Dialler;
 use super::peers::inbox::Inbox;
 use super::peers::network::Network;
-use super::peers::{Nobody, Transport, listener};
+use super::peers::{Askers, Nobody, Transport, listener};
 use super::proposals::{self, Proposals};
 use super::raft::{Node, NodeId, Raft};
 use super::sealed::SealedDisk;
@@ -97,6 +99,8 @@ pub(super) struct Member {
     tasks: Vec<JoinHandle<()>>,
     /// Owned by the disk thread.
     sealed: Option<Weak<SealedDisk<SledDisk>>>,
+    /// Where Raft runs, if not where this member was started.
+    lane: Option<Lane>,
 }
 
 impl Member {
@@ -133,9 +137,50 @@ impl Member {
             node: config.node,
             start: config.start,
         };
-        let (transport, listen) = over_network(config.peers);
-        let mut member = Self::start(role, foundation, options, metrics, transport, listen).await?;
+        let mut member = match config.peers {
+            None => {
+                let nobody = Arc::new(Nobody);
+                Self::start(role, foundation, options, metrics, nobody, None).await?
+            }
+            Some(peers) => Self::start_with(role, foundation, options, metrics, peers).await?,
+        };
         member.sealed = Some(sealed);
+        Ok(member)
+    }
+
+    /// On a thread of its own, with the transport of a real cluster.
+    async fn start_with(
+        role: Role,
+        foundation: Foundation,
+        options: Options,
+        metrics: Metrics,
+        peers: PeerConfig,
+    ) -> Result<Self, StoreError> {
+        let lane = Lane::start()
+            .map_err(|e| StoreError::Storage(format!("start the store's thread: {e}")))?;
+        let transport = Dialler::new(peers.client, peers.name, lane.handle().clone());
+        let listen: Listen = Box::new(move |inbox| {
+            let serve = listener::serve(peers.listener, peers.server, peers.is_member, inbox);
+            tokio::spawn(serve)
+        });
+        let watchers = Handle::current();
+        let there = lane.handle().spawn(async move {
+            let transport = Arc::new(transport);
+            Self::start_beside(
+                &watchers,
+                role,
+                foundation,
+                options,
+                metrics,
+                transport,
+                Some(listen),
+            )
+            .await
+        });
+        let mut member = there
+            .await
+            .map_err(|e| StoreError::Storage(format!("starting: {e}")))??;
+        member.lane = Some(lane);
         Ok(member)
     }
 
@@ -177,6 +222,20 @@ impl Member {
         transport: Arc<dyn Transport>,
         listen: Option<Listen>,
     ) -> Result<Self, StoreError> {
+        let here = Handle::current();
+        Self::start_beside(&here, role, foundation, options, metrics, transport, listen).await
+    }
+
+    /// Changes are handed to watchers on the runtime of those.
+    async fn start_beside(
+        watchers: &Handle,
+        role: Role,
+        foundation: Foundation,
+        options: Options,
+        metrics: Metrics,
+        transport: Arc<dyn Transport>,
+        listen: Option<Listen>,
+    ) -> Result<Self, StoreError> {
         let Foundation {
             disk,
             thread,
@@ -188,12 +247,14 @@ impl Member {
         let state = machine.shared();
         let revision = state.read().mvcc.revision();
         let hub = Arc::new(Hub::new(revision, options.limits, metrics.watch.clone()));
-        let hub_task = tokio::spawn(run_hub(Arc::clone(&hub), published));
+        let hub_task = watchers.spawn(run_hub(Arc::clone(&hub), published));
 
+        let askers = Askers::default();
         let network = Network {
             own: role.identity.clone(),
             transport: Arc::clone(&transport),
-            log: log.settled(),
+            log: log.clone(),
+            askers: askers.clone(),
         };
         let raft_config = Arc::new(raft_config(options.snapshot_every)?);
         let raft = Raft::new(role.identity.id, raft_config, network, log.clone(), machine)
@@ -207,6 +268,7 @@ impl Member {
             Arc::clone(&state),
             transport,
             space,
+            askers,
         ));
 
         let (lead, leadership) = watch::channel(false);
@@ -250,6 +312,7 @@ impl Member {
             metrics,
             tasks,
             sealed: None,
+            lane: None,
         };
         match member.become_ready().await {
             Ok(()) => Ok(member),
@@ -444,19 +507,6 @@ impl Drop for Member {
             runtime.spawn(async move { raft.shutdown().await });
         }
     }
-}
-
-/// The transport of a real cluster.
-fn over_network(peers: Option<PeerConfig>) -> (Arc<dyn Transport>, Option<Listen>) {
-    let Some(peers) = peers else {
-        return (Arc::new(Nobody), None);
-    };
-    let dialler = Dialler::new(peers.client, peers.name);
-    let listen = move |inbox| {
-        let serve = listener::serve(peers.listener, peers.server, peers.is_member, inbox);
-        tokio::spawn(serve)
-    };
-    (Arc::new(dialler), Some(Box::new(listen)))
 }
 
 fn raft_config(snapshot_every: u64) -> Result<Config, StoreError> {

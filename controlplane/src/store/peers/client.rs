@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -13,6 +13,8 @@ use proto::raft::v1 as pb;
 use proto::raft::v1::peers_client::PeersClient;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -33,15 +35,36 @@ pub(in crate::store) struct Dialler {
     tls: Arc<rustls::ClientConfig>,
     /// The name that every member's certificate bears.
     name: ServerName<'static>,
+    /// Where connections live, whoever asks first.
+    runtime: Handle,
     channels: Mutex<HashMap<Peer, PeersClient<Channel>>>,
+    /// Those on which nothing is under way.
+    conversations: Mutex<HashMap<Peer, Conversation>>,
+}
+
+/// A stream of questions, and one of answers. A question on it costs a fraction of what one by itself does, and the log is
+/// sent one message after the other anyway.
+enum Conversation {
+    Open {
+        questions: mpsc::Sender<pb::PeerRequest>,
+        answers: tonic::Streaming<pb::PeerResponse>,
+    },
+    /// The other side is of a version that has none.
+    Unknown,
 }
 
 impl Dialler {
-    pub(in crate::store) fn new(tls: Arc<rustls::ClientConfig>, name: ServerName<'static>) -> Self {
+    pub(in crate::store) fn new(
+        tls: Arc<rustls::ClientConfig>,
+        name: ServerName<'static>,
+        runtime: Handle,
+    ) -> Self {
         Self {
             tls,
             name,
+            runtime,
             channels: Mutex::default(),
+            conversations: Mutex::default(),
         }
     }
 
@@ -52,6 +75,7 @@ impl Dialler {
         }
         // A member that has moved leaves its old connection behind.
         channels.retain(|other, _| other.id != peer.id);
+        self.conversations().retain(|other, _| other.id != peer.id);
         let unsent = |e: &dyn std::fmt::Display| {
             CallError::Unsent(format!("member {} at {:?}: {e}", peer.id, peer.address))
         };
@@ -68,6 +92,7 @@ impl Dialler {
             name: self.name.clone(),
             address: peer.address.clone(),
         };
+        let _there = self.runtime.enter();
         let channel = endpoint.connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
             connector.clone().connect()
         }));
@@ -76,6 +101,63 @@ impl Dialler {
             .max_encoding_message_size(MAX_MESSAGE);
         channels.insert(peer.clone(), client.clone());
         Ok(client)
+    }
+
+    fn conversations(&self) -> MutexGuard<'_, HashMap<Peer, Conversation>> {
+        let conversations = self.conversations.lock();
+        conversations.expect("no panic while holding it")
+    }
+
+    /// Asks on the conversation with the peer, which is begun anew after whatever went wrong on it: what comes late must not
+    /// be taken for the answer to another question.
+    async fn converse(
+        &self,
+        peer: &Peer,
+        request: pb::PeerRequest,
+    ) -> Result<pb::PeerResponse, CallError> {
+        let mut client = self.client(peer)?;
+        let failed = |status: tonic::Status| call_error(peer, &status);
+        let ended = || CallError::Lost(format!("member {} at {}: it ended", peer.id, peer.address));
+        let open = self.conversations().remove(peer);
+        let open = match open {
+            Some(open) => open,
+            None => begin(&mut client).await.map_err(failed)?,
+        };
+        let Conversation::Open {
+            questions,
+            mut answers,
+        } = open
+        else {
+            let answer = client.call(request).await.map_err(failed)?;
+            self.conversations()
+                .insert(peer.clone(), Conversation::Unknown);
+            return Ok(answer.into_inner());
+        };
+        if questions.send(request).await.is_err() {
+            // The answers say why.
+            return Err(match answers.message().await {
+                Err(status) => failed(status),
+                Ok(_) => ended(),
+            });
+        }
+        let answer = answers.message().await.map_err(failed)?;
+        let answer = answer.ok_or_else(ended)?;
+        let open = Conversation::Open { questions, answers };
+        self.conversations().insert(peer.clone(), open);
+        Ok(answer)
+    }
+}
+
+async fn begin(client: &mut PeersClient<Channel>) -> Result<Conversation, tonic::Status> {
+    let (questions, asked) = mpsc::channel(1);
+    let asked = tokio_stream::wrappers::ReceiverStream::new(asked);
+    match client.converse(asked).await {
+        Ok(answers) => Ok(Conversation::Open {
+            questions,
+            answers: answers.into_inner(),
+        }),
+        Err(status) if status.code() == tonic::Code::Unimplemented => Ok(Conversation::Unknown),
+        Err(status) => Err(status),
     }
 }
 
@@ -149,6 +231,10 @@ impl Transport for Dialler {
         patience: Duration,
     ) -> BoxFuture<'a, Result<pb::PeerResponse, CallError>> {
         Box::pin(async move {
+            if let Some(pb::peer_request::Request::Append(_)) = &request.request {
+                let answer = tokio::time::timeout(patience, self.converse(peer, request)).await;
+                return answer.unwrap_or_else(|_| Err(late(peer)));
+            }
             let mut client = self.client(peer)?;
             match tokio::time::timeout(patience, client.call(request)).await {
                 Ok(Ok(response)) => Ok(response.into_inner()),
@@ -168,7 +254,7 @@ impl Transport for Dialler {
         Box::pin(async move {
             use pb::snapshot_part::Part;
             let mut client = self.client(peer)?;
-            let (parts, receiver) = tokio::sync::mpsc::channel(CHUNKS);
+            let (parts, receiver) = mpsc::channel(CHUNKS);
             let part = |part| pb::SnapshotPart { part: Some(part) };
             let feed = tokio::spawn(async move {
                 let mut next = Some(part(Part::Head(head)));

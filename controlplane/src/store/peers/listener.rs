@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::BoxStream;
 use proto::raft::v1 as pb;
 use proto::raft::v1::peers_server::{Peers, PeersServer};
 use tokio::net::{TcpListener, TcpStream};
@@ -137,6 +138,23 @@ impl Peers for Service {
     ) -> Result<Response<pb::PeerResponse>, Status> {
         let answer = self.inbox.answer(request.into_inner()).await;
         answer.map(Response::new).map_err(status)
+    }
+
+    type ConverseStream = BoxStream<'static, Result<pb::PeerResponse, Status>>;
+
+    async fn converse(
+        &self,
+        request: Request<Streaming<pb::PeerRequest>>,
+    ) -> Result<Response<Self::ConverseStream>, Status> {
+        let both = (self.inbox.clone(), request.into_inner());
+        let answers = futures::stream::try_unfold(both, |(inbox, mut requests)| async move {
+            let Some(request) = requests.message().await? else {
+                return Ok(None);
+            };
+            let answer = inbox.answer(request).await.map_err(status)?;
+            Ok(Some((answer, (inbox, requests))))
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn snapshot(

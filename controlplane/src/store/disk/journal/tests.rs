@@ -145,9 +145,7 @@ impl Bench {
     }
 
     fn lap(&self) -> u64 {
-        self.disk
-            .with(|open| Ok(open.journal().place().lap))
-            .unwrap()
+        self.disk.with(|open| Ok(open.lap())).unwrap()
     }
 }
 
