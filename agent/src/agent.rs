@@ -27,8 +27,9 @@ use crate::images::ImageStore;
 use crate::node::{self, Heartbeat, Host, NodeFacts};
 use crate::pods::{
     Clock, Context, Handlers, NodeMachine, Objects, PodKey, PodMetrics, Pods, Resolver, Settings,
-    UserIds,
+    UserIds, has_app_armor,
 };
+use crate::supervisor;
 use crate::sync::{Client, ClientConfig, ClientMetrics, Intake, Outbox};
 
 mod error;
@@ -94,8 +95,8 @@ pub struct AgentConfig {
     pub pod_cidrs: Vec<IpNet>,
     /// Resolvers for names outside the cluster; from /etc/resolv.conf when empty.
     pub upstream_dns: Vec<SocketAddr>,
-    /// Program started as `<program> supervise …` for each pod; the running binary by default.
-    pub supervisor_program: PathBuf,
+    /// Program started as `<program> keep-dns …`: the running binary.
+    pub program: PathBuf,
     /// Labels that the node registers with.
     pub node_labels: BTreeMap<String, String>,
     /// Addresses of the node; those of the uplink when empty.
@@ -258,11 +259,12 @@ impl Agent {
             .with_mirrors(config.pods.registry_mirrors.clone());
         let outbox = Arc::new(Outbox::default());
         let objects = Arc::new(Objects::default());
-        let machine = Arc::new(NodeMachine::new(
-            images.clone(),
-            data_plane.clone(),
-            config.supervisor_program.clone(),
-        ));
+        let supervisor = supervisor::install(&config.data_dir).map_err(|source| {
+            let path = config.data_dir.clone();
+            AgentError::Directory { path, source }
+        })?;
+        let machine = NodeMachine::new(images.clone(), data_plane.clone(), supervisor);
+        let machine = Arc::new(machine);
         let heartbeat = Arc::new(Heartbeat::new(
             NodeFacts {
                 name: config.node_name.clone(),
@@ -663,6 +665,7 @@ fn settings(
         allocatable_memory_bytes: memory,
         allocatable_storage_bytes: node::allocatable_storage(&config.data_dir),
         max_pods: node::MAX_PODS,
+        app_armor: has_app_armor(),
         allowed_sysctls: config.pods.allowed_unsafe_sysctls.clone(),
         pids_limit: config.pods.pids_limit.and_then(|it| i64::try_from(it).ok()),
         handlers,

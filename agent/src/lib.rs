@@ -7,7 +7,7 @@
 //!   pods                        one worker per pod: plan (pure), then images, volumes, network, runtime
 //!   volumes                     ConfigMaps, Secrets and the files that every pod has
 //!   images runtime              OCI images; runc behind a supervisor per pod
-//!   supervisor                  that process: parent of a pod's containers, outlives the agent
+//!   supervisor                  that process (`agent-supervisor`): parent of a pod's containers, outlives the agent
 //!   network                     network namespaces, veths, addresses
 //!   dataplane dns health        eBPF programs and maps; names; health checks of load balancers
 //!   cluster userns              neutral events: services, endpoints, nodes (no gRPC, no Kubernetes client); user
@@ -28,7 +28,7 @@ pub mod network;
 mod node;
 mod pods;
 mod runtime;
-pub mod supervisor;
+mod supervisor;
 mod sync;
 mod userns;
 mod volumes;

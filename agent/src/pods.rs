@@ -8,7 +8,7 @@
 //!   environment env_file fields files mounts container       references resolved into final values
 //!   admit                what a node refuses to run
 //!   manifest             pods from files of the node
-//!   confine              seccomp profiles, system controls, process ids
+//!   confine              seccomp profiles, system controls, process ids; app_armor: profiles of that
 //!   runtime_class        which OCI runtime runs a pod
 //!   user_ids             ids of pods that have users of their own
 //!   ports                what a pod asks of the network: hostPorts, opting out
@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 mod admit;
+mod app_armor;
 mod backoff;
 mod claims;
 mod confine;
@@ -57,6 +58,7 @@ mod wanted;
 mod worker;
 
 pub(crate) use admit::Pressure;
+pub(crate) use app_armor::is_enabled as has_app_armor;
 pub(crate) use context::{Clock, Context, Settings};
 pub(crate) use files::Resolver;
 use machine::PodSandbox;

@@ -1,6 +1,6 @@
 //! Containers through runc, each pod behind a small supervisor process that outlives the agent.
 //!
-//! Pure: the OCI specification of a container (`spec`), cgroup resources (`resources`), users (`user`).
+//! `huge_pages` says what the kernel has of them. Pure: the OCI specification of a container (`spec`), cgroup resources (`resources`), users (`user`).
 //! Doing: supervisor client (`client`), starting a sandbox (`launch`) and removing one (`sweep`),
 //! commands in containers (`exec`), clients at their streams (`session`), `cgroups`, reading logs (`logs`). What runs inside the supervisor is in
 //! [`crate::supervisor`].
@@ -13,6 +13,7 @@ mod client;
 mod confinement;
 mod error;
 mod exec;
+pub(crate) mod huge_pages;
 mod launch;
 pub(crate) mod logs;
 mod mapped;
@@ -118,6 +119,8 @@ pub(crate) struct ContainerSpec {
     /// The input ends with the first client's.
     pub(crate) stdin_once: bool,
     pub(crate) annotations: BTreeMap<String, String>,
+    /// Most bytes of huge pages by their size in bytes; none of the sizes that are not named.
+    pub(crate) huge_pages: BTreeMap<u64, u64>,
     pub(crate) confinement: Confinement,
 }
 
@@ -173,15 +176,33 @@ impl Sandbox {
         Ok(Some(Self {
             dir: run_dir.into(),
             config: Arc::new(config),
-            hierarchies: Arc::new(launch::hierarchies()?),
+            hierarchies: launch::hierarchies()?,
             client,
         }))
+    }
+
+    /// `runc run`: makes the container and starts its program.
+    pub(crate) async fn run(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
+        match self.make(spec, true).await? {
+            Answer::Started => Ok(()),
+            // An older supervisor, which knows only one after the other.
+            Answer::Done => self.start_container(&spec.id).await,
+            other => Err(self.judge(&spec.id, other)),
+        }
     }
 
     /// `runc create`: namespaces, cgroup and mounts are there, the program is not yet started.
     ///
     /// Done already when a container of that id is created and not yet started.
+    #[cfg(test)]
     pub(crate) async fn create(&self, spec: &ContainerSpec) -> Result<(), RuntimeError> {
+        match self.make(spec, false).await? {
+            Answer::Done => Ok(()),
+            other => Err(self.judge(&spec.id, other)),
+        }
+    }
+
+    async fn make(&self, spec: &ContainerSpec, start: bool) -> Result<Answer, RuntimeError> {
         if !config::valid_id(&spec.id) {
             return Err(RuntimeError::InvalidName(spec.id.clone()));
         }
@@ -203,9 +224,10 @@ impl Sandbox {
             stdin_once: spec.stdin_once,
             terminal: spec.terminal,
             owner: self.config.first_id,
+            start,
         };
         let bundle = create.bundle.clone();
-        let created = self.act("create", &spec.id, Call::Create(create)).await;
+        let created = self.client.call("create", Call::Create(create)).await;
         if self.config.first_id.is_some() {
             // The container has them now, or nobody will.
             launch::blocking(move || mapped::remove(&bundle)).await?;
@@ -289,8 +311,15 @@ impl Sandbox {
     async fn act(&self, name: &'static str, id: &str, call: Call) -> Result<(), RuntimeError> {
         match self.client.call(name, call).await? {
             Answer::Done => Ok(()),
-            Answer::Failed(failure) => Err(RuntimeError::from_failure(failure, &self.dir, id)),
-            other => Err(self.unexpected(&other)),
+            other => Err(self.judge(id, other)),
+        }
+    }
+
+    /// Of an answer that is not the one that was hoped for.
+    fn judge(&self, id: &str, answer: Answer) -> RuntimeError {
+        match answer {
+            Answer::Failed(failure) => RuntimeError::from_failure(failure, &self.dir, id),
+            other => self.unexpected(&other),
         }
     }
 
@@ -318,6 +347,7 @@ impl Sandbox {
             None => self.client.pid,
         };
         let unified = self.hierarchies.is_unified();
+        let limits_huge_pages = self.hierarchies.limits_huge_pages();
         launch::blocking(move || {
             let mut spec = spec;
             propagation::check(&spec.mounts)
@@ -361,6 +391,10 @@ impl Sandbox {
                 capabilities: launch::host_capabilities(),
                 least_oom_score: launch::least_oom_score(),
                 devices,
+                page_sizes: match limits_huge_pages {
+                    true => huge_pages::read().into_keys().collect(),
+                    false => Vec::new(),
+                },
             };
             let built = spec::build(&spec, &place)?;
             launch::write_bundle(&bundle, &built)
@@ -417,5 +451,9 @@ pub(crate) fn supervisor_cgroups(
 /// Removes the cgroups that pods of an agent had in common, when no pod is left; `false` when one is.
 pub(crate) async fn remove_cgroup_parent(cgroup_parent: &str) -> Result<bool, RuntimeError> {
     let parent = cgroup_parent.to_owned();
-    launch::blocking(move || Ok(cgroups::remove_parent(&launch::hierarchies()?, &parent))).await
+    launch::blocking(move || {
+        let hierarchies = launch::hierarchies()?;
+        Ok(cgroups::remove_parent(&hierarchies, &parent))
+    })
+    .await
 }

@@ -1,63 +1,76 @@
-//! The process that stands between the agent and one pod's containers: parent (subreaper) of their
-//! processes, owner of their log pipes, keeper of their exit codes. Small and single-threaded, without
-//! async runtime: there is one per pod.
+//! The program that stands between the agent and each pod's containers (`agent-supervisor`): embedded here, and put where
+//! it can be started.
 //!
-//! Runs as `waggle supervise --dir <pod run dir>`; the `cli` calls [`main`] before it starts anything else.
-//!
-//! Deliberately not here: anything about pods, images or networks; what is run is decided by the bundles
-//! that the agent writes. This module uses nothing else of the crate but `userns`, so that it stays small; `runtime`
-//! is its client.
-//!
-//! ```text
-//!   daemon       detaches, takes the pod's namespaces, listens
-//!   init         first process of a namespace of process ids that containers share
-//!   footprint    staying small
-//!   serve        the poll loop
-//!   containers   the table of containers: requests, exits, one runc per container at a time
-//!   runc         command lines, running and judging runc
-//!   console      terminals
-//!   attachment   who sees a container's output while it is written
-//!   output       pipe to log records; logfile: records to files, with rotation
-//!   record       exit records on disk
-//!   protocol     frames and messages; connection: one client
-//!   config       what the agent tells a new supervisor
-//! ```
+//! Deliberately not here: starting it, and talking to it; that is `runtime`.
 
-pub(crate) mod attachment;
-pub(crate) mod cgroup;
-pub(crate) mod config;
-mod connection;
-pub(crate) mod console;
-mod containers;
-mod daemon;
-mod footprint;
-mod init;
-pub(crate) mod logfile;
-mod output;
-pub(crate) mod protocol;
-pub(crate) mod record;
-pub(crate) mod runc;
-mod serve;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 
-/// Entry point of `waggle supervise`; returns the process's exit code.
-///
-/// The calling process returns when the detached one is ready for its first client, or has failed.
-pub fn main(args: &[std::ffi::OsString]) -> i32 {
-    let dir = match args {
-        [flag, dir] if flag == "--dir" => std::path::PathBuf::from(dir),
-        _ => {
-            eprintln!("usage: waggle supervise --dir <pod run dir>");
-            return 2;
-        }
-    };
-    match daemon::launch(&dir) {
-        Ok(()) => 0,
-        Err(error) => {
-            eprintln!("supervise {}: {error}", dir.display());
-            1
-        }
+pub(crate) use agent_supervisor::{
+    attachment, cgroup, config, console, logfile, protocol, record, runc,
+};
+
+static PROGRAM: &[u8] = include_bytes!(env!("WAGGLE_SUPERVISOR"));
+
+const NAME: &str = "waggle-supervisor";
+
+/// Puts the program into a directory of the agent's own and returns its path. Supervisors that run already, perhaps of
+/// another version, keep what they were started from.
+pub(crate) fn install(dir: &Path) -> io::Result<PathBuf> {
+    let path = dir.join(NAME);
+    if std::fs::read(&path).is_ok_and(|there| there == PROGRAM) {
+        return Ok(path);
     }
+    let new = dir.join(format!(".{NAME}.new"));
+    // One that was cut short by a crash may be there: its mode counts only for a new file.
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o755)
+        .open(&new)?;
+    file.write_all(PROGRAM)?;
+    // A program that is open for writing cannot be started.
+    drop(file);
+    std::fs::rename(&new, &path)?;
+    Ok(path)
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_replaced_unless_it_is_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(format!(".{NAME}.new")), "cut short").unwrap();
+        let path = install(dir.path()).unwrap();
+        let made = path.metadata().unwrap();
+        assert_eq!(made.permissions().mode() & 0o777, 0o755);
+        assert_eq!(install(dir.path()).unwrap(), path);
+        let modified = |path: &Path| path.metadata().unwrap().modified().unwrap();
+        assert_eq!(modified(&path), made.modified().unwrap());
+
+        std::fs::write(&path, "of another version").unwrap();
+        install(dir.path()).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), PROGRAM);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    /// What it is for: a process of few pages. A program that needs libraries is linked when it starts, page by page.
+    #[test]
+    fn the_program_is_small_and_needs_no_library() {
+        assert!(PROGRAM.len() < 2 << 20, "{} bytes", PROGRAM.len());
+        let loader = b"/ld-linux";
+        let needs = PROGRAM.windows(loader.len()).any(|at| at == loader);
+        assert!(!needs, "it is linked dynamically");
+    }
+}

@@ -7,7 +7,6 @@
 //! Deliberately not here: which pod has which ids; that is `pods`'.
 
 use std::ffi::CString;
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -17,6 +16,8 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
+
+pub(crate) use agent_supervisor::userns::owner;
 
 /// Ids that a pod has of its own.
 pub(crate) const RANGE: u32 = 65_536;
@@ -84,20 +85,6 @@ fn start_holder() -> io::Result<Pid> {
         1.. => Ok(Pid::from_raw(i32::try_from(pid).map_err(io::Error::other)?)),
         _ => Err(io::Error::last_os_error()),
     }
-}
-
-/// The user namespace that owns the namespace at `path`.
-pub(crate) fn owner(path: &Path) -> io::Result<OwnedFd> {
-    /// `_IO(0xb7, 0x1)`, see ioctl_nsfs(2); since Linux 4.9.
-    const NS_GET_USERNS: libc::c_ulong = 0xb701;
-    let namespace = File::open(path)?;
-    // SAFETY: the request takes no argument and returns a new descriptor.
-    let fd = unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS as _) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel just gave it to us.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// What cannot be done with a mount.
@@ -254,6 +241,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::os::fd::AsFd;
     use std::os::unix::fs::MetadataExt;
+
+    use std::fs::File;
 
     use super::*;
 

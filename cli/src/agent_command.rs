@@ -75,7 +75,7 @@ async fn serve(arguments: &AgentArguments) -> anyhow::Result<()> {
         service_cidrs: arguments.cluster.service_cidrs.clone(),
         pod_cidrs: arguments.cluster.pod_cidrs.clone(),
         upstream_dns: arguments.node.upstream_dns.clone(),
-        supervisor_program: std::env::current_exe()?,
+        program: std::env::current_exe()?,
         node_labels: arguments.node.node_labels.iter().cloned().collect(),
         node_addresses: arguments.node.node_addresses.clone(),
         metrics_listen: arguments.metrics_listen,

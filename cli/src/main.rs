@@ -75,14 +75,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    // The supervisor of a pod: before the argument parser, the async runtime and the log, none of which it
-    // needs; there is one such process per pod and it must stay small.
+    // The keeper of the DNS server's sockets: before the argument parser, the async runtime and the log, none of which
+    // it needs; it is long-lived and must stay small.
     let arguments: Vec<_> = std::env::args_os().collect();
-    if arguments.get(1).is_some_and(|verb| verb == "supervise") {
-        let code = agent::supervisor::main(&arguments[2..]);
-        return ExitCode::from(u8::try_from(code).unwrap_or(1));
-    }
-    // As small as that, and as long-lived.
     if arguments.get(1).is_some_and(|verb| verb == "keep-dns") {
         let code = agent::dns::keeper::main(&arguments[2..]);
         return ExitCode::from(u8::try_from(code).unwrap_or(1));

@@ -25,7 +25,7 @@ pub(super) async fn sockets(
         })?,
     };
     let cgroups = crate::runtime::supervisor_cgroups(&config.cgroup_parent).unwrap_or_default();
-    let program = &config.supervisor_program;
+    let program = &config.program;
     let keeper = match Keeper::start(program, &directory, &cgroups, &sockets).await {
         Ok(keeper) => {
             sockets.custody = keeper.custody().ok();

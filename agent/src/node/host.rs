@@ -1,7 +1,10 @@
 //! The machine as it is: read from the kernel and from /etc, parsed apart from reading.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::Path;
+
+use crate::runtime::huge_pages;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HostError {
@@ -29,6 +32,8 @@ pub(crate) struct Host {
     pub(crate) boot_id: String,
     pub(crate) cpus: u64,
     pub(crate) memory_bytes: u64,
+    /// Number of huge pages by their size in bytes.
+    pub(crate) huge_pages: BTreeMap<u64, u64>,
 }
 
 /// What changes: for pressure conditions.
@@ -80,6 +85,7 @@ impl Host {
             boot_id: line("/proc/sys/kernel/random/boot_id"),
             cpus: u64::try_from(cpus).unwrap_or(1),
             memory_bytes,
+            huge_pages: huge_pages::read(),
         })
     }
 }

@@ -14,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use super::host::{Host, Usage};
 use crate::pods::Pressure;
+use crate::runtime::huge_pages;
 
 /// The API level with what kind of node this is.
 const KUBELET_VERSION: &str = "v1.36.0+waggle";
@@ -42,11 +43,16 @@ pub(crate) struct NodeFacts {
     pub(crate) images: Vec<(Vec<String>, u64)>,
 }
 
-/// CPU in thousandths and memory in bytes that pods may have.
+/// CPU in thousandths and memory in bytes that pods may have. Huge pages are kept from everything else.
 pub(crate) fn allocatable(host: &Host) -> (u64, u64) {
+    let huge: u64 = host
+        .huge_pages
+        .iter()
+        .map(|(size, count)| size * count)
+        .sum();
     (
         host.cpus * 1_000,
-        host.memory_bytes.saturating_sub(RESERVED_MEMORY),
+        host.memory_bytes.saturating_sub(RESERVED_MEMORY + huge),
     )
 }
 
@@ -96,7 +102,11 @@ pub(crate) fn node_status(
         } else {
             format!("{cpu}m")
         };
-        BTreeMap::from([
+        let huge = facts.host.huge_pages.iter().map(|(size, count)| {
+            let name = format!("hugepages-{}", huge_pages::binary(*size));
+            (name, quantity(huge_pages::binary(size * count)))
+        });
+        let mut all = BTreeMap::from([
             ("cpu".to_owned(), quantity(cpu)),
             (
                 "memory".to_owned(),
@@ -107,7 +117,9 @@ pub(crate) fn node_status(
                 "ephemeral-storage".to_owned(),
                 quantity(format!("{}Ki", disk / 1024)),
             ),
-        ])
+        ]);
+        all.extend(huge);
+        all
     };
     let disk = facts.usage.disk_bytes;
     let mut addresses: Vec<NodeAddress> = facts

@@ -1,4 +1,4 @@
-//! Seccomp profiles, system controls, process id namespaces: what a pod says of how its containers are confined.
+//! Seccomp and AppArmor profiles, system controls, process id namespaces: what a pod says of how its containers are confined.
 //! Pure but for reading profiles.
 
 use std::collections::BTreeMap;
@@ -6,6 +6,7 @@ use std::path::{Component, Path};
 
 use k8s_openapi::api::core::v1::{Container, Pod, SeccompProfile};
 
+use super::app_armor;
 use crate::runtime::{Confinement, PidNamespace, Seccomp, Sharing};
 
 /// Below the agent's data directory: where `localhostProfile` is looked for.
@@ -36,6 +37,7 @@ pub(crate) fn confinement(
         seccomp: profile.map_or(Ok(Seccomp::Unconfined), |it| seccomp(it, data_dir))?,
         unmasked_proc: proc_mount == Some("Unmasked"),
         sysctls: sysctls(pod),
+        app_armor: app_armor::profile(pod, container, app_armor::loaded)?,
         strict_groups: groups == Some("Strict"),
         pid,
     })

@@ -117,6 +117,7 @@ pub(crate) fn container_spec(
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),
         annotations: BTreeMap::new(),
+        huge_pages: qos::huge_pages(container),
         confinement: made.confinement,
     })
 }

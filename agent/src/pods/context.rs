@@ -41,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) max_pods: u64,
     /// Names or patterns of system controls that pods may set besides the safe ones.
     pub(crate) allowed_sysctls: Vec<String>,
+    /// The host enforces AppArmor profiles.
+    pub(crate) app_armor: bool,
     /// Processes that a pod may have.
     pub(crate) pids_limit: Option<i64>,
     pub(crate) handlers: Handlers,

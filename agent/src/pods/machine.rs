@@ -21,6 +21,8 @@ pub(crate) use node::NodeMachine;
 
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(test)]
+pub(crate) mod mortal;
 
 /// Why an image is not there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,13 +106,17 @@ pub(crate) trait Machine: Send + Sync + 'static {
     fn mount_sub_path(&self, root: &Path, sub: &str, target: &Path) -> Result<(), String>;
     /// Takes away the sub-paths that are mounted in `place`. Idempotent.
     fn unmount_sub_paths(&self, place: &Path) -> Result<(), String>;
+    /// Idempotent. Pages have so many bytes.
+    fn mount_huge_pages(&self, dir: &Path, page_bytes: u64) -> Result<(), String>;
     /// Idempotent.
     fn unmount_below(&self, dir: &Path) -> Result<(), String>;
 }
 
 /// One pod's supervisor.
 pub(crate) trait PodSandbox: Clone + Send + Sync + 'static {
-    fn create(&self, spec: &ContainerSpec) -> impl Future<Output = Result<(), String>> + Send;
+    /// Makes a container and starts its program.
+    fn run(&self, spec: &ContainerSpec) -> impl Future<Output = Result<(), String>> + Send;
+    /// Of one that is made, or being made. Idempotent.
     fn start_container(&self, id: &str) -> impl Future<Output = Result<(), String>> + Send;
     fn kill(&self, id: &str, signal: i32) -> impl Future<Output = Result<(), String>> + Send;
     /// Limits of a running container, or of the whole pod.

@@ -12,18 +12,27 @@ use super::claims;
 use super::environment::{ConfigError, require};
 use super::fields::{self, Surroundings};
 use super::objects::{Lookup, Objects};
-use super::quantity;
 use super::tokens::TokenWish;
+use super::{qos, quantity};
 use crate::volumes::payload::{self, File};
 
 /// How long a token is to live when nobody says.
 const TOKEN_SECONDS: i64 = 3600;
 
+/// What an emptyDir is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Medium {
+    Disk,
+    Memory,
+    /// Huge pages of so many bytes each.
+    HugePages(u64),
+}
+
 /// A volume, ready to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum VolumeContent {
     Empty {
-        memory: bool,
+        medium: Medium,
         size_bytes: Option<u64>,
     },
     Files {
@@ -53,8 +62,31 @@ pub(crate) enum VolumeError {
     Unsupported,
     #[error("{0}")]
     Token(String),
+    #[error("hugePages storage requested, but there is no resource request for huge pages")]
+    NoHugePages,
+    #[error("medium: {0} can't be used if container requests multiple huge page sizes")]
+    HugePageSizes(String),
     #[error(transparent)]
     Claim(#[from] claims::ClaimError),
+}
+
+fn medium(pod: &Pod, medium: &str) -> Result<Medium, VolumeError> {
+    let Some(rest) = medium.strip_prefix("HugePages") else {
+        return Ok(match medium {
+            "Memory" => Medium::Memory,
+            _ => Medium::Disk,
+        });
+    };
+    let named = rest.strip_prefix('-').and_then(quantity::bytes);
+    let mut sizes = qos::huge_page_sizes(pod).into_iter();
+    match (named, sizes.next(), sizes.next()) {
+        (Some(named), ..) if qos::huge_page_sizes(pod).contains(&named) => {
+            Ok(Medium::HugePages(named))
+        }
+        (None, Some(only), None) if rest.is_empty() => Ok(Medium::HugePages(only)),
+        (None, Some(_), Some(_)) => Err(VolumeError::HugePageSizes(medium.to_owned())),
+        _ => Err(VolumeError::NoHugePages),
+    }
 }
 
 /// What `volume` is to hold.
@@ -67,7 +99,7 @@ pub(crate) fn resolve(
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     if let Some(empty) = &volume.empty_dir {
         return Ok(VolumeContent::Empty {
-            memory: empty.medium.as_deref() == Some("Memory"),
+            medium: medium(pod, empty.medium.as_deref().unwrap_or_default())?,
             size_bytes: empty.size_limit.as_ref().and_then(quantity::whole),
         });
     }
@@ -344,5 +376,28 @@ mod tests {
             user(serde_json::json!({"initContainers": [eight], "containers": [seven]})),
             None
         );
+    }
+
+    #[test]
+    fn an_empty_volume_is_on_what_it_asks_for() {
+        let on = |name: &str, sizes: &[&str]| {
+            let limits: BTreeMap<String, &str> = sizes
+                .iter()
+                .map(|size| (format!("hugepages-{size}"), "1Gi"))
+                .collect();
+            let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {"containers":
+                [{"name": "c", "resources": {"limits": limits}}]}}))
+            .unwrap();
+            medium(&pod, name).map_err(|error| error.to_string())
+        };
+        assert_eq!(on("", &["2Mi"]), Ok(Medium::Disk));
+        assert_eq!(on("Memory", &["2Mi"]), Ok(Medium::Memory));
+        assert_eq!(on("HugePages", &["2Mi"]), Ok(Medium::HugePages(2 << 20)));
+        let both = ["2Mi", "1Gi"];
+        assert_eq!(on("HugePages-1Gi", &both), Ok(Medium::HugePages(1 << 30)));
+        assert!(on("HugePages", &both).unwrap_err().contains("multiple"));
+        for (name, sizes) in [("HugePages", &[][..]), ("HugePages-1Gi", &["2Mi"][..])] {
+            assert!(on(name, sizes).unwrap_err().contains("no resource request"));
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! QoS class of a pod, the resources of its containers, and the OOM score that follows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{Container, PodSpec, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use super::quantity;
@@ -48,6 +48,31 @@ fn required(required: &ResourceRequirements) -> Resources {
         memory_limit_bytes: memory(limits),
         pids_limit: None,
     }
+}
+
+/// Huge pages that a container may have at most, in bytes by the size of the page in bytes.
+pub(crate) fn huge_pages(container: &Container) -> BTreeMap<u64, u64> {
+    let required = container.resources.as_ref();
+    let limits = required.and_then(|it| it.limits.as_ref());
+    let limits = limits.into_iter().flatten();
+    limits
+        .filter_map(|(name, limit)| {
+            let size = name.strip_prefix("hugepages-").and_then(quantity::bytes)?;
+            Some((size, quantity::whole(limit)?))
+        })
+        .collect()
+}
+
+/// The sizes of all huge pages that a pod's containers ask for.
+pub(crate) fn huge_page_sizes(pod: &Pod) -> BTreeSet<u64> {
+    let spec = pod.spec.iter();
+    let containers = spec.flat_map(|spec| {
+        let init = spec.init_containers.iter().flatten();
+        init.chain(&spec.containers)
+    });
+    containers
+        .flat_map(|it| huge_pages(it).into_keys())
+        .collect()
 }
 
 pub(crate) fn class(spec: &PodSpec) -> QosClass {

@@ -15,6 +15,11 @@ pub(crate) fn whole(quantity: &Quantity) -> Option<u64> {
     scaled(&quantity.0, 1)
 }
 
+/// Whole units of a text that is not a field of its own, such as a part of a name.
+pub(crate) fn bytes(text: &str) -> Option<u64> {
+    scaled(text, 1)
+}
+
 /// The value times `scale`, rounded up; `None` for what is no quantity, negative or too large.
 fn scaled(text: &str, scale: u128) -> Option<u64> {
     let text = text.trim();

@@ -87,6 +87,9 @@ pub(crate) struct Attempt {
     pub(crate) post_start: PostStart,
 }
 
+/// The reason of an attempt whose program could not be started.
+pub(crate) const START_ERROR: &str = "StartError";
+
 /// What has become of an attempt's `postStart` hook, where it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(crate) enum PostStart {

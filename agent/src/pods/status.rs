@@ -13,7 +13,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::plan::{self, ImageState, Progress, Transient, TransientContainer};
 use super::qos;
-use super::record::{Attempt, AttemptState, ContainerRecord, Ended, PodFailure, PostStart, Record};
+use super::record::{
+    Attempt, AttemptState, ContainerRecord, Ended, PodFailure, PostStart, Record, START_ERROR,
+};
 use super::wanted::{Wanted, ephemeral_container};
 use crate::runtime::User;
 
@@ -358,6 +360,13 @@ fn states(
             if let Some(waiting) = trouble(container, state, now) {
                 return (waiting, Some(terminated(ended)));
             }
+            if start_error_ends(ended).is_some_and(|until| now < until) {
+                let message = ended.message.clone();
+                return (
+                    waiting("RunContainerError", message),
+                    Some(terminated(ended)),
+                );
+            }
             let until = known.crash.until(ended.noticed_at.min(now));
             if until.is_some_and(|until| now < until) {
                 let message = format!(
@@ -421,7 +430,7 @@ fn trouble(
             at,
             ..
         } => {
-            let backing_off = now.duration_since(*at) >= PULL_ERROR_SHOWN && backs_off(reason);
+            let backing_off = now.duration_since(*at) >= ERROR_SHOWN && backs_off(reason);
             return Some(if backing_off {
                 let image = container.image.as_deref().unwrap_or_default();
                 waiting(
@@ -442,8 +451,14 @@ fn trouble(
         .map(|trouble| waiting(&trouble.reason, Some(trouble.message.clone())))
 }
 
-/// For so long the error of a pull is shown before `ImagePullBackOff` takes its place.
-pub(crate) const PULL_ERROR_SHOWN: jiff::SignedDuration = jiff::SignedDuration::from_secs(3);
+/// For so long the error of a pull is shown before `ImagePullBackOff` takes its place, and that of a program that could
+/// not be started before `CrashLoopBackOff` does.
+pub(crate) const ERROR_SHOWN: jiff::SignedDuration = jiff::SignedDuration::from_secs(3);
+
+/// Until when an attempt that never ran is shown as such.
+pub(crate) fn start_error_ends(ended: &Ended) -> Option<Timestamp> {
+    (ended.reason == START_ERROR).then(|| ended.noticed_at + ERROR_SHOWN)
+}
 
 /// Whether waiting after this reason is shown as back-off; a name that can never work is not waited for.
 pub(crate) fn backs_off(reason: &str) -> bool {

@@ -38,6 +38,7 @@ fn settings(dir: &std::path::Path) -> Settings {
         allocatable_storage_bytes: 90 << 30,
         max_pods: 110,
         allowed_sysctls: Vec::new(),
+        app_armor: false,
         pids_limit: None,
         handlers: [(DEFAULT_HANDLER.to_owned(), Default::default())].into(),
     }

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::admit;
+use super::app_armor;
 use super::backoff::Backoff;
 use super::context::Context;
 use super::machine::{ImageFailure, Machine, PodSandbox};
@@ -314,10 +315,15 @@ impl<M: Machine> Worker<M> {
     /// A pod that was not begun yet may be one that this node does not run.
     fn admit(&mut self) {
         let begun = self.begun();
-        let allowed = &self.context.settings.allowed_sysctls;
-        let refused = admit::refused(&self.pod, allowed, self.context.pressure());
+        let settings = &self.context.settings;
+        let refused = admit::refused(
+            &self.pod,
+            &settings.allowed_sysctls,
+            self.context.pressure(),
+        );
         let going_down = self.context.shutting_down.load(Ordering::Relaxed);
         let refused = refused.or_else(|| going_down.then(admit::going_down));
+        let refused = refused.or_else(|| app_armor::refused(&self.pod, settings.app_armor));
         let refused = refused.or_else(|| self.reserve_ports(begun));
         let refused = refused.or_else(|| self.reserve_resources(begun));
         let Some(refused) = refused.filter(|_| !begun) else {

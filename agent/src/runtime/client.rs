@@ -167,7 +167,7 @@ impl Link {
     async fn receive(&mut self) -> io::Result<Message> {
         let mut buffer = [0; 4096];
         loop {
-            if let Some(message) = self.decoder.next().map_err(io::Error::other)? {
+            if let Some(message) = self.decoder.take().map_err(io::Error::other)? {
                 return Ok(message);
             }
             match self.stream.read(&mut buffer).await? {

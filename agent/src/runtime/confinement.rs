@@ -8,6 +8,8 @@ use oci_spec::runtime::LinuxSeccomp;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Confinement {
     pub(crate) seccomp: Seccomp,
+    /// The AppArmor profile.
+    pub(crate) app_armor: Option<String>,
     /// `/proc` without the masks that containers have.
     pub(crate) unmasked_proc: bool,
     pub(crate) sysctls: BTreeMap<String, String>,

@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use nix::mount::MsFlags;
@@ -49,9 +50,15 @@ pub(super) async fn blocking<T: Send + 'static>(
     }
 }
 
-pub(super) fn hierarchies() -> Result<Hierarchies, RuntimeError> {
+/// Found once: they do not move while an agent runs, and the table that says where they are has some lines for each pod.
+pub(super) fn hierarchies() -> Result<Arc<Hierarchies>, RuntimeError> {
+    static FOUND: OnceLock<Arc<Hierarchies>> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(Arc::clone(found));
+    }
     let failed = |error| RuntimeError::io("read", Path::new("/proc/self/mountinfo"), error);
-    Hierarchies::detect().map_err(failed)
+    let found = Hierarchies::detect().map_err(failed)?;
+    Ok(Arc::clone(FOUND.get_or_init(|| Arc::new(found))))
 }
 
 /// Makes what a pod needs and starts its supervisor. On failure nothing is left.
@@ -117,7 +124,7 @@ fn make_dir(dir: &Path) -> Result<(), RuntimeError> {
 async fn launch(dir: &Path, program: &Path) -> Result<(), RuntimeError> {
     let failed = |error| RuntimeError::io("run", program, error);
     let child = Command::new(program)
-        .args(["supervise", "--dir"])
+        .arg("--dir")
         .arg(dir)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -1,7 +1,11 @@
 //! From requests and limits to what the kernel is told (pure): for containers in runc's terms, for the pod's
 //! cgroup as files.
 
-use oci_spec::runtime::{LinuxCpu, LinuxDeviceCgroup, LinuxMemory, LinuxPids, LinuxResources};
+use std::collections::BTreeMap;
+
+use oci_spec::runtime::{
+    LinuxCpu, LinuxDeviceCgroup, LinuxHugepageLimit, LinuxMemory, LinuxPids, LinuxResources,
+};
 
 use super::Resources;
 
@@ -77,6 +81,30 @@ pub(crate) fn v2_settings(resources: &Resources) -> Vec<Setting> {
         settings.push(Setting::new("pids", "pids.max", limit));
     }
     settings
+}
+
+/// For every size that can be limited; what was not asked for is not to be had.
+pub(crate) fn huge_pages(
+    limits: &BTreeMap<u64, u64>,
+    sizes: &[u64],
+) -> Option<Vec<LinuxHugepageLimit>> {
+    let limit = |size: &u64| {
+        let limit = limits.get(size).copied().unwrap_or(0);
+        let mut result = LinuxHugepageLimit::default();
+        result
+            .set_page_size(page_size(*size))
+            .set_limit(i64::try_from(limit).unwrap_or(i64::MAX));
+        result
+    };
+    (!sizes.is_empty()).then(|| sizes.iter().map(limit).collect())
+}
+
+/// As the files of the controller have it in their names.
+fn page_size(bytes: u64) -> String {
+    let units = [(1 << 30, "GB"), (1 << 20, "MB")];
+    let unit = units.iter().find(|(unit, _)| bytes.is_multiple_of(*unit));
+    let (unit, name) = unit.copied().unwrap_or((1 << 10, "KB"));
+    format!("{}{name}", bytes / unit)
 }
 
 /// A container's resources as runc wants them; runc converts to the units of v2 itself.

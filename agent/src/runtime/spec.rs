@@ -70,6 +70,8 @@ pub(crate) struct Place<'a> {
     pub(crate) least_oom_score: i32,
     /// The host's devices, for privileged containers.
     pub(crate) devices: Vec<LinuxDevice>,
+    /// Sizes in bytes of the huge pages that a cgroup can be limited to.
+    pub(crate) page_sizes: Vec<u64>,
 }
 
 /// A user namespace, which is there; 65,536 ids.
@@ -125,6 +127,7 @@ fn process(container: &ContainerSpec, place: &Place<'_>) -> Result<Process, Unkn
         .set_capabilities(Some(capabilities::build(container, place.capabilities)?))
         .set_rlimits(None)
         .set_no_new_privileges(Some(no_new_privileges))
+        .set_apparmor_profile(container.confinement.app_armor.clone())
         .set_oom_score_adj(Some(container.oom_score_adj.max(place.least_oom_score)));
     Ok(process)
 }
@@ -154,12 +157,14 @@ fn linux(container: &ContainerSpec, place: &Place<'_>) -> Result<Linux, UnknownC
         let shown = if open { &[] } else { paths };
         Some(shown.iter().map(|path| (*path).to_owned()).collect())
     };
+    let mut resources = resources::container(&container.resources, container.privileged);
+    resources.set_hugepage_limits(resources::huge_pages(
+        &container.huge_pages,
+        &place.page_sizes,
+    ));
     linux
         .set_namespaces(Some(namespaces(place)))
-        .set_resources(Some(resources::container(
-            &container.resources,
-            container.privileged,
-        )))
+        .set_resources(Some(resources))
         .set_cgroups_path(Some(place.cgroup.clone()))
         .set_masked_paths(paths(&MASKED))
         .set_readonly_paths(paths(&READ_ONLY));

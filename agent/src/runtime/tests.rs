@@ -1,4 +1,4 @@
-//! Real containers: runc, a root file system with nothing but busybox, this test program as the supervisor.
+//! Real containers: runc, the supervisor, a root file system with nothing but busybox.
 #![allow(clippy::unwrap_used)]
 
 mod confined;
@@ -9,22 +9,13 @@ mod output;
 mod sessions;
 mod users;
 
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 
-/// Not a test: what a supervisor process of a test runs. The script that [`Fixture`] writes calls it.
-#[test]
-fn supervise_entry() {
-    if let Some(dir) = std::env::var_os("WAGGLE_TEST_SUPERVISE") {
-        let code = crate::supervisor::main(&["--dir".into(), dir]);
-        std::process::exit(code);
-    }
-}
-
-/// A directory with a root file system and a supervisor program; what a test made in it is removed with it.
+/// A directory with a root file system; what a test made in it is removed with it.
 pub(crate) struct Fixture {
     dir: tempfile::TempDir,
     pub(crate) uid: String,
@@ -46,15 +37,6 @@ impl Fixture {
         ] {
             symlink("busybox", root.join("bin").join(name)).unwrap();
         }
-        let script = dir.path().join("supervisor");
-        let exe = std::env::current_exe().unwrap();
-        let text = format!(
-            "#!/bin/sh\nWAGGLE_TEST_SUPERVISE=\"$3\" exec {} --exact \
-             runtime::tests::supervise_entry --nocapture\n",
-            exe.display()
-        );
-        std::fs::write(&script, text).unwrap();
-        std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
         Self {
             dir,
             uid: format!("uid-{number}"),
@@ -68,7 +50,7 @@ impl Fixture {
 
     /// For [`Sandbox::start`].
     pub(crate) fn program(&self) -> PathBuf {
-        self.path("supervisor")
+        env!("WAGGLE_SUPERVISOR").into()
     }
 
     pub(crate) fn sandbox(&self) -> SandboxSpec {
@@ -117,6 +99,7 @@ impl Fixture {
             stdin: false,
             stdin_once: false,
             annotations: BTreeMap::new(),
+            huge_pages: BTreeMap::new(),
             confinement: Confinement::default(),
         }
     }

@@ -25,6 +25,23 @@ pub(crate) fn ensure(dir: &Path, size_bytes: Option<u64>) -> io::Result<()> {
     Ok(())
 }
 
+/// The same of huge pages of one size.
+pub(crate) fn ensure_huge_pages(dir: &Path, page_bytes: u64) -> io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    if mounts()?.iter().any(|at| at == dir) {
+        return Ok(());
+    }
+    let options = format!("pagesize={page_bytes},mode=1777");
+    mount(
+        Some("hugetlbfs"),
+        dir,
+        Some("hugetlbfs"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some(options.as_str()),
+    )?;
+    Ok(())
+}
+
 /// Unmounts everything at or below `dir`, innermost first. Idempotent.
 pub(crate) fn unmount_below(dir: &Path) -> io::Result<()> {
     let mut below: Vec<PathBuf> = mounts()?
@@ -41,9 +58,9 @@ pub(crate) fn unmount_below(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Mount points of this mount namespace.
+/// Mount points of the mount namespace that the calling thread is in.
 fn mounts() -> io::Result<Vec<PathBuf>> {
-    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+    Ok(parse(&std::fs::read("/proc/thread-self/mountinfo")?))
 }
 
 fn parse(table: &[u8]) -> Vec<PathBuf> {
@@ -107,6 +124,19 @@ mod tests {
         unmount_below(dir.path()).unwrap();
         assert!(!at.join("f").exists());
         unmount_below(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn huge_pages_have_their_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().canonicalize().unwrap().join("h");
+        let size = *crate::runtime::huge_pages::read().keys().next().unwrap();
+        ensure_huge_pages(&at, size).unwrap();
+        ensure_huge_pages(&at, size).unwrap();
+        let found = nix::sys::statfs::statfs(&at).unwrap();
+        assert_eq!(u64::try_from(found.block_size()).unwrap(), size);
+        unmount_below(dir.path()).unwrap();
+        assert_eq!(mounts().unwrap().iter().filter(|it| **it == at).count(), 0);
     }
 
     proptest! {

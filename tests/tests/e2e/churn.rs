@@ -122,7 +122,7 @@ impl Seen {
             supervisors: found
                 .processes
                 .into_iter()
-                .filter(|process| process.contains(" supervise "))
+                .filter(|process| process.contains("waggle-supervisor "))
                 .collect(),
             files,
             zombies: children.split_whitespace().filter(zombie).count(),

@@ -5,11 +5,12 @@ use super::SourceFile;
 /// Folders of our crates, each with the crates of ours that it may depend on.
 const CRATES: &[(&str, &[&str])] = &[
     ("agent-ebpf", &[]),
+    ("agent-supervisor", &[]),
     ("proto", &[]),
     ("controlplane", &["proto"]),
     // The store's files again.
     ("controlplane/simulation", &["proto"]),
-    ("agent", &["proto", "agent-ebpf"]),
+    ("agent", &["proto", "agent-ebpf", "agent-supervisor"]),
     ("cli", &["agent", "agent-ebpf", "controlplane", "proto"]),
     (
         "tests",

@@ -32,7 +32,7 @@ pub(super) fn container_usage(snapshot: &Snapshot, name: &str) -> DiskUsage {
 
 fn is_on_disk(volume: &Volume) -> bool {
     let empty = volume.empty_dir.as_ref();
-    empty.is_some_and(|empty| empty.medium.as_deref().unwrap_or_default() != "Memory")
+    empty.is_some_and(|empty| empty.medium.as_deref().is_none_or(str::is_empty))
 }
 
 /// Why it has to go, if it has to.

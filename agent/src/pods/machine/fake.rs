@@ -160,6 +160,25 @@ impl FakeSandbox {
         state.programs.get(name_of(id)).cloned().unwrap_or_default()
     }
 
+    fn begin(&self, id: &str) {
+        let program = self.program_of(id);
+        let behind = self.machine.lock().clock_behind;
+        if let Some(state) = self.lock().containers.get_mut(id) {
+            *state = ContainerState::Running {
+                pid: 1,
+                started_at: SystemTime::now() - behind,
+            };
+        }
+        if let Some((after, code)) = program.ends {
+            let (sandbox, id) = (self.clone(), id.to_owned());
+            tokio::spawn(async move {
+                tokio::time::sleep(after).await;
+                sandbox.end(&id, code, None);
+            });
+        }
+        self.announce();
+    }
+
     fn end(&self, id: &str, code: i32, signal: Option<i32>) {
         if let Some(state) = self.lock().containers.get_mut(id)
             && !matches!(state, ContainerState::Exited { .. })
@@ -323,6 +342,11 @@ impl Machine for FakeMachine {
         Ok(())
     }
 
+    fn mount_huge_pages(&self, dir: &Path, _page_bytes: u64) -> Result<(), String> {
+        self.lock().mounts.insert(dir.to_owned());
+        Ok(())
+    }
+
     fn unmount_below(&self, dir: &Path) -> Result<(), String> {
         self.lock().mounts.retain(|at| !at.starts_with(dir));
         Ok(())
@@ -330,10 +354,10 @@ impl Machine for FakeMachine {
 }
 
 impl PodSandbox for FakeSandbox {
-    async fn create(&self, spec: &ContainerSpec) -> Result<(), String> {
+    async fn run(&self, spec: &ContainerSpec) -> Result<(), String> {
         self.check()?;
         self.machine.step(Moment::Before).await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(40)).await;
         if let Some(error) = self.program_of(&spec.id).create_error {
             return Err(error);
         }
@@ -346,6 +370,7 @@ impl PodSandbox for FakeSandbox {
             .insert(spec.id.clone(), ContainerState::Created);
         assert!(known.is_none(), "{} was made before", spec.id);
         self.machine.lock().created.push(spec.id.clone());
+        self.begin(&spec.id);
         self.machine.step(Moment::After).await;
         Ok(())
     }
@@ -353,23 +378,10 @@ impl PodSandbox for FakeSandbox {
     async fn start_container(&self, id: &str) -> Result<(), String> {
         self.check()?;
         self.machine.step(Moment::Before).await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        let program = self.program_of(id);
-        let behind = self.machine.lock().clock_behind;
-        if let Some(state) = self.lock().containers.get_mut(id) {
-            *state = ContainerState::Running {
-                pid: 1,
-                started_at: SystemTime::now() - behind,
-            };
+        if !self.lock().containers.contains_key(id) {
+            return Err("there is no such container".to_owned());
         }
-        if let Some((after, code)) = program.ends {
-            let (sandbox, id) = (self.clone(), id.to_owned());
-            tokio::spawn(async move {
-                tokio::time::sleep(after).await;
-                sandbox.end(&id, code, None);
-            });
-        }
-        self.announce();
+        self.begin(id);
         self.machine.step(Moment::After).await;
         Ok(())
     }

@@ -22,6 +22,10 @@ pub(crate) struct NodeMachine {
     pub(crate) data_plane: DataPlane,
     pub(crate) networks: OnceLock<Networks>,
     pub(crate) supervisor_program: PathBuf,
+    /// Held while a network is made or removed, in the order in which it was asked for: the kernel does one thing at a
+    /// time here (RTNL, which it holds for a grace period of RCU per attached program). Pods that take turns at each of a
+    /// dozen requests would all be ready at the end; so the first is while the last waits.
+    wiring: tokio::sync::Mutex<()>,
     /// By pod uid; what must be told to the data plane when the pod goes.
     interfaces: Mutex<BTreeMap<String, PodInterface>>,
 }
@@ -37,6 +41,7 @@ impl NodeMachine {
             data_plane,
             networks: OnceLock::new(),
             supervisor_program,
+            wiring: tokio::sync::Mutex::default(),
             interfaces: Mutex::default(),
         }
     }
@@ -97,6 +102,7 @@ impl Machine for NodeMachine {
 
     async fn attach_network(&self, uid: &str, wishes: &NetworkWishes) -> Result<Attached, String> {
         let networks = self.networks()?;
+        let _turn = self.wiring.lock().await;
         let network = networks.attach_in(uid, wishes.first_id).await;
         let network = network.map_err(text)?;
         self.interfaces
@@ -129,6 +135,7 @@ impl Machine for NodeMachine {
         let Some(networks) = self.networks.get() else {
             return Ok(());
         };
+        let _turn = self.wiring.lock().await;
         let known = self
             .interfaces
             .lock()
@@ -195,14 +202,18 @@ impl Machine for NodeMachine {
         sub_path::unmount_all(place).map_err(text)
     }
 
+    fn mount_huge_pages(&self, dir: &Path, page_bytes: u64) -> Result<(), String> {
+        tmpfs::ensure_huge_pages(dir, page_bytes).map_err(text)
+    }
+
     fn unmount_below(&self, dir: &Path) -> Result<(), String> {
         tmpfs::unmount_below(dir).map_err(text)
     }
 }
 
 impl PodSandbox for Sandbox {
-    async fn create(&self, spec: &ContainerSpec) -> Result<(), String> {
-        Sandbox::create(self, spec).await.map_err(text)
+    async fn run(&self, spec: &ContainerSpec) -> Result<(), String> {
+        Sandbox::run(self, spec).await.map_err(text)
     }
 
     async fn start_container(&self, id: &str) -> Result<(), String> {

@@ -163,6 +163,38 @@ fn a_crash_loop_names_its_pod() {
 }
 
 #[test]
+fn what_could_not_be_started_is_shown_before_what_is_waited_for() {
+    let shown = |policy: &str, ago: i64| {
+        let pod = pod(serde_json::json!({"restartPolicy": policy,
+            "containers": [{"name": "a", "image": "i:1"}]}));
+        let mut known = record(&[("a", ended(128, START_ERROR))]);
+        let known_a = known.containers.get_mut("a").unwrap();
+        let attempt = known_a.attempt.as_mut().unwrap();
+        if let AttemptState::Ended(ended) = &mut attempt.state {
+            ended.noticed_at = now() - SignedDuration::from_secs(ago);
+        }
+        // The second restart is waited for.
+        known_a.crash.step(now());
+        known_a.crash.step(now());
+        let status = of(&pod, &known, &Transient::default());
+        let container = status.container_statuses.unwrap().remove(0);
+        let state = container.state.unwrap();
+        let last = container.last_state.and_then(|last| last.terminated);
+        (
+            state.waiting.and_then(|it| it.reason),
+            state.terminated.or(last).and_then(|it| it.reason),
+        )
+    };
+    let reasons = |waiting: Option<&str>| {
+        let ended = Some(START_ERROR.to_owned());
+        (waiting.map(str::to_owned), ended)
+    };
+    assert_eq!(shown("Always", 1), reasons(Some("RunContainerError")));
+    assert_eq!(shown("Always", 4), reasons(Some("CrashLoopBackOff")));
+    assert_eq!(shown("Never", 1), reasons(None));
+}
+
+#[test]
 fn conditions_and_readiness() {
     let pod = pod(
         serde_json::json!({"containers": [{"name": "a", "image": "i:1",

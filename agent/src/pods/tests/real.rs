@@ -1,5 +1,7 @@
 //! Real containers in namespaces of the test's own: images from the store, runc, veths, the data plane.
 
+mod killed;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -17,6 +19,7 @@ use crate::runtime::logs::{LogOptions, LogStream};
 use crate::runtime::remove_cgroup_parent;
 
 const IMAGE: &str = "localhost/busybox:v1";
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A node for one test.
 struct Node {
@@ -63,15 +66,7 @@ impl Node {
         })
         .await
         .unwrap();
-        let machine = NodeMachine::new(images, data_plane, supervisor(dir));
-        let networks = Networks::open(
-            &settings.run_dir,
-            vec!["10.78.0.0/24".parse().unwrap()],
-            Some(1500),
-        )
-        .await
-        .unwrap();
-        machine.networks.set(networks).unwrap();
+        let machine = machine(images, data_plane, &settings).await;
         Self {
             dir: dir.to_owned(),
             machine: Arc::new(machine),
@@ -80,6 +75,12 @@ impl Node {
             settings,
             links: links(),
         }
+    }
+
+    /// What the next agent begins with: it remembers nothing.
+    async fn another_machine(&self) -> NodeMachine {
+        let (images, data_plane) = (self.machine.images.clone(), self.machine.data_plane.clone());
+        machine(images, data_plane, &self.settings).await
     }
 
     /// As an agent does when it starts.
@@ -125,6 +126,14 @@ impl Node {
     }
 }
 
+async fn machine(images: ImageStore, data_plane: DataPlane, settings: &Settings) -> NodeMachine {
+    let machine = NodeMachine::new(images, data_plane, env!("WAGGLE_SUPERVISOR").into());
+    let range = vec!["10.78.0.0/24".parse().unwrap()];
+    let networks = Networks::open(&settings.run_dir, range, Some(1500));
+    machine.networks.set(networks.await.unwrap()).unwrap();
+    machine
+}
+
 /// Names of the interfaces.
 fn links() -> BTreeSet<String> {
     nix::net::if_::if_nameindex()
@@ -134,23 +143,11 @@ fn links() -> BTreeSet<String> {
         .collect()
 }
 
-/// This test program as the supervisor.
-fn supervisor(dir: &Path) -> PathBuf {
-    use std::os::unix::fs::PermissionsExt;
-    let script = dir.join("supervisor");
-    let exe = std::env::current_exe().unwrap();
-    let text = format!(
-        "#!/bin/sh\nWAGGLE_TEST_SUPERVISE=\"$3\" exec {} --exact \
-         runtime::tests::supervise_entry --nocapture\n",
-        exe.display()
-    );
-    std::fs::write(&script, text).unwrap();
-    std::fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
-    script
-}
-
 /// Runs a test on a node of its own, in network and mount namespaces that go with the test's threads.
-fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce(Arc<Node>) -> F + Send + 'static) {
+fn on_a_node<F: Future<Output = ()>>(
+    patience: Duration,
+    test: impl FnOnce(Arc<Node>) -> F + Send + 'static,
+) {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let name = format!(
         "waggle-pods-test-{}-{}",
@@ -189,7 +186,7 @@ fn on_a_node<F: Future<Output = ()>>(test: impl FnOnce(Arc<Node>) -> F + Send + 
         let _sweep = Sweep(dir.path().join("run/pods"));
         runtime.block_on(async {
             let node = Arc::new(Node::new(dir.path(), &attach).await);
-            let bounded = tokio::time::timeout(Duration::from_secs(60), test(Arc::clone(&node)));
+            let bounded = tokio::time::timeout(patience, test(Arc::clone(&node)));
             if bounded.await.is_err() {
                 let last = node.recorder.statuses("uid-1").pop();
                 panic!("too long: {:#?}\n{last:#?}", node.recorder.events());
@@ -248,7 +245,7 @@ fn server() -> Pod {
 
 #[test]
 fn a_pod_runs_is_restarted_and_deleted_and_nothing_is_left() {
-    on_a_node(async |node| {
+    on_a_node(PATIENCE, async |node| {
         let pods = node.open().await;
         let asked = server();
         pods.set(asked.clone()).await;
@@ -302,7 +299,7 @@ impl Node {
 
 #[test]
 fn the_next_agent_adopts_what_runs() {
-    on_a_node(async |node| {
+    on_a_node(PATIENCE, async |node| {
         let pods = node.open().await;
         pods.set(server()).await;
         node.recorder.status_when("uid-1", "ready", is_ready).await;
@@ -337,7 +334,7 @@ fn the_next_agent_adopts_what_runs() {
 
 #[test]
 fn what_cannot_start_says_why() {
-    on_a_node(async |node| {
+    on_a_node(PATIENCE, async |node| {
         let pods = node.open().await;
         let spec = serde_json::json!({
             "restartPolicy": "Always",

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Volume;
 
 use super::{Worker, claims};
 use crate::pods::machine::{Machine, NetworkWishes, PodSandbox};
-use crate::pods::mounts::{self, VolumeContent};
+use crate::pods::mounts::{self, Medium, VolumeContent};
 use crate::pods::ports;
 use crate::pods::qos;
 use crate::pods::{confine, files, runtime_class, tokens};
@@ -253,13 +253,18 @@ impl<M: Machine> Worker<M> {
                 Ok(Some(data))
             }
             VolumeContent::Image => Ok(None),
-            VolumeContent::Empty { memory, size_bytes } => {
+            VolumeContent::Empty { medium, size_bytes } => {
                 std::fs::create_dir_all(&dir).map_err(|error| error.to_string())?;
-                if memory {
-                    let node = self.context.settings.allocatable_memory_bytes;
-                    let spec = self.pod.spec.clone().unwrap_or_default();
-                    let bytes = qos::memory_volume_bytes(&spec, size_bytes, node);
-                    self.context.machine.mount_tmpfs(&dir, Some(bytes))?;
+                let machine = &self.context.machine;
+                match medium {
+                    Medium::Disk => {}
+                    Medium::Memory => {
+                        let node = self.context.settings.allocatable_memory_bytes;
+                        let spec = self.pod.spec.clone().unwrap_or_default();
+                        let bytes = qos::memory_volume_bytes(&spec, size_bytes, node);
+                        machine.mount_tmpfs(&dir, Some(bytes))?;
+                    }
+                    Medium::HugePages(size) => machine.mount_huge_pages(&dir, size)?,
                 }
                 self.open_to_all(&dir).map_err(|error| error.to_string())?;
                 Ok(None)

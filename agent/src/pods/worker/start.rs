@@ -15,7 +15,7 @@ use crate::pods::expand::expand;
 use crate::pods::machine::{Machine, PodSandbox};
 use crate::pods::mounts;
 use crate::pods::plan::{ImageState, Trouble};
-use crate::pods::record::{Attempt, AttemptState, Ended, PostStart};
+use crate::pods::record::{Attempt, AttemptState, Ended, PostStart, START_ERROR};
 use crate::pods::report::EventType;
 use crate::pods::status;
 use crate::runtime::{self, Confinement, ContainerSpec, ContainerState, Mount, Propagation};
@@ -334,25 +334,24 @@ impl<M: Machine> Worker<M> {
             self.abandon_unmade().await;
             return;
         };
-        if let Err(error) = sandbox.create(spec).await {
+        if let Err(error) = sandbox.run(spec).await {
             self.not_started(name, error).await;
             return;
         }
-        self.set_state(name, AttemptState::Created);
         let user = runtime::user(&self.dirs.run, &spec.id);
         if let Some(known) = self.record.containers.get_mut(name) {
             known.user = user;
         }
-        self.save();
         self.event(
             Some(name),
             EventType::Normal,
             "Created",
             "Container created".to_owned(),
         );
-        self.launch(name).await;
+        self.started(name).await;
     }
 
+    /// One that an agent of an earlier version had created and did not come to start.
     pub(super) async fn launch(&mut self, name: &str) {
         let Some(id) = self.record.attempt(name).map(|attempt| attempt.id.clone()) else {
             return;
@@ -365,6 +364,10 @@ impl<M: Machine> Worker<M> {
             self.not_started(name, error).await;
             return;
         }
+        self.started(name).await;
+    }
+
+    async fn started(&mut self, name: &str) {
         self.context.metrics.containers_started.inc();
         self.transient(name).launched = Some(self.now());
         // Looked for again before the next attempt: it may have been removed or replaced meanwhile.
@@ -411,7 +414,7 @@ impl<M: Machine> Worker<M> {
             number,
             exit_code: NOT_STARTED,
             signal: None,
-            reason: "StartError".to_owned(),
+            reason: START_ERROR.to_owned(),
             message: Some(error),
             started_at: None,
             finished_at: now,
@@ -423,7 +426,8 @@ impl<M: Machine> Worker<M> {
         self.clean_attempt(name).await;
     }
 
-    /// Attempts that an earlier agent was making and of which the supervisor knows nothing: undone.
+    /// Attempts that an earlier agent was making: those that the supervisor goes on with are waited for, those that it
+    /// knows nothing of are undone.
     pub(super) async fn abandon_unmade(&mut self) {
         let unmade: Vec<(String, Attempt)> = self
             .record
@@ -432,7 +436,14 @@ impl<M: Machine> Worker<M> {
             .filter_map(|(name, container)| Some((name.clone(), container.attempt.clone()?)))
             .filter(|(_, attempt)| attempt.state == AttemptState::Creating)
             .collect();
+        let mut made = false;
         for (name, attempt) in unmade {
+            if let Some(sandbox) = &self.sandbox
+                && sandbox.start_container(&attempt.id).await.is_ok()
+            {
+                made = true;
+                continue;
+            }
             if let Some(sandbox) = &self.sandbox
                 && let Err(error) = sandbox.delete(&attempt.id).await
             {
@@ -452,6 +463,9 @@ impl<M: Machine> Worker<M> {
             }
         }
         self.save();
+        if made {
+            self.observe().await;
+        }
     }
 
     /// Removes what the runtime holds of an attempt that has ended. What fails here is done again when the

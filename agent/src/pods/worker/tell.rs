@@ -15,15 +15,14 @@ impl<M: Machine> Worker<M> {
     /// When the status will read differently though nothing happens.
     pub(super) fn display_change(&self) -> Option<Timestamp> {
         let now = self.now();
-        self.transient
-            .containers
-            .values()
-            .filter_map(|container| match &container.image {
-                plan::ImageState::Failed { at, .. } => Some(*at + status::PULL_ERROR_SHOWN),
-                _ => None,
-            })
-            .filter(|at| *at > now)
-            .min()
+        let pulls = self.transient.containers.values();
+        let pulls = pulls.filter_map(|container| match &container.image {
+            plan::ImageState::Failed { at, .. } => Some(*at + status::ERROR_SHOWN),
+            _ => None,
+        });
+        let starts = self.record.containers.values();
+        let starts = starts.filter_map(|container| status::start_error_ends(container.ended()?));
+        pulls.chain(starts).filter(|at| *at > now).min()
     }
 
     /// Publishes the status, and reports it when it changed.

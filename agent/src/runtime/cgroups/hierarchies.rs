@@ -52,6 +52,18 @@ impl Hierarchies {
         !self.v1.keys().any(|name| !name.starts_with("name="))
     }
 
+    /// Whether containers can be kept from huge pages: by the hierarchy that governs their other resources.
+    pub(crate) fn limits_huge_pages(&self) -> bool {
+        const NAME: &str = "hugetlb";
+        let unified = self.v2.as_ref().filter(|_| self.is_unified());
+        let controllers = unified.and_then(|root| {
+            let path = root.join("cgroup.controllers");
+            std::fs::read_to_string(path).ok()
+        });
+        self.v1.contains_key(NAME)
+            || controllers.is_some_and(|all| all.split_whitespace().any(|name| name == NAME))
+    }
+
     /// A cgroup's directory in every hierarchy, the v2 tree first.
     pub(crate) fn directories(&self, cgroup: &str) -> Vec<PathBuf> {
         let mut directories: Vec<PathBuf> = Vec::new();

@@ -137,7 +137,7 @@ async fn greet(
         descriptor = descriptor.or(came);
         decoder.push(&buffer[..length]);
         if answer.is_none()
-            && let Some(message) = decoder.next().map_err(io::Error::other)?
+            && let Some(message) = decoder.take().map_err(io::Error::other)?
         {
             match message {
                 Message::Answer { answer: it, .. } => answer = Some(it),

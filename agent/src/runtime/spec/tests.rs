@@ -34,6 +34,7 @@ fn container() -> ContainerSpec {
         terminal: false,
         stdin: false,
         stdin_once: false,
+        huge_pages: BTreeMap::new(),
         annotations: BTreeMap::from([("key".to_owned(), "value".to_owned())]),
         confinement: Confinement::default(),
     }
@@ -64,6 +65,10 @@ fn place(user: &User, unified: bool) -> Place<'_> {
         capabilities: (1 << 41) - 1,
         least_oom_score: i32::MIN,
         devices: vec![LinuxDevice::default()],
+        page_sizes: match unified {
+            true => vec![2 << 20, 1 << 30],
+            false => Vec::new(),
+        },
     }
 }
 
@@ -176,6 +181,11 @@ fn resources_are_in_the_units_of_the_kernel() {
         "devices": devices,
     });
     assert_eq!(resources(&container), all);
+    // Where huge pages can be limited, those that were not asked for are not to be had.
+    container.huge_pages = [(2 << 20, 8 << 20)].into();
+    let limits = built(&container, true)["linux"]["resources"]["hugepageLimits"].clone();
+    let expected = json!([{"pageSize": "2MB", "limit": 8 << 20}, {"pageSize": "1GB", "limit": 0}]);
+    assert_eq!(limits, expected);
     let spec = built(&container, false);
     assert_eq!(spec["linux"]["cgroupsPath"], "/waggle/poduid/uid_main_0");
 }

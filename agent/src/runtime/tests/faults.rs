@@ -1,5 +1,7 @@
 //! What happens when the agent, the supervisor or runc dies or hangs.
 
+use std::os::unix::fs::PermissionsExt;
+
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 

@@ -1,5 +1,7 @@
 //! Pods with users of their own, and other OCI runtimes.
 
+use std::os::unix::fs::PermissionsExt;
+
 use std::os::unix::fs::MetadataExt;
 
 use super::*;

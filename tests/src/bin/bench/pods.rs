@@ -4,6 +4,7 @@ mod bare;
 mod watch;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -335,23 +336,29 @@ async fn settled(pid: u32) -> Memory {
     last
 }
 
-/// Processes with the agent's program and `supervise` in their arguments.
+/// Processes with the program that the agent has put into its data directory, which is one of its arguments.
 fn supervisors(agent: u32) -> Vec<u32> {
-    let program = std::fs::read_link(format!("/proc/{agent}/exe")).ok();
+    let arguments = std::fs::read(format!("/proc/{agent}/cmdline")).unwrap_or_default();
+    let programs = supervisor_programs(&arguments);
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
             continue;
         };
-        let command = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        let same = std::fs::read_link(entry.path().join("exe")).ok() == program;
-        if same && is_supervisor(&command) {
+        let program = std::fs::read_link(entry.path().join("exe"));
+        if program.is_ok_and(|program| programs.contains(&program)) {
             found.push(pid);
         }
     }
     found
 }
 
-fn is_supervisor(command: &[u8]) -> bool {
-    command.split(|byte| *byte == 0).nth(1) == Some(b"supervise".as_slice())
+fn supervisor_programs(arguments: &[u8]) -> Vec<PathBuf> {
+    let arguments = String::from_utf8_lossy(arguments);
+    let arguments = arguments.split('\0');
+    let values = arguments.map(|argument| argument.rsplit('=').next().unwrap_or_default());
+    let directories = values.filter(|value| value.starts_with('/'));
+    directories
+        .map(|directory| Path::new(directory).join("waggle-supervisor"))
+        .collect()
 }

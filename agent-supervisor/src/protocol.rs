@@ -10,16 +10,16 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 /// Raised when a message changes in a way that older programs would misread.
-pub(crate) const VERSION: u32 = 1;
+pub const VERSION: u32 = 1;
 
 /// Longest frame; the largest message is the table of a pod's containers.
-pub(crate) const MAX_FRAME: usize = 1 << 20;
+pub const MAX_FRAME: usize = 1 << 20;
 
 /// Where a supervisor listens, in the pod's run directory.
-pub(crate) const SOCKET: &str = "supervisor.sock";
+pub const SOCKET: &str = "supervisor.sock";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum ContainerState {
+pub enum ContainerState {
     Created,
     Running {
         pid: u32,
@@ -35,16 +35,16 @@ pub(crate) enum ContainerState {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Request {
-    pub(crate) version: u32,
+pub struct Request {
+    pub version: u32,
     /// Chosen by the client, returned with the answer.
-    pub(crate) id: u64,
-    pub(crate) call: Call,
+    pub id: u64,
+    pub call: Call,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum Call {
+pub enum Call {
     /// Who is there; from now on the client is told of changes.
     Hello,
     Create(Create),
@@ -68,66 +68,69 @@ pub(crate) enum Call {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Create {
-    pub(crate) id: String,
-    pub(crate) bundle: PathBuf,
-    pub(crate) log: LogTarget,
+pub struct Create {
+    pub id: String,
+    pub bundle: PathBuf,
+    pub log: LogTarget,
     /// Directories of the container's cgroup, one per hierarchy.
-    pub(crate) cgroups: Vec<PathBuf>,
+    pub cgroups: Vec<PathBuf>,
     /// File with the kernel's count of OOM kills in the container's cgroup.
-    pub(crate) oom_events: Option<PathBuf>,
+    pub oom_events: Option<PathBuf>,
     /// Standard input stays open (and silent) instead of being `/dev/null`.
     #[serde(default)]
-    pub(crate) stdin: bool,
+    pub stdin: bool,
     /// The standard input ends with the first client's.
     #[serde(default)]
-    pub(crate) stdin_once: bool,
+    pub stdin_once: bool,
     /// The bundle asks for a terminal: it takes the place of the pipes.
     #[serde(default)]
-    pub(crate) terminal: bool,
+    pub terminal: bool,
     /// To whom its pipes belong, when that is not root.
     #[serde(default)]
-    pub(crate) owner: Option<u32>,
+    pub owner: Option<u32>,
+    /// Its program is started, too. Who does not know this field answers [`Answer::Done`] and has not started it.
+    #[serde(default)]
+    pub start: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Attach {
-    pub(crate) id: String,
-    pub(crate) stdin: bool,
-    pub(crate) stdout: bool,
-    pub(crate) stderr: bool,
+pub struct Attach {
+    pub id: String,
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
 }
 
 /// A command in a running container. It is killed at its deadline, and when its client hangs up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Exec {
-    pub(crate) id: String,
-    pub(crate) args: Vec<String>,
+pub struct Exec {
+    pub id: String,
+    pub args: Vec<String>,
     /// Named pipe, open for reading, in the directory for commands ([`super::config::exec_dir`]).
-    pub(crate) output: PathBuf,
+    pub output: PathBuf,
     /// The same for its errors, when they do not go where the output goes.
     #[serde(default)]
-    pub(crate) errors: Option<PathBuf>,
+    pub errors: Option<PathBuf>,
     /// Named pipe in the same directory, open for writing; `/dev/null` without.
     #[serde(default)]
-    pub(crate) input: Option<PathBuf>,
+    pub input: Option<PathBuf>,
     /// Socket to which the command's terminal is to be sent.
     #[serde(default)]
-    pub(crate) console: Option<PathBuf>,
-    pub(crate) timeout: Duration,
+    pub console: Option<PathBuf>,
+    pub timeout: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct LogTarget {
-    pub(crate) path: PathBuf,
-    pub(crate) max_bytes: u64,
+pub struct LogTarget {
+    pub path: PathBuf,
+    pub max_bytes: u64,
     /// Files in all, the one being written included.
-    pub(crate) max_files: u32,
+    pub max_files: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum Message {
+pub enum Message {
     Answer {
         id: u64,
         answer: Answer,
@@ -140,7 +143,7 @@ pub(crate) enum Message {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum Answer {
+pub enum Answer {
     Hello {
         version: u32,
         pid: u32,
@@ -149,6 +152,8 @@ pub(crate) enum Answer {
         init: Option<u32>,
     },
     Done,
+    /// Created, and its program was started.
+    Started,
     /// A command with streams of its own runs: what comes on them is its own. Another answer follows.
     Begun,
     /// A command has ended.
@@ -167,7 +172,7 @@ pub(crate) enum Answer {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum Failure {
+pub enum Failure {
     /// runc said no, died or took too long.
     Runc {
         verb: String,
@@ -187,7 +192,7 @@ pub(crate) enum Failure {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum FrameError {
+pub enum FrameError {
     #[error("frame of {0} bytes")]
     Length(usize),
     #[error("malformed message: {0}")]
@@ -195,7 +200,7 @@ pub(crate) enum FrameError {
 }
 
 /// A message as it goes over the wire.
-pub(crate) fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
+pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     let mut frame = vec![0; 4];
     serde_json::to_writer(&mut frame, message)?;
     let length = frame.len() - 4;
@@ -209,22 +214,22 @@ pub(crate) fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
 
 /// Puts frames together from pieces as they arrive. After an error it must not be used again.
 #[derive(Debug, Default)]
-pub(crate) struct Decoder {
+pub struct Decoder {
     buffer: Vec<u8>,
 }
 
 impl Decoder {
-    pub(crate) fn push(&mut self, bytes: &[u8]) {
+    pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
     /// What has come after the last whole message.
-    pub(crate) fn rest(&self) -> &[u8] {
+    pub fn rest(&self) -> &[u8] {
         &self.buffer
     }
 
-    /// The next whole message, if there is one.
-    pub(crate) fn next<T: for<'a> Deserialize<'a>>(&mut self) -> Result<Option<T>, FrameError> {
+    /// Takes the next whole message, if there is one.
+    pub fn take<T: for<'a> Deserialize<'a>>(&mut self) -> Result<Option<T>, FrameError> {
         let Some((prefix, rest)) = self.buffer.split_first_chunk::<4>() else {
             return Ok(None);
         };

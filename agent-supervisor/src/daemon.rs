@@ -48,8 +48,7 @@ pub(crate) fn launch(dir: &Path) -> Result<(), DaemonError> {
     }
     let config = Config::read(dir).step("read configuration")?;
     let (mut ready, report) = io::pipe().step("make pipe")?;
-    // SAFETY: the program has no other thread yet. (In tests it has: the child then calls nothing but
-    // the allocator, which the C library keeps usable in the child, and system calls.)
+    // SAFETY: the program has no other thread.
     match unsafe { nix::unistd::fork() }.step("fork")? {
         ForkResult::Parent { .. } => {
             drop(report);
@@ -63,14 +62,10 @@ pub(crate) fn launch(dir: &Path) -> Result<(), DaemonError> {
         }
         ForkResult::Child => {
             drop(ready);
-            let run = std::panic::AssertUnwindSafe(|| run(dir, &config, report));
-            let code = match std::panic::catch_unwind(run) {
-                Ok(()) => 0,
-                Err(_) => 101,
-            };
+            run(dir, &config, report);
             drop(lock);
             // SAFETY: ends the process; nothing of it is used afterwards.
-            unsafe { libc::_exit(code) }
+            unsafe { libc::_exit(0) }
         }
     }
 }

@@ -10,11 +10,11 @@ use super::protocol::ContainerState;
 
 const FILE: &str = "exit.json";
 
-pub(crate) fn write(bundle: &Path, state: &ContainerState) -> io::Result<()> {
+pub fn write(bundle: &Path, state: &ContainerState) -> io::Result<()> {
     write_atomically(&bundle.join(FILE), &serde_json::to_vec(state)?)
 }
 
-pub(crate) fn read(bundle: &Path) -> io::Result<Option<ContainerState>> {
+pub fn read(bundle: &Path) -> io::Result<Option<ContainerState>> {
     match std::fs::read(bundle.join(FILE)) {
         Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -23,7 +23,7 @@ pub(crate) fn read(bundle: &Path) -> io::Result<Option<ContainerState>> {
 }
 
 /// Every container that has a bundle, with its exit record if it has ended.
-pub(crate) fn read_all(dir: &Path) -> io::Result<BTreeMap<String, Option<ContainerState>>> {
+pub fn read_all(dir: &Path) -> io::Result<BTreeMap<String, Option<ContainerState>>> {
     let entries = match std::fs::read_dir(dir.join("containers")) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
@@ -41,7 +41,7 @@ pub(crate) fn read_all(dir: &Path) -> io::Result<BTreeMap<String, Option<Contain
 }
 
 /// Removes a bundle's files by name: somebody else's may lie beside them.
-pub(crate) fn remove_bundle(bundle: &Path) {
+pub fn remove_bundle(bundle: &Path) {
     for name in ["config.json", FILE, "init.pid", "runc.log", "console.sock"] {
         // What is not there needs no removal; what cannot be removed keeps the directory visible.
         let _ = std::fs::remove_file(bundle.join(name));

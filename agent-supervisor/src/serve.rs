@@ -14,15 +14,11 @@ use super::config::Config;
 use super::connection::{Closed, Connection};
 use super::containers::{Containers, Ended, Reply};
 use super::daemon::Prepared;
-use super::footprint;
 use super::protocol::{Answer, Attach, Call, Failure, Message, Request, VERSION};
 use super::runc::Runc;
 
 /// The agent, one that takes over from it, somebody who looks, and one for each command with streams.
 const MAX_CONNECTIONS: usize = 256;
-
-/// Quiet for so long, a supervisor counts as idle.
-const IDLE_MILLIS: u16 = 500;
 
 struct Server {
     containers: Containers,
@@ -50,12 +46,9 @@ pub(crate) fn serve(dir: &Path, config: &Config, prepared: &Prepared) {
         init: *init,
     };
     let mut again = false;
-    // Nothing has happened since the pages that were needed last have been given back.
-    let mut settled = false;
     while !server.containers.finished() {
         let timeout = match server.containers.next_deadline() {
             _ if again => PollTimeout::ZERO,
-            None if !settled => PollTimeout::from(IDLE_MILLIS),
             deadline => timeout(deadline),
         };
         let ready = match server.wait(listener, signals, timeout) {
@@ -65,12 +58,7 @@ pub(crate) fn serve(dir: &Path, config: &Config, prepared: &Prepared) {
                 continue;
             }
         };
-        settled = !ready.any;
-        if settled && !again {
-            footprint::drop_code();
-        }
         again = server.containers.copy_output(&mut server.buffer);
-        server.containers.serve_attachments();
         if ready.signals {
             server.signals(signals);
         }
@@ -79,6 +67,8 @@ pub(crate) fn serve(dir: &Path, config: &Config, prepared: &Prepared) {
         if ready.listener {
             server.accept(listener);
         }
+        // After the signals: whose container has ended is told now, not when something else happens.
+        server.containers.serve_attachments();
         server.deliver();
     }
     for connection in &mut server.connections {
@@ -97,7 +87,6 @@ fn timeout(deadline: Option<Instant>) -> PollTimeout {
 }
 
 struct Ready {
-    any: bool,
     signals: bool,
     listener: bool,
     /// In the order of the connections.
@@ -128,14 +117,12 @@ impl Server {
             flags.set(PollFlags::POLLOUT, behind);
             PollFd::new(fd, flags)
         }));
-        let any = match nix::poll::poll(&mut fds, timeout) {
-            Ok(count) => count > 0,
-            Err(nix::errno::Errno::EINTR) => true,
+        match nix::poll::poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => return Err(error.into()),
-        };
+        }
         let flags = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::empty());
         Ok(Ready {
-            any,
             signals: !flags(&fds[0]).is_empty(),
             listener: !flags(&fds[1]).is_empty(),
             connections: fds[2..2 + self.connections.len()]

@@ -19,42 +19,42 @@ use super::config::{self, Config};
 
 /// Where and how runc is run for one pod.
 #[derive(Debug, Clone)]
-pub(crate) struct Runc {
+pub struct Runc {
     program: PathBuf,
     root: PathBuf,
     hidden: Option<PathBuf>,
-    pub(crate) deadline: Duration,
+    pub deadline: Duration,
 }
 
 /// The pipes and files a created container begins with.
-pub(crate) struct Standard {
-    pub(crate) stdin: Stdio,
-    pub(crate) stdout: OwnedFd,
-    pub(crate) stderr: OwnedFd,
+pub struct Standard {
+    pub stdin: Stdio,
+    pub stdout: OwnedFd,
+    pub stderr: OwnedFd,
     /// Socket to which the terminal is sent, when there is to be one.
-    pub(crate) console: Option<PathBuf>,
+    pub console: Option<PathBuf>,
 }
 
 /// Files of one command, removed with it.
 #[derive(Debug)]
-pub(crate) struct ExecFiles {
-    pub(crate) pid: PathBuf,
-    pub(crate) log: PathBuf,
+pub struct ExecFiles {
+    pub pid: PathBuf,
+    pub log: PathBuf,
 }
 
 /// What a command reads and writes.
 #[derive(Debug)]
-pub(crate) struct ExecStreams {
-    pub(crate) input: Option<File>,
-    pub(crate) output: File,
-    pub(crate) errors: File,
+pub struct ExecStreams {
+    pub input: Option<File>,
+    pub output: File,
+    pub errors: File,
     /// Socket to which its terminal is sent, which then takes the place of the others.
-    pub(crate) console: Option<PathBuf>,
+    pub console: Option<PathBuf>,
 }
 
 impl ExecFiles {
     /// Beside the pipe for its output.
-    pub(crate) fn beside(output: &Path) -> Self {
+    pub fn beside(output: &Path) -> Self {
         Self {
             pid: output.with_extension("pid"),
             log: output.with_extension("log"),
@@ -72,7 +72,7 @@ impl Drop for ExecFiles {
 }
 
 impl Runc {
-    pub(crate) fn new(dir: &Path, config: &Config) -> Self {
+    pub fn new(dir: &Path, config: &Config) -> Self {
         Self {
             program: config.runc.clone(),
             root: config::runc_root(dir),
@@ -82,7 +82,7 @@ impl Runc {
     }
 
     /// A run of runc, in a process group of its own so that it can be killed with what it has started.
-    pub(crate) fn command(&self, log: Option<&Path>) -> Command {
+    pub fn command(&self, log: Option<&Path>) -> Command {
         let mut command = Command::new(&self.program);
         command.arg("--root").arg(&self.root);
         if let Some(log) = log {
@@ -115,10 +115,22 @@ impl Runc {
         Ok(command.spawn().map_err(failed)?.id())
     }
 
-    pub(crate) fn create(&self, id: &str, bundle: &Path, standard: Standard) -> io::Result<u32> {
+    /// With `start`, one run of it does what creating and starting do, and takes not much longer than either.
+    pub fn create(
+        &self,
+        id: &str,
+        bundle: &Path,
+        standard: Standard,
+        start: bool,
+    ) -> io::Result<u32> {
         let mut command = self.command(Some(&log_file(bundle)));
+        let verb: &[&str] = if start {
+            &["run", "--detach"]
+        } else {
+            &["create"]
+        };
         command
-            .arg("create")
+            .args(verb)
             .arg("--bundle")
             .arg(bundle)
             .arg("--pid-file")
@@ -135,7 +147,7 @@ impl Runc {
     }
 
     /// Ends when the command runs, which is then this process's child; its id is in the file.
-    pub(crate) fn exec(
+    pub fn exec(
         &self,
         id: &str,
         args: &[String],
@@ -162,13 +174,13 @@ impl Runc {
         self.spawn(command)
     }
 
-    pub(crate) fn start(&self, id: &str, bundle: &Path) -> io::Result<u32> {
+    pub fn start(&self, id: &str, bundle: &Path) -> io::Result<u32> {
         let mut command = self.command(Some(&log_file(bundle)));
         command.args(["start", id]);
         self.spawn(command)
     }
 
-    pub(crate) fn delete(&self, id: &str, bundle: &Path) -> io::Result<u32> {
+    pub fn delete(&self, id: &str, bundle: &Path) -> io::Result<u32> {
         let mut command = self.command(Some(&log_file(bundle)));
         command.args(["delete", "--force", id]);
         self.spawn(command)
@@ -191,16 +203,16 @@ fn c_text(path: &Path) -> io::Result<CString> {
     Ok(CString::new(path.as_os_str().as_bytes())?)
 }
 
-pub(crate) fn log_file(bundle: &Path) -> PathBuf {
+pub fn log_file(bundle: &Path) -> PathBuf {
     bundle.join("runc.log")
 }
 
 /// The process id of a container's first process, as runc wrote it.
-pub(crate) fn read_pid(bundle: &Path) -> io::Result<u32> {
+pub fn read_pid(bundle: &Path) -> io::Result<u32> {
     parse_pid(&pid_file(bundle))
 }
 
-pub(crate) fn parse_pid(file: &Path) -> io::Result<u32> {
+pub fn parse_pid(file: &Path) -> io::Result<u32> {
     let text = std::fs::read_to_string(file)?;
     text.trim()
         .parse()
@@ -212,7 +224,7 @@ fn pid_file(bundle: &Path) -> PathBuf {
 }
 
 /// The last error in runc's log, which is the reason of its failure.
-pub(crate) fn last_error(log: &[u8]) -> Option<String> {
+pub fn last_error(log: &[u8]) -> Option<String> {
     #[derive(serde::Deserialize)]
     struct Line {
         level: String,
@@ -226,7 +238,7 @@ pub(crate) fn last_error(log: &[u8]) -> Option<String> {
 }
 
 /// Why a run of runc failed: its log, else what it wrote to its output, else how it ended.
-pub(crate) fn failure(log: &Path, output: &[u8], status: &str) -> String {
+pub fn failure(log: &Path, output: &[u8], status: &str) -> String {
     let logged = std::fs::read(log).ok().and_then(|log| last_error(&log));
     logged.unwrap_or_else(|| {
         let text = String::from_utf8_lossy(output);

@@ -81,7 +81,7 @@ impl Connection {
             Err(error) if would_block(&error) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
-        while let Some(request) = self.decoder.next()? {
+        while let Some(request) = self.decoder.take()? {
             requests.push(request);
         }
         Ok(())

@@ -9,16 +9,18 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::{Container, Containers, Ended, Job, Reply, internal};
-use crate::supervisor::console::ConsoleSocket;
-use crate::supervisor::logfile::LogFile;
-use crate::supervisor::output::Output;
-use crate::supervisor::protocol::{Answer, ContainerState, Create, Failure};
-use crate::supervisor::runc::{self, Runc, Standard};
-use crate::supervisor::{cgroup, record};
+use crate::console::ConsoleSocket;
+use crate::logfile::LogFile;
+use crate::output::Output;
+use crate::protocol::{Answer, ContainerState, Create, Failure};
+use crate::runc::{self, Runc, Standard};
+use crate::{cgroup, record};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verb {
     Create,
+    /// Create and start.
+    Run,
     Start,
     Delete,
 }
@@ -27,6 +29,7 @@ impl Verb {
     fn name(self) -> &'static str {
         match self {
             Self::Create => "create",
+            Self::Run => "run",
             Self::Start => "start",
             Self::Delete => "delete",
         }
@@ -68,7 +71,7 @@ impl Run {
     }
 
     pub(super) fn started_at(&self) -> Option<SystemTime> {
-        (self.verb == Verb::Start).then_some(self.begun)
+        matches!(self.verb, Verb::Run | Verb::Start).then_some(self.begun)
     }
 }
 
@@ -142,7 +145,8 @@ impl Containers {
         };
         let failure = container.judge(&run, ended);
         match (run.verb, failure) {
-            (Verb::Create, failure) => self.created(id, run.reply, failure),
+            (Verb::Create, failure) => self.created(id, run.reply, None, failure),
+            (Verb::Run, failure) => self.created(id, run.reply, Some(run.begun), failure),
             (Verb::Start, None) => {
                 if let (Some(ContainerState::Created), Some(pid)) =
                     (&container.state, container.pid)
@@ -171,7 +175,14 @@ impl Containers {
         }
     }
 
-    fn created(&mut self, id: &str, reply: Option<Reply>, failure: Option<Failure>) {
+    /// There is a container, begun when its program was started if it was.
+    fn created(
+        &mut self,
+        id: &str,
+        reply: Option<Reply>,
+        started_at: Option<SystemTime>,
+        failure: Option<Failure>,
+    ) {
         let Some(container) = self.table.get_mut(id) else {
             return;
         };
@@ -187,9 +198,16 @@ impl Containers {
         match pid {
             Ok(pid) => {
                 container.pid = Some(pid);
-                container.state = Some(ContainerState::Created);
+                container.started_at = started_at;
+                let (state, answer) = match started_at {
+                    Some(started_at) => {
+                        (ContainerState::Running { pid, started_at }, Answer::Started)
+                    }
+                    None => (ContainerState::Created, Answer::Done),
+                };
+                container.state = Some(state);
                 self.changed = true;
-                self.answer(reply, Answer::Done);
+                self.answer(reply, answer);
                 if let Some(ended) = self.unknown.remove(&pid) {
                     self.exited(id, ended, SystemTime::now());
                 }
@@ -210,10 +228,17 @@ impl Container {
                 return Begun::Done(Answer::Done);
             }
             Job::Create(_) if self.state.is_some() => return conflict("exists"),
-            Job::Create(create) => match self.begin_create(runc, create) {
-                Ok(pid) => (Verb::Create, Ok(pid), None),
-                Err(error) => return Begun::Void(internal("create", &error)),
-            },
+            Job::Create(create) => {
+                let verb = if create.start {
+                    Verb::Run
+                } else {
+                    Verb::Create
+                };
+                match self.begin_create(runc, create) {
+                    Ok(pid) => (verb, Ok(pid), None),
+                    Err(error) => return Begun::Void(internal("create", &error)),
+                }
+            }
             Job::Start => match &self.state {
                 Some(ContainerState::Created) => {
                     (Verb::Start, runc.start(&self.spec.id, &bundle), None)
@@ -268,7 +293,7 @@ impl Container {
             stderr,
             console,
         };
-        let pid = runc.create(&create.id, &create.bundle, standard)?;
+        let pid = runc.create(&create.id, &create.bundle, standard, create.start)?;
         self.output = Some(Output::new(stdout_reader, stderr_reader, log));
         self.spec = create;
         Ok(pid)
@@ -295,7 +320,8 @@ impl Container {
         let message = if run.timed_out {
             format!("timed out after {:?}", run.allowed)
         } else {
-            let output = match self.output.take_if(|_| run.verb == Verb::Create) {
+            let making = matches!(run.verb, Verb::Create | Verb::Run);
+            let output = match self.output.take_if(|_| making) {
                 Some(output) => output.into_text(),
                 None => Vec::new(),
             };

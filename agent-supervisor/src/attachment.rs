@@ -17,15 +17,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Only the last words of a container can be so many: otherwise nothing is read while something waits.
 const MAX_PENDING: usize = 1 << 20;
 /// Comes before the output, with the descriptor.
-pub(crate) const MARK: u8 = b'+';
+pub const MARK: u8 = b'+';
 /// Stream and length.
-pub(crate) const HEAD: usize = 5;
+pub const HEAD: usize = 5;
 
 /// The client will say no more to the container.
-pub(crate) const CLOSE_INPUT: u8 = b'.';
+pub const CLOSE_INPUT: u8 = b'.';
 
 /// How each stream is marked.
-pub(crate) fn mark(stream: Stream) -> u8 {
+pub fn mark(stream: Stream) -> u8 {
     match stream {
         Stream::Stdout => 1,
         Stream::Stderr => 2,

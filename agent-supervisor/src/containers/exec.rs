@@ -11,9 +11,9 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::run::give;
 use super::{Container, Containers, Ended, Reply, internal};
-use crate::supervisor::protocol::{Answer, ContainerState, Exec, Failure};
-use crate::supervisor::runc::{self, ExecFiles, ExecStreams};
-use crate::supervisor::{cgroup, config};
+use crate::protocol::{Answer, ContainerState, Exec, Failure};
+use crate::runc::{self, ExecFiles, ExecStreams};
+use crate::{cgroup, config};
 
 #[derive(Debug)]
 enum Phase {

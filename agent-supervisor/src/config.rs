@@ -9,54 +9,54 @@ use serde::{Deserialize, Serialize};
 const FILE: &str = "sandbox.json";
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Config {
-    pub(crate) pod_uid: String,
-    pub(crate) hostname: String,
+pub struct Config {
+    pub pod_uid: String,
+    pub hostname: String,
     /// Network namespace that the containers join; the host's when absent.
-    pub(crate) netns: Option<PathBuf>,
+    pub netns: Option<PathBuf>,
     /// Name or path of the OCI runtime.
-    pub(crate) runc: PathBuf,
+    pub runc: PathBuf,
     /// How long one run of it may take.
-    pub(crate) runc_deadline: std::time::Duration,
+    pub runc_deadline: std::time::Duration,
     /// The pod's cgroup, as a path inside each hierarchy.
-    pub(crate) cgroup: String,
+    pub cgroup: String,
     /// Directories of the cgroup in which the supervisor itself lives.
-    pub(crate) own_cgroups: Vec<PathBuf>,
+    pub own_cgroups: Vec<PathBuf>,
     #[serde(default)]
-    pub(crate) sharing: Sharing,
+    pub sharing: Sharing,
     /// The containers' users are those of the user namespace that owns `netns`: where their ids begin outside.
     #[serde(default)]
-    pub(crate) first_id: Option<u32>,
+    pub first_id: Option<u32>,
     /// A mount that the OCI runtime is not shown.
     #[serde(default)]
-    pub(crate) hidden: Option<PathBuf>,
+    pub hidden: Option<PathBuf>,
 }
 
 /// What a pod's containers have in common with each other, or with the host.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Sharing {
+pub struct Sharing {
     /// One process id namespace for all containers.
-    pub(crate) processes: bool,
-    pub(crate) host_ipc: bool,
+    pub processes: bool,
+    pub host_ipc: bool,
 }
 
 impl Config {
-    pub(crate) fn read(dir: &Path) -> io::Result<Self> {
+    pub fn read(dir: &Path) -> io::Result<Self> {
         let bytes = std::fs::read(dir.join(FILE))?;
         serde_json::from_slice(&bytes).map_err(io::Error::from)
     }
 
-    pub(crate) fn write(&self, dir: &Path) -> io::Result<()> {
+    pub fn write(&self, dir: &Path) -> io::Result<()> {
         write_atomically(&dir.join(FILE), &serde_json::to_vec(self)?)
     }
 
-    pub(crate) fn remove(dir: &Path) -> io::Result<()> {
+    pub fn remove(dir: &Path) -> io::Result<()> {
         std::fs::remove_file(dir.join(FILE))
     }
 }
 
 /// Replaces a file so that a reader sees the old content or the new, never a part.
-pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
+pub fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = std::fs::File::create(&temporary)?;
     file.write_all(content)?;
@@ -64,27 +64,27 @@ pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 /// Held by a supervisor from before it reads its configuration until it ends, and by who sweeps.
-pub(crate) fn lock_file(dir: &Path) -> PathBuf {
+pub fn lock_file(dir: &Path) -> PathBuf {
     dir.join("supervisor.lock")
 }
 
 /// runc's state of this pod's containers, apart from everybody else's.
-pub(crate) fn runc_root(dir: &Path) -> PathBuf {
+pub fn runc_root(dir: &Path) -> PathBuf {
     dir.join("runc")
 }
 
 /// The bundle of one container.
-pub(crate) fn bundle(dir: &Path, id: &str) -> PathBuf {
+pub fn bundle(dir: &Path, id: &str) -> PathBuf {
     dir.join("containers").join(id)
 }
 
 /// Pipes and files of commands that run in containers.
-pub(crate) fn exec_dir(dir: &Path) -> PathBuf {
+pub fn exec_dir(dir: &Path) -> PathBuf {
     dir.join("exec")
 }
 
 /// Container names become file names, cgroup names and arguments of runc.
-pub(crate) fn valid_id(id: &str) -> bool {
+pub fn valid_id(id: &str) -> bool {
     let mut bytes = id.bytes();
     id.len() <= 200
         && bytes

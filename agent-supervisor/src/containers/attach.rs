@@ -4,8 +4,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use super::{Containers, internal};
-use crate::supervisor::attachment::{Attachment, Wanted};
-use crate::supervisor::protocol::{Answer, Attach, ContainerState, Failure};
+use crate::attachment::{Attachment, Wanted};
+use crate::protocol::{Answer, Attach, ContainerState, Failure};
 
 /// Clients at once, of all of the pod's containers.
 const MAX_ATTACHMENTS: usize = 64;

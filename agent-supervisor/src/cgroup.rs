@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 /// Moves the calling process into a cgroup, which is made if need be.
-pub(crate) fn join(dir: &Path) -> io::Result<()> {
+pub fn join(dir: &Path) -> io::Result<()> {
     // The directory may be removed by the end of another pod just before it is used.
     for _ in 0..10 {
         std::fs::create_dir_all(dir)?;
@@ -20,7 +20,7 @@ pub(crate) fn join(dir: &Path) -> io::Result<()> {
 }
 
 /// Sends SIGKILL to every process in the cgroup itself; `true` when there was one.
-pub(crate) fn kill(dir: &Path) -> bool {
+pub fn kill(dir: &Path) -> bool {
     let pids = processes(dir);
     if pids.is_empty() {
         return false;
@@ -33,7 +33,7 @@ pub(crate) fn kill(dir: &Path) -> bool {
     true
 }
 
-pub(crate) fn kill_all(dirs: &[PathBuf]) {
+pub fn kill_all(dirs: &[PathBuf]) {
     for dir in dirs {
         kill(dir);
     }
@@ -49,7 +49,7 @@ fn processes(dir: &Path) -> Vec<u32> {
 }
 
 /// `true` when the process was there to be signalled.
-pub(crate) fn send_signal(pid: u32, signal: i32) -> bool {
+pub fn send_signal(pid: u32, signal: i32) -> bool {
     let Ok(pid) = libc::pid_t::try_from(pid) else {
         return false;
     };
@@ -58,7 +58,7 @@ pub(crate) fn send_signal(pid: u32, signal: i32) -> bool {
 }
 
 /// Sends SIGKILL to a process group, by its leader: a child that is not yet reaped.
-pub(crate) fn kill_group(leader: u32) {
+pub fn kill_group(leader: u32) {
     if let Ok(leader) = libc::pid_t::try_from(leader)
         && leader > 1
     {
@@ -69,7 +69,7 @@ pub(crate) fn kill_group(leader: u32) {
 
 /// How many processes of a cgroup the kernel killed for want of memory: `memory.events` of v2 and
 /// `memory.oom_control` of v1 have the count in a line of the same form.
-pub(crate) fn oom_kills(events: &str) -> u64 {
+pub fn oom_kills(events: &str) -> u64 {
     events
         .lines()
         .filter_map(|line| line.strip_prefix("oom_kill "))

@@ -11,7 +11,7 @@ use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
 /// Where one container's terminal is waited for.
 #[derive(Debug)]
-pub(crate) struct ConsoleSocket {
+pub struct ConsoleSocket {
     listener: UnixListener,
     /// The directory, by which the socket has a name that is short enough.
     _dir: File,
@@ -19,11 +19,11 @@ pub(crate) struct ConsoleSocket {
 }
 
 impl ConsoleSocket {
-    pub(crate) fn new(dir: &Path) -> io::Result<Self> {
+    pub fn new(dir: &Path) -> io::Result<Self> {
         Self::named(dir, "console.sock")
     }
 
-    pub(crate) fn named(dir: &Path, name: &str) -> io::Result<Self> {
+    pub fn named(dir: &Path, name: &str) -> io::Result<Self> {
         let dir = File::open(dir)?;
         let (own, fd) = (std::process::id(), dir.as_raw_fd());
         // runc finds the directory through this process, whose descriptor stays open meanwhile.
@@ -41,17 +41,17 @@ impl ConsoleSocket {
         })
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// To wait on; the name stays as long as this value.
-    pub(crate) fn listener(&self) -> io::Result<UnixListener> {
+    pub fn listener(&self) -> io::Result<UnixListener> {
         self.listener.try_clone()
     }
 
     /// The terminal, which runc has sent before it ended. Never blocks.
-    pub(crate) fn receive(&self) -> io::Result<OwnedFd> {
+    pub fn receive(&self) -> io::Result<OwnedFd> {
         let (stream, _) = self.listener.accept()?;
         stream.set_nonblocking(true)?;
         let (_, terminal) = receive(stream.as_raw_fd(), &mut [0; 4096])?;
@@ -60,7 +60,7 @@ impl ConsoleSocket {
 }
 
 /// Bytes, and a descriptor if one comes with them.
-pub(crate) fn receive(socket: RawFd, bytes: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+pub fn receive(socket: RawFd, bytes: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
     let mut parts = [IoSliceMut::new(bytes)];
     let mut space = cmsg_space!(RawFd);
     let flags = MsgFlags::MSG_CMSG_CLOEXEC;

@@ -30,6 +30,7 @@ fn request(id: u64, name: &str) -> Request {
             stdin_once: false,
             terminal: false,
             owner: None,
+            start: false,
         }),
     }
 }
@@ -48,7 +49,7 @@ proptest! {
         let mut decoded = Vec::new();
         for piece in bytes.chunks(piece) {
             decoder.push(piece);
-            while let Some(request) = decoder.next::<Request>().unwrap() {
+            while let Some(request) = decoder.take::<Request>().unwrap() {
                 decoded.push(request);
             }
         }
@@ -60,8 +61,8 @@ proptest! {
         let mut decoder = Decoder::default();
         for piece in pieces {
             decoder.push(&piece);
-            while let Ok(Some(_)) = decoder.next::<Request>() {}
-            if decoder.next::<Message>().is_err() {
+            while let Ok(Some(_)) = decoder.take::<Request>() {}
+            if decoder.take::<Message>().is_err() {
                 break;
             }
         }
@@ -73,14 +74,14 @@ proptest! {
         decoder.push(&u32::try_from(body.len()).unwrap().to_be_bytes());
         decoder.push(&body);
         // Whatever it is, it is not a request by chance.
-        prop_assert!(decoder.next::<Request>().is_err());
+        prop_assert!(decoder.take::<Request>().is_err());
     }
 
     #[test]
     fn long_frames_are_refused_before_they_come(length in (MAX_FRAME as u32 + 1)..) {
         let mut decoder = Decoder::default();
         decoder.push(&length.to_be_bytes());
-        prop_assert!(decoder.next::<Request>().is_err());
+        prop_assert!(decoder.take::<Request>().is_err());
     }
 
     #[test]

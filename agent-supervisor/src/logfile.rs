@@ -13,13 +13,13 @@ use std::time::SystemTime;
 use super::protocol::LogTarget;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stream {
+pub enum Stream {
     Stdout,
     Stderr,
 }
 
 impl Stream {
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Stdout => "stdout",
             Self::Stderr => "stderr",
@@ -28,7 +28,7 @@ impl Stream {
 }
 
 /// Writes one record at the end of `out`.
-pub(crate) fn encode(out: &mut Vec<u8>, time: &str, stream: Stream, ends_line: bool, text: &[u8]) {
+pub fn encode(out: &mut Vec<u8>, time: &str, stream: Stream, ends_line: bool, text: &[u8]) {
     out.extend_from_slice(time.as_bytes());
     out.push(b' ');
     out.extend_from_slice(stream.name().as_bytes());
@@ -38,7 +38,7 @@ pub(crate) fn encode(out: &mut Vec<u8>, time: &str, stream: Stream, ends_line: b
 }
 
 /// UTC with nine digits of a second, as records carry it.
-pub(crate) fn format_time(time: SystemTime) -> String {
+pub fn format_time(time: SystemTime) -> String {
     timestamp(time)
         .strftime("%Y-%m-%dT%H:%M:%S.%9fZ")
         .to_string()
@@ -49,7 +49,7 @@ fn timestamp(time: SystemTime) -> jiff::Timestamp {
 }
 
 /// The name that a full file gets: after the time, and after every name given before.
-pub(crate) fn rotated_name(base: &str, last: Option<&str>, now: SystemTime) -> String {
+pub fn rotated_name(base: &str, last: Option<&str>, now: SystemTime) -> String {
     let wanted = format!("{base}.{}", timestamp(now).strftime("%Y%m%d-%H%M%S"));
     let Some(last) = last.filter(|last| *last >= wanted.as_str()) else {
         return wanted;
@@ -64,7 +64,7 @@ pub(crate) fn rotated_name(base: &str, last: Option<&str>, now: SystemTime) -> S
 }
 
 /// The rotated files of a log, oldest first.
-pub(crate) fn rotated_files(path: &Path) -> io::Result<Vec<PathBuf>> {
+pub fn rotated_files(path: &Path) -> io::Result<Vec<PathBuf>> {
     let (Some(dir), Some(base)) = (
         path.parent(),
         path.file_name().and_then(|name| name.to_str()),
@@ -97,7 +97,7 @@ fn is_rotated(base: &str, name: &str) -> bool {
 
 /// The file being written. Errors lose records, never block the container: they are reported once each.
 #[derive(Debug)]
-pub(crate) struct LogFile {
+pub struct LogFile {
     target: LogTarget,
     file: File,
     size: u64,
@@ -106,7 +106,7 @@ pub(crate) struct LogFile {
 }
 
 impl LogFile {
-    pub(crate) fn open(target: LogTarget) -> io::Result<Self> {
+    pub fn open(target: LogTarget) -> io::Result<Self> {
         if let Some(dir) = target.path.parent() {
             std::fs::create_dir_all(dir)?;
         }
@@ -120,7 +120,7 @@ impl LogFile {
         })
     }
 
-    pub(crate) fn record(
+    pub fn record(
         &mut self,
         now: SystemTime,
         time: &str,
@@ -140,7 +140,7 @@ impl LogFile {
         Ok(())
     }
 
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
+    pub fn flush(&mut self) -> io::Result<()> {
         let pending = std::mem::take(&mut self.pending);
         if let Err(error) = self.file.write_all(&pending) {
             // No half a record may stay: the next one would be read as its end.
