@@ -161,6 +161,14 @@ impl<M: Machine> Machine for Mortal<M> {
         self.machine.mount_tmpfs(dir, size_bytes)
     }
 
+    fn mount_sub_path(&self, root: &Path, sub: &str, target: &Path) -> Result<(), String> {
+        self.machine.mount_sub_path(root, sub, target)
+    }
+
+    fn unmount_sub_paths(&self, place: &Path) -> Result<(), String> {
+        self.machine.unmount_sub_paths(place)
+    }
+
     fn mount_huge_pages(&self, dir: &Path, page_bytes: u64) -> Result<(), String> {
         self.machine.mount_huge_pages(dir, page_bytes)
     }

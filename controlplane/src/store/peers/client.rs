@@ -47,7 +47,7 @@ pub(in crate::store) struct Dialler {
 enum Conversation {
     Open {
         questions: mpsc::Sender<pb::PeerRequest>,
-        answers: tonic::Streaming<pb::PeerResponse>,
+        answers: Box<tonic::Streaming<pb::PeerResponse>>,
     },
     /// The other side is of a version that has none.
     Unknown,
@@ -154,7 +154,7 @@ async fn begin(client: &mut PeersClient<Channel>) -> Result<Conversation, tonic:
     match client.converse(asked).await {
         Ok(answers) => Ok(Conversation::Open {
             questions,
-            answers: answers.into_inner(),
+            answers: Box::new(answers.into_inner()),
         }),
         Err(status) if status.code() == tonic::Code::Unimplemented => Ok(Conversation::Unknown),
         Err(status) => Err(status),
