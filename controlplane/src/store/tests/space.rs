@@ -8,6 +8,7 @@ use crate::store::compaction::Retention;
 use crate::store::disk::{Disk, Sizes, SledDisk};
 use crate::store::member::{Member, Options};
 use crate::store::sealed::SealedDisk;
+use crate::store::space::Bounds;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn history_log_and_file_stay_small_while_one_value_is_replaced_for_ever() {
@@ -25,6 +26,11 @@ async fn history_log_and_file_stay_small_while_one_value_is_replaced_for_ever() 
             max_bytes: 64 << 10,
             log_bytes: 256 << 10,
             ..Retention::default()
+        },
+        // One that is alone and has much to do waits until half of it is used.
+        bounds: Bounds {
+            reserve: 0,
+            quota: 24 << 20,
         },
         ..Options::default()
     };
