@@ -441,6 +441,7 @@ pub(crate) fn register_common(generator: &mut SchemaGenerator) {
     generator.subschema_for::<authz::SubjectAccessReview>();
     generator.subschema_for::<autoscaling::Scale>();
     generator.subschema_for::<core::Binding>();
+    generator.subschema_for::<core::ComponentStatus>();
     generator.subschema_for::<policy::Eviction>();
     generator.subschema_for::<meta::DeleteOptions>();
     generator.subschema_for::<meta::ListMeta>();

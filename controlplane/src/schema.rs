@@ -205,9 +205,9 @@ pub(crate) fn openapi_v2(custom: Custom<'_>) -> Value {
     openapi::v2::document(custom)
 }
 
-/// The same as [`openapi_v2`] in the protobuf form that kubectl up to 1.26 asks for
+/// A document like that of [`openapi_v2`] in the protobuf form that kubectl up to 1.26 asks for
 /// (`application/com.github.proto-openapi.spec.v2@v1.0+protobuf`). The answer's `Content-Type` must
 /// have a dot for the `@`: clients parse it, and the name that they ask for is no valid media type.
-pub(crate) fn openapi_v2_protobuf(custom: Custom<'_>) -> Vec<u8> {
-    openapi::protobuf::encode(&openapi_v2(custom))
+pub(crate) fn openapi_v2_protobuf(document: &Value) -> Vec<u8> {
+    openapi::protobuf::encode(document)
 }

@@ -13,8 +13,10 @@ use http::{Request, Response, Uri};
 use hyper::upgrade::OnUpgrade;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::Api;
+use super::openapi::merge::Described;
 use super::proxy::{Exchange, headers};
 use super::request::Place;
 use crate::auth::User;
@@ -32,12 +34,21 @@ struct Said {
     resources: Vec<Value>,
 }
 
-/// State: `said` by group version, written by whoever asks for discovery.
+/// A server's OpenAPI v2 document and its hash, if it gave one.
+#[derive(Debug, Clone)]
+struct Document {
+    at: Instant,
+    given: Option<(Arc<Value>, String)>,
+}
+
+/// State: `said` by group version and `documents` by server, written by whoever asks for discovery or for OpenAPI
+/// documents. No lock is held while another is taken.
 #[derive(Debug)]
 pub(crate) struct Aggregator {
     cache: Cache,
     extensions: Extensions,
     said: Mutex<HashMap<String, Said>>,
+    documents: Mutex<HashMap<String, Document>>,
 }
 
 /// A group version of another server, as discovery shows it.
@@ -88,6 +99,7 @@ impl Aggregator {
             cache: cache.clone(),
             extensions,
             said: Mutex::default(),
+            documents: Mutex::default(),
         }
     }
 
@@ -134,7 +146,7 @@ impl Aggregator {
 
     /// Entries of the index of OpenAPI documents: path of a group version, and URL of its document, which is passed on
     /// to the server when it is asked for. A server without such documents has no entry.
-    pub(super) async fn documents(&self, registry: &Registry) -> Vec<(String, Value)> {
+    pub(super) async fn v3_documents(&self, registry: &Registry) -> Vec<(String, Value)> {
         let available = self.available(registry);
         let asked = available.iter().map(|api| async {
             let (group, version) = name_of(api);
@@ -155,6 +167,55 @@ impl Aggregator {
         });
         let found = futures::future::join_all(asked).await;
         found.into_iter().flatten().collect()
+    }
+
+    /// What the OpenAPI v2 documents of the servers say, by group version. A server without one says nothing.
+    pub(super) async fn described(&self, registry: &Registry) -> Vec<Described> {
+        let mut all = Vec::new();
+        // One after the other: a server of several group versions is asked once.
+        for api in self.available(registry) {
+            let (group, version) = name_of(&api);
+            if let Some((document, hash)) = self.document(&api).await {
+                all.push(Described {
+                    group: group.to_owned(),
+                    version: version.to_owned(),
+                    document,
+                    hash,
+                });
+            }
+        }
+        all
+    }
+
+    async fn document(&self, api: &APIService) -> Option<(Arc<Value>, String)> {
+        let (namespace, name, port) = extension::place(extension::service(api)?);
+        let server = format!("{namespace}/{name}:{port}");
+        let known = self.documents().get(&server).cloned();
+        if let Some(known) = known.filter(|known| known.at.elapsed() < FRESH) {
+            return known.given;
+        }
+        let given = match self.extensions.get(api, "/openapi/v2").await {
+            Ok(document) => {
+                let hash = hex::encode(Sha256::digest(document.to_string()));
+                Some((Arc::new(document), hash))
+            }
+            Err(error) => {
+                tracing::debug!(server, %error, "a server does not describe what it serves");
+                None
+            }
+        };
+        let mut all = self.documents();
+        all.retain(|_, document| document.at.elapsed() < FRESH);
+        let at = Instant::now();
+        let kept = Document { at, given };
+        all.insert(server, kept.clone());
+        kept.given
+    }
+
+    fn documents(&self) -> std::sync::MutexGuard<'_, HashMap<String, Document>> {
+        self.documents
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn resources(&self, api: &APIService) -> Option<Vec<Value>> {

@@ -4,6 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use axum::body::Body;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use http::header::{ACCEPT, CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
@@ -16,7 +18,7 @@ use super::{component_status, respond, usage};
 use crate::kinds::{self, Kind, KindRef, Scope};
 use crate::registry::Registry;
 use crate::registry::definitions::Defined;
-use crate::registry::versions::precedence;
+use crate::registry::versions::{self, precedence};
 
 const MAJOR: &str = "1";
 const MINOR: &str = "36";
@@ -41,6 +43,13 @@ struct Answered {
 }
 
 const ANSWERED: &[Answered] = &[
+    Answered {
+        group: "",
+        kind: "Binding",
+        plural: "bindings",
+        singular: "binding",
+        scope: Scope::Namespaced,
+    },
     Answered {
         group: "authentication.k8s.io",
         kind: "SelfSubjectReview",
@@ -331,6 +340,7 @@ fn resource_list(defined: &Defined, group: &str, version: &str) -> Option<Value>
             "namespaced": kind.scope == Scope::Namespaced,
             "kind": kind.kind,
             "verbs": verbs(&kind),
+            "storageVersionHash": storage_version_hash(&kind),
         });
         names(&kind, &mut entry);
         resources.push(entry);
@@ -392,6 +402,18 @@ fn resource_list(defined: &Defined, group: &str, version: &str) -> Option<Value>
             "resources": resources,
         })
     })
+}
+
+/// Tells clients when objects come to be stored in another version: eight bytes of a digest of the group, version and
+/// kind that is stored. Aggregated discovery has no such field.
+fn storage_version_hash(kind: &Kind<'_>) -> String {
+    let stored = versions::stored(kind);
+    let version = match kind.strategy.custom() {
+        Some(custom) => custom.common.storage_version.as_str(),
+        None => stored.version,
+    };
+    let name = format!("{}/{version}/{}", stored.group, stored.kind);
+    BASE64.encode(&Sha256::digest(name)[..8])
 }
 
 /// What else a kind is called.

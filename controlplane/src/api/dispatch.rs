@@ -4,21 +4,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
-use http::header::{ACCEPT, ACCEPT_ENCODING, HOST};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE, HOST};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode};
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 
 use super::audit::Record;
 use super::negotiate;
+use super::openapi::Others;
 use super::read::{Subject, Wish};
 use super::request::{Place, Query, Target, attributes, parse_path};
 use super::write::Write;
 use super::{Api, body, component_status, respond};
 use crate::auth::{Authorizer as _, User};
 use crate::kinds::{KindRef, Scope};
-use crate::registry::ApiError;
 use crate::registry::judges::Remarks;
+use crate::registry::{ApiError, object};
 
 /// How long anything but a watch or a log stream may take.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -185,10 +186,12 @@ impl Api {
                     .ok_or_else(ApiError::no_such_resource)
             }
             ["openapi", rest @ ..] => {
-                let others = match rest {
-                    ["v3"] => self.aggregator.documents(&self.registry).await,
-                    _ => Vec::new(),
-                };
+                let mut others = Others::default();
+                match rest {
+                    ["v2"] => others.v2 = self.aggregator.described(&self.registry).await,
+                    ["v3"] => others.v3 = self.aggregator.v3_documents(&self.registry).await,
+                    _ => {}
+                }
                 super::openapi::serve(&self.registry, &others, rest, &parts.headers)
                     .ok_or_else(ApiError::no_such_resource)
             }
@@ -213,6 +216,9 @@ impl Api {
             return self
                 .component_status(&parts.method, target, query, wish)
                 .await;
+        }
+        if (target.group.as_str(), target.resource.as_str()) == ("", "bindings") {
+            return self.binding(user, parts, body, target, query).await;
         }
         let handle = &self.kind(target).await?;
         let kind = &handle.get();
@@ -284,6 +290,40 @@ impl Api {
             "deletecollection" => Box::pin(self.delete_collection(write)).await,
             _ => Err(ApiError::method_not_allowed()),
         }
+    }
+}
+
+impl Api {
+    /// A binding that names its pod itself: `pods/binding` with the name in the body.
+    async fn binding(
+        &self,
+        user: &User,
+        parts: &Parts,
+        body: Body,
+        target: &Target,
+        query: &Query,
+    ) -> Result<Response<Body>, ApiError> {
+        let place = (target.name.as_str(), target.subresource.as_str());
+        if target.version != "v1" || target.namespace.is_empty() || place != ("", "") {
+            return Err(ApiError::no_such_resource());
+        }
+        if parts.method != Method::POST {
+            return Err(ApiError::method_not_allowed());
+        }
+        let bytes = body::read(body).await?;
+        let encoding = negotiate::content(header(&parts.headers, &CONTENT_TYPE))?;
+        let binding = body::parse(&bytes, encoding)?;
+        let name = object::name(&binding);
+        if name.is_empty() {
+            return Err(ApiError::bad_request("name must be provided"));
+        }
+        let target = Target {
+            resource: "pods".to_owned(),
+            name: name.to_owned(),
+            subresource: "binding".to_owned(),
+            ..target.clone()
+        };
+        Box::pin(self.resource(user, parts, Body::from(bytes), &target, query)).await
     }
 }
 

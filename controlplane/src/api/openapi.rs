@@ -1,5 +1,8 @@
 //! `/openapi/v2` and `/openapi/v3`, made from the schema at first use and kept compressed: the documents are
-//! large and asked for rarely.
+//! large and asked for rarely. What extending servers describe comes to the v2 document ([`merge`]); the v3 documents
+//! are one for each group version, so that theirs are only named.
+
+pub(in crate::api) mod merge;
 
 use std::io::{Read, Write};
 use std::sync::{Arc, OnceLock};
@@ -17,6 +20,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use self::merge::Described;
 use super::dispatch::header;
 use super::negotiate::{accepts_gzip, media_ranges};
 use super::respond;
@@ -79,12 +83,46 @@ const V2_PROTOBUF: &[&str] = &[
     "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
 ];
 
+/// The v2 document in its two forms.
+#[derive(Default)]
+struct V2 {
+    json: OnceLock<Document>,
+    protobuf: OnceLock<Document>,
+}
+
+impl V2 {
+    fn serve(
+        &self,
+        custom: &[Arc<Version>],
+        others: &[Described],
+        headers: &HeaderMap,
+    ) -> Response<Body> {
+        let document = || {
+            let mut document = schema::openapi_v2(custom);
+            merge::merge(&mut document, others);
+            document
+        };
+        let ranges = media_ranges(header(headers, &ACCEPT));
+        let protobuf = ranges
+            .first()
+            .is_some_and(|range| V2_PROTOBUF.contains(&range.media_type.as_str()));
+        if protobuf {
+            self.protobuf
+                .get_or_init(|| Document::new(&schema::openapi_v2_protobuf(&document())))
+                .serve(V2_PROTOBUF[0], headers)
+        } else {
+            self.json
+                .get_or_init(|| Document::new(document().to_string().as_bytes()))
+                .serve("application/json", headers)
+        }
+    }
+}
+
 /// The documents as of one generation of definitions.
 struct Documents {
     generation: u64,
     custom: Vec<Arc<Version>>,
-    v2: OnceLock<Document>,
-    v2_protobuf: OnceLock<Document>,
+    v2: Arc<V2>,
     /// Of the group versions that users have defined, under their paths.
     v3: Vec<(String, Document)>,
 }
@@ -112,30 +150,32 @@ impl Documents {
         let made = Arc::new(Self {
             generation: defined.generation,
             custom,
-            v2: OnceLock::new(),
-            v2_protobuf: OnceLock::new(),
+            v2: Arc::default(),
             v3,
         });
         LATEST.store(Some(Arc::clone(&made)));
         made
     }
 
-    fn v2(&self, headers: &HeaderMap) -> Response<Body> {
-        let ranges = media_ranges(header(headers, &ACCEPT));
-        let protobuf = ranges
-            .first()
-            .is_some_and(|range| V2_PROTOBUF.contains(&range.media_type.as_str()));
-        if protobuf {
-            self.v2_protobuf
-                .get_or_init(|| Document::new(&schema::openapi_v2_protobuf(&self.custom)))
-                .serve(V2_PROTOBUF[0], headers)
-        } else {
-            self.v2
-                .get_or_init(|| {
-                    Document::new(schema::openapi_v2(&self.custom).to_string().as_bytes())
-                })
-                .serve("application/json", headers)
+    /// With what other servers describe, which is kept until one of them says something else.
+    fn v2(&self, others: &[Described], headers: &HeaderMap) -> Response<Body> {
+        static LATEST: ArcSwapOption<(u64, Vec<String>, Arc<V2>)> = ArcSwapOption::const_empty();
+        if others.is_empty() {
+            return self.v2.serve(&self.custom, others, headers);
         }
+        let hashes: Vec<String> = others
+            .iter()
+            .map(|other| format!("{}/{}/{}", other.group, other.version, other.hash))
+            .collect();
+        let known = LATEST
+            .load_full()
+            .filter(|known| (known.0, &known.1) == (self.generation, &hashes));
+        let known = known.unwrap_or_else(|| {
+            let made = Arc::new((self.generation, hashes, Arc::default()));
+            LATEST.store(Some(Arc::clone(&made)));
+            made
+        });
+        known.2.serve(&self.custom, others, headers)
     }
 
     fn all(&self) -> impl Iterator<Item = &(String, Document)> {
@@ -152,17 +192,24 @@ impl Documents {
     }
 }
 
-/// `others`: entries of the index for what other servers describe.
+/// What other servers describe.
+#[derive(Default)]
+pub(super) struct Others {
+    /// Entries of the index of v3 documents.
+    pub(super) v3: Vec<(String, Value)>,
+    pub(super) v2: Vec<Described>,
+}
+
 pub(super) fn serve(
     registry: &Registry,
-    others: &[(String, Value)],
+    others: &Others,
     segments: &[&str],
     headers: &HeaderMap,
 ) -> Option<Response<Body>> {
     let documents = Documents::of(registry);
     match segments {
-        ["v2"] => Some(documents.v2(headers)),
-        ["v3"] => Some(respond::value(StatusCode::OK, &documents.index(others))),
+        ["v2"] => Some(documents.v2(&others.v2, headers)),
+        ["v3"] => Some(respond::value(StatusCode::OK, &documents.index(&others.v3))),
         ["v3", path @ ..] => {
             let path = path.join("/");
             let (_, document) = documents.all().find(|(known, _)| *known == path)?;

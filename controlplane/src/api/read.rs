@@ -64,6 +64,25 @@ pub(super) fn version_match(query: &Query) -> Result<VersionMatch, ApiError> {
 
 pub(super) fn list_options(kind: &Kind<'_>, query: &Query) -> Result<ListOptions, ApiError> {
     let limit: i64 = query.number("limit")?.unwrap_or(0);
+    query.number::<i64>("timeoutSeconds")?;
+    let forbidden = |field: &str, why: &str| {
+        let message = format!("Forbidden: {why}");
+        let error =
+            crate::registry::error::field_error(field, crate::kinds::Cause::Forbidden, message);
+        ApiError::invalid_named("meta.k8s.io", "ListOptions", "", &[error])
+    };
+    if query.has("sendInitialEvents") {
+        return Err(forbidden(
+            "sendInitialEvents",
+            "sendInitialEvents is forbidden for list",
+        ));
+    }
+    if version_match(query)? != VersionMatch::Unset && !query.get("continue").is_empty() {
+        return Err(forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden when continue is provided",
+        ));
+    }
     Ok(ListOptions {
         selector: Selector::parse(kind, query.get("labelSelector"), query.get("fieldSelector"))?,
         limit: usize::try_from(limit).unwrap_or(0),
@@ -84,8 +103,9 @@ impl Api {
         query: &Query,
         wish: Wish,
     ) -> Result<Response<Body>, ApiError> {
-        let freshness = match resource_version(query)? {
-            Some(0) => Freshness::Local,
+        let at_least = resource_version(query)?.unwrap_or(0);
+        let freshness = match query.get("resourceVersion") {
+            "0" => Freshness::Local,
             _ => Freshness::Linearizable,
         };
         let Subject {
@@ -96,6 +116,10 @@ impl Api {
             ..
         } = subject;
         let kv = self.registry.get(kind, namespace, name, freshness).await?;
+        let current = self.registry.store().revision();
+        if at_least > current {
+            return Err(ApiError::future_revision(at_least, current));
+        }
         if subresource == "scale" {
             let live = self
                 .registry

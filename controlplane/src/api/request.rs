@@ -214,7 +214,14 @@ pub(crate) fn dry_run(value: &str, options: &str) -> Result<bool, ApiError> {
     if value == "All" {
         return Ok(true);
     }
-    Err(not_an_option(options, "dryRun", value, &["All"]))
+    // What is shown is the list that it is in.
+    let message = format!("Unsupported value: [{value:?}]: supported values: \"All\"");
+    Err(ApiError::invalid_named(
+        "meta.k8s.io",
+        options,
+        "",
+        &[field_error("dryRun", Cause::NotSupported, message)],
+    ))
 }
 
 /// A field of `options` (`CreateOptions`) with a value that it does not have.

@@ -518,9 +518,18 @@ fn options_from(body: &Value, query: &Query) -> Result<DeleteOptions, ApiError> 
             .has("orphanDependents")
             .then(|| query.flag("orphanDependents")),
     };
-    if options.propagation.is_none()
-        && let Some(orphan) = orphan
-    {
+    if let (Some(policy), Some(_)) = (&options.propagation, orphan) {
+        let why = "orphanDependents and deletionPropagation cannot be both set";
+        let message = format!("Invalid value: {policy:?}: {why}");
+        let error = field_error("propagationPolicy", Cause::Invalid, message);
+        return Err(ApiError::invalid_named(
+            "meta.k8s.io",
+            "DeleteOptions",
+            "",
+            &[error],
+        ));
+    }
+    if let Some(orphan) = orphan {
         options.propagation = Some(if orphan { "Orphan" } else { "Background" }.to_owned());
     }
     Ok(options)

@@ -53,11 +53,28 @@ fn validate_rules(matching: &Value, field: &str, path: &str, errors: &mut Errors
                 );
             }
         }
-        for field in ["apiGroups", "apiVersions", "resources"] {
-            if list(rule, &[field]).is_empty() {
-                errors.required(format!("{path}.{field}"), "");
+        for (field, named) in [
+            ("apiGroups", "API groups"),
+            ("apiVersions", "API versions"),
+            ("resources", ""),
+        ] {
+            let given = list(rule, &[field]);
+            let path = format!("{path}.{field}");
+            if given.is_empty() {
+                errors.required(&*path, "");
+            }
+            if field != "resources" && given.len() > 1 && given.iter().any(|one| one == "*") {
+                let why = format!("if '*' is present, must not specify other {named}");
+                errors.invalid(&*path, rule[field].clone(), &why);
+            }
+            // The core group has no name.
+            for (number, one) in given.iter().enumerate() {
+                if field != "apiGroups" && one == "" {
+                    errors.required(format!("{path}[{number}]"), "");
+                }
             }
         }
+        validate_resources(rule, &format!("{path}.resources"), errors);
         let scope = text(rule, &["scope"]);
         if !matches!(scope, "*" | "Cluster" | "Namespaced") {
             errors.not_supported(
@@ -66,6 +83,50 @@ fn validate_rules(matching: &Value, field: &str, path: &str, errors: &mut Errors
                 &["*", "Cluster", "Namespaced"],
             );
         }
+    }
+}
+
+/// What covers something else in a rule does not stand beside it.
+fn validate_resources(rule: &Value, path: &str, errors: &mut Errors) {
+    let given: Vec<&str> = list(rule, &["resources"])
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    let (mut all_below, mut below_all) = (Vec::new(), Vec::new());
+    for (number, name) in given.iter().enumerate() {
+        let Some((resource, below)) = name.split_once('/') else {
+            continue;
+        };
+        let path = format!("{path}[{number}]");
+        if all_below.contains(&resource) {
+            let why = format!("if '{resource}/*' is present, must not specify {name}");
+            errors.invalid(&*path, *name, &why);
+        }
+        if below_all.contains(&below) {
+            let why = format!("if '*/{below}' is present, must not specify {name}");
+            errors.invalid(path, *name, &why);
+        }
+        if below == "*" {
+            all_below.push(resource);
+        }
+        if resource == "*" {
+            below_all.push(below);
+        }
+    }
+    if given.len() > 1 && given.contains(&"*/*") {
+        errors.invalid(
+            path,
+            rule["resources"].clone(),
+            "if '*/*' is present, must not specify other resources",
+        );
+    }
+    let plain = given.iter().filter(|name| !name.contains('/'));
+    if given.contains(&"*") && plain.clone().any(|name| *name != "*" && !name.is_empty()) {
+        errors.invalid(
+            path,
+            rule["resources"].clone(),
+            "if '*' is present, must not specify other resources without subresources",
+        );
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::access::{at, integer, list, object_mut, text};
 use super::errors::Errors;
-use super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, table};
+use super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, names, table};
 
 pub(crate) static KIND: Kind = Kind {
     group: "apiregistration.k8s.io",
@@ -112,6 +112,11 @@ impl Strategy for ApiService {
                 if text(service, &[field]).is_empty() {
                     errors.required(format!("spec.service.{field}"), "");
                 }
+            }
+            let port = integer(service, &["port"]).unwrap_or(0);
+            for message in names::port_number(port) {
+                let message = format!("port is not valid: {message}");
+                errors.invalid("spec.service.port", port, &message);
             }
         }
         errors.into_vec()

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::access::{at, fill, integer, list, list_mut, object_mut, same, text};
-use super::endpoints::{protocol, usable_address};
+use super::endpoints::{app_protocol, protocol, usable_address};
 use super::errors::Errors;
 use super::served_version::ServedVersion;
 use super::table;
@@ -87,6 +87,8 @@ const PLACES: &[(&str, &str)] = &[
 const MAX_ENDPOINTS: usize = 1000;
 const MAX_ADDRESSES: usize = 100;
 const MAX_PORTS: usize = 20_000;
+/// Zones that one endpoint may be meant for.
+const MAX_HINTS: usize = 8;
 
 #[derive(Debug)]
 struct EndpointSlice;
@@ -233,6 +235,21 @@ fn validate_endpoint(endpoint: &Value, address_type: &str, field: &str, errors: 
             names::dns_subdomain(node),
         );
     }
+    let mut zones = HashSet::new();
+    let hints = list(endpoint, &["hints", "forZones"]);
+    if hints.len() > MAX_HINTS {
+        errors.too_many(format!("{field}.hints.forZones"), hints.len(), MAX_HINTS);
+        return;
+    }
+    for (at, hint) in hints.iter().enumerate() {
+        let field = format!("{field}.hints.forZones[{at}].name");
+        let zone = text(hint, &["name"]);
+        if zones.insert(zone) {
+            errors.format(&field, zone, names::label_value(zone));
+        } else {
+            errors.duplicate(field, zone);
+        }
+    }
 }
 
 fn validate_ports(ports: &[Value], errors: &mut Errors) {
@@ -255,6 +272,7 @@ fn validate_ports(ports: &[Value], errors: &mut Errors) {
             &format!("{field}.protocol"),
             errors,
         );
+        app_protocol(port, &field, errors);
         if at(port, &["port"]).is_some() {
             let number = integer(port, &["port"]).unwrap_or(0);
             for message in names::port_number(number) {

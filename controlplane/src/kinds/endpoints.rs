@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::access::{fill, integer, list, list_mut, text};
+use super::access::{at, fill, integer, list, list_mut, text};
 use super::errors::Errors;
 use super::table;
 use super::{Column, FieldError, Kind, NameRule, Scope, Strategy, names};
@@ -98,6 +98,17 @@ fn host_port(ip: &str, port: i64) -> String {
     }
 }
 
+/// What is spoken at a port: a name as label keys are, with or without a domain.
+pub(super) fn app_protocol(port: &Value, field: &str, errors: &mut Errors) {
+    if let Some(name) = at(port, &["appProtocol"]).and_then(Value::as_str) {
+        errors.format(
+            &format!("{field}.appProtocol"),
+            name,
+            names::qualified_name(name),
+        );
+    }
+}
+
 fn validate_subset(subset: &Value, field: &str, errors: &mut Errors) {
     let ready = list(subset, &["addresses"]);
     let unready = list(subset, &["notReadyAddresses"]);
@@ -109,6 +120,13 @@ fn validate_subset(subset: &Value, field: &str, errors: &mut Errors) {
             let field = format!("{field}.{name}[{at}]");
             let ip = text(address, &["ip"]);
             usable_address(ip, &format!("{field}.ip"), errors);
+            if let Some(node) = address.get("nodeName").and_then(Value::as_str) {
+                errors.format(
+                    &format!("{field}.nodeName"),
+                    node,
+                    names::dns_subdomain(node),
+                );
+            }
             let hostname = text(address, &["hostname"]);
             if !hostname.is_empty() {
                 errors.format(
@@ -137,6 +155,7 @@ fn validate_subset(subset: &Value, field: &str, errors: &mut Errors) {
             &format!("{field}.protocol"),
             errors,
         );
+        app_protocol(port, &field, errors);
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::access::{at, integer, text};
 use super::errors::Errors;
 use super::table;
-use super::{Column, FieldError, Kind, NameRule, Scope, Strategy, time};
+use super::{Column, FieldError, Kind, NameRule, Scope, Strategy, names, time};
 
 pub(super) static KIND: Kind = Kind {
     group: "",
@@ -56,6 +56,9 @@ const RENAMED: &[(&str, &str)] = &[
     ("count", "deprecatedCount"),
     ("source", "deprecatedSource"),
 ];
+
+/// Fields, as core/v1 has them, that events of the other group leave alone.
+const DEPRECATED: &[&str] = &["firstTimestamp", "lastTimestamp", "count", "source"];
 
 /// A core/v1 event as events.k8s.io/v1 shows it.
 pub(crate) fn to_events(event: &Value) -> Value {
@@ -136,13 +139,15 @@ impl Strategy for Event {
 
     fn prepare_update(&self, _object: &mut Value, _old: &Value, _subresource: &str) {}
 
-    fn validate(
-        &self,
-        object: &Value,
-        _old: Option<&Value>,
-        _subresource: &str,
-    ) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, old: Option<&Value>, _subresource: &str) -> Vec<FieldError> {
         let mut errors = Errors::new();
+        if !self.is_core() {
+            match old {
+                None => strict(object, &mut errors),
+                Some(old) => settled(object, old, &mut errors),
+            }
+            return errors.into_vec();
+        }
         let namespace = text(object, &["metadata", "namespace"]);
         let about = text(object, &[self.about, "namespace"]);
         // Events about things outside namespaces live in `default`.
@@ -158,7 +163,7 @@ impl Strategy for Event {
                 "does not match event.namespace",
             );
         }
-        if !self.is_core() {
+        if !text(object, &["eventTime"]).is_empty() {
             new_style(object, &mut errors);
         }
         errors.into_vec()
@@ -288,33 +293,83 @@ impl Strategy for Event {
     }
 }
 
-/// What `events.k8s.io/v1` asks for beyond core/v1.
+/// What events that have an `eventTime` say.
 fn new_style(object: &Value, errors: &mut Errors) {
+    let controller = "reportingComponent";
+    let required = |field: &str, value: &str, errors: &mut Errors| {
+        if value.is_empty() {
+            errors.required(field, "");
+        }
+    };
+    let name = text(object, &[controller]);
+    required(controller, name, errors);
+    errors.format(controller, name, names::qualified_name(name));
+    for field in ["reportingInstance", "action", "reason"] {
+        let value = text(object, &[field]);
+        required(field, value, errors);
+        if value.len() > 128 {
+            errors.invalid(field, "", "can have at most 128 characters");
+        }
+    }
+    if text(object, &["message"]).len() > 1024 {
+        errors.invalid("message", "", "can have at most 1024 characters");
+    }
+}
+
+/// What `events.k8s.io/v1` asks for beyond core/v1; fields have their names in core/v1 in complaints.
+fn strict(object: &Value, errors: &mut Errors) {
+    if at(object, &["series"]).is_some() {
+        if integer(object, &["series", "count"]).unwrap_or(0) < 2 {
+            errors.invalid("series.count", "", "should be at least 2");
+        }
+        if text(object, &["series", "lastObservedTime"]).is_empty() {
+            errors.required("series.lastObservedTime", "");
+        }
+    }
     if text(object, &["eventTime"]).is_empty() {
         errors.required("eventTime", "");
     }
-    for (field, most) in [
-        ("reportingController", 128),
-        ("reportingInstance", 128),
-        ("action", 128),
-        ("reason", 128),
-    ] {
-        let value = text(object, &[field]);
-        if value.is_empty() {
-            errors.required(field, "");
-        } else if value.len() > most {
-            errors.invalid(field, value, &format!("can have at most {most} characters"));
-        }
-    }
-    if text(object, &["note"]).len() > 1024 {
-        errors.invalid(
-            "message",
-            text(object, &["note"]),
-            "can have at most 1024 characters",
-        );
-    }
     let kind = text(object, &["type"]);
     if kind != "Normal" && kind != "Warning" {
-        errors.invalid("type", kind, &format!("has invalid value: {kind}"));
+        errors.invalid("type", "", &format!("has invalid value: {kind}"));
+    }
+    for (core, events) in RENAMED.iter().filter(|(core, _)| DEPRECATED.contains(core)) {
+        let given = at(object, &[events]);
+        let source = ["component", "host"].iter().any(|part| {
+            let part = given.and_then(|given| given.get(*part));
+            part.and_then(Value::as_str)
+                .is_some_and(|part| !part.is_empty())
+        });
+        let set = match *core {
+            "source" => source,
+            "count" => given.and_then(Value::as_i64).unwrap_or(0) != 0,
+            _ => given.is_some(),
+        };
+        if set {
+            errors.invalid(*core, "", "needs to be unset");
+        }
+    }
+}
+
+/// What an event of the other group cannot change: all but its series.
+fn settled(object: &Value, old: &Value, errors: &mut Errors) {
+    for core in [
+        "involvedObject",
+        "reason",
+        "message",
+        "source",
+        "firstTimestamp",
+        "lastTimestamp",
+        "count",
+        "type",
+        "eventTime",
+        "action",
+        "related",
+        "reportingController",
+        "reportingInstance",
+    ] {
+        let renamed = RENAMED.iter().find(|(from, _)| *from == core);
+        let field = renamed.map_or(core, |(_, to)| to);
+        errors.immutable(core, at(object, &[field]), at(old, &[field]));
     }
 }

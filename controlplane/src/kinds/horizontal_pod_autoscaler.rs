@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 #[cfg(test)]
 pub(crate) use v1::{to_v1, to_v2};
 
-use super::access::{at, fill, integer, list, list_mut, object_mut, text};
+use super::access::{at, integer, list, object_mut, text};
 use super::errors::Errors;
 use super::served_version::ServedVersion;
 use super::table;
@@ -102,9 +102,6 @@ impl Strategy for HorizontalPodAutoscaler {
             }}]);
             spec.insert("metrics".into(), metric);
         }
-        for metric in list_mut(object, &["spec", "metrics"]) {
-            default_target(metric);
-        }
         if at(object, &["spec", "behavior"]).is_some() {
             for (side, down) in [("scaleUp", false), ("scaleDown", true)] {
                 let given = object_mut(object, &["spec", "behavior", side]);
@@ -190,25 +187,6 @@ fn source(metric_type: &str) -> &'static str {
         "Object" => "object",
         _ => "external",
     }
-}
-
-/// The type of a target follows from what it says.
-fn default_target(metric: &mut Value) {
-    let source = source(text(metric, &["type"]));
-    if !metric.get(source).is_some_and(Value::is_object) {
-        return;
-    }
-    let target = object_mut(metric, &[source, "target"]);
-    let kind = if target.contains_key("averageUtilization") {
-        "Utilization"
-    } else if target.contains_key("averageValue") {
-        "AverageValue"
-    } else if target.contains_key("value") {
-        "Value"
-    } else {
-        return;
-    };
-    fill(target, "type", kind);
 }
 
 /// `cpu: 12%/80%, memory: 100Mi/200Mi + 1 more...`

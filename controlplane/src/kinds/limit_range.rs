@@ -65,9 +65,16 @@ impl Strategy for LimitRange {
         for (number, limit) in list(object, &["spec", "limits"]).iter().enumerate() {
             let path = format!("spec.limits[{number}]");
             let kind = text(limit, &["type"]);
-            if kind.is_empty() {
-                errors.required(format!("{path}.type"), "");
-            } else if !types.insert(kind) {
+            let problems = names::qualified_name(kind);
+            if problems.is_empty() && !kind.contains('/') && !TYPES.contains(&kind) {
+                errors.invalid(
+                    format!("{path}.type"),
+                    kind,
+                    "must be a standard limit type or fully qualified",
+                );
+            }
+            errors.format(&format!("{path}.type"), kind, problems);
+            if !types.insert(kind) {
                 errors.duplicate(format!("{path}.type"), kind);
             }
             validate_limit(limit, kind, &path, &mut errors);
@@ -90,6 +97,8 @@ impl Strategy for LimitRange {
         ]
     }
 }
+
+const TYPES: &[&str] = &["Pod", "Container", "PersistentVolumeClaim"];
 
 fn amounts<'a>(limit: &'a Value, field: &str) -> Option<&'a Map<String, Value>> {
     map(limit, &[field])
@@ -114,8 +123,10 @@ fn validate_limit(limit: &Value, kind: &str, path: &str, errors: &mut Errors) {
             .flatten()
             .map(|(name, _)| name)
         {
-            for problem in names::qualified_name(name) {
-                errors.invalid(format!("{path}.{field}[{name}]"), name.as_str(), &problem);
+            let at = format!("{path}.{field}[{name}]");
+            match kind {
+                "Pod" | "Container" => super::pod::validate_resource_name(name, &at, errors),
+                _ => errors.format(&at, name, names::qualified_name(name)),
             }
             all.insert(name.as_str());
         }
@@ -144,24 +155,30 @@ fn validate_limit(limit: &Value, kind: &str, path: &str, errors: &mut Errors) {
 
 /// min <= defaultRequest <= default <= max.
 fn ordered(limit: &Value, name: &str, path: &str, errors: &mut Errors) {
-    const ORDER: &[(&str, &str, &str)] = &[
-        ("min", "max", "min"),
-        ("min", "defaultRequest", "defaultRequest"),
-        ("defaultRequest", "max", "defaultRequest"),
-        ("defaultRequest", "default", "defaultRequest"),
-        ("min", "default", "default"),
-        ("default", "max", "default"),
+    // The third is the field that is named, the fourth the one whose amount is shown.
+    const ORDER: &[(&str, &str, &str, &str)] = &[
+        ("min", "max", "min", "min"),
+        ("min", "defaultRequest", "defaultRequest", "defaultRequest"),
+        ("defaultRequest", "max", "defaultRequest", "defaultRequest"),
+        (
+            "defaultRequest",
+            "default",
+            "defaultRequest",
+            "defaultRequest",
+        ),
+        ("min", "default", "default", "min"),
+        ("default", "max", "default", "max"),
     ];
     let called = |field: &str| match field {
         "defaultRequest" => "default request".to_owned(),
         other => other.to_owned(),
     };
-    for (less, more, about) in ORDER {
+    for (less, more, about, shown) in ORDER {
         let (Some(a), Some(b)) = (amount(limit, less, name), amount(limit, more, name)) else {
             continue;
         };
         if a > b {
-            let shown = amount(limit, about, name).map_or_else(String::new, |q| q.to_string());
+            let shown = amount(limit, shown, name).map_or_else(String::new, |q| q.to_string());
             errors.invalid(
                 format!("{path}.{about}[{name}]"),
                 shown,

@@ -36,7 +36,12 @@ pub(crate) fn validate(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<
     let meta = object.get("metadata").unwrap_or(&empty);
     match old {
         None => create(kind, meta, &mut errors),
-        Some(old) => update(meta, old.get("metadata").unwrap_or(&empty), &mut errors),
+        Some(old) => update(
+            kind,
+            meta,
+            old.get("metadata").unwrap_or(&empty),
+            &mut errors,
+        ),
     }
     if integer(meta, &["generation"]).is_some_and(|generation| generation < 0) {
         errors.invalid(
@@ -49,7 +54,7 @@ pub(crate) fn validate(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<
     annotations(meta, "metadata.annotations", &mut errors);
     owners(meta, &mut errors);
     if old.is_none() {
-        finalizers(meta, &mut errors);
+        finalizers(kind, meta, &mut errors);
     }
     managed_fields(meta, &mut errors);
     errors.into_vec()
@@ -83,7 +88,7 @@ fn create(kind: &Kind, meta: &Value, errors: &mut Errors) {
     }
 }
 
-fn update(meta: &Value, old: &Value, errors: &mut Errors) {
+fn update(kind: &Kind, meta: &Value, old: &Value, errors: &mut Errors) {
     if at(old, &["deletionTimestamp"]).is_some() {
         let before = list(old, &["finalizers"]);
         let mut new: Vec<&str> = list(meta, &["finalizers"])
@@ -133,7 +138,7 @@ fn update(meta: &Value, old: &Value, errors: &mut Errors) {
         );
     }
     if list(meta, &["finalizers"]) != list(old, &["finalizers"]) {
-        finalizers(meta, errors);
+        finalizers(kind, meta, errors);
     }
 }
 
@@ -191,14 +196,27 @@ fn owners(meta: &Value, errors: &mut Errors) {
     }
 }
 
-fn finalizers(meta: &Value, errors: &mut Errors) {
+/// Those that need no domain before their name.
+const FINALIZERS: &[&str] = &["foregroundDeletion", "kubernetes", "orphan"];
+/// Groups whose servers, in Kubernetes, ask for no domain.
+const ANY_FINALIZER: &[&str] = &["apiextensions.k8s.io", "apiregistration.k8s.io"];
+
+fn finalizers(kind: &Kind, meta: &Value, errors: &mut Errors) {
     let all = list(meta, &["finalizers"]);
-    for finalizer in all.iter().filter_map(Value::as_str) {
+    let qualified = !kind.is_custom() && !ANY_FINALIZER.contains(&kind.group);
+    for (index, finalizer) in all.iter().filter_map(Value::as_str).enumerate() {
         errors.format(
             "metadata.finalizers",
             finalizer,
             names::qualified_name(finalizer),
         );
+        if qualified && !finalizer.contains('/') && !FINALIZERS.contains(&finalizer) {
+            errors.invalid(
+                format!("metadata.finalizers[{index}]"),
+                finalizer,
+                "name is neither a standard finalizer name nor is it fully qualified",
+            );
+        }
     }
     let has = |name: &str| all.iter().any(|finalizer| finalizer.as_str() == Some(name));
     if has("orphan") && has("foregroundDeletion") {

@@ -105,6 +105,7 @@ impl Strategy for Node {
             let cidr = cidr.as_str().unwrap_or("");
             errors.format(&format!("spec.podCIDRs[{at}]"), cidr, names::cidr(cidr));
         }
+        families(cidrs, &mut errors);
         let first = cidrs.first().and_then(Value::as_str).unwrap_or("");
         let one = text(object, &["spec", "podCIDR"]);
         if !one.is_empty() && one != first {
@@ -245,6 +246,25 @@ pub(super) fn taint_effect(effect: &str, allow_empty: bool, field: &str, errors:
             other,
             &["NoSchedule", "PreferNoSchedule", "NoExecute"],
         ),
+    }
+}
+
+/// At most one range of each family, none twice.
+fn families(cidrs: &[Value], errors: &mut Errors) {
+    let ranges = cidrs.iter().filter_map(Value::as_str);
+    let ranges: Vec<(&str, bool)> = ranges.map(|range| (range, range.contains(':'))).collect();
+    if ranges.len() > 2 || matches!(ranges[..], [(_, first), (_, second)] if first == second) {
+        errors.invalid(
+            "spec.podCIDRs",
+            cidrs.to_vec(),
+            "may specify no more than one CIDR for each IP family",
+        );
+    }
+    let mut seen = std::collections::HashSet::new();
+    for (at, (range, _)) in ranges.iter().enumerate() {
+        if !seen.insert(range) {
+            errors.duplicate(format!("spec.podCIDRs[{at}]"), *range);
+        }
     }
 }
 

@@ -186,6 +186,16 @@ pub(super) fn default_template_at(object: &mut Value, path: &[&str]) {
     }
 }
 
+/// Checks a folder of the node.
+pub(super) fn host_path(source: &Value, field: &str, errors: &mut Errors) {
+    volumes::host_path(source, field, errors);
+}
+
+/// The name of something that containers may ask for.
+pub(super) fn validate_resource_name(name: &str, field: &str, errors: &mut Errors) {
+    resources::resource_name(name, field, errors);
+}
+
 /// Checks the node selector of a volume.
 pub(super) fn validate_node_selector(selector: &Value, field: &str, errors: &mut Errors) {
     affinity::node_selector(selector, field, errors);

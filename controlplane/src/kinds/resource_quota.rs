@@ -196,9 +196,11 @@ fn validate_scopes(object: &Value, errors: &mut Errors) {
         let counts_pods = matches!(name.as_str(), "pods" | "count/pods");
         let computes =
             counts_pods || AMOUNTS.contains(&name.as_str()) && name != "requests.storage";
-        let wrong = scopes.iter().any(|scope| {
-            (*scope == "BestEffort" && !counts_pods) || (of_pods.contains(scope) && !computes)
-        });
+        let standard = WHOLE.contains(&name.as_str()) || AMOUNTS.contains(&name.as_str());
+        let wrong = standard
+            && scopes.iter().any(|scope| {
+                (*scope == "BestEffort" && !counts_pods) || (of_pods.contains(scope) && !computes)
+            });
         if wrong {
             errors.invalid(
                 path,

@@ -113,7 +113,7 @@ fn validate_parameters(object: &Value, required: bool, errors: &mut Errors) {
     }
 }
 
-fn validate_driver_name(name: &str, field: &str, errors: &mut Errors) {
+pub(super) fn validate_driver_name(name: &str, field: &str, errors: &mut Errors) {
     if name.is_empty() {
         errors.required(field, "");
         return;

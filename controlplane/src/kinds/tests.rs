@@ -7,6 +7,7 @@ mod invalid;
 mod pod_fields;
 mod quantities;
 mod rows;
+mod rules;
 mod storage;
 mod updates;
 

@@ -22,7 +22,14 @@ impl Registry {
         options: &WriteOptions,
     ) -> Result<Written, ApiError> {
         let (kind, object) = match kind.strategy.stored() {
-            Some(stored) => (stored, kind.strategy.to_stored(object)),
+            Some(stored) => {
+                // What this version asks for beyond the one that is stored.
+                let errors = kind.strategy.validate(&object, None, "");
+                if !errors.is_empty() {
+                    return Err(ApiError::invalid(kind, object::name(&object), &errors));
+                }
+                (stored, kind.strategy.to_stored(object))
+            }
             None => (kind, object),
         };
         if kind

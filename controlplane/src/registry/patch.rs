@@ -8,7 +8,7 @@ use super::update::{Ownership, Place, check_name};
 use super::{ApiError, Registry, WriteOptions, Written, object};
 use crate::kinds::Kind;
 use crate::patch::{json_patch, merge_patch, server_side_apply, strategic_merge_patch};
-use crate::schema::{FieldProblem, check_and_prune};
+use crate::schema::{FieldProblem, ProblemKind, check_and_prune};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PatchType {
@@ -47,6 +47,9 @@ pub(super) fn patched(
     judge: Judge<'_>,
 ) -> Result<Value, ApiError> {
     let kind = request.kind;
+    if matches!(request.patch_type, PatchType::Apply { .. }) {
+        declared(request)?;
+    }
     let result = match request.patch_type {
         PatchType::Json => json_patch(live, request.patch),
         PatchType::Merge => Ok(merge_patch(live, request.patch)),
@@ -82,6 +85,27 @@ pub(super) fn patched(
     object::strip_absent(kind, &mut wanted);
     judge(&check_and_prune(kind, &mut wanted))?;
     Ok(wanted)
+}
+
+/// Server-side apply takes no field that the kind does not have, whatever is asked of unknown fields. Kubernetes says
+/// so with 500; the request is what is wrong.
+fn declared(request: &PatchRequest<'_>) -> Result<(), ApiError> {
+    let kind = request.kind;
+    let problems = check_and_prune(kind, &mut request.patch.clone());
+    let unknown = problems
+        .into_iter()
+        .find(|problem| problem.kind == ProblemKind::Unknown);
+    match unknown {
+        None => Ok(()),
+        Some(problem) => Err(ApiError::bad_request(format!(
+            "failed to create typed patch object ({}/{}; {}, Kind={}): .{}: field not declared in schema",
+            request.namespace,
+            request.name,
+            kind.api_version(),
+            kind.kind,
+            problem.path
+        ))),
+    }
 }
 
 fn without_version(applied: &Value) -> Cow<'_, Value> {
@@ -148,6 +172,7 @@ impl Registry {
         judge: Judge<'_>,
     ) -> Result<Written, ApiError> {
         let PatchRequest { kind, name, .. } = *request;
+        declared(request)?;
         if !object::uid(request.patch).is_empty() {
             return Err(ApiError::conflict(
                 kind,

@@ -86,9 +86,15 @@ impl Selector {
             match stored.filter(|name| generic || offered.iter().any(|(field, _)| field == name)) {
                 Some(stored) => requirement.field = stored,
                 None => {
-                    return Err(ApiError::bad_request(format!(
-                        "field label not supported: {name}"
-                    )));
+                    let why = if offered.is_empty() {
+                        format!(
+                            "{name:?} is not a known field selector: only \"metadata.name\", \
+                             \"metadata.namespace\""
+                        )
+                    } else {
+                        format!("field label not supported: {name}")
+                    };
+                    return Err(ApiError::bad_request(why));
                 }
             }
         }

@@ -16,8 +16,36 @@ use crate::store::{Compare, Freshness, KeyValue, Op, Txn};
 
 /// Kinds whose whole-object updates must name the version they replace.
 const CONDITIONAL_ONLY: &[(&str, &str)] = &[
+    ("admissionregistration.k8s.io", "mutatingadmissionpolicies"),
+    (
+        "admissionregistration.k8s.io",
+        "mutatingadmissionpolicybindings",
+    ),
+    (
+        "admissionregistration.k8s.io",
+        "mutatingwebhookconfigurations",
+    ),
+    (
+        "admissionregistration.k8s.io",
+        "validatingadmissionpolicies",
+    ),
+    (
+        "admissionregistration.k8s.io",
+        "validatingadmissionpolicybindings",
+    ),
+    (
+        "admissionregistration.k8s.io",
+        "validatingwebhookconfigurations",
+    ),
+    ("apiextensions.k8s.io", "customresourcedefinitions"),
+    ("apiregistration.k8s.io", "apiservices"),
     ("coordination.k8s.io", "leases"),
-    ("discovery.k8s.io", "endpointslices"),
+    ("node.k8s.io", "runtimeclasses"),
+    ("policy", "poddisruptionbudgets"),
+    ("storage.k8s.io", "csidrivers"),
+    ("storage.k8s.io", "csinodes"),
+    ("storage.k8s.io", "csistoragecapacities"),
+    ("storage.k8s.io", "volumeattachments"),
 ];
 
 /// Who writes `metadata.managedFields`.
@@ -50,14 +78,14 @@ impl Registry {
         options: &WriteOptions,
     ) -> Result<Written, ApiError> {
         check_name(&object, name)?;
-        let conditional = CONDITIONAL_ONLY.contains(&(kind.group, kind.plural));
+        let conditional = kind.is_custom() || CONDITIONAL_ONLY.contains(&(kind.group, kind.plural));
         if conditional && object::meta(&object, "resourceVersion").is_empty() {
             return Err(ApiError::invalid_field(
                 kind,
                 name,
                 "metadata.resourceVersion",
                 Cause::Invalid,
-                "Invalid value: \"\": must be specified for an update",
+                "Invalid value: 0: must be specified for an update",
             ));
         }
         let place = Place {
@@ -124,6 +152,13 @@ impl Registry {
             let mut place = place;
             let mut live = live;
             if let Some((kind, stored)) = kind.strategy.stored().zip(kept) {
+                // What this version asks for beyond the one that is stored.
+                let errors = served
+                    .strategy
+                    .validate(&wanted, Some(&live), place.subresource);
+                if !errors.is_empty() {
+                    return Err(ApiError::invalid(served, name, &errors));
+                }
                 (place.kind, live) = (kind, stored);
                 wanted = served.strategy.to_stored(wanted);
             }

@@ -75,6 +75,9 @@ const fn extra(
     }
 }
 
+/// The one among them that is read.
+pub(super) const COMPONENT_STATUS: &str = "ComponentStatus";
+
 #[rustfmt::skip]
 pub(super) const EXTRA: &[Extra] = &[
     extra("authentication.k8s.io", "SelfSubjectReview", "io.k8s.api.authentication.v1.SelfSubjectReview", "selfsubjectreviews", false),
@@ -86,7 +89,8 @@ pub(super) const EXTRA: &[Extra] = &[
     extra("authorization.k8s.io", "SubjectAccessReview", "io.k8s.api.authorization.v1.SubjectAccessReview", "subjectaccessreviews", false),
     extra("autoscaling", "Scale", "io.k8s.api.autoscaling.v1.Scale", "", true),
     extra("policy", "Eviction", "io.k8s.api.policy.v1.Eviction", "", true),
-    extra("", "Binding", "io.k8s.api.core.v1.Binding", "", true),
+    extra("", "Binding", "io.k8s.api.core.v1.Binding", "bindings", true),
+    extra("", COMPONENT_STATUS, "io.k8s.api.core.v1.ComponentStatus", "componentstatuses", false),
     extra("", "Status", "io.k8s.apimachinery.pkg.apis.meta.v1.Status", "", false),
 ];
 

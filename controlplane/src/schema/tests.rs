@@ -279,10 +279,10 @@ fn every_group_version_has_a_complete_v3_document() {
 
 #[test]
 fn the_protobuf_form_is_well_formed() {
-    let bytes = openapi_v2_protobuf(&[]);
+    let document = openapi_v2(&[]);
+    let bytes = openapi_v2_protobuf(&document);
     // Field 1, length-delimited: swagger "2.0".
     assert_eq!(&bytes[..5], b"\x0a\x032.0");
-    let document = openapi_v2(&[]);
     let definitions = document["definitions"].as_object().unwrap().len();
     // Field 9 of the document holds one entry per definition.
     let found = fields(&bytes)

@@ -72,6 +72,14 @@ fn answer(request: &http::Request<hyper::body::Incoming>) -> Value {
                 {"serverRelativeURL": "/openapi/v3/apis/wardle.example.com/v1alpha1?hash=1"},
             "apis/apps/v1": {"serverRelativeURL": "/openapi/v3/apis/apps/v1?hash=2"}}});
     }
+    if request.uri().path() == "/openapi/v2" {
+        return json!({"swagger": "2.0",
+            "paths": {(format!("{GROUP}/flunders")): {"get": {"responses": {"200":
+                {"description": "OK", "schema": {"$ref": "#/definitions/example.Flunder"}}}}}},
+            "definitions": {"example.Flunder": {"type": "object", "description": "A flunder of the other server.",
+                "x-kubernetes-group-version-kind":
+                    [{"group": "wardle.example.com", "version": "v1alpha1", "kind": "Flunder"}]}}});
+    }
     let said = |name: &str| -> Vec<&str> {
         let values = request.headers().get_all(name).iter();
         values.map(|value| value.to_str().unwrap()).collect()
@@ -171,6 +179,18 @@ async fn requests_go_to_the_server_behind_the_service() {
         .as_str()
         .unwrap();
     assert!(!own.ends_with("?hash=2"), "{own}");
+    let document = member.get("/openapi/v2").await.ok();
+    assert!(document["paths"][format!("{GROUP}/flunders")].is_object());
+    assert!(document["definitions"]["io.k8s.api.core.v1.Pod"].is_object());
+    let proto = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let proto = member.get_as("/openapi/v2", proto).await;
+    let described = b"A flunder of the other server.";
+    assert!(
+        proto
+            .bytes
+            .windows(described.len())
+            .any(|found| found == described)
+    );
 
     // What this server has itself nobody takes over.
     let mut apps = api.clone();

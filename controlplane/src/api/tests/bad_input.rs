@@ -269,7 +269,7 @@ async fn an_unknown_dry_run_does_nothing() {
         assert_eq!((answer.code, answer.reason()), (422, "Invalid"));
         assert_eq!(
             answer.message(),
-            "DeleteOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: \"all\": supported values: \"All\""
+            "DeleteOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"all\"]: supported values: \"All\""
         );
     }
     let text = json!({"dryRun": "All"});

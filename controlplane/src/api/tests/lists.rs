@@ -131,7 +131,15 @@ async fn selectors_and_versions() {
     let unsupported = member.get(&format!("{CM}?fieldSelector=data.x%3D1")).await;
     assert_eq!(
         (unsupported.code, unsupported.message()),
-        (400, "field label not supported: data.x")
+        (
+            400,
+            "\"data.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+        )
+    );
+    let pods = "/api/v1/namespaces/default/pods?fieldSelector=data.x%3D1";
+    assert_eq!(
+        member.get(pods).await.message(),
+        "field label not supported: data.x"
     );
 
     let now: u64 = even["metadata"]["resourceVersion"]
@@ -139,14 +147,31 @@ async fn selectors_and_versions() {
         .unwrap()
         .parse()
         .unwrap();
-    let future = member
-        .get(&format!("{CM}?resourceVersion={}", now + 10_000))
-        .await;
-    assert_eq!(future.code, 504);
-    assert!(
-        future.message().starts_with("Too large resource version"),
-        "{}",
-        future.message()
+    for place in [CM.to_owned(), format!("{CM}/c003")] {
+        let future = member
+            .get(&format!("{place}?resourceVersion={}", now + 10_000))
+            .await;
+        assert_eq!(future.code, 504);
+        assert!(
+            future.message().starts_with("Too large resource version"),
+            "{}",
+            future.message()
+        );
+    }
+    for (query, field) in [
+        ("sendInitialEvents=true", "sendInitialEvents"),
+        (
+            "resourceVersionMatch=NotOlderThan&continue=abc",
+            "resourceVersionMatch",
+        ),
+    ] {
+        let refused = member.get(&format!("{CM}?{query}")).await;
+        assert_eq!(refused.code, 422, "{query}");
+        assert_eq!(refused.json["details"]["causes"][0]["field"], field);
+    }
+    assert_eq!(
+        member.get(&format!("{CM}?timeoutSeconds=x")).await.code,
+        400
     );
     assert_eq!(
         member.get(&format!("{CM}?resourceVersion=0")).await.code,

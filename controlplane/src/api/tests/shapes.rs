@@ -94,6 +94,14 @@ async fn the_api_describes_itself() {
         (&pods["kind"], &pods["namespaced"], &pods["shortNames"]),
         (&json!("Pod"), &json!(true), &json!(["po"]))
     );
+    // Facts, from api/discovery of Kubernetes 1.36.
+    assert_eq!(pods["storageVersionHash"], "xPOwRZ+Yhw8=");
+    let scalers = member.get("/apis/autoscaling/v1").await.ok();
+    assert_eq!(
+        scalers["resources"][0]["storageVersionHash"],
+        "qwQve8ut294="
+    );
+    assert_eq!(scalers["resources"][1].get("storageVersionHash"), None);
     let eviction = core["resources"]
         .as_array()
         .unwrap()

@@ -161,6 +161,19 @@ fn validate_webhook(webhook: &Value, path: &str, mutating: bool, errors: &mut Er
     }
     let reviews = list(webhook, &["admissionReviewVersions"]);
     let field = format!("{path}.admissionReviewVersions");
+    let mut seen = std::collections::HashSet::new();
+    for (number, version) in reviews.iter().filter_map(Value::as_str).enumerate() {
+        let field = format!("{field}[{number}]");
+        if seen.insert(version) {
+            errors.format(
+                &field,
+                version,
+                super::super::names::dns_label_1035(version),
+            );
+        } else {
+            errors.invalid(field, version, "duplicate version");
+        }
+    }
     if reviews.is_empty() {
         errors.required(field, "must specify one of v1, v1beta1");
     } else if !reviews.iter().any(|version| version == "v1") {

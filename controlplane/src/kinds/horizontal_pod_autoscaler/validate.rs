@@ -32,7 +32,8 @@ pub(super) fn spec(object: &Value, errors: &mut Errors) {
             "must be greater than or equal to `minReplicas`",
         );
     }
-    reference(object, errors);
+    let target = &object["spec"]["scaleTargetRef"];
+    reference(target, "spec.scaleTargetRef", errors);
     let metrics = list(object, &["spec", "metrics"]);
     for (index, one) in metrics.iter().enumerate() {
         metric(one, &format!("spec.metrics[{index}]"), errors);
@@ -44,10 +45,10 @@ pub(super) fn spec(object: &Value, errors: &mut Errors) {
     }
 }
 
-fn reference(object: &Value, errors: &mut Errors) {
+fn reference(reference: &Value, field: &str, errors: &mut Errors) {
     for name in ["kind", "name"] {
-        let field = format!("spec.scaleTargetRef.{name}");
-        let value = text(object, &["spec", "scaleTargetRef", name]);
+        let field = format!("{field}.{name}");
+        let value = text(reference, &[name]);
         if value.is_empty() {
             errors.required(field, "");
         } else {
@@ -87,6 +88,19 @@ fn metric(metric: &Value, field: &str, errors: &mut Errors) {
     }
     if source == "containerResource" && text(body, &["container"]).is_empty() {
         errors.required(format!("{field}.container"), "must specify a container");
+    }
+    if source == "object" {
+        let about = format!("{field}.describedObject");
+        reference(&body["describedObject"], &about, errors);
+    }
+    if matches!(source, "pods" | "object" | "external") {
+        let field = format!("{field}.metric.name");
+        let name = text(body, &["metric", "name"]);
+        if name.is_empty() {
+            errors.required(field, "must specify a metric name");
+        } else {
+            errors.format(&field, name, names::path_segment(name));
+        }
     }
     target(&body["target"], &format!("{field}.target"), errors);
 }

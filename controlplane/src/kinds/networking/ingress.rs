@@ -72,7 +72,17 @@ impl Strategy for Ingress {
         for (number, tls) in list(spec, &["tls"]).iter().enumerate() {
             for (host_number, host) in list(tls, &["hosts"]).iter().enumerate() {
                 let path = format!("spec.tls[{number}].hosts[{host_number}]");
-                validate_host(host.as_str().unwrap_or(""), &path, &mut errors);
+                let host = host.as_str().unwrap_or("");
+                if host.contains('*') {
+                    validate_host(host, &path, &mut errors);
+                } else {
+                    errors.format(&path, host, names::dns_subdomain(host));
+                }
+            }
+            let secret = text(tls, &["secretName"]);
+            if !secret.is_empty() {
+                let path = format!("spec.tls[{number}].secretName");
+                errors.format(&path, secret, names::dns_subdomain(secret));
             }
         }
         let rules = list(spec, &["rules"]);

@@ -131,7 +131,12 @@ fn validate_parameters(parameters: &Value, errors: &mut Errors) {
             format!("{path}.namespace"),
             "`parameters.scope` is set to 'Namespace'",
         ),
-        "Cluster" | "Namespace" => {}
+        "Namespace" => errors.format(
+            &format!("{path}.namespace"),
+            namespace,
+            names::dns_label(namespace),
+        ),
+        "Cluster" => {}
         other => errors.not_supported(format!("{path}.scope"), other, &["Cluster", "Namespace"]),
     }
 }

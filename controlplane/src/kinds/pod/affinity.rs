@@ -150,9 +150,9 @@ fn pod_affinity(affinity: &Value, kind: &str, field: &str, errors: &mut Errors) 
     for (index, preferred) in list(affinity, &[kind, PREFERRED]).iter().enumerate() {
         let field = format!("{field}.{PREFERRED}[{index}]");
         weight(preferred, &field, errors);
-        if let Some(term) = at(preferred, &["podAffinityTerm"]) {
-            pod_term(term, &format!("{field}.podAffinityTerm"), errors);
-        }
+        let empty = Value::Null;
+        let term = at(preferred, &["podAffinityTerm"]).unwrap_or(&empty);
+        pod_term(term, &format!("{field}.podAffinityTerm"), errors);
     }
 }
 
@@ -281,7 +281,8 @@ fn spread(spec: &Value, field: &str, errors: &mut Errors) {
         }
         for policy in ["nodeAffinityPolicy", "nodeTaintsPolicy"] {
             let value = text(constraint, &[policy]);
-            if !matches!(value, "" | "Honor" | "Ignore") {
+            let given = at(constraint, &[policy]).is_some();
+            if given && !matches!(value, "Honor" | "Ignore") {
                 errors.not_supported(format!("{field}.{policy}"), value, &["Honor", "Ignore"]);
             }
         }

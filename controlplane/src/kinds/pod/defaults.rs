@@ -34,11 +34,6 @@ pub(super) fn pod_spec(object: &mut Value, path: &[&str]) {
     if let Some(Value::Array(volumes)) = spec.get_mut("volumes") {
         volumes.iter_mut().for_each(volume);
     }
-    if let Some(Value::Array(constraints)) = spec.get_mut("topologySpreadConstraints") {
-        for constraint in constraints.iter_mut().filter_map(Value::as_object_mut) {
-            fill(constraint, "whenUnsatisfiable", "DoNotSchedule");
-        }
-    }
 }
 
 fn text_of(object: &Map<String, Value>, key: &str) -> String {

@@ -111,7 +111,7 @@ fn within_limit(name: &str, request: &str, limit: &str, field: &str, errors: &mu
     );
 }
 
-fn resource_name(name: &str, field: &str, errors: &mut Errors) {
+pub(super) fn resource_name(name: &str, field: &str, errors: &mut Errors) {
     errors.format(field, name, names::qualified_name(name));
     if !name.contains('/') && !is_standard(name) && !is_huge_pages(name) {
         errors.invalid(field, name, "must be a standard resource for containers");

@@ -9,7 +9,7 @@ use crate::kinds::access::{at, integer, list, text};
 use crate::kinds::errors::Errors;
 use crate::kinds::names;
 use crate::kinds::quantity::Quantity;
-use crate::kinds::storage::persistent_volume_claim;
+use crate::kinds::storage::{self, persistent_volume_claim};
 
 /// A pod's volumes by their names.
 pub(super) type Volumes<'a> = HashMap<&'a str, &'a Value>;
@@ -89,16 +89,98 @@ fn source(volume: &Value, field: &str, errors: &mut Errors) {
                     errors.invalid(format!("{field}.path"), path, why);
                 }
             }
-            "csi" => required(source, &["driver"], &field, errors),
+            "csi" => csi(source, &field, errors),
             "projected" => projected(source, &field, errors),
             "persistentVolumeClaim" if text(source, &["claimName"]).is_empty() => {
                 errors.required(format!("{field}.claimName"), "");
             }
-            _ => {}
+            _ => legacy(kind, source, &field, errors),
         }
     }
     if count == 0 {
         errors.required(field, "must specify a volume type");
+    }
+}
+
+/// What volumes of kinds that no node serves must say.
+const LEGACY: &[(&str, &[&str])] = &[
+    ("awsElasticBlockStore", &["volumeID"]),
+    ("azureDisk", &["diskName", "diskURI"]),
+    ("azureFile", &["secretName", "shareName"]),
+    ("cinder", &["volumeID"]),
+    ("flexVolume", &["driver"]),
+    ("gcePersistentDisk", &["pdName"]),
+    ("gitRepo", &["repository"]),
+    ("glusterfs", &["endpoints", "path"]),
+    ("iscsi", &["targetPortal", "iqn"]),
+    ("photonPersistentDisk", &["pdID"]),
+    ("portworxVolume", &["volumeID"]),
+    ("quobyte", &["registry", "volume"]),
+    ("rbd", &["image"]),
+    ("scaleIO", &["gateway", "system", "volumeName"]),
+    ("vsphereVolume", &["volumePath"]),
+];
+
+fn legacy(kind: &str, source: &Value, field: &str, errors: &mut Errors) {
+    // Kubernetes calls it so in complaints.
+    let field = match kind {
+        "gcePersistentDisk" => field.replace(kind, "persistentDisk"),
+        _ => field.to_owned(),
+    };
+    if matches!(kind, "rbd" | "cephfs") && list(source, &["monitors"]).is_empty() {
+        errors.required(format!("{field}.monitors"), "");
+    }
+    if let Some((_, fields)) = LEGACY.iter().find(|(known, _)| *known == kind) {
+        required(source, fields, &field, errors);
+    }
+    match kind {
+        "gitRepo" => {
+            let directory = text(source, &["directory"]);
+            descending(directory, &format!("{field}.directory"), errors);
+        }
+        "gcePersistentDisk" | "awsElasticBlockStore" => {
+            let partition = integer(source, &["partition"]).unwrap_or(0);
+            if !(0..=255).contains(&partition) {
+                errors.invalid(
+                    format!("{field}.partition"),
+                    partition,
+                    "must be between 0 and 255, inclusive",
+                );
+            }
+        }
+        "iscsi" => {
+            let lun = integer(source, &["lun"]).unwrap_or(0);
+            if !(0..=255).contains(&lun) {
+                let why = "must be between 0 and 255, inclusive";
+                errors.invalid(format!("{field}.lun"), lun, why);
+            }
+            let name = text(source, &["iqn"]);
+            let known = ["iqn", "eui", "naa"]
+                .iter()
+                .any(|form| name.starts_with(form));
+            if !name.is_empty() && !known {
+                errors.invalid(
+                    format!("{field}.iqn"),
+                    name,
+                    "must be valid format starting with iqn, eui, or naa",
+                );
+            }
+        }
+        _ => {}
+    }
+}
+
+fn csi(source: &Value, field: &str, errors: &mut Errors) {
+    let driver = text(source, &["driver"]);
+    storage::validate_driver_name(driver, &format!("{field}.driver"), errors);
+    if at(source, &["nodePublishSecretRef"]).is_some() {
+        let name = text(source, &["nodePublishSecretRef", "name"]);
+        if name.is_empty() {
+            // With the blank: so Kubernetes calls it.
+            errors.required(format!("{field}.nodePublishSecretRef .name"), "");
+        } else {
+            errors.format(&format!("{field}.name"), name, names::dns_subdomain(name));
+        }
     }
 }
 
@@ -118,7 +200,7 @@ fn downward(item: &Value, field: &str, errors: &mut Errors) {
     mode(item, "mode", field, errors);
 }
 
-fn host_path(source: &Value, field: &str, errors: &mut Errors) {
+pub(super) fn host_path(source: &Value, field: &str, errors: &mut Errors) {
     let path = text(source, &["path"]);
     if path.is_empty() {
         errors.required(format!("{field}.path"), "");

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{balancer, has_node_ports};
 use crate::kinds::FieldError;
 use crate::kinds::access::{at, integer, list, text};
-use crate::kinds::endpoints::{protocol, usable_address};
+use crate::kinds::endpoints::{app_protocol, protocol, usable_address};
 use crate::kinds::errors::Errors;
 use crate::kinds::{names, selector};
 
@@ -75,6 +75,7 @@ fn ports(object: &Value, kind: &str, errors: &mut Errors) {
             &format!("{field}.protocol"),
             errors,
         );
+        app_protocol(port, &field, errors);
         match port.get("targetPort") {
             Some(Value::String(name)) => {
                 errors.format(&format!("{field}.targetPort"), name, names::port_name(name));

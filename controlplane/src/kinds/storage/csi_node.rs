@@ -64,10 +64,14 @@ impl Strategy for CsiNode {
                     "must be greater than or equal to 0",
                 );
             }
+            let mut keys = HashSet::new();
             for key in list(driver, &["topologyKeys"])
                 .iter()
                 .filter_map(Value::as_str)
             {
+                if !keys.insert(key) {
+                    errors.duplicate(&*field, key);
+                }
                 errors.format(
                     &format!("{field}.topologyKeys"),
                     key,

@@ -6,7 +6,9 @@ use super::super::access::{at, fill, list, map, object_mut, same, text};
 use super::super::errors::Errors;
 use super::super::quantity::Quantity;
 use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, names, pod, table};
-use super::{class, modes, unset, validate_class_name, validate_mode, validate_modes};
+use super::{
+    class, modes, unset, validate_class_name, validate_driver_name, validate_mode, validate_modes,
+};
 
 pub(crate) static KIND: Kind = Kind {
     group: "",
@@ -226,6 +228,33 @@ fn affinity(object: &Value, errors: &mut Errors) {
     }
 }
 
+const CSI_SECRETS: &[&str] = &[
+    "controllerPublishSecretRef",
+    "controllerExpandSecretRef",
+    "nodePublishSecretRef",
+    "nodeExpandSecretRef",
+    "nodeStageSecretRef",
+];
+
+/// A Secret that a driver gets, which is named whole.
+fn csi_secret(csi: &Value, name: &str, errors: &mut Errors) {
+    let Some(reference) = at(csi, &[name]) else {
+        return;
+    };
+    for (part, check) in [
+        ("name", names::dns_subdomain as fn(&str) -> Vec<String>),
+        ("namespace", names::dns_label),
+    ] {
+        let field = format!("spec.csi.{name}.{part}");
+        let value = text(reference, &[part]);
+        if value.is_empty() {
+            errors.required(field, "");
+        } else {
+            errors.format(&field, value, check(value));
+        }
+    }
+}
+
 fn source(object: &Value, errors: &mut Errors) {
     let mut found = SOURCES
         .iter()
@@ -243,7 +272,8 @@ fn source(object: &Value, errors: &mut Errors) {
     let path = text(object, &["spec", first, "path"]);
     let field = format!("spec.{first}.path");
     match *first {
-        "hostPath" | "local" => {
+        "hostPath" => pod::host_path(&object["spec"]["hostPath"], "spec.hostPath", errors),
+        "local" => {
             if path.is_empty() {
                 errors.required(&*field, "");
             } else if path.split('/').any(|step| step == "..") {
@@ -261,10 +291,13 @@ fn source(object: &Value, errors: &mut Errors) {
             }
         }
         "csi" => {
-            for name in ["driver", "volumeHandle"] {
-                if text(object, &["spec", "csi", name]).is_empty() {
-                    errors.required(format!("spec.csi.{name}"), "");
-                }
+            let driver = text(object, &["spec", "csi", "driver"]);
+            validate_driver_name(driver, "spec.csi.driver", errors);
+            if text(object, &["spec", "csi", "volumeHandle"]).is_empty() {
+                errors.required("spec.csi.volumeHandle", "");
+            }
+            for name in CSI_SECRETS {
+                csi_secret(&object["spec"]["csi"], name, errors);
             }
         }
         _ => {}

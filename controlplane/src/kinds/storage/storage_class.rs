@@ -1,5 +1,7 @@
 //! StorageClass (storage.k8s.io/v1).
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use serde_json::Value;
 
 use super::super::access::{fill, flag, list, object_mut, text};
@@ -59,16 +61,7 @@ impl Strategy for StorageClass {
                 &["Immediate", "WaitForFirstConsumer"],
             );
         }
-        for (t, term) in list(object, &["allowedTopologies"]).iter().enumerate() {
-            for (e, expr) in list(term, &["matchLabelExpressions"]).iter().enumerate() {
-                let field = format!("allowedTopologies[{t}].matchLabelExpressions[{e}]");
-                let key = text(expr, &["key"]);
-                errors.format(&format!("{field}.key"), key, names::qualified_name(key));
-                if list(expr, &["values"]).is_empty() {
-                    errors.required(format!("{field}.values"), "");
-                }
-            }
-        }
+        validate_topologies(list(object, &["allowedTopologies"]), &mut errors);
         immutable_fields(
             object,
             old,
@@ -114,6 +107,37 @@ impl Strategy for StorageClass {
             shown_bool(object, &["allowVolumeExpansion"]),
             table::age(object, now),
         ]
+    }
+}
+
+/// No two terms say the same, no two expressions of a term are about one key, no value is there twice.
+fn validate_topologies(terms: &[Value], errors: &mut Errors) {
+    let mut seen_terms = Vec::new();
+    for (t, term) in terms.iter().enumerate() {
+        let mut keys: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        let field = format!("allowedTopologies[{t}].matchLabelExpressions");
+        for (e, expr) in list(term, &["matchLabelExpressions"]).iter().enumerate() {
+            let field = format!("{field}[{e}]");
+            let key = text(expr, &["key"]);
+            let given = list(expr, &["values"]);
+            if given.is_empty() {
+                errors.required(format!("{field}.values"), "");
+            }
+            let mut values = BTreeSet::new();
+            for (v, value) in given.iter().filter_map(Value::as_str).enumerate() {
+                if !values.insert(value) {
+                    errors.duplicate(format!("{field}.values[{v}]"), value);
+                }
+            }
+            errors.format(&format!("{field}.key"), key, names::qualified_name(key));
+            if keys.insert(key, values).is_some() {
+                errors.duplicate(format!("{field}.key"), key);
+            }
+        }
+        if seen_terms.contains(&keys) {
+            errors.duplicate(field, "");
+        }
+        seen_terms.push(keys);
     }
 }
 

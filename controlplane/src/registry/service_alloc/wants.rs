@@ -95,7 +95,8 @@ pub(super) fn remove(value: &mut Value, fields: &[&str]) {
 pub(super) fn carry_node_ports(spec: &mut Value, old: &Value) {
     let mut used = node_ports(spec);
     for port in spec["ports"].as_array_mut().into_iter().flatten() {
-        if port["nodePort"].as_u64().unwrap_or(0) > 0 {
+        // One that cannot be is refused later.
+        if port["nodePort"].as_i64().unwrap_or(0) != 0 {
             continue;
         }
         let before = old["ports"]

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Custom, EXTRA, group_version_path};
+use super::{COMPONENT_STATUS, Custom, EXTRA, group_version_path};
 use crate::kinds::{self, Kind};
 
 /// One operation on one path.
@@ -319,7 +319,10 @@ pub(super) fn paths(only: Option<(&str, &str)>, custom: Custom<'_>) -> Vec<Path>
             continue;
         }
         let root = format!("/{}", group_version_path(extra.group, extra.version));
-        let (path, parameters) = if extra.namespaced {
+        let read = extra.kind == COMPONENT_STATUS;
+        let (path, parameters) = if read {
+            (format!("{root}/{}/{{name}}", extra.plural), vec!["name"])
+        } else if extra.namespaced {
             (
                 format!("{root}/namespaces/{{namespace}}/{}", extra.plural),
                 vec!["namespace"],
@@ -327,15 +330,17 @@ pub(super) fn paths(only: Option<(&str, &str)>, custom: Custom<'_>) -> Vec<Path>
         } else {
             (format!("{root}/{}", extra.plural), Vec::new())
         };
+        let action = if read { "get" } else { "post" };
+        let verb = if read { "read" } else { "create" };
         all.push(Path {
             path,
             parameters,
             operations: vec![Operation {
-                method: "post",
-                action: "post",
-                id: format!("create{}{}", camel(extra.group, extra.version), extra.kind),
-                query: WRITE,
-                body: Some(extra.definition.to_owned()),
+                method: action,
+                action,
+                id: format!("{verb}{}{}", camel(extra.group, extra.version), extra.kind),
+                query: if read { READ } else { WRITE },
+                body: (!read).then(|| extra.definition.to_owned()),
                 answer: extra.definition.to_owned(),
                 group: extra.group.to_owned(),
                 version: extra.version.to_owned(),
