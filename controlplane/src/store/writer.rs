@@ -53,6 +53,14 @@ pub(super) struct Job {
     pub(super) done: Option<Done>,
 }
 
+impl Job {
+    /// Nobody waits for it, nor for the room that it makes.
+    fn may_wait(&self) -> bool {
+        let removes = !self.remove_now.is_empty() || !self.remove_later.is_empty();
+        !self.durable && self.done.is_none() && !removes
+    }
+}
+
 enum Message {
     Job(Job),
     Stop,
@@ -182,7 +190,7 @@ impl Writer {
 
     pub(super) fn submit(&self, job: Job) {
         let mut later = lock(&self.later);
-        if !job.durable && job.done.is_none() {
+        if job.may_wait() {
             later.bytes += size(&job.writes);
             later.jobs.push(job);
             if later.bytes > LATER_BYTES {

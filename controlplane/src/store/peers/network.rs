@@ -141,6 +141,22 @@ impl Line {
         })
     }
 
+    /// Entries that the peer has and that are committed without its answer are not sent again: what is left is news.
+    fn leave_out_known(&self, rpc: &mut AppendEntriesRequest<TypeConfig>) {
+        let Some(last) = rpc.entries.last().map(|entry| entry.log_id) else {
+            return;
+        };
+        let committed = rpc.leader_commit.is_some_and(|id| id.index >= last.index);
+        if committed
+            && self
+                .known(rpc)
+                .is_some_and(|known| last.index <= known.last)
+        {
+            rpc.prev_log_id = Some(last);
+            rpc.entries.clear();
+        }
+    }
+
     /// News wait a moment for entries of this leader to go with, except to a member that has asked and waits for them.
     async fn gather(&self, rpc: &mut AppendEntriesRequest<TypeConfig>) {
         let news = rpc.entries.is_empty()
@@ -186,6 +202,7 @@ impl RaftNetwork<TypeConfig> for Line {
         if self.is_known(&rpc) {
             return Ok(AppendEntriesResponse::Success);
         }
+        self.leave_out_known(&mut rpc);
         self.say_committed(&mut rpc).await;
         self.gather(&mut rpc).await;
         let last = rpc.entries.last().map(|entry| entry.log_id);
