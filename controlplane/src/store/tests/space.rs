@@ -17,7 +17,7 @@ async fn history_log_and_file_stay_small_while_one_value_is_replaced_for_ever() 
     let dir = tempfile::tempdir().unwrap();
     let sizes = Sizes {
         journal: 1 << 20,
-        rewritten: 6 << 20,
+        rewritten: 4 << 20,
     };
     let disk = SledDisk::open_with(&dir.path().join("data"), sizes).unwrap();
     let disk: Arc<dyn Disk> = Arc::new(SealedDisk::open(disk, dir.path()).unwrap());
@@ -30,7 +30,7 @@ async fn history_log_and_file_stay_small_while_one_value_is_replaced_for_ever() 
         // One that is alone and has much to do waits until half of it is used.
         bounds: Bounds {
             reserve: 0,
-            quota: 24 << 20,
+            quota: 8 << 20,
         },
         ..Options::default()
     };
@@ -40,7 +40,7 @@ async fn history_log_and_file_stay_small_while_one_value_is_replaced_for_ever() 
     };
     let mut largest = 0;
     let mut written = 0;
-    while disk.size() >= largest / 2 {
+    while disk.size() >= largest / 4 * 3 {
         assert!(written < MOST, "nothing was given back of {largest} bytes");
         largest = largest.max(disk.size());
         let value = format!("{written} {}", "x".repeat(VALUE));
