@@ -182,8 +182,18 @@ impl Api {
                     }
                     _ => Vec::new(),
                 };
-                super::discovery::serve(&self.registry, &extended, &segments, &parts.headers)
-                    .ok_or_else(ApiError::no_such_resource)
+                let serve = || {
+                    super::discovery::serve(&self.registry, &extended, &segments, &parts.headers)
+                };
+                let found = match serve() {
+                    // It may have been defined a moment ago, as for requests about its objects.
+                    None if segments.get(1).is_some_and(|group| group.contains('.')) => {
+                        self.registry.definitions_known().await;
+                        serve()
+                    }
+                    found => found,
+                };
+                found.ok_or_else(ApiError::no_such_resource)
             }
             ["openapi", rest @ ..] => {
                 let mut others = Others::default();

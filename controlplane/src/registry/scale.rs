@@ -141,8 +141,8 @@ fn scaled(kind: &Kind<'_>, workload: &Value, scale: &Value) -> Result<Value, Api
 }
 
 impl Registry {
-    /// An object that can be scaled, of a kind that is built in or defined, as this member knows it; `None` if there is no
-    /// such kind or it has no scale.
+    /// An object that can be scaled, of a kind that is built in or defined, as this member knows it; `None` if
+    /// there is no such kind or it has no scale.
     pub(crate) async fn scalable(
         &self,
         api_version: &str,
