@@ -51,11 +51,6 @@ pub(super) trait Disk: Send + Sync + 'static {
     /// Everything written until now survives loss of power once this returns.
     fn sync(&self) -> Result<(), DiskError>;
 
-    /// Does what is left to do for what was written, so that the next who reads need not wait for it.
-    fn settle(&self) -> Result<(), DiskError> {
-        Ok(())
-    }
-
     /// Bytes that can still be written to the file system, where that can be known.
     fn available(&self) -> Option<u64>;
 
@@ -153,7 +148,6 @@ impl Disk for SledDisk {
     #[cfg(test)]
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
         self.with(|open| {
-            open.settle()?;
             let value = open.db.get(key).map_err(|e| sled_error("read", &e))?;
             Ok(value.map(|v| v.to_vec()))
         })
@@ -166,7 +160,6 @@ impl Disk for SledDisk {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), DiskError> {
         self.with(|open| {
-            open.settle()?;
             for item in open.db.range(start..end) {
                 let (key, value) = item.map_err(|e| sled_error("scan", &e))?;
                 if !visit(&key, &value) {
@@ -178,15 +171,11 @@ impl Disk for SledDisk {
     }
 
     fn write(&self, writes: Vec<Write>) -> Result<(), DiskError> {
-        self.with(|open| open.write(writes))
+        self.with(|open| open.write(&writes))
     }
 
     fn sync(&self) -> Result<(), DiskError> {
         self.with(Database::sync)
-    }
-
-    fn settle(&self) -> Result<(), DiskError> {
-        self.with(Database::settle)
     }
 
     fn available(&self) -> Option<u64> {
@@ -211,14 +200,12 @@ impl Disk for SledDisk {
             }
             *looked_at = Some((Instant::now(), size));
         }
-        self.settle()?;
         let live = self.with(|open| rewrite::live(&open.db))?;
         Ok(rewrite::is_worth(size, live))
     }
 
     /// Nobody else may write meanwhile (`sealed.rs` sees to it).
     fn defragment(&self) -> Result<(u64, u64), DiskError> {
-        self.settle()?;
         let before = self.size();
         let live = self.with(|open| rewrite::live(&open.db))?;
         if self.available().is_some_and(|free| free < 2 * live) {

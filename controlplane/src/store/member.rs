@@ -32,7 +32,7 @@ use super::metrics::{GroupMetrics, Metrics};
 use super::peers::client::Dialler;
 use super::peers::inbox::Inbox;
 use super::peers::network::Network;
-use super::peers::{Askers, Nobody, Transport, listener};
+use super::peers::{Nobody, Transport, listener};
 use super::proposals::{self, Proposals};
 use super::raft::{Node, NodeId, Raft};
 use super::sealed::SealedDisk;
@@ -223,7 +223,10 @@ impl Member {
         listen: Option<Listen>,
     ) -> Result<Self, StoreError> {
         let here = Handle::current();
-        Self::start_beside(&here, role, foundation, options, metrics, transport, listen).await
+        Self::start_beside(
+            &here, role, foundation, options, metrics, transport, listen,
+        )
+        .await
     }
 
     /// Changes are handed to watchers on the runtime of those.
@@ -249,12 +252,10 @@ impl Member {
         let hub = Arc::new(Hub::new(revision, options.limits, metrics.watch.clone()));
         let hub_task = watchers.spawn(run_hub(Arc::clone(&hub), published));
 
-        let askers = Askers::default();
         let network = Network {
             own: role.identity.clone(),
             transport: Arc::clone(&transport),
-            log: log.clone(),
-            askers: askers.clone(),
+            log: log.settled(),
         };
         let raft_config = Arc::new(raft_config(options.snapshot_every)?);
         let raft = Raft::new(role.identity.id, raft_config, network, log.clone(), machine)
@@ -268,7 +269,6 @@ impl Member {
             Arc::clone(&state),
             transport,
             space,
-            askers,
         ));
 
         let (lead, leadership) = watch::channel(false);

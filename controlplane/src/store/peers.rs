@@ -1,4 +1,4 @@
-//! How members reach each other: one question and one answer at a time, the log's on one stream, and snapshots as streams.
+//! How members reach each other: one question and one answer at a time, and snapshots as streams.
 //!
 //! | file | what |
 //! |---|---|
@@ -9,13 +9,10 @@
 //!
 //! Tests have a transport of their own, in memory, with a network between that loses and delays.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use proto::raft::v1 as pb;
-use tokio::time::Instant;
 
 use super::raft::NodeId;
 use super::snapshot::Image;
@@ -68,25 +65,6 @@ pub(super) trait Transport: Send + Sync + 'static {
         image: Image,
         patience: Duration,
     ) -> BoxFuture<'a, Result<pb::SnapshotResponse, CallError>>;
-}
-
-/// Which members have asked this one, as the leader, of late. They wait for the news of what is committed.
-#[derive(Clone, Default)]
-pub(super) struct Askers(Arc<Mutex<HashMap<NodeId, Instant>>>);
-
-/// How long a member that has asked counts as one that asks.
-const OF_LATE: Duration = Duration::from_secs(1);
-
-impl Askers {
-    pub(super) fn note(&self, member: NodeId) {
-        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.insert(member, Instant::now());
-    }
-
-    pub(super) fn has(&self, member: NodeId) -> bool {
-        let asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.get(&member).is_some_and(|at| at.elapsed() < OF_LATE)
-    }
 }
 
 /// For a member that has no address: it is alone.

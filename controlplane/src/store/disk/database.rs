@@ -19,19 +19,12 @@ pub(super) struct Database {
     /// A second descriptor of the file that sled writes: `fdatasync` works on the file, not the descriptor.
     data: File,
     /// Held by whoever writes, so that both get all writes in the same order.
-    front: Mutex<Front>,
+    journal: Mutex<Journal>,
     /// Bytes of the journal's file: it is asked for while a sync holds the journal.
     journal_bytes: AtomicU64,
     /// What the file system has given to sled's file at its last `fdatasync`: length and blocks.
     given: Mutex<(u64, u64)>,
     blobs: Mutex<Blobs>,
-}
-
-/// What is written before it is in sled.
-struct Front {
-    journal: Journal,
-    /// Writes that are in the journal and not in sled yet: whoever waits for a sync need not wait for sled.
-    pending: Vec<Write>,
 }
 
 /// sled puts items over 128 KiB into files of their own. Records are cut small enough that this does not
@@ -42,7 +35,7 @@ struct Blobs {
 }
 
 /// What sled may keep of its pages in memory. The store has all live data in memory already.
-const PAGE_CACHE_BYTES: u64 = 16 << 20;
+const PAGE_CACHE_BYTES: u64 = 4 << 20;
 
 /// Beside the database's own files.
 const JOURNAL: &str = "journal";
@@ -100,10 +93,7 @@ impl Database {
             places,
             data,
             journal_bytes: AtomicU64::new(journal.length()),
-            front: Mutex::new(Front {
-                journal,
-                pending: Vec::new(),
-            }),
+            journal: Mutex::new(journal),
             given: Mutex::default(),
             blobs: Mutex::new(Blobs {
                 dir: path.join("blobs"),
@@ -140,30 +130,19 @@ impl Database {
         File::open(path)
             .and_then(|f| f.sync_all())
             .map_err(io("sync directory"))?;
-        let front = open.front.get_mut();
-        let front = front.unwrap_or_else(PoisonError::into_inner);
-        front.journal.begin(place);
+        let journal = open.journal.get_mut();
+        journal.unwrap_or_else(PoisonError::into_inner).begin(place);
         Ok(open)
     }
 
-    fn front(&self) -> MutexGuard<'_, Front> {
+    pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {
         // After a panic of sled nothing is written any more.
-        self.front.lock().unwrap_or_else(PoisonError::into_inner)
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Everything that was written is in sled when this returns.
-    pub(super) fn settle(&self) -> Result<(), DiskError> {
-        self.put_pending(&mut self.front())
-    }
-
-    #[cfg(test)]
-    pub(super) fn lap(&self) -> u64 {
-        self.front().journal.place().lap
-    }
-
-    /// Bytes of sled's file. sled itself would look through the directory of large items, and this is asked for often.
+    /// Bytes of sled's own files.
     pub(super) fn size(&self) -> u64 {
-        self.data.metadata().map_or(0, |data| data.len())
+        self.db.size_on_disk().unwrap_or(0)
     }
 
     pub(super) fn journal_size(&self) -> u64 {
@@ -201,52 +180,39 @@ impl Database {
         Ok(())
     }
 
-    fn put_pending(&self, front: &mut Front) -> Result<(), DiskError> {
-        if front.pending.is_empty() {
-            return Ok(());
-        }
-        let pending = std::mem::take(&mut front.pending);
-        self.put(&pending)?;
-        self.say_place(front.journal.place())
-    }
-
-    /// In the journal when this returns, and in sled when it is settled.
-    pub(super) fn write(&self, mut writes: Vec<Write>) -> Result<(), DiskError> {
-        let mut front = self.front();
-        let records: Vec<usize> = journal::split(&writes).map(<[Write]>::len).collect();
-        for count in records {
-            let rest = writes.split_off(count);
-            let record = std::mem::replace(&mut writes, rest);
-            if front.journal.is_full(&record) {
-                self.checkpoint(&mut front)?;
+    pub(super) fn write(&self, writes: &[Write]) -> Result<(), DiskError> {
+        let mut journal = self.journal();
+        for record in journal::split(writes) {
+            if journal.is_full(record) {
+                self.checkpoint(&mut journal)?;
             }
-            front.journal.push(&record)?;
-            front.pending.extend(record);
+            let place = journal.push(record)?;
+            self.put(record)?;
+            self.say_place(place)?;
         }
-        self.note_size(&front.journal);
+        self.note_size(&journal);
         Ok(())
     }
 
     pub(super) fn sync(&self) -> Result<(), DiskError> {
         {
-            let mut front = self.front();
-            front.journal.sync()?;
-            self.note_size(&front.journal);
+            let mut journal = self.journal();
+            journal.sync()?;
+            self.note_size(&journal);
         }
         self.sync_growth()
     }
 
     /// The database alone has everything, and the journal begins anew.
-    fn checkpoint(&self, front: &mut Front) -> Result<(), DiskError> {
-        self.put_pending(front)?;
-        let place = front.journal.place();
+    fn checkpoint(&self, journal: &mut Journal) -> Result<(), DiskError> {
+        let place = journal.place();
         let next = Place {
             lap: place.lap + 1,
             ..place
         };
         self.say_place(next)?;
         self.sync_database()?;
-        front.journal.begin(next);
+        journal.begin(next);
         Ok(())
     }
 

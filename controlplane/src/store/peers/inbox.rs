@@ -94,11 +94,7 @@ impl Inbox {
         request: pb::PeerRequest,
     ) -> Result<pb::PeerResponse, Rejected> {
         let from = self.check(request.header.as_ref())?;
-        let request = request.request.ok_or(Rejected::Unknown)?;
-        if matches!(request, Request::Propose(_) | Request::ReadIndex(_)) {
-            self.group.askers.note(from);
-        }
-        let response = match request {
+        let response = match request.request.ok_or(Rejected::Unknown)? {
             Request::Append(append) => {
                 let append = message::append_from_pb(append)?;
                 let answer = self.group.raft.append_entries(append).await;

@@ -1,7 +1,6 @@
 //! What only happens with several members: logs that are cut back, snapshots that are installed. Driven
 //! through openraft's storage traits, on the fake disk, with loss of power in between.
 
-use futures::FutureExt as _;
 use openraft::EntryPayload;
 use openraft::storage::{
     RaftLogReader, RaftLogReaderExt, RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder,
@@ -19,9 +18,9 @@ use crate::store::disk::fake::FakeDisk;
 use crate::store::log::LogStore;
 use crate::store::machine::{Published, StateMachine};
 use crate::store::metrics::Metrics;
-use crate::store::raft::{Command, Entry, LogId, Vote};
+use crate::store::raft::{Command, Entry};
 use crate::store::snapshot::{Decoder, Image};
-use crate::store::writer::{Job, Writer};
+use crate::store::writer::Writer;
 
 /// One member's storage without Raft above it.
 struct Storage {
@@ -102,87 +101,6 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A leader's entries go to the others at once; here they count when this disk has them.
-#[tokio::test]
-async fn a_leader_tells_of_an_entry_at_once_and_counts_it_when_it_is_written() {
-    let disk = FakeDisk::default();
-    let mut storage = Storage::open(&disk);
-    let (own, settled) = (0, storage.log.settled());
-    let led = Vote::new_committed(3, own);
-    storage.log.save_vote(&led).await.unwrap();
-    let (release, held) = std::sync::mpsc::channel::<()>();
-    storage.writer.submit(Job {
-        done: Some(Box::new(move |_| held.recv().unwrap())),
-        ..Job::default()
-    });
-    let mine = |index| Entry {
-        log_id: LogId::new(*led.leader_id(), index),
-        ..entry(3, index, put("k", "v"))
-    };
-    storage
-        .log
-        .blocking_append([mine(0), mine(1)])
-        .await
-        .unwrap();
-    assert!(!settled.has(0) && !settled.has(1) && !settled.has(2));
-    assert!(settled.reach(1).now_or_never().is_none());
-    {
-        let apply = storage.machine.apply([mine(0)]);
-        tokio::pin!(apply);
-        assert!(futures::poll!(&mut apply).is_pending());
-        release.send(()).unwrap();
-        apply.await.unwrap();
-    }
-    settled.reach(1).await.unwrap();
-    // Of another leader's entries nothing is said ahead, nor of changes of members.
-    let (release, held) = std::sync::mpsc::channel::<()>();
-    storage.writer.submit(Job {
-        done: Some(Box::new(move |_| held.recv().unwrap())),
-        ..Job::default()
-    });
-    let blank = Entry {
-        payload: EntryPayload::Blank,
-        ..mine(2)
-    };
-    let mut log = storage.log.clone();
-    let appended = log.blocking_append([blank]);
-    tokio::pin!(appended);
-    assert!(futures::poll!(&mut appended).is_pending());
-    assert!(settled.has(2), "Raft does not know of it");
-    let mut log = storage.log.clone();
-    let others = log.blocking_append([entry(4, 3, put("k", "w"))]);
-    tokio::pin!(others);
-    assert!(futures::poll!(&mut others).is_pending());
-    release.send(()).unwrap();
-    appended.await.unwrap();
-    others.await.unwrap();
-    // What cannot be written is never applied.
-    disk.fail_sync(true);
-    storage.log.blocking_append([mine(4)]).await.unwrap();
-    let error = storage.machine.apply([mine(4)]).await.unwrap_err();
-    assert!(error.to_string().contains("injected failure"), "{error}");
-    storage.close();
-}
-
-#[tokio::test]
-async fn a_member_that_led_does_not_lead_again_without_an_election() {
-    let disk = FakeDisk::default();
-    let mut storage = Storage::open(&disk);
-    let votes = [
-        (Vote::new_committed(3, 0), Vote::new(3, 0)),
-        (Vote::new(4, 0), Vote::new(4, 0)),
-        (Vote::new_committed(5, 1), Vote::new_committed(5, 1)),
-    ];
-    for (saved, found) in votes {
-        storage.log.save_vote(&saved).await.unwrap();
-        assert_eq!(storage.log.read_vote().await.unwrap(), Some(saved));
-        storage.close();
-        storage = Storage::open(&disk);
-        assert_eq!(storage.log.read_vote().await.unwrap(), Some(found));
-    }
-    storage.close();
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
@@ -222,7 +140,7 @@ proptest! {
                     }
                     Step::Crash(keep) => {
                         // A purge waits for no sync: without one it may or may not be found again.
-                        let sync = Job { durable: true, ..Job::default() };
+                        let sync = crate::store::writer::Job { durable: true, ..Default::default() };
                         storage.writer.run(sync).await.unwrap();
                         disk = disk.crash(keep);
                         storage = Storage::open(&disk);
@@ -358,7 +276,7 @@ proptest! {
             let disk = FakeDisk::default();
             let mut follower = Storage::open(&disk);
             follower.apply(0, vec![put("old", "1")]).await;
-            let sync = Job { durable: true, ..Job::default() };
+            let sync = crate::store::writer::Job { durable: true, ..Default::default() };
             follower.writer.run(sync).await.unwrap();
             let before = follower.contents();
             disk.hold_syncs();

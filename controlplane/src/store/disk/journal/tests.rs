@@ -145,7 +145,9 @@ impl Bench {
     }
 
     fn lap(&self) -> u64 {
-        self.disk.with(|open| Ok(open.lap())).unwrap()
+        self.disk
+            .with(|open| Ok(open.journal().place().lap))
+            .unwrap()
     }
 }
 
