@@ -28,13 +28,11 @@ impl Lane {
             .build()?;
         let handle = runtime.handle().clone();
         let (end, ended) = oneshot::channel::<()>();
-        thread::Builder::new()
-            .name("store".into())
-            .spawn(move || {
-                // The sender is dropped: nothing is ever sent.
-                let _ = runtime.block_on(ended);
-                runtime.shutdown_background();
-            })?;
+        thread::Builder::new().name("store".into()).spawn(move || {
+            // The sender is dropped: nothing is ever sent.
+            let _ = runtime.block_on(ended);
+            runtime.shutdown_background();
+        })?;
         Ok(Self { handle, _end: end })
     }
 

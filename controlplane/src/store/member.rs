@@ -223,10 +223,7 @@ impl Member {
         listen: Option<Listen>,
     ) -> Result<Self, StoreError> {
         let here = Handle::current();
-        Self::start_beside(
-            &here, role, foundation, options, metrics, transport, listen,
-        )
-        .await
+        Self::start_beside(&here, role, foundation, options, metrics, transport, listen).await
     }
 
     /// Changes are handed to watchers on the runtime of those.
