@@ -228,6 +228,10 @@ fn affinity(object: &Value, errors: &mut Errors) {
     }
 }
 
+/// What serves volumes that the cluster provisions itself. It bears the provisioner's name, which no other driver could have; stored
+/// volumes do.
+const OWN_DRIVER: &str = "waggle.dev/local";
+
 const CSI_SECRETS: &[&str] = &[
     "controllerPublishSecretRef",
     "controllerExpandSecretRef",
@@ -292,7 +296,9 @@ fn source(object: &Value, errors: &mut Errors) {
         }
         "csi" => {
             let driver = text(object, &["spec", "csi", "driver"]);
-            validate_driver_name(driver, "spec.csi.driver", errors);
+            if driver != OWN_DRIVER {
+                validate_driver_name(driver, "spec.csi.driver", errors);
+            }
             if text(object, &["spec", "csi", "volumeHandle"]).is_empty() {
                 errors.required("spec.csi.volumeHandle", "");
             }

@@ -187,6 +187,8 @@ fn volumes_of_drivers() {
         "PersistentVolume",
         &volume,
         &[
+            // The cluster's own.
+            ("/spec/csi/driver", Some(json!("waggle.dev/local")), &[]),
             (
                 "/spec/csi/driver",
                 Some(json!("A b")),
