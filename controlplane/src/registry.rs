@@ -167,7 +167,7 @@ pub(crate) struct ServiceRanges {
 }
 
 /// Locks for writers of one object; objects that share one only wait for each other.
-const TURNS: usize = 8192;
+const TURNS: usize = 1024;
 
 /// Judges the object that is about to be written (and the one that it replaces), for whoever makes the write.
 #[derive(Clone)]

@@ -7,37 +7,33 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 /// Mounts a tmpfs on `dir`, unless one is there. Anybody may write to it, and remove what is their own, as in `/tmp`.
 pub(crate) fn ensure(dir: &Path, size_bytes: Option<u64>) -> io::Result<()> {
-    std::fs::create_dir_all(dir)?;
-    if mounts()?.iter().any(|at| at == dir) {
-        return Ok(());
-    }
     let options = match size_bytes {
         Some(size) => format!("size={size},mode=1777"),
         None => "mode=1777".to_owned(),
     };
-    mount(
-        Some("tmpfs"),
-        dir,
-        Some("tmpfs"),
-        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
-        Some(options.as_str()),
-    )?;
-    Ok(())
+    ensure_mounted("tmpfs", dir, &options)
 }
 
 /// The same of huge pages of one size.
 pub(crate) fn ensure_huge_pages(dir: &Path, page_bytes: u64) -> io::Result<()> {
+    ensure_mounted(
+        "hugetlbfs",
+        dir,
+        &format!("pagesize={page_bytes},mode=1777"),
+    )
+}
+
+fn ensure_mounted(filesystem: &str, dir: &Path, options: &str) -> io::Result<()> {
     std::fs::create_dir_all(dir)?;
     if mounts()?.iter().any(|at| at == dir) {
         return Ok(());
     }
-    let options = format!("pagesize={page_bytes},mode=1777");
     mount(
-        Some("hugetlbfs"),
+        Some(filesystem),
         dir,
-        Some("hugetlbfs"),
+        Some(filesystem),
         MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
-        Some(options.as_str()),
+        Some(options),
     )?;
     Ok(())
 }

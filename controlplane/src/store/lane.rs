@@ -1,8 +1,7 @@
 //! The thread on which a member with others runs: Raft, and the connections to the other members.
 //!
 //! A write passes through a dozen tasks of one member. On the workers of a runtime that is shared with everything else each
-//! of these steps may wake another thread, which costs more than what is done in it; on one thread a step is a
-//! place in a queue. What takes long (the disk, reading old entries, the API) is elsewhere.
+//! of these steps may wake another thread; on one thread a step is a place in a queue. What takes long (the disk, reading old entries, the API) is elsewhere.
 
 use std::io;
 use std::thread;
