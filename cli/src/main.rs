@@ -1,6 +1,7 @@
 //! The `waggle` binary: arguments and wiring only.
 
 mod agent_command;
+mod allocator;
 mod bench;
 mod client;
 mod cluster_command;
@@ -83,9 +84,6 @@ fn main() -> ExitCode {
         return ExitCode::from(u8::try_from(code).unwrap_or(1));
     }
     let arguments = Arguments::parse();
-    // Two allocator arenas: one for each of the few busy threads. More only keep freed memory apart.
-    // SAFETY: mallopt only sets a parameter of the allocator; no other thread runs yet.
-    unsafe { libc::mallopt(libc::M_ARENA_MAX, 2) };
     // The one TLS provider of the process; an error means that it is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     match run(arguments) {
@@ -140,6 +138,7 @@ fn run(arguments: Arguments) -> anyhow::Result<u8> {
 
 /// The runtime of every role: as many workers as there is parallel work on a node, not one per core.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    allocator::give_back_in_background();
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.clamp(2, 8))

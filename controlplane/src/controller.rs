@@ -47,7 +47,6 @@ use crate::sync::{self, Limits, SyncMetrics};
 mod check;
 mod leading;
 mod members;
-mod memory;
 mod roles;
 
 use leading::Leading;
@@ -344,7 +343,6 @@ impl Controller {
                 tokio::select! { () = recorder.run() => {}, () = stop.cancelled() => {} }
             })
         };
-        let small = tokio::spawn(memory::keep_small(stop.clone()));
         let (failed, failure) = watch::channel(None);
         let watchdog = tokio::spawn(watch_over(store.clone(), server, stop.clone(), failed));
         tracing::info!(%address, "control plane member is up");
@@ -361,7 +359,6 @@ impl Controller {
                 sealing,
                 leading,
                 watchdog,
-                small,
             ],
             _roles: roles,
             failure,

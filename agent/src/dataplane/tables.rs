@@ -109,9 +109,6 @@ impl Tables {
         if result.0 == Outcome::InForce {
             self.revision = batch.revision;
         }
-        if batch.full {
-            give_back_memory();
-        }
         result
     }
 
@@ -246,13 +243,4 @@ fn found(objects: &Objects) -> Result<Found, DataPlaneError> {
         tables,
         ranges,
     })
-}
-
-/// A full batch passes through memory many times the size of what is kept of it.
-fn give_back_memory() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: it takes no pointers, and locks what it touches.
-    unsafe {
-        libc::malloc_trim(0);
-    }
 }

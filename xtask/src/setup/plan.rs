@@ -107,11 +107,17 @@ pub(crate) struct Library {
     pub(crate) package: &'static str,
 }
 
-/// What linking the C parts of our dependencies needs.
-pub(crate) const LIBRARIES: &[Library] = &[Library {
-    file: "/usr/bin/cc",
-    package: "gcc",
-}];
+/// What building and linking the C parts of our dependencies needs.
+pub(crate) const LIBRARIES: &[Library] = &[
+    Library {
+        file: "/usr/bin/cc",
+        package: "gcc",
+    },
+    Library {
+        file: "/usr/bin/make",
+        package: "make",
+    },
+];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
