@@ -9,8 +9,9 @@ use std::time::Duration;
 use openraft::ChangeMembers;
 use openraft::error::{ChangeMembershipError, ClientWriteError, RaftError};
 use proto::raft::v1 as pb;
+use tokio::sync::watch;
 
-use super::{Group, Miss, plan};
+use super::{Group, Miss, ServerMetrics, plan};
 use crate::store::raft::{LogId, Membership, Node, NodeId};
 use crate::store::{StoreError, codec};
 
@@ -116,19 +117,13 @@ impl Group {
     /// Waits until a majority has the members as this leader sees them: a change that is only written here may
     /// be undone by the next leader. The place of the last change.
     async fn confirmed(&self) -> Result<u64, Miss> {
-        let at = self.changed_at();
-        let index = at.map_or(0, |id| id.index);
-        let mut server = self.server.clone();
-        let replaced = server.wait_for(|server| {
-            server.current_leader != Some(self.own.id) || server.membership_config.log_id() != &at
-        });
-        let wait = async {
-            tokio::select! {
-                biased;
-                _ = replaced => Err(Miss::NotLeader("the members change".to_owned())),
-                applied = self.applied(index) => applied.map(|()| index).map_err(Miss::Final),
-            }
-        };
+        let wait = confirmed(
+            self.own.id,
+            self.changed_at(),
+            self.server.clone(),
+            self.state.applied_index(),
+            || *self.state.summary().membership.log_id(),
+        );
         let unknown = || "a change that is under way was not confirmed in time".to_owned();
         tokio::time::timeout(PATIENCE, wait)
             .await
@@ -163,6 +158,35 @@ impl Group {
     }
 }
 
+/// Waits until the change at this place is applied. `newest` is the last change that is.
+///
+/// What Raft says of itself comes after what it does: something else, of another leader, may be applied at that place
+/// while Raft still says that this member leads.
+async fn confirmed(
+    own: NodeId,
+    at: Option<LogId>,
+    mut server: watch::Receiver<ServerMetrics>,
+    mut applied: watch::Receiver<u64>,
+    newest: impl Fn() -> Option<LogId>,
+) -> Result<u64, Miss> {
+    let index = at.map_or(0, |id| id.index);
+    let replaced = server.wait_for(|server| {
+        server.current_leader != Some(own) || server.membership_config.log_id() != &at
+    });
+    let changed = || Err(Miss::NotLeader("the members change".to_owned()));
+    tokio::select! {
+        biased;
+        _ = replaced => return changed(),
+        applied = applied.wait_for(|applied| *applied >= index) => if applied.is_err() {
+            return Err(Miss::Final(StoreError::Closed));
+        },
+    }
+    match newest() == at {
+        true => Ok(index),
+        false => changed(),
+    }
+}
+
 fn failed(error: RaftError<NodeId, ClientWriteError<NodeId, Node>>) -> Miss {
     match error {
         RaftError::APIError(ClientWriteError::ForwardToLeader(to)) => {
@@ -176,5 +200,54 @@ fn failed(error: RaftError<NodeId, ClientWriteError<NodeId, Node>>) -> Miss {
             Miss::Final(StoreError::InvalidChange(error.to_string()))
         }
         RaftError::Fatal(fatal) => Miss::Final(crate::store::proposals::fatal_error(&fatal)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Arc;
+
+    use futures::FutureExt as _;
+    use openraft::{CommittedLeaderId, StoredMembership};
+
+    use super::*;
+
+    fn at(term: u64, leader: NodeId, index: u64) -> LogId {
+        LogId::new(CommittedLeaderId::new(term, leader), index)
+    }
+
+    /// As Raft says it of itself.
+    fn seen(leader: NodeId, change: LogId) -> ServerMetrics {
+        let members = StoredMembership::new(Some(change), Membership::default());
+        ServerMetrics {
+            current_leader: Some(leader),
+            membership_config: Arc::new(members),
+            ..ServerMetrics::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_change_is_done_when_it_is_applied_and_not_something_else_at_its_place() {
+        let (mine, others) = (at(3, 1, 105), at(4, 5, 105));
+        let asked = |server: &watch::Sender<_>, applied: u64, newest: LogId| {
+            let applied = watch::Sender::new(applied).subscribe();
+            let asked = confirmed(1, Some(mine), server.subscribe(), applied, move || {
+                Some(newest)
+            });
+            asked.now_or_never()
+        };
+        let server = watch::Sender::new(seen(1, mine));
+        assert!(matches!(asked(&server, 105, mine), Some(Ok(105))));
+        for newest in [others, at(2, 1, 90), at(4, 5, 106)] {
+            let answer = asked(&server, 106, newest);
+            assert!(matches!(answer, Some(Err(Miss::NotLeader(_)))), "{newest}");
+        }
+        for now in [seen(5, mine), seen(1, others)] {
+            server.send_replace(now);
+            let answer = asked(&server, 90, at(2, 1, 90));
+            assert!(matches!(answer, Some(Err(Miss::NotLeader(_)))));
+        }
     }
 }
