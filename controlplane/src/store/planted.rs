@@ -12,6 +12,8 @@ pub(super) enum Bug {
     LyingDisks,
     /// A leader that is started again goes on under its old vote.
     LeadsAgain,
+    /// A leader takes what it has sent to the others for written on its own disk.
+    CountsUnwritten,
 }
 
 thread_local! {

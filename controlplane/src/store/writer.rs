@@ -116,7 +116,6 @@ impl Writer {
         tokio::spawn(async move {
             let mut messages = Vec::new();
             while receiver.recv_many(&mut messages, 64).await > 0 {
-                tokio::time::sleep(latency()).await;
                 let mut group = Vec::new();
                 let mut stop = false;
                 for message in messages.drain(..) {
@@ -125,13 +124,16 @@ impl Writer {
                         Message::Job(job) => group.push(job),
                     }
                 }
-                let worked = thread.work(group);
-                let tidied = worked.and_then(|()| {
-                    while !thread.removals.is_empty() {
-                        thread.tidy()?;
+                let written = thread.write_group(group);
+                // A loss of power finds some of what was written.
+                tokio::time::sleep(latency()).await;
+                thread.commit(written);
+                let tidied = loop {
+                    match thread.tidy_up(false) {
+                        Ok(()) if !thread.removals.is_empty() => {}
+                        tidied => break tidied,
                     }
-                    Ok(())
-                });
+                };
                 if let Err(error) = tidied {
                     thread.fail(error);
                 }
@@ -178,6 +180,14 @@ impl Writer {
 
 fn stopped() -> DiskError {
     DiskError::Io("the store is shut down".into())
+}
+
+/// A group of jobs between its writes and its sync.
+struct Written {
+    result: Result<(), DiskError>,
+    durable: bool,
+    last_log: Option<u64>,
+    done: Vec<Done>,
 }
 
 struct Thread {
@@ -270,8 +280,13 @@ impl Thread {
     fn work(&mut self, group: Vec<Job>) -> Result<(), DiskError> {
         let idle = group.is_empty();
         if !idle {
-            self.commit(group);
+            let written = self.write_group(group);
+            self.commit(written);
         }
+        self.tidy_up(idle)
+    }
+
+    fn tidy_up(&mut self, idle: bool) -> Result<(), DiskError> {
         if self.failed.borrow().is_some() {
             self.removals.clear();
             return Ok(());
@@ -285,42 +300,50 @@ impl Thread {
         }
     }
 
-    fn commit(&mut self, group: Vec<Job>) {
-        let mut done = Vec::with_capacity(group.len());
-        let result = self.write_group(group, &mut done);
+    fn write_group(&mut self, group: Vec<Job>) -> Written {
+        let mut written = Written {
+            result: match self.failed.borrow().as_ref() {
+                Some(error) => Err(error.clone()),
+                None => Ok(()),
+            },
+            durable: false,
+            last_log: None,
+            done: Vec::with_capacity(group.len()),
+        };
+        for mut job in group {
+            written.done.extend(job.done.take());
+            written.durable |= job.durable;
+            written.last_log = job.last_log.or(written.last_log);
+            if written.result.is_ok() {
+                written.result = self.write_job(job);
+            }
+        }
+        written
+    }
+
+    /// Makes it durable where that was asked for, and says how it went.
+    fn commit(&mut self, written: Written) {
+        let result = written
+            .result
+            .and_then(|()| self.settle(written.durable, written.last_log));
         if let Err(error) = &result {
             self.fail(error.clone());
         }
-        for done in done {
+        for done in written.done {
             done(result.clone());
         }
     }
 
-    fn write_group(&mut self, group: Vec<Job>, done: &mut Vec<Done>) -> Result<(), DiskError> {
-        let mut result = match self.failed.borrow().as_ref() {
-            Some(error) => Err(error.clone()),
-            None => Ok(()),
-        };
-        let mut durable = false;
-        let mut last_log = None;
-        for mut job in group {
-            done.extend(job.done.take());
-            durable |= job.durable;
-            last_log = job.last_log.or(last_log);
-            if result.is_ok() {
-                result = self.write_job(job);
-            }
-        }
-        result?;
+    fn settle(&mut self, durable: bool, last_log: Option<u64>) -> Result<(), DiskError> {
         if durable {
             self.sync()?;
         } else {
             self.unsynced_since.get_or_insert_with(Instant::now);
         }
-        if let Some(index) = last_log {
-            self.watermark.raise(index)?;
+        match last_log {
+            Some(index) => self.watermark.raise(index),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn write_job(&mut self, job: Job) -> Result<(), DiskError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom;
+use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
 use tokio::time::{Instant, sleep};
 
@@ -27,6 +27,8 @@ const FAULTS: Duration = Duration::from_secs(9);
 /// How long a watcher waits for a member that is behind.
 const CATCH_UP: Duration = Duration::from_secs(2);
 const REPAIR: Duration = Duration::from_secs(25);
+/// How long those stay away who alone have what a leader told them.
+const STAY_AWAY: Duration = Duration::from_secs(3);
 
 /// The members that clients may ask, as they are now.
 type Door = Arc<Mutex<BTreeMap<u64, Running>>>;
@@ -141,6 +143,8 @@ async fn faults(cluster: &mut Cluster, rng: &mut StdRng, door: &Door, size: u64)
     let end = Instant::now() + FAULTS;
     let mut coming: BTreeMap<u64, Coming> = BTreeMap::new();
     let mut down: BTreeSet<u64> = BTreeSet::new();
+    // Those of them that stay away until then.
+    let mut late: BTreeMap<u64, Instant> = BTreeMap::new();
     let mut next_id = size + 1;
     while Instant::now() < end {
         sleep(Duration::from_millis(rng.random_range(50..900))).await;
@@ -209,11 +213,21 @@ async fn faults(cluster: &mut Cluster, rng: &mut StdRng, door: &Door, size: u64)
                     next_id += 1;
                 }
             }
+            12 => {
+                if let Some((leader, told)) = lose_the_told(cluster, rng, &members, door).await {
+                    coming.insert(leader, tokio::spawn(cluster.begin(leader)));
+                    for id in told {
+                        late.insert(id, Instant::now() + STAY_AWAY);
+                        down.insert(id);
+                    }
+                }
+            }
             _ => {}
         }
         // Those that are down come back by and by.
+        late.retain(|_, until| *until > Instant::now());
         for id in down.clone() {
-            if rng.random_ratio(1, 3) {
+            if !late.contains_key(&id) && rng.random_ratio(1, 3) {
                 down.remove(&id);
                 coming.insert(id, tokio::spawn(cluster.begin(id)));
             }
@@ -235,6 +249,34 @@ async fn faults(cluster: &mut Cluster, rng: &mut StdRng, door: &Door, size: u64)
         }
     }
     open_door(cluster, door);
+}
+
+/// A leader with a slow disk hears from as many others as a majority needs, until it and those lose power at once. It is back
+/// before them: what it had acknowledged must be on its own disk. Who it is, and who those are.
+async fn lose_the_told(
+    cluster: &mut Cluster,
+    rng: &mut StdRng,
+    members: &[u64],
+    door: &Door,
+) -> Option<(u64, Vec<u64>)> {
+    let leader = cluster.leader()?;
+    let mut told = cluster.ids();
+    told.retain(|id| *id != leader);
+    told.shuffle(rng);
+    told.truncate(members.len() / 2);
+    cluster.net.heal();
+    for id in members.iter().filter(|id| !told.contains(id)) {
+        cluster.net.cut(leader, *id);
+    }
+    cluster.slow.lock().unwrap().insert(leader, 250);
+    sleep(Duration::from_millis(rng.random_range(50..400))).await;
+    cluster.net.heal();
+    for id in told.iter().copied().chain([leader]) {
+        let unsynced = cluster.disk(id).unsynced();
+        cluster.crash(id, rng.random_range(0..=unsynced));
+        door.lock().unwrap().remove(&id);
+    }
+    Some((leader, told))
 }
 
 fn trace(cluster: &Cluster, at: &str) {

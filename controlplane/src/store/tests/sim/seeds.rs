@@ -88,6 +88,7 @@ fn simulated_child() {
         Ok("WritesAgain") => Some(Bug::WritesAgain),
         Ok("LyingDisks") => Some(Bug::LyingDisks),
         Ok("LeadsAgain") => Some(Bug::LeadsAgain),
+        Ok("CountsUnwritten") => Some(Bug::CountsUnwritten),
         _ => None,
     };
     for seed in first..first + number(COUNT).unwrap_or(1) {
@@ -182,6 +183,7 @@ fn planted_bugs_are_found() {
         Bug::WritesAgain,
         Bug::LyingDisks,
         Bug::LeadsAgain,
+        Bug::CountsUnwritten,
     ] {
         let found = first_failure(96, Some(bug)).unwrap_or_default();
         assert!(found.contains(" broke "), "{bug:?} was not found: {found}");
