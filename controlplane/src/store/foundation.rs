@@ -99,9 +99,9 @@ fn open_parts(
     metrics: &Metrics,
 ) -> Result<(LogStore, StateMachine), DiskError> {
     check_member(&**disk, writer, node_id)?;
-    let log = LogStore::open(disk, writer.clone(), node_id, reach)?;
-    let (settled, state) = (log.settled(), metrics.state.clone());
-    let machine = StateMachine::open(&**disk, writer.clone(), settled, hub, state, retention)?;
+    let (log, cover) = LogStore::open(disk, writer.clone(), node_id, reach)?;
+    let state = metrics.state.clone();
+    let machine = StateMachine::open(&**disk, writer.clone(), cover, hub, state, retention)?;
     Ok((log, machine))
 }
 

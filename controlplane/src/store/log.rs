@@ -46,6 +46,8 @@ struct Shared {
     state: Mutex<State>,
     /// The first entry that Raft was told of before it was on the disk; written with the state locked.
     unsettled: watch::Sender<Result<u64, DiskError>>,
+    /// What [`Cover`] says.
+    covered: watch::Receiver<u64>,
 }
 
 /// Which entries are on this disk, of those that Raft takes for written.
@@ -78,10 +80,46 @@ impl Settled {
     }
 }
 
+/// What the log is told by the state machine: up to which entry the disk was given the state. Only such entries may go:
+/// Raft gives up entries as soon as it has told the state machine to install a snapshot in their place, and a crash
+/// before that is done must find them.
+pub(super) struct Cover {
+    shared: Arc<Shared>,
+    covered: watch::Sender<u64>,
+}
+
+impl Cover {
+    pub(super) fn settled(&self) -> Settled {
+        Settled(self.shared.unsettled.subscribe())
+    }
+
+    /// To be called when the state was given to the writer, so that whatever is given later survives only with it.
+    pub(super) fn reach(&self, applied: Option<LogId>) {
+        let mut state = self.shared.lock();
+        let covered = next(applied);
+        if let Some(held) = state.held
+            && held.upto.index < covered
+        {
+            self.shared.write_purge(held.upto);
+            state.held = None;
+        }
+        self.covered.send_replace(covered);
+    }
+}
+
+/// A purge that waits for the state machine.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    upto: LogId,
+    /// The log on the disk ends before it. Entries after it must not be there without it.
+    leaves_gap: bool,
+}
+
 #[derive(Default)]
 struct State {
     vote: Option<Vote>,
     purged: Option<LogId>,
+    held: Option<Held>,
     last: Option<LogId>,
     /// The newest entries, without a hole, up to `last`.
     tail: VecDeque<Entry>,
@@ -99,7 +137,7 @@ impl LogStore {
         writer: Writer,
         own: NodeId,
         watermark: u64,
-    ) -> Result<Self, DiskError> {
+    ) -> Result<(Self, Cover), DiskError> {
         let vote = read_meta(&**disk, VOTE, codec::decode_vote)?;
         let mut state = State {
             vote: vote.map(|vote| not_leading(vote, own)),
@@ -159,15 +197,20 @@ impl LogStore {
             remove_later: vec![(record::log_key(0), start)],
             ..Job::default()
         });
-        Ok(Self {
-            shared: Arc::new(Shared {
-                own,
-                disk: Arc::downgrade(disk),
-                writer,
-                state: Mutex::new(state),
-                unsettled: watch::Sender::new(Ok(u64::MAX)),
-            }),
-        })
+        let covered = watch::Sender::new(0);
+        let shared = Arc::new(Shared {
+            own,
+            disk: Arc::downgrade(disk),
+            writer,
+            state: Mutex::new(state),
+            unsettled: watch::Sender::new(Ok(u64::MAX)),
+            covered: covered.subscribe(),
+        });
+        let cover = Cover {
+            shared: Arc::clone(&shared),
+            covered,
+        };
+        Ok((Self { shared }, cover))
     }
 
     pub(super) fn settled(&self) -> Settled {
@@ -187,7 +230,27 @@ impl LogStore {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().expect("no panic while holding it")
+        self.shared.lock()
+    }
+
+    /// Entries that follow on a purge are written after it, so that a crash leaves no hole.
+    async fn follow_purge(&self) -> Result<(), DiskError> {
+        let held = self.state().held.filter(|held| held.leaves_gap);
+        let Some(Held { upto, .. }) = held else {
+            return Ok(());
+        };
+        let mut covered = self.shared.covered.clone();
+        let mut failure = self.shared.writer.failure();
+        tokio::select! {
+            biased;
+            covered = covered.wait_for(|covered| upto.index < *covered) => {
+                covered.map(drop).map_err(|_| DiskError::Io("the state machine has ended".into()))
+            }
+            failed = failure.wait_for(Option::is_some) => {
+                let why = failed.ok().and_then(|failed| failed.clone());
+                Err(why.unwrap_or_else(|| DiskError::Io("the store is shut down".into())))
+            }
+        }
     }
 
     /// Entries `start..end`, at most `limit` bytes of them but at least one.
@@ -244,6 +307,20 @@ impl LogStore {
 }
 
 impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no panic while holding it")
+    }
+
+    fn write_purge(&self, upto: LogId) {
+        let mut job = Job {
+            remove_later: vec![(record::log_key(0), record::log_key(upto.index + 1))],
+            ..Job::default()
+        };
+        let payload = codec::encode_log_id(&upto);
+        record::put(&mut job.writes, &record::meta_key(PURGED), &payload);
+        self.writer.submit(job);
+    }
+
     fn leads(&self, state: &State, entry: &Entry) -> bool {
         state.vote.is_some_and(|vote| {
             let leader = vote.leader_id();
@@ -450,6 +527,8 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        let ready = self.follow_purge().await;
+        ready.map_err(|e| StorageIOError::write_logs(AnyError::new(&e)))?;
         let mut job = Job {
             durable: true,
             ..Job::default()
@@ -488,7 +567,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         job.done = Some(Box::new(move |result| {
             match &result {
                 Ok(()) => {
-                    let mut state = shared.state.lock().expect("no panic while holding it");
+                    let mut state = shared.lock();
                     state.written = state.written.max(next(last));
                     state.trim();
                     shared.settle(&state);
@@ -546,18 +625,21 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
-        let mut job = Job::default();
-        let purged = {
-            let mut state = self.state();
-            state.purged = state.purged.max(Some(log_id));
-            state.last = state.last.max(Some(log_id));
-            state.forget_up_to(log_id.index);
-            job.remove_later = vec![(record::log_key(0), record::log_key(log_id.index + 1))];
-            state.purged.unwrap_or(log_id)
-        };
-        let payload = codec::encode_log_id(&purged);
-        record::put(&mut job.writes, &record::meta_key(PURGED), &payload);
-        self.shared.writer.submit(job);
+        let mut state = self.state();
+        let leaves_gap = state.last < Some(log_id);
+        state.purged = state.purged.max(Some(log_id));
+        state.last = state.last.max(Some(log_id));
+        state.forget_up_to(log_id.index);
+        let upto = state.purged.unwrap_or(log_id);
+        if upto.index < *self.shared.covered.borrow() {
+            self.shared.write_purge(upto);
+        } else {
+            let before = state.held.is_some_and(|held| held.leaves_gap);
+            state.held = Some(Held {
+                upto,
+                leaves_gap: leaves_gap || before,
+            });
+        }
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use super::Revision;
 use super::codec::{self, Applied};
 use super::compaction::Retention;
 use super::disk::{Disk, DiskError};
-use super::log::Settled;
+use super::log::{Cover, Settled};
 use super::metrics::StateMetrics;
 use super::mvcc::{Change, Mvcc, Version};
 use super::raft::{
@@ -138,6 +138,7 @@ pub(crate) struct StateMachine {
     shared: Arc<Shared>,
     writer: Writer,
     log: Settled,
+    cover: Cover,
     hub: mpsc::UnboundedSender<Published>,
     current: Arc<Mutex<Option<(SnapshotMeta, Image)>>>,
 }
@@ -147,7 +148,7 @@ impl StateMachine {
     pub(super) fn open(
         disk: &dyn Disk,
         writer: Writer,
-        log: Settled,
+        cover: Cover,
         hub: mpsc::UnboundedSender<Published>,
         metrics: StateMetrics,
         retention: &Retention,
@@ -171,11 +172,13 @@ impl StateMachine {
             applied: watch::Sender::new(state.log_id.map_or(0, |id| id.index)),
         };
         shared.report(&state);
+        cover.reach(state.log_id);
         *shared.write() = state;
         Ok(Self {
             shared: Arc::new(shared),
             writer,
-            log,
+            log: cover.settled(),
+            cover,
             hub,
             current: Arc::default(),
         })
@@ -336,6 +339,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         put_applied(&mut job, &applied);
         job.remove_later = ranges(applied.generation, &effects.dropped);
         self.writer.submit(job);
+        self.cover.reach(applied.log_id);
         self.shared.announce(&applied);
         if !effects.changes.is_empty() {
             // The hub ends before the state machine only when the store closes.
@@ -376,6 +380,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.write_image(&image, &state.applied())
             .await
             .map_err(|e| fail(AnyError::new(&e)))?;
+        self.cover.reach(meta.last_log_id);
         self.writer.submit(Job {
             remove_later: vec![(
                 record::generation_key(old_generation),

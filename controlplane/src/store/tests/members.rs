@@ -20,7 +20,7 @@ use crate::store::machine::{Published, StateMachine};
 use crate::store::metrics::Metrics;
 use crate::store::raft::{Command, Entry};
 use crate::store::snapshot::{Decoder, Image};
-use crate::store::writer::Writer;
+use crate::store::writer::{Job, Writer};
 
 /// One member's storage without Raft above it.
 struct Storage {
@@ -39,11 +39,10 @@ impl Storage {
         let (writer, thread) =
             Writer::start(Arc::clone(&disk), watermark, metrics.disk, ()).unwrap();
         let (hub, published) = unbounded_channel();
-        let log = LogStore::open(&disk, writer.clone(), 0, 0).unwrap();
-        let (settled, retention) = (log.settled(), Retention::default());
-        let state = metrics.state;
+        let (log, cover) = LogStore::open(&disk, writer.clone(), 0, 0).unwrap();
+        let (state, retention) = (metrics.state, Retention::default());
         let machine =
-            StateMachine::open(&*disk, writer.clone(), settled, hub, state, &retention).unwrap();
+            StateMachine::open(&*disk, writer.clone(), cover, hub, state, &retention).unwrap();
         Self {
             log,
             machine,
@@ -134,13 +133,14 @@ proptest! {
                         let drop = (log.len() as f64 * part) as usize;
                         if let Some(last) = drop.checked_sub(1).and_then(|i| log.get(i)) {
                             storage.log.purge(last.log_id).await.unwrap();
-                            log.drain(..drop);
+                            let applied: Vec<_> = log.drain(..drop).collect();
+                            storage.machine.apply(applied).await.unwrap();
                             purged += drop as u64;
                         }
                     }
                     Step::Crash(keep) => {
                         // A purge waits for no sync: without one it may or may not be found again.
-                        let sync = crate::store::writer::Job { durable: true, ..Default::default() };
+                        let sync = Job { durable: true, ..Job::default() };
                         storage.writer.run(sync).await.unwrap();
                         disk = disk.crash(keep);
                         storage = Storage::open(&disk);
@@ -238,6 +238,52 @@ async fn an_installed_snapshot_replaces_everything_and_survives() {
     assert_eq!(applied, Some(log_id(1, 1, 41)));
 }
 
+/// Raft gives entries up before the snapshot in their place is installed.
+#[tokio::test]
+async fn entries_stay_on_the_disk_until_it_has_what_they_stand_for() {
+    let mut leader = Storage::open(&FakeDisk::default());
+    leader.apply(0, leader_writes()).await;
+    let snapshot = snapshot_of(&mut leader).await;
+    let last = snapshot.meta.last_log_id.unwrap();
+
+    let disk = FakeDisk::default();
+    let mut follower = Storage::open(&disk);
+    let old = (0..3).map(|i| entry(1, i, put("old", "1")));
+    follower.log.blocking_append(old).await.unwrap();
+    follower.log.purge(last).await.unwrap();
+    let mut log = follower.log.clone();
+    let next = log.blocking_append([entry(1, last.index + 1, put("new", "1"))]);
+    tokio::pin!(next);
+    assert!(futures::poll!(&mut next).is_pending());
+    let sync = Job {
+        durable: true,
+        ..Job::default()
+    };
+    follower.writer.run(sync).await.unwrap();
+    let before = Storage::open(&disk.crash(0)).log.positions();
+    assert_eq!(before, (None, Some(log_id(1, 1, 2))));
+
+    let image = Box::new(carried(&snapshot.snapshot));
+    let installed = follower.machine.install_snapshot(&snapshot.meta, image);
+    installed.await.unwrap();
+    next.await.unwrap();
+    let mut after = Storage::open(&disk.crash(0));
+    assert_eq!(after.log.positions(), (Some(last), Some(log_id(1, 1, 41))));
+    let (applied, _) = after.machine.applied_state().await.unwrap();
+    assert_eq!(applied, Some(last));
+}
+
+/// What follows on such entries does not wait for ever for a state machine that has ended.
+#[tokio::test]
+async fn nothing_waits_for_a_snapshot_that_is_not_installed() {
+    let mut storage = Storage::open(&FakeDisk::default());
+    storage.log.purge(log_id(1, 1, 7)).await.unwrap();
+    drop(storage.machine);
+    let next = storage.log.blocking_append([entry(1, 8, put("k", "v"))]);
+    let error = next.await.unwrap_err().to_string();
+    assert!(error.contains("the state machine has ended"), "{error}");
+}
+
 #[tokio::test]
 async fn a_snapshot_beyond_the_history_cuts_watchers_off() {
     let mut leader = Storage::open(&FakeDisk::default());
@@ -276,7 +322,7 @@ proptest! {
             let disk = FakeDisk::default();
             let mut follower = Storage::open(&disk);
             follower.apply(0, vec![put("old", "1")]).await;
-            let sync = crate::store::writer::Job { durable: true, ..Default::default() };
+            let sync = Job { durable: true, ..Job::default() };
             follower.writer.run(sync).await.unwrap();
             let before = follower.contents();
             disk.hold_syncs();

@@ -27,10 +27,10 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         let (writer, _thread) =
             Writer::start(Arc::clone(&disk), watermark, metrics.disk, directory).unwrap();
         let (hub, _) = mpsc::unbounded_channel();
-        let log = LogStore::open(&disk, writer.clone(), 0, 0).unwrap();
-        let (settled, retention) = (log.settled(), Retention::default());
+        let (log, cover) = LogStore::open(&disk, writer.clone(), 0, 0).unwrap();
+        let retention = Retention::default();
         let machine =
-            StateMachine::open(&*disk, writer, settled, hub, metrics.state, &retention).unwrap();
+            StateMachine::open(&*disk, writer, cover, hub, metrics.state, &retention).unwrap();
         Ok((dir, log, machine))
     }
 }
