@@ -7,7 +7,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `member`, `foundation` | open the parts in order and run the tasks between them |
+//! | `member`, `foundation`, `lane` | open the parts in order and run the tasks between them, on a thread of their own |
 //! | `upkeep` | gives up old history, bounds the log |
 //! | `proposals`, `space` | packs the transactions that wait into one log entry; refuses them before the disk is full |
 //! | `group` | who leads, and what is asked of the leader; members come and go |

@@ -51,6 +51,11 @@ pub(super) trait Disk: Send + Sync + 'static {
     /// Everything written until now survives loss of power once this returns.
     fn sync(&self) -> Result<(), DiskError>;
 
+    /// Does what is left to do for what was written, if that has become much.
+    fn settle(&self) -> Result<(), DiskError> {
+        Ok(())
+    }
+
     /// Bytes that can still be written to the file system, where that can be known.
     fn available(&self) -> Option<u64>;
 
@@ -148,6 +153,7 @@ impl Disk for SledDisk {
     #[cfg(test)]
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
         self.with(|open| {
+            open.settle()?;
             let value = open.db.get(key).map_err(|e| sled_error("read", &e))?;
             Ok(value.map(|v| v.to_vec()))
         })
@@ -160,6 +166,7 @@ impl Disk for SledDisk {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), DiskError> {
         self.with(|open| {
+            open.settle()?;
             for item in open.db.range(start..end) {
                 let (key, value) = item.map_err(|e| sled_error("scan", &e))?;
                 if !visit(&key, &value) {
@@ -171,11 +178,15 @@ impl Disk for SledDisk {
     }
 
     fn write(&self, writes: Vec<Write>) -> Result<(), DiskError> {
-        self.with(|open| open.write(&writes))
+        self.with(|open| open.write(writes))
     }
 
     fn sync(&self) -> Result<(), DiskError> {
         self.with(Database::sync)
+    }
+
+    fn settle(&self) -> Result<(), DiskError> {
+        self.with(Database::settle_much)
     }
 
     fn available(&self) -> Option<u64> {
@@ -200,14 +211,14 @@ impl Disk for SledDisk {
             }
             *looked_at = Some((Instant::now(), size));
         }
-        let live = self.with(|open| rewrite::live(&open.db))?;
+        let live = self.with(live)?;
         Ok(rewrite::is_worth(size, live))
     }
 
     /// Nobody else may write meanwhile (`sealed.rs` sees to it).
     fn defragment(&self) -> Result<(u64, u64), DiskError> {
         let before = self.size();
-        let live = self.with(|open| rewrite::live(&open.db))?;
+        let live = self.with(live)?;
         if self.available().is_some_and(|free| free < 2 * live) {
             let why = format!("a copy of {live} bytes has no room");
             return Err(DiskError::Full(why));
@@ -228,6 +239,12 @@ impl Disk for SledDisk {
         *self.looked_at() = Some((Instant::now(), self.database_size()));
         Ok((before, self.size()))
     }
+}
+
+/// Bytes of what it holds, all of which sled has then.
+fn live(open: &Database) -> Result<u64, DiskError> {
+    open.settle()?;
+    rewrite::live(&open.db)
 }
 
 fn available_bytes(path: &Path) -> Option<u64> {

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use super::StoreError;
 use super::log::LogStore;
 use super::machine::Shared;
-use super::peers::{CallError, PROTOCOL, Peer, Transport};
+use super::peers::{Askers, CallError, PROTOCOL, Peer, Transport};
 use super::raft::{Node, NodeId, Raft};
 use super::space::Space;
 
@@ -79,6 +79,7 @@ pub(super) struct Group {
     pub(super) server: watch::Receiver<ServerMetrics>,
     pub(super) reports: report::Reports,
     pub(super) space: Space,
+    pub(super) askers: Askers,
     /// The last search for a leader was in vain.
     forsaken: AtomicBool,
     answers: ask::Answers,
@@ -160,6 +161,7 @@ impl Group {
         state: Arc<Shared>,
         transport: Arc<dyn Transport>,
         space: Space,
+        askers: Askers,
     ) -> Self {
         Self {
             own,
@@ -170,6 +172,7 @@ impl Group {
             transport,
             reports: report::Reports::default(),
             space,
+            askers,
             forsaken: AtomicBool::new(false),
             answers: ask::Answers::default(),
             leaving: AtomicBool::new(false),

@@ -29,6 +29,9 @@ const TAIL_BYTES: usize = 1 << 20;
 /// One read for a follower, by bytes.
 const READ_BYTES: usize = 1 << 20;
 
+/// Entries that [`LogStore::led`] gives at most.
+const LED: usize = 64;
+
 pub(super) const VOTE: &str = "vote";
 pub(super) const PURGED: &str = "purged";
 
@@ -48,6 +51,8 @@ struct Shared {
     unsettled: watch::Sender<Result<u64, DiskError>>,
     /// What [`Cover`] says.
     covered: watch::Receiver<u64>,
+    /// The index after the last entry that was submitted.
+    appended: watch::Sender<u64>,
 }
 
 /// Which entries are on this disk, of those that Raft takes for written.
@@ -205,6 +210,7 @@ impl LogStore {
             state: Mutex::new(state),
             unsettled: watch::Sender::new(Ok(u64::MAX)),
             covered: covered.subscribe(),
+            appended: watch::Sender::new(0),
         });
         let cover = Cover {
             shared: Arc::clone(&shared),
@@ -215,6 +221,26 @@ impl LogStore {
 
     pub(super) fn settled(&self) -> Settled {
         Settled(self.shared.unsettled.subscribe())
+    }
+
+    /// Changes to the index after the last entry each time that some are submitted.
+    pub(super) fn appended(&self) -> watch::Receiver<u64> {
+        self.shared.appended.subscribe()
+    }
+
+    /// Some entries that this member has submitted under its own vote, from `start` on, without a hole.
+    pub(super) fn led(&self, start: u64, vote: &Vote) -> Vec<Entry> {
+        let state = self.state();
+        let Some(skip) = start.checked_sub(state.tail_start()) else {
+            return Vec::new();
+        };
+        let mut bytes = 0;
+        let entries = state.tail.iter().skip(skip as usize).take(LED);
+        let entries = entries.take_while(|entry| {
+            bytes += entry_size(entry);
+            bytes <= READ_BYTES && entry.log_id.leader_id == *vote.leader_id()
+        });
+        entries.cloned().collect()
     }
 
     /// Entries that a start with nothing applied would have to apply, for tests and diagnostics.
@@ -553,6 +579,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 state.told = next(state.last);
                 self.shared.settle(&state);
             }
+            self.shared.appended.send_replace(next(state.last));
             state.last
         };
         job.last_log = last.map(|id| id.index);

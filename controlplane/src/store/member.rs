@@ -32,7 +32,7 @@ use super::metrics::{GroupMetrics, Metrics};
 use super::peers::client::Dialler;
 use super::peers::inbox::Inbox;
 use super::peers::network::Network;
-use super::peers::{Nobody, Transport, listener};
+use super::peers::{Askers, Nobody, Transport, listener};
 use super::proposals::{self, Proposals};
 use super::raft::{Node, NodeId, Raft};
 use super::sealed::SealedDisk;
@@ -249,10 +249,12 @@ impl Member {
         let hub = Arc::new(Hub::new(revision, options.limits, metrics.watch.clone()));
         let hub_task = watchers.spawn(run_hub(Arc::clone(&hub), published));
 
+        let askers = Askers::default();
         let network = Network {
             own: role.identity.clone(),
             transport: Arc::clone(&transport),
-            log: log.settled(),
+            log: log.clone(),
+            askers: askers.clone(),
         };
         let raft_config = Arc::new(raft_config(options.snapshot_every)?);
         let raft = Raft::new(role.identity.id, raft_config, network, log.clone(), machine)
@@ -266,6 +268,7 @@ impl Member {
             Arc::clone(&state),
             transport,
             space,
+            askers,
         ));
 
         let (lead, leadership) = watch::channel(false);

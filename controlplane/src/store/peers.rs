@@ -1,4 +1,4 @@
-//! How members reach each other: one question and one answer at a time, and snapshots as streams.
+//! How members reach each other: one question and one answer at a time, the log's on one stream, and snapshots as streams.
 //!
 //! | file | what |
 //! |---|---|
@@ -9,6 +9,8 @@
 //!
 //! Tests have a transport of their own, in memory, with a network between that loses and delays.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -67,6 +69,61 @@ pub(super) trait Transport: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<pb::SnapshotResponse, CallError>>;
 }
 
+/// What the other members wait for that have asked this one, as the leader: until an entry is committed, and then until they
+/// are told so.
+#[derive(Clone, Default)]
+pub(super) struct Askers(Arc<Mutex<HashMap<NodeId, Waits>>>);
+
+#[derive(Default)]
+struct Waits {
+    /// Questions without an answer yet.
+    open: usize,
+    /// The greatest entry that an answer has named.
+    entry: u64,
+}
+
+impl Askers {
+    /// A question that is answered when what is returned is dropped.
+    pub(super) fn begin(&self, member: NodeId) -> Asking {
+        self.with(member, |waits| waits.open += 1);
+        Asking {
+            askers: self.clone(),
+            member,
+        }
+    }
+
+    /// Whether a member waits for news that go beyond this entry.
+    pub(super) fn wait(&self, member: NodeId, told: u64) -> bool {
+        self.with(member, |waits| waits.open > 0 || waits.entry > told)
+    }
+
+    fn with<T>(&self, member: NodeId, work: impl FnOnce(&mut Waits) -> T) -> T {
+        let mut waits = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        work(waits.entry(member).or_default())
+    }
+}
+
+/// A question of another member.
+pub(super) struct Asking {
+    askers: Askers,
+    member: NodeId,
+}
+
+impl Asking {
+    /// It is told of this entry, and waits until it knows that it is committed.
+    pub(super) fn names(&self, entry: u64) {
+        self.askers.with(self.member, |waits| {
+            waits.entry = waits.entry.max(entry);
+        });
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.askers.with(self.member, |waits| waits.open -= 1);
+    }
+}
+
 /// For a member that has no address: it is alone.
 pub(super) struct Nobody;
 
@@ -95,5 +152,26 @@ impl Transport for Nobody {
         _patience: Duration,
     ) -> BoxFuture<'a, Result<pb::SnapshotResponse, CallError>> {
         alone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_waits_until_it_is_answered_and_told() {
+        let askers = Askers::default();
+        assert!(!askers.wait(2, 0));
+        let (one, other) = (askers.begin(2), askers.begin(2));
+        other.names(7);
+        drop(other);
+        assert!(
+            askers.wait(2, 7) && !askers.wait(3, 7),
+            "one question is open"
+        );
+        one.names(5);
+        drop(one);
+        assert!(askers.wait(2, 6) && !askers.wait(2, 7));
     }
 }

@@ -253,6 +253,10 @@ impl<D: Disk> Disk for SealedDisk<D> {
         self.inner.sync()
     }
 
+    fn settle(&self) -> Result<(), DiskError> {
+        self.inner.settle()
+    }
+
     fn available(&self) -> Option<u64> {
         self.inner.available()
     }

@@ -10,8 +10,8 @@
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,9 @@ const REMOVE_SLICE: usize = 128;
 const GROUP_BYTES: usize = 8 << 20;
 /// How often the size of the data is measured.
 const MEASURE: Duration = Duration::from_secs(15);
+/// What waits for the next job, by bytes; and how long, where none comes.
+const LATER_BYTES: usize = 256 << 10;
+const LATER: Duration = Duration::from_millis(500);
 /// How long unsynced writes (the applied state) may stay without a sync when nothing else asks for one.
 const IDLE_SYNC: Duration = Duration::from_secs(5);
 
@@ -50,6 +53,14 @@ pub(super) struct Job {
     pub(super) done: Option<Done>,
 }
 
+impl Job {
+    /// Nobody waits for it, nor for the room that it makes.
+    fn may_wait(&self) -> bool {
+        let removes = !self.remove_now.is_empty() || !self.remove_later.is_empty();
+        !self.durable && self.done.is_none() && !removes
+    }
+}
+
 enum Message {
     Job(Job),
     Stop,
@@ -59,7 +70,28 @@ enum Message {
 #[derive(Clone)]
 pub(super) struct Writer {
     jobs: Jobs,
+    /// Locked by whoever sends, so that the order stays that of submission.
+    later: Arc<Mutex<Later>>,
     failure: watch::Receiver<Option<DiskError>>,
+}
+
+/// Jobs that nobody waits for. They are done before the next one that somebody does wait for, and wake nobody: otherwise
+/// each write would wake the thread once to be logged and once to be applied.
+#[derive(Default)]
+struct Later {
+    jobs: Vec<Job>,
+    bytes: usize,
+}
+
+impl Later {
+    fn take(&mut self) -> Vec<Job> {
+        self.bytes = 0;
+        std::mem::take(&mut self.jobs)
+    }
+}
+
+fn lock(later: &Mutex<Later>) -> MutexGuard<'_, Later> {
+    later.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Clone)]
@@ -91,7 +123,8 @@ impl Writer {
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (jobs, receiver) = mpsc::channel();
         let (failed, failure) = watch::channel(None);
-        let mut thread = Thread::new(disk, watermark, metrics, failed);
+        let later = Arc::default();
+        let mut thread = Thread::new(disk, watermark, metrics, failed, Arc::clone(&later));
         let handle = std::thread::Builder::new()
             .name("store-disk".into())
             .spawn(move || {
@@ -99,8 +132,12 @@ impl Writer {
                 drop(thread);
                 drop(keep);
             })?;
-        let jobs = Jobs::Thread(jobs);
-        Ok((Self { jobs, failure }, handle))
+        let writer = Self {
+            jobs: Jobs::Thread(jobs),
+            later,
+            failure,
+        };
+        Ok((writer, handle))
     }
 
     /// The same as a task, each group of jobs taking the time that `latency` says.
@@ -112,7 +149,9 @@ impl Writer {
     ) -> Self {
         let (jobs, mut receiver) = tokio::sync::mpsc::unbounded_channel();
         let (failed, failure) = watch::channel(None);
-        let mut thread = Thread::new(disk, Watermark::in_memory(0), metrics, failed);
+        let later = Arc::default();
+        let watermark = Watermark::in_memory(0);
+        let mut thread = Thread::new(disk, watermark, metrics, failed, Arc::clone(&later));
         tokio::spawn(async move {
             let mut messages = Vec::new();
             while receiver.recv_many(&mut messages, 64).await > 0 {
@@ -142,16 +181,36 @@ impl Writer {
                 }
             }
         });
-        let jobs = Jobs::Task(jobs);
-        Self { jobs, failure }
+        Self {
+            jobs: Jobs::Task(jobs),
+            later,
+            failure,
+        }
     }
 
     pub(super) fn submit(&self, job: Job) {
+        let mut later = lock(&self.later);
+        if job.may_wait() {
+            later.bytes += size(&job.writes);
+            later.jobs.push(job);
+            if later.bytes > LATER_BYTES {
+                self.send_later(&mut later);
+            }
+            return;
+        }
+        self.send_later(&mut later);
         if let Err(Message::Job(Job {
             done: Some(done), ..
         })) = self.jobs.send(Message::Job(job))
         {
             done(Err(stopped()));
+        }
+    }
+
+    fn send_later(&self, later: &mut Later) {
+        for job in later.take() {
+            // Nobody is told: that the thread has ended is known from others.
+            let _ = self.jobs.send(Message::Job(job));
         }
     }
 
@@ -168,6 +227,8 @@ impl Writer {
 
     /// Ends the thread after the jobs submitted so far, with a last sync.
     pub(super) fn stop(&self) {
+        let mut later = lock(&self.later);
+        self.send_later(&mut later);
         // It may have ended already.
         let _ = self.jobs.send(Message::Stop);
     }
@@ -198,6 +259,7 @@ struct Thread {
     removals: VecDeque<KeyRange>,
     unsynced_since: Option<Instant>,
     measured: Option<Instant>,
+    later: Arc<Mutex<Later>>,
 }
 
 impl Thread {
@@ -206,8 +268,10 @@ impl Thread {
         watermark: Watermark,
         metrics: DiskMetrics,
         failed: watch::Sender<Option<DiskError>>,
+        later: Arc<Mutex<Later>>,
     ) -> Self {
         Self {
+            later,
             disk,
             watermark,
             metrics,
@@ -246,16 +310,23 @@ impl Thread {
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
             }
-        } else if let Some(since) = self.unsynced_since {
-            match jobs.recv_timeout(IDLE_SYNC.saturating_sub(since.elapsed())) {
-                Ok(message) => message,
-                Err(RecvTimeoutError::Timeout) => return true,
-                Err(RecvTimeoutError::Disconnected) => return false,
-            }
         } else {
-            match jobs.recv() {
+            let left = |since: Instant| IDLE_SYNC.saturating_sub(since.elapsed());
+            let left = self.unsynced_since.map_or(LATER, left);
+            match jobs.recv_timeout(left.min(LATER)) {
                 Ok(message) => message,
-                Err(mpsc::RecvError) => return false,
+                Err(RecvTimeoutError::Disconnected) => return false,
+                Err(RecvTimeoutError::Timeout) => {
+                    let mut later = lock(&self.later);
+                    // Nobody sends now. What was sent before goes first.
+                    match jobs.try_recv() {
+                        Ok(message) => message,
+                        Err(_) => {
+                            *group = later.take();
+                            return true;
+                        }
+                    }
+                }
             }
         };
         let mut next = Some(first);
@@ -331,6 +402,11 @@ impl Thread {
         }
         for done in written.done {
             done(result.clone());
+        }
+        if result.is_ok()
+            && let Err(error) = self.disk.settle()
+        {
+            self.fail(error);
         }
     }
 

@@ -1,5 +1,8 @@
-//! sled and the journal in front of it, while they are open: every write goes to both, in the same order.
+//! sled and the journal in front of it, while they are open. Every write goes to the journal; sled gets those that are in the
+//! journal's file later, many at a time, and then what says how far it is. What a crash leaves of them in sled is written over
+//! again from there.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -18,14 +21,26 @@ pub(super) struct Database {
     places: sled::Tree,
     /// A second descriptor of the file that sled writes: `fdatasync` works on the file, not the descriptor.
     data: File,
-    /// Held by whoever writes, so that both get all writes in the same order.
-    journal: Mutex<Journal>,
+    /// Held by whoever writes.
+    front: Mutex<Front>,
     /// Bytes of the journal's file: it is asked for while a sync holds the journal.
     journal_bytes: AtomicU64,
     /// What the file system has given to sled's file at its last `fdatasync`: length and blocks.
     given: Mutex<(u64, u64)>,
     blobs: Mutex<Blobs>,
 }
+
+/// What is written before it is in sled.
+struct Front {
+    journal: Journal,
+    /// The last write of each key that sled does not have yet: whoever waits for a sync need not wait for sled, and of
+    /// what is written again and again it gets one.
+    pending: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    pending_bytes: usize,
+}
+
+/// Writes that may wait for sled, by bytes. They come to it in a few milliseconds.
+const PENDING_BYTES: usize = 256 << 10;
 
 /// sled puts items over 128 KiB into files of their own. Records are cut small enough that this does not
 /// happen, so that the check is one `stat`; if it happens all the same, those files are synced too.
@@ -35,7 +50,7 @@ struct Blobs {
 }
 
 /// What sled may keep of its pages in memory. The store has all live data in memory already.
-const PAGE_CACHE_BYTES: u64 = 4 << 20;
+const PAGE_CACHE_BYTES: u64 = 16 << 20;
 
 /// Beside the database's own files.
 const JOURNAL: &str = "journal";
@@ -93,7 +108,11 @@ impl Database {
             places,
             data,
             journal_bytes: AtomicU64::new(journal.length()),
-            journal: Mutex::new(journal),
+            front: Mutex::new(Front {
+                journal,
+                pending: BTreeMap::new(),
+                pending_bytes: 0,
+            }),
             given: Mutex::default(),
             blobs: Mutex::new(Blobs {
                 dir: path.join("blobs"),
@@ -113,7 +132,7 @@ impl Database {
                     reached.sequence, record.place.sequence
                 )));
             }
-            open.put(&record.writes)?;
+            open.put(record.writes.iter().map(|(key, value)| (key, value)))?;
             reached = record.place;
         }
         let place = Place {
@@ -130,19 +149,39 @@ impl Database {
         File::open(path)
             .and_then(|f| f.sync_all())
             .map_err(io("sync directory"))?;
-        let journal = open.journal.get_mut();
-        journal.unwrap_or_else(PoisonError::into_inner).begin(place);
+        let front = open.front.get_mut();
+        let front = front.unwrap_or_else(PoisonError::into_inner);
+        front.journal.begin(place);
         Ok(open)
     }
 
-    pub(super) fn journal(&self) -> MutexGuard<'_, Journal> {
+    fn front(&self) -> MutexGuard<'_, Front> {
         // After a panic of sled nothing is written any more.
-        self.journal.lock().unwrap_or_else(PoisonError::into_inner)
+        self.front.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes of sled's own files.
+    /// Everything that was written is in sled when this returns.
+    pub(super) fn settle(&self) -> Result<(), DiskError> {
+        self.put_pending(&mut self.front())
+    }
+
+    /// The same if it has become much.
+    pub(super) fn settle_much(&self) -> Result<(), DiskError> {
+        let mut front = self.front();
+        match front.pending_bytes > PENDING_BYTES {
+            true => self.put_pending(&mut front),
+            false => Ok(()),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn lap(&self) -> u64 {
+        self.front().journal.place().lap
+    }
+
+    /// Bytes of sled's file. sled itself would look through the directory of large items, and this is asked for often.
     pub(super) fn size(&self) -> u64 {
-        self.db.size_on_disk().unwrap_or(0)
+        self.data.metadata().map_or(0, |data| data.len())
     }
 
     pub(super) fn journal_size(&self) -> u64 {
@@ -169,7 +208,10 @@ impl Database {
         said.map(drop).map_err(|e| sled_error("write", &e))
     }
 
-    fn put(&self, writes: &[Write]) -> Result<(), DiskError> {
+    fn put<'a>(
+        &self,
+        writes: impl IntoIterator<Item = (&'a Vec<u8>, &'a Option<Vec<u8>>)>,
+    ) -> Result<(), DiskError> {
         for (key, value) in writes {
             match value {
                 Some(value) => self.db.insert(key, value.as_slice()),
@@ -180,39 +222,55 @@ impl Database {
         Ok(())
     }
 
-    pub(super) fn write(&self, writes: &[Write]) -> Result<(), DiskError> {
-        let mut journal = self.journal();
-        for record in journal::split(writes) {
-            if journal.is_full(record) {
-                self.checkpoint(&mut journal)?;
-            }
-            let place = journal.push(record)?;
-            self.put(record)?;
-            self.say_place(place)?;
+    fn put_pending(&self, front: &mut Front) -> Result<(), DiskError> {
+        if front.pending.is_empty() {
+            return Ok(());
         }
-        self.note_size(&journal);
+        // A crash may leave some of them in sled, and not the first ones: the journal must have what is missing.
+        front.journal.sync()?;
+        front.pending_bytes = 0;
+        self.put(&std::mem::take(&mut front.pending))?;
+        self.say_place(front.journal.place())
+    }
+
+    /// In the journal when this returns, and in sled when it is settled.
+    pub(super) fn write(&self, mut writes: Vec<Write>) -> Result<(), DiskError> {
+        let mut front = self.front();
+        let records: Vec<usize> = journal::split(&writes).map(<[Write]>::len).collect();
+        for count in records {
+            let rest = writes.split_off(count);
+            let record = std::mem::replace(&mut writes, rest);
+            if front.journal.is_full(&record) {
+                self.checkpoint(&mut front)?;
+            }
+            front.journal.push(&record)?;
+            front.pending_bytes += record.iter().map(journal::size).sum::<usize>();
+            front.pending.extend(record);
+        }
+        self.note_size(&front.journal);
         Ok(())
     }
 
     pub(super) fn sync(&self) -> Result<(), DiskError> {
         {
-            let mut journal = self.journal();
-            journal.sync()?;
-            self.note_size(&journal);
+            let mut front = self.front();
+            front.journal.sync()?;
+            self.note_size(&front.journal);
         }
         self.sync_growth()
     }
 
     /// The database alone has everything, and the journal begins anew.
-    fn checkpoint(&self, journal: &mut Journal) -> Result<(), DiskError> {
-        let place = journal.place();
+    fn checkpoint(&self, front: &mut Front) -> Result<(), DiskError> {
+        self.put_pending(front)?;
+        let place = front.journal.place();
         let next = Place {
             lap: place.lap + 1,
             ..place
         };
         self.say_place(next)?;
         self.sync_database()?;
-        journal.begin(next);
+        front.journal.begin(next);
         Ok(())
     }
 

@@ -1,9 +1,9 @@
 //! The journal: where writes are made durable, by one write and one `fdatasync` of a file whose size does not change.
 //!
 //! The same by sled alone is slow: its file grows, so a sync commits the file system's own journal too, and it is written by
-//! another thread, which waits for the disk once more. So sled gets every write at once and is synced only when the
-//! journal is full (a checkpoint); then the journal begins anew at its start, in blocks that it has already. After a
-//! crash sled has some prefix of the writes, and what the journal has beyond it is written to sled again.
+//! another thread, which waits for the disk once more. So sled gets the writes when some have come together, and is synced only
+//! when the journal is full (a checkpoint); then the journal begins anew at its start, in blocks that it has already. After
+//! a crash what the journal has beyond what sled says that it has is written to sled again.
 //!
 //! ```text
 //! head:   "waggle-journal 1\n", zeros up to 512 bytes
@@ -12,8 +12,8 @@
 //! ```
 //! Numbers are big-endian. Records of one lap follow each other without a gap in their sequence, which goes on through all
 //! laps; where the chain ends nothing else is looked at. A lap's number is never used twice, also after a crash, so what
-//! an older lap has left behind is not taken for its continuation. sled knows how far it is ([`Place`]), because each
-//! record's writes are followed by one that says so.
+//! an older lap has left behind is not taken for its continuation. sled knows how far it is ([`Place`]), because what it
+//! gets is followed by a write that says so.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -196,7 +196,7 @@ impl Journal {
     }
 }
 
-fn size((key, value): &Write) -> usize {
+pub(super) fn size((key, value): &Write) -> usize {
     8 + key.len() + value.as_ref().map_or(0, Vec::len)
 }
 

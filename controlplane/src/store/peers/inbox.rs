@@ -105,11 +105,17 @@ impl Inbox {
                 let answer = self.group.raft.vote(vote).await;
                 Response::Vote(message::voted_to_pb(&answer.map_err(stopped)?))
             }
-            Request::Propose(propose) => self.propose(propose).await?,
-            Request::ReadIndex(_) => match self.group.read_index_here().await {
-                Ok(index) => Response::ReadIndex(pb::ReadIndexResponse { index }),
-                Err(miss) => Response::Refusal(refusal(miss)),
-            },
+            Request::Propose(propose) => self.propose(from, propose).await?,
+            Request::ReadIndex(_) => {
+                let asking = self.group.askers.begin(from);
+                match self.group.read_index_here().await {
+                    Ok(index) => {
+                        asking.names(index);
+                        Response::ReadIndex(pb::ReadIndexResponse { index })
+                    }
+                    Err(miss) => Response::Refusal(refusal(miss)),
+                }
+            }
             Request::Change(change) => {
                 let change = Change::from_pb(change).ok_or(Rejected::Unknown)?;
                 match self.group.change_here(&change).await {
@@ -150,11 +156,13 @@ impl Inbox {
         })
     }
 
-    async fn propose(&self, propose: pb::ProposeRequest) -> Result<Response, Rejected> {
+    async fn propose(&self, from: u64, propose: pb::ProposeRequest) -> Result<Response, Rejected> {
+        let asking = self.group.askers.begin(from);
         let txns = codec::txns_from_pb(propose.transactions.unwrap_or_default())?;
         let batch = Batch::from(txns);
         Ok(match self.group.write_here(batch.clone()).await {
             Ok(written) => {
+                asking.names(written.index);
                 let outcomes = batch.iter().zip(&written.outcomes);
                 Response::Propose(pb::ProposeResponse {
                     index: written.index,

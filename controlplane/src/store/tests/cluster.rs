@@ -22,6 +22,38 @@ async fn everything(store: &Store) -> Vec<(String, String)> {
         .collect()
 }
 
+/// What is committed is told with the next entry, where one comes soon, and soon where none comes.
+#[tokio::test(start_paused = true)]
+async fn a_write_costs_each_member_one_message_while_others_follow() {
+    let cluster = Cluster::of(3, 1, Options::default()).await;
+    let leader = cluster.await_leader().await;
+    let store = cluster.store(leader);
+    store.txn(put("k", "first")).await.unwrap();
+    cluster.net.take_asked();
+    for n in 0..100 {
+        store.txn(put("k", &n.to_string())).await.unwrap();
+    }
+    let followers: Vec<u64> = cluster
+        .ids()
+        .into_iter()
+        .filter(|id| *id != leader)
+        .collect();
+    for id in &followers {
+        let messages = cluster.net.appends(leader, *id);
+        assert!(messages <= 120, "{messages} to {id} for 100 writes");
+    }
+    let revision = store.revision();
+    let told = async {
+        for id in followers {
+            cluster.store(id).reach(revision).await;
+            assert_eq!(cluster.store(id).revision(), revision);
+        }
+    };
+    // Before the next heart-beat.
+    let soon = Duration::from_millis(60);
+    tokio::time::timeout(soon, told).await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn any_member_writes_reads_and_watches() {
     let cluster = Cluster::of(3, 1, Options::default()).await;

@@ -1,6 +1,7 @@
 //! What only happens with several members: logs that are cut back, snapshots that are installed. Driven
 //! through openraft's storage traits, on the fake disk, with loss of power in between.
 
+use futures::FutureExt as _;
 use openraft::EntryPayload;
 use openraft::storage::{
     RaftLogReader, RaftLogReaderExt, RaftLogStorage, RaftLogStorageExt, RaftSnapshotBuilder,
@@ -18,7 +19,7 @@ use crate::store::disk::fake::FakeDisk;
 use crate::store::log::LogStore;
 use crate::store::machine::{Published, StateMachine};
 use crate::store::metrics::Metrics;
-use crate::store::raft::{Command, Entry};
+use crate::store::raft::{Command, Entry, LogId, Vote};
 use crate::store::snapshot::{Decoder, Image};
 use crate::store::writer::{Job, Writer};
 
@@ -98,6 +99,87 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0.0..1.0).prop_map(Step::Purge),
         2 => (0usize..40).prop_map(Step::Crash),
     ]
+}
+
+/// A leader's entries go to the others at once; here they count when this disk has them.
+#[tokio::test]
+async fn a_leader_tells_of_an_entry_at_once_and_counts_it_when_it_is_written() {
+    let disk = FakeDisk::default();
+    let mut storage = Storage::open(&disk);
+    let (own, settled) = (0, storage.log.settled());
+    let led = Vote::new_committed(3, own);
+    storage.log.save_vote(&led).await.unwrap();
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    storage.writer.submit(Job {
+        done: Some(Box::new(move |_| held.recv().unwrap())),
+        ..Job::default()
+    });
+    let mine = |index| Entry {
+        log_id: LogId::new(*led.leader_id(), index),
+        ..entry(3, index, put("k", "v"))
+    };
+    storage
+        .log
+        .blocking_append([mine(0), mine(1)])
+        .await
+        .unwrap();
+    assert!(!settled.has(0) && !settled.has(1) && !settled.has(2));
+    assert!(settled.reach(1).now_or_never().is_none());
+    {
+        let apply = storage.machine.apply([mine(0)]);
+        tokio::pin!(apply);
+        assert!(futures::poll!(&mut apply).is_pending());
+        release.send(()).unwrap();
+        apply.await.unwrap();
+    }
+    settled.reach(1).await.unwrap();
+    // Of another leader's entries nothing is said ahead, nor of changes of members.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    storage.writer.submit(Job {
+        done: Some(Box::new(move |_| held.recv().unwrap())),
+        ..Job::default()
+    });
+    let blank = Entry {
+        payload: EntryPayload::Blank,
+        ..mine(2)
+    };
+    let mut log = storage.log.clone();
+    let appended = log.blocking_append([blank]);
+    tokio::pin!(appended);
+    assert!(futures::poll!(&mut appended).is_pending());
+    assert!(settled.has(2), "Raft does not know of it");
+    let mut log = storage.log.clone();
+    let others = log.blocking_append([entry(4, 3, put("k", "w"))]);
+    tokio::pin!(others);
+    assert!(futures::poll!(&mut others).is_pending());
+    release.send(()).unwrap();
+    appended.await.unwrap();
+    others.await.unwrap();
+    // What cannot be written is never applied.
+    disk.fail_sync(true);
+    storage.log.blocking_append([mine(4)]).await.unwrap();
+    let error = storage.machine.apply([mine(4)]).await.unwrap_err();
+    assert!(error.to_string().contains("injected failure"), "{error}");
+    storage.close();
+}
+
+#[tokio::test]
+async fn a_member_that_led_does_not_lead_again_without_an_election() {
+    let disk = FakeDisk::default();
+    let mut storage = Storage::open(&disk);
+    let votes = [
+        (Vote::new_committed(3, 0), Vote::new(3, 0)),
+        (Vote::new(4, 0), Vote::new(4, 0)),
+        (Vote::new_committed(5, 1), Vote::new_committed(5, 1)),
+    ];
+    for (saved, found) in votes {
+        storage.log.save_vote(&saved).await.unwrap();
+        assert_eq!(storage.log.read_vote().await.unwrap(), Some(saved));
+        storage.close();
+        storage = Storage::open(&disk);
+        assert_eq!(storage.log.read_vote().await.unwrap(), Some(found));
+    }
+    storage.close();
 }
 
 proptest! {

@@ -66,6 +66,36 @@ async fn a_failed_sync_is_told_and_never_tried_again() {
     assert!(writer.run(write("d", true)).await.is_err());
 }
 
+/// What nobody waits for wakes nobody, and is there before what somebody has waited for.
+#[tokio::test]
+async fn what_nobody_waits_for_goes_with_the_next_job() {
+    let disk = FakeDisk::default();
+    let (writer, thread) = start(&disk);
+    writer.submit(write("a", false));
+    assert_eq!(lock(&writer.later).jobs.len(), 1);
+    writer.run(write("b", true)).await.unwrap();
+    assert!(lock(&writer.later).jobs.is_empty());
+    assert!(disk.get(b"a").unwrap().is_some());
+    assert_eq!((disk.syncs(), disk.unsynced()), (1, 0));
+    // Where nobody comes it does not wait for long.
+    writer.submit(write("c", false));
+    while disk.get(b"c").unwrap().is_none() {
+        tokio::task::yield_now().await;
+    }
+    // Nor for ever in memory.
+    let large = |n: usize| Job {
+        writes: vec![(vec![b'd', n as u8], Some(vec![0; LATER_BYTES / 4]))],
+        ..Job::default()
+    };
+    (0..5).for_each(|n| writer.submit(large(n)));
+    assert!(lock(&writer.later).jobs.len() < 5);
+    writer.submit(write("e", false));
+    writer.stop();
+    thread.join().unwrap();
+    assert!(disk.get(b"e").unwrap().is_some());
+    assert_eq!(disk.unsynced(), 0);
+}
+
 #[tokio::test]
 async fn removals_keep_out_of_the_way_and_are_all_done() {
     let disk = FakeDisk::default();

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
+use super::super::database::Database;
 use super::super::{Disk, Sizes, SledDisk};
 use super::*;
 
@@ -104,13 +105,17 @@ struct Step {
     writes: usize,
     size: usize,
     removal: bool,
+    /// Whether sled is given it before more is written.
+    settled: bool,
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    (1usize..12, 0usize..700, any::<bool>()).prop_map(|(writes, size, removal)| Step {
+    let step = (1usize..12, 0usize..700, any::<bool>(), any::<bool>());
+    step.prop_map(|(writes, size, removal, settled)| Step {
         writes,
         size,
         removal,
+        settled,
     })
 }
 
@@ -145,9 +150,7 @@ impl Bench {
     }
 
     fn lap(&self) -> u64 {
-        self.disk
-            .with(|open| Ok(open.journal().place().lap))
-            .unwrap()
+        self.disk.with(|open| Ok(open.lap())).unwrap()
     }
 }
 
@@ -170,6 +173,9 @@ proptest! {
         for step in &steps {
             bench.run(step);
             bench.disk.sync().unwrap();
+            if step.settled {
+                bench.disk.with(Database::settle).unwrap();
+            }
         }
         let (synced, lap) = (bench.states.len() - 1, bench.lap());
         let before = std::fs::read(path.join("journal")).unwrap();

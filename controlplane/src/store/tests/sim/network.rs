@@ -94,6 +94,15 @@ impl Net {
         format!("{:?}", std::mem::take(&mut self.lock().asked))
     }
 
+    /// Messages of the log, heart-beats too, from one member to another since then.
+    pub(in crate::store) fn appends(&self, from: u64, to: u64) -> u64 {
+        let inner = self.lock();
+        let kinds = ["append", "heartbeat"].iter();
+        kinds
+            .filter_map(|kind| inner.asked.get(&(from, to, *kind)))
+            .sum()
+    }
+
     /// How the members stand, for the same purpose.
     pub(in crate::store) fn describe(&self) -> String {
         let inner = self.lock();
