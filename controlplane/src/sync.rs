@@ -6,6 +6,7 @@
 //! Deliberately not here: TLS and the listener (they are the API server's), and any decision about pods.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
@@ -15,7 +16,7 @@ use proto::node::v1::node_message::Message as Up;
 use proto::node::v1::node_sync_server::{NodeSync, NodeSyncServer};
 use proto::node::v1::stream_frame::Frame;
 use proto::node::v1::{ControlMessage, NodeMessage, StreamFrame};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
@@ -69,6 +70,8 @@ pub(crate) struct Service {
     metrics: SyncMetrics,
     /// Absent where nothing is given out.
     credentials: Option<Credentials>,
+    /// See [`uplink::TURNS`].
+    turns: Arc<Semaphore>,
     shutdown: CancellationToken,
 }
 
@@ -92,6 +95,7 @@ pub(crate) fn service(
         applied: applied.clone(),
         metrics: metrics.clone(),
         credentials,
+        turns: Arc::new(Semaphore::new(uplink::TURNS)),
         shutdown: shutdown.clone(),
     };
     let store = client.registry().store().clone();
@@ -232,6 +236,7 @@ impl Service {
             &self.streams.usage,
             &self.metrics,
             ask,
+            &self.turns,
             node,
             Introduction {
                 agent_version: hello.agent_version,

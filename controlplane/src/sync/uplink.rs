@@ -13,7 +13,7 @@ use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1::{Node, NodeStatus, ObjectReference, Pod, PodStatus};
 use proto::node::v1::node_message::Message;
 use proto::node::v1::{EventReport, NodeMessage};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tonic::{Status, Streaming};
 
 use super::applied::{Applied, Connection, Introduction};
@@ -26,6 +26,8 @@ use crate::usage::UsageBook;
 
 /// Writes of one node that are under way at once.
 const WRITERS: usize = 8;
+/// Writes of all nodes that are: as many as share a log entry well. Each has its object several times as a tree.
+pub(super) const TURNS: usize = 64;
 /// Pods whose reports may wait; a node has a hundred or so.
 const MAX_PENDING: usize = 4096;
 const MAX_EVENT: usize = 1024;
@@ -77,6 +79,8 @@ pub(super) struct Uplink {
     usage: UsageBook,
     metrics: SyncMetrics,
     questions: mpsc::Sender<Box<Question>>,
+    /// One for each report that is written, of all nodes.
+    turns: Arc<Semaphore>,
     node: String,
     queue: Queue<Subject>,
     /// The node was seen ready during this stream.
@@ -99,6 +103,7 @@ impl Uplink {
         usage: &UsageBook,
         metrics: &SyncMetrics,
         questions: mpsc::Sender<Box<Question>>,
+        turns: &Arc<Semaphore>,
         node: &str,
         introduction: Introduction,
     ) -> Self {
@@ -110,6 +115,7 @@ impl Uplink {
             was_ready: AtomicBool::new(false),
             metrics: metrics.clone(),
             questions,
+            turns: Arc::clone(turns),
             node: node.to_owned(),
             queue: Queue::default(),
             pending: Arc::default(),
@@ -282,11 +288,22 @@ impl Uplink {
         loop {
             tokio::select! {
                 subject = self.queue.next(), if under_way.len() < WRITERS => {
-                    under_way.push(Box::pin(self.write_subject(subject)));
+                    under_way.push(self.write_in_turn(subject));
                 }
                 Some(()) = under_way.next() => {}
             }
         }
+    }
+
+    /// Nodes that all have much to say at the same moment wait for each other, but not with their heart-beats. What a
+    /// write needs is there only while it has its turn.
+    async fn write_in_turn(&self, subject: Subject) {
+        let _turn = match subject {
+            Subject::Lease => None,
+            // It is never closed.
+            _ => self.turns.acquire().await.ok(),
+        };
+        Box::pin(self.write_subject(subject)).await;
     }
 
     async fn write_subject(&self, subject: Subject) {
