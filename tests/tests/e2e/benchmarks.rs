@@ -72,6 +72,8 @@ fn a_large_cluster_is_measured_with_simulated_nodes() {
         "servicesRate",
         "changeFirstP99",
         "changeAllP99",
+        "givenWaiting",
+        "decisionWaiting",
         "boundRate",
         "readyRate",
         "heartbeatCpu",

@@ -124,6 +124,9 @@ pub(crate) struct ScaleArguments {
     /// Pods.
     #[arg(long)]
     pub(crate) pods: Option<u32>,
+    /// How many of the pods are made while no node has room for any, to be bound at once; half of them by default.
+    #[arg(long, value_name = "PODS")]
+    pub(crate) waiting: Option<u32>,
     /// Changes of an endpoint whose way to all agents is timed, with the first nodes and again with all.
     #[arg(long)]
     pub(crate) changes: Option<u32>,

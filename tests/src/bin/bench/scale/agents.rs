@@ -38,6 +38,8 @@ pub(super) struct Ledger {
     pub(super) heartbeats: AtomicU64,
     /// Ready endpoints of all slices, as the first agent sees them.
     pub(super) endpoints: AtomicU64,
+    /// Whether agents say that they have room for pods.
+    room: watch::Sender<bool>,
     /// Whether agents say of their pods that they run.
     report: watch::Sender<bool>,
     /// Addresses that were given to pods.
@@ -64,6 +66,7 @@ impl Fleet {
                 bound: AtomicU64::new(0),
                 heartbeats: AtomicU64::new(0),
                 endpoints: AtomicU64::new(0),
+                room: watch::Sender::new(false),
                 report: watch::Sender::new(false),
                 addresses: AtomicU32::new(0),
                 arrivals: sender,
@@ -119,6 +122,11 @@ impl Fleet {
             bail!("an agent has ended");
         }
         Ok(())
+    }
+
+    /// All agents say that they have room for pods.
+    pub(super) fn make_room(&self) {
+        self.ledger.room.send_replace(true);
     }
 
     /// From now on agents say of all their pods that they run.
@@ -220,6 +228,7 @@ impl Agent {
         synced: mpsc::UnboundedSender<()>,
     ) -> anyhow::Result<()> {
         let mut begun = Some((permit, synced));
+        let mut room = self.ledger.room.subscribe();
         let mut report = self.ledger.report.subscribe();
         // Not all at the same moment.
         let phase = HEARTBEAT.mul_f64(f64::from(self.number % 1_000) / 1_000.0);
@@ -242,6 +251,13 @@ impl Agent {
                     let renewal = wire::LeaseRenewal { duration_seconds: 40 };
                     self.send.send(message(FromNode::LeaseRenewal(renewal))).await?;
                     self.ledger.heartbeats.fetch_add(1, Ordering::Relaxed);
+                }
+                changed = room.changed() => {
+                    changed?;
+                    let status = wire::NodeStatus {
+                        status_json: objects::with_room(self.number).to_string().into(),
+                    };
+                    self.send.send(message(FromNode::NodeStatus(status))).await?;
                 }
                 changed = report.changed() => {
                     changed?;

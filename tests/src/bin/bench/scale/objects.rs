@@ -8,25 +8,20 @@ pub(super) const NAMESPACE: &str = "bench";
 /// The slice whose changes are timed.
 pub(super) const MARKER: &str = "marker";
 
-/// How many pods the node takes is far more than it gets.
-const CAPACITY: [(&str, &str); 4] = [
+const CAPACITY: [(&str, &str); 3] = [
     ("cpu", "64"),
     ("memory", "256Gi"),
     ("ephemeral-storage", "1Ti"),
-    ("pods", "250"),
 ];
+/// How many pods a node takes that has room: far more than it gets.
+const ROOM: u32 = 250;
 
 pub(super) fn node_name(number: u32) -> String {
     format!("node-{number:05}")
 }
 
+/// A node as it introduces itself: with room for no pod.
 pub(super) fn node(number: u32) -> Value {
-    let capacity: serde_json::Map<String, Value> = CAPACITY
-        .iter()
-        .map(|(name, quantity)| ((*name).to_owned(), json!(quantity)))
-        .collect();
-    let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 16, 0, 1)) + number);
-    let now = "2026-01-01T00:00:00Z";
     json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": {"name": node_name(number), "labels": {
@@ -34,20 +29,36 @@ pub(super) fn node(number: u32) -> Value {
             "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64",
             "topology.kubernetes.io/zone": format!("zone-{}", number % 3),
         }},
-        "status": {
-            "capacity": capacity, "allocatable": capacity,
-            "addresses": [{"type": "InternalIP", "address": address.to_string()},
-                          {"type": "Hostname", "address": node_name(number)}],
-            "conditions": [
-                condition("Ready", "True", "Simulated", now),
-                condition("MemoryPressure", "False", "Simulated", now),
-                condition("DiskPressure", "False", "Simulated", now),
-                condition("PIDPressure", "False", "Simulated", now),
-            ],
-            "nodeInfo": {"machineID": "", "systemUUID": "", "bootID": "", "kernelVersion": "6.1.0",
-                "osImage": "simulated", "containerRuntimeVersion": "none://0", "kubeletVersion": "v1.36.0",
-                "kubeProxyVersion": "", "operatingSystem": "linux", "architecture": "amd64"},
-        },
+        "status": status(number, 0),
+    })
+}
+
+/// What the node says of itself once it takes pods.
+pub(super) fn with_room(number: u32) -> Value {
+    status(number, ROOM)
+}
+
+fn status(number: u32, room: u32) -> Value {
+    let mut capacity: serde_json::Map<String, Value> = CAPACITY
+        .iter()
+        .map(|(name, quantity)| ((*name).to_owned(), json!(quantity)))
+        .collect();
+    capacity.insert("pods".to_owned(), json!(room.to_string()));
+    let address = Ipv4Addr::from(u32::from(Ipv4Addr::new(172, 16, 0, 1)) + number);
+    let now = "2026-01-01T00:00:00Z";
+    json!({
+        "capacity": capacity, "allocatable": capacity,
+        "addresses": [{"type": "InternalIP", "address": address.to_string()},
+                      {"type": "Hostname", "address": node_name(number)}],
+        "conditions": [
+            condition("Ready", "True", "Simulated", now),
+            condition("MemoryPressure", "False", "Simulated", now),
+            condition("DiskPressure", "False", "Simulated", now),
+            condition("PIDPressure", "False", "Simulated", now),
+        ],
+        "nodeInfo": {"machineID": "", "systemUUID": "", "bootID": "", "kernelVersion": "6.1.0",
+            "osImage": "simulated", "containerRuntimeVersion": "none://0", "kubeletVersion": "v1.36.0",
+            "kubeProxyVersion": "", "operatingSystem": "linux", "architecture": "amd64"},
     })
 }
 
