@@ -32,6 +32,8 @@ const MAX_HEADERS: u32 = 64 * 1024;
 const MAX_HEAD: usize = 128 * 1024;
 /// What one stream and one connection may have in flight towards us.
 const WINDOW: u32 = 256 * 1024;
+/// What may wait for one stream's reader: there are thousands of nodes, and some of them are slow.
+const SEND_BUFFER: usize = 64 * 1024;
 const RETRY_ACCEPT: Duration = Duration::from_millis(50);
 /// All our gRPC services are in packages below this.
 const GRPC_PREFIX: &str = "/waggle.";
@@ -164,6 +166,7 @@ fn builder() -> Builder<TokioExecutor> {
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADERS)
+        .max_send_buf_size(SEND_BUFFER)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW * 4);
     builder

@@ -41,9 +41,11 @@ fn typed_from<K: Object>(kv: &KeyValue, bytes: &[u8]) -> Result<K, ApiError> {
 }
 
 /// The object for those who only read it, and keep it: without who manages which of its fields. An update with it
-/// leaves those as they are.
+/// leaves those as they are. A copy: lists that grow while they are read keep room for up to four times as many, and an
+/// entry of some kinds takes a KiB.
 pub(crate) fn lean<K: Object>(kv: &KeyValue) -> Result<K, ApiError> {
-    typed_from(kv, &object::without_managers(&kv.value))
+    let read: K = typed_from(kv, &object::without_managers(&kv.value))?;
+    Ok(read.clone())
 }
 
 fn typed_written<K: Object>(written: Written) -> Result<K, ApiError> {

@@ -1,6 +1,7 @@
 //! The decision for one pod: filter, score, pick. Pure but for the given random numbers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
 
 use rand::Rng;
 
@@ -166,13 +167,21 @@ fn pick(scores: &[f64], random: &mut impl Rng) -> usize {
     chosen
 }
 
-/// `0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu.`
-pub(super) fn sentence<T: ToString>(nodes: usize, reasons: impl Iterator<Item = T>) -> String {
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+/// `0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu.` There is a reason for each node, and few
+/// differ: they become text once they are counted.
+pub(super) fn sentence<T: ToString + Eq + Hash>(
+    nodes: usize,
+    reasons: impl Iterator<Item = T>,
+) -> String {
+    let mut counts: HashMap<T, usize> = HashMap::new();
     for reason in reasons {
-        *counts.entry(reason.to_string()).or_default() += 1;
+        *counts.entry(reason).or_default() += 1;
     }
-    let mut parts: Vec<String> = counts
+    let mut by_text: BTreeMap<String, usize> = BTreeMap::new();
+    for (reason, count) in counts {
+        *by_text.entry(reason.to_string()).or_default() += count;
+    }
+    let mut parts: Vec<String> = by_text
         .iter()
         .map(|(reason, count)| format!("{count} {reason}"))
         .collect();

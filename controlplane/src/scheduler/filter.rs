@@ -12,7 +12,7 @@ use super::snapshot::Snapshot;
 use super::spread;
 use super::volumes::{Needs, Obstacle};
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Reason {
     Unschedulable,
     Taint {

@@ -55,7 +55,7 @@ impl Domains {
 }
 
 /// Which required term is in the way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Conflict {
     Affinity,
     AntiAffinity,

@@ -4,6 +4,7 @@
 //! are put back one by one, those whose budgets would be broken first, and then by importance; who cannot
 //! be put back is a victim. Of the nodes the one is taken where it hurts least.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::sync::Arc;
 
@@ -75,13 +76,13 @@ pub(super) fn preempt(
 ) -> Result<Preemption, String> {
     eligible(request, snapshot, failures)?;
     let nodes = snapshot.len();
-    let mut why: Vec<String> = Vec::new();
+    let mut why: Vec<Cow<'static, str>> = Vec::new();
     let mut hopeful: Vec<usize> = Vec::new();
     for (slot, failure) in &failures.0 {
         if failure.resolvable {
             hopeful.push(*slot);
         } else {
-            why.push(NOT_HELPFUL.to_owned());
+            why.push(NOT_HELPFUL.into());
         }
     }
     let mut candidates = Vec::new();
@@ -140,7 +141,7 @@ fn victims(
     snapshot: &Snapshot,
     slot: usize,
     budgets: &[Arc<PodDisruptionBudget>],
-) -> Result<Candidate, Vec<String>> {
+) -> Result<Candidate, Vec<Cow<'static, str>>> {
     let node = snapshot.node(slot);
     let mut lower: Vec<Arc<Request>> = node
         .running
@@ -149,7 +150,7 @@ fn victims(
         .cloned()
         .collect();
     if lower.is_empty() {
-        return Err(vec![NO_VICTIMS.to_owned()]);
+        return Err(vec![NO_VICTIMS.into()]);
     }
     let mut usage = node.usage.clone();
     for other in &lower {
@@ -180,7 +181,7 @@ fn victims(
         prepared.update(request, other, snapshot, slot, 1);
     }
     match result {
-        Ok(candidate) if candidate.victims.is_empty() => Err(vec![NO_VICTIMS.to_owned()]),
+        Ok(candidate) if candidate.victims.is_empty() => Err(vec![NO_VICTIMS.into()]),
         other => other,
     }
 }
@@ -195,11 +196,12 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    fn failure(&self) -> Option<Vec<String>> {
+    fn failure(&self) -> Option<Vec<Cow<'static, str>>> {
         let nominated = decide::with_nominated(self.request, self.snapshot, self.slot, &self.usage);
         let usage = nominated.as_ref().unwrap_or(&self.usage);
         let failure = filter(self.request, self.prepared, self.snapshot, self.slot, usage)?;
-        Some(failure.reasons.iter().map(ToString::to_string).collect())
+        let reasons = failure.reasons.iter();
+        Some(reasons.map(|reason| reason.to_string().into()).collect())
     }
 
     fn put(&mut self, other: &Request, by: i64) {

@@ -12,7 +12,7 @@ const HOSTNAME: &str = "kubernetes.io/hostname";
 const DEFAULT_NODE_SKEW: f64 = 3.0;
 const DEFAULT_ZONE_SKEW: f64 = 5.0;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Conflict {
     MissingLabel,
     Skew,

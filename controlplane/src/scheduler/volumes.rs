@@ -41,7 +41,7 @@ impl Lookup for Cache {
 }
 
 /// Why a node is not for the pod's volumes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Obstacle {
     NodeAffinity,
     NoVolume,

@@ -1,7 +1,7 @@
 //! The parts of batches: what all nodes get (made once and shared) and what one node gets. Pure.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use prost::Message as _;
@@ -14,14 +14,11 @@ const SHARED: usize = 200;
 /// Bytes of pods and objects in one message, unless a single one is larger.
 const OWN: usize = 1 << 20;
 
-/// What is the same for every node.
+/// What is the same for every node: encoded, and nothing else of it. Of the full state of a large cluster several versions
+/// are under way while nodes come.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub(super) struct Shared {
-    pub(super) services: Vec<ServiceChange>,
-    pub(super) endpoint_slices: Vec<EndpointSliceChange>,
-    pub(super) nodes: Vec<NodeChange>,
-    /// Encoded by whichever stream comes first, for all of them.
-    parts: OnceLock<Vec<Part>>,
+    parts: Vec<Part>,
 }
 
 /// Changes of one kind, encoded as a `Batch` that holds nothing else. Encoded messages are merged by putting
@@ -47,45 +44,42 @@ impl Part {
 
 impl Shared {
     pub(super) fn new(
-        services: Vec<ServiceChange>,
-        endpoint_slices: Vec<EndpointSliceChange>,
-        nodes: Vec<NodeChange>,
+        services: impl IntoIterator<Item = ServiceChange>,
+        endpoint_slices: impl IntoIterator<Item = EndpointSliceChange>,
+        nodes: impl IntoIterator<Item = NodeChange>,
     ) -> Self {
-        Self {
-            services,
-            endpoint_slices,
-            nodes,
-            parts: OnceLock::new(),
-        }
+        let mut parts = Vec::new();
+        in_parts(services, |services| {
+            parts.push(Part::new(&Batch {
+                services,
+                ..Batch::default()
+            }));
+        });
+        in_parts(endpoint_slices, |endpoint_slices| {
+            parts.push(Part::new(&Batch {
+                endpoint_slices,
+                ..Batch::default()
+            }));
+        });
+        in_parts(nodes, |nodes| {
+            parts.push(Part::new(&Batch {
+                nodes,
+                ..Batch::default()
+            }));
+        });
+        Self { parts }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.endpoint_slices.is_empty() && self.nodes.is_empty()
+        self.parts.is_empty()
     }
+}
 
-    fn parts(&self) -> &[Part] {
-        self.parts.get_or_init(|| {
-            let mut parts = Vec::new();
-            for services in self.services.chunks(SHARED) {
-                parts.push(Part::new(&Batch {
-                    services: services.to_vec(),
-                    ..Batch::default()
-                }));
-            }
-            for slices in self.endpoint_slices.chunks(SHARED) {
-                parts.push(Part::new(&Batch {
-                    endpoint_slices: slices.to_vec(),
-                    ..Batch::default()
-                }));
-            }
-            for nodes in self.nodes.chunks(SHARED) {
-                parts.push(Part::new(&Batch {
-                    nodes: nodes.to_vec(),
-                    ..Batch::default()
-                }));
-            }
-            parts
-        })
+/// As many of the changes at a time as one message has.
+fn in_parts<T>(changes: impl IntoIterator<Item = T>, mut each: impl FnMut(Vec<T>)) {
+    let mut changes = changes.into_iter().peekable();
+    while changes.peek().is_some() {
+        each(changes.by_ref().take(SHARED).collect());
     }
 }
 
@@ -146,7 +140,7 @@ impl Draft {
 impl Parcel {
     /// In the order in which a node needs them: what pods refer to before the pods.
     pub(super) fn drafts(self) -> VecDeque<Draft> {
-        let mut parts = self.shared.parts().to_vec();
+        let mut parts = self.shared.parts.clone();
         for objects in by_size(self.own.objects, |object| object.object_json.len()) {
             parts.push(Part::new(&Batch {
                 objects,

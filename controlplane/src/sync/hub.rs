@@ -37,6 +37,11 @@ const PARCELS: usize = 64;
 /// change after quiet times does not wait.
 const PACE: Duration = Duration::from_micros(20);
 const SLOWEST_PACE: Duration = Duration::from_millis(100);
+/// While most of the streams have not taken what they were sent, changes gather here, where each key is sent once, and not
+/// in the streams: at most for so long.
+const GATHER: Duration = Duration::from_secs(1);
+/// How often it is looked then whether they have.
+const LOOK: Duration = Duration::from_millis(5);
 /// How often drained streams that missed something are looked for.
 const RESYNC: Duration = Duration::from_millis(100);
 
@@ -164,6 +169,7 @@ impl Hub {
         let mut resync = tokio::time::interval(RESYNC);
         resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut rested = Instant::now();
+        let mut gathered = rested;
         loop {
             let wake = self.holds.wake();
             let change = async {
@@ -175,9 +181,16 @@ impl Hub {
                     if changed.is_err() {
                         return;
                     }
+                    let now = Instant::now();
+                    if now < gathered && self.is_crowded() {
+                        advanced.mark_changed();
+                        rested = now + LOOK;
+                        continue;
+                    }
                     let revision = *advanced.borrow_and_update();
                     self.flush(revision);
                     rested = Instant::now() + pace(self.peers.len());
+                    gathered = rested + GATHER;
                 }
                 command = commands.recv() => match command {
                     Some(Command::Connect { node, reply }) => {
@@ -202,6 +215,12 @@ impl Hub {
                 }
             }
         }
+    }
+
+    /// Most of many streams have something to take.
+    fn is_crowded(&self) -> bool {
+        let waiting = self.peers.values().filter(|peer| !peer.is_drained());
+        !pace(self.peers.len()).is_zero() && waiting.count() * 2 > self.peers.len()
     }
 
     fn connect(&mut self, node: &str) -> mpsc::Receiver<Parcel> {

@@ -83,6 +83,8 @@ pub(super) struct Uplink {
     turns: Arc<Semaphore>,
     node: String,
     queue: Queue<Subject>,
+    /// Heart-beats: they wait for no report.
+    beats: Queue<Subject>,
     /// The node was seen ready during this stream.
     was_ready: AtomicBool,
     pending: Arc<Mutex<Pending>>,
@@ -118,6 +120,7 @@ impl Uplink {
             turns: Arc::clone(turns),
             node: node.to_owned(),
             queue: Queue::default(),
+            beats: Queue::default(),
             pending: Arc::default(),
         }
     }
@@ -137,6 +140,7 @@ impl Uplink {
         tokio::select! {
             ended = read => ended,
             () = self.write() => Ok(()),
+            () = self.beat() => Ok(()),
         }
     }
 
@@ -160,7 +164,7 @@ impl Uplink {
             Message::LeaseRenewal(renewal) => {
                 self.check_silence()?;
                 self.lock().lease = Some(renewal.duration_seconds);
-                self.queue.add(Subject::Lease);
+                self.beats.add(Subject::Lease);
             }
             Message::PodStatus(report) => {
                 let status = parse("PodStatus.status_json", &report.status_json)?;
@@ -295,31 +299,36 @@ impl Uplink {
         }
     }
 
-    /// Nodes that all have much to say at the same moment wait for each other, but not with their heart-beats. What a
-    /// write needs is there only while it has its turn.
+    /// Nodes that all have much to say at the same moment wait for each other. What a write needs is there only while it
+    /// has its turn.
     async fn write_in_turn(&self, subject: Subject) {
-        let _turn = match subject {
-            Subject::Lease => None,
-            // It is never closed.
-            _ => self.turns.acquire().await.ok(),
-        };
-        Box::pin(self.write_subject(subject)).await;
+        // It is never closed.
+        let _turn = self.turns.acquire().await.ok();
+        Box::pin(self.write_subject(&self.queue, subject)).await;
     }
 
-    async fn write_subject(&self, subject: Subject) {
+    /// Heart-beats have no turns: while thousands of reports wait for theirs, none of the nodes is silent.
+    async fn beat(&self) {
+        loop {
+            let subject = self.beats.next().await;
+            Box::pin(self.write_subject(&self.beats, subject)).await;
+        }
+    }
+
+    async fn write_subject(&self, queue: &Queue<Subject>, subject: Subject) {
         match self.write_one(&subject).await {
-            Ok(()) => self.queue.forget(&subject),
+            Ok(()) => queue.forget(&subject),
             // The same report would be refused again.
             Err(error) if is_refusal(&error) => {
                 tracing::warn!(node = self.node, ?subject, %error, "report refused");
-                self.queue.forget(&subject);
+                queue.forget(&subject);
             }
             Err(error) => {
                 tracing::debug!(node = self.node, ?subject, %error, "report not written yet");
-                self.queue.retry(subject.clone());
+                queue.retry(subject.clone());
             }
         }
-        self.queue.done(&subject);
+        queue.done(&subject);
     }
 
     async fn write_one(&self, subject: &Subject) -> Result<(), ApiError> {
@@ -483,7 +492,50 @@ fn parse<T: serde::de::DeserializeOwned>(what: &str, json: &[u8]) -> Result<T, S
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proto::node::v1 as wire;
+
     use super::*;
+    use crate::controllers::tests::Cluster;
+
+    /// All turns are taken, and more reports wait for one than a node writes at once.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn heart_beats_wait_for_no_report() {
+        let cluster = Cluster::bare().await;
+        let (ask, _questions) = mpsc::channel(1);
+        let uplink = Uplink::new(
+            &cluster.client,
+            &cluster.cache,
+            &Applied::default(),
+            &UsageBook::default(),
+            &SyncMetrics::default(),
+            ask,
+            &Arc::new(Semaphore::new(0)),
+            "n1",
+            Introduction::default(),
+        );
+        for number in 0..2 * WRITERS {
+            let report = wire::PodStatus {
+                namespace: "default".to_owned(),
+                name: format!("p{number}"),
+                uid: format!("u{number}"),
+                status_json: "{}".into(),
+                ..wire::PodStatus::default()
+            };
+            uplink.take(Message::PodStatus(report)).unwrap();
+        }
+        let renewal = wire::LeaseRenewal {
+            duration_seconds: 40,
+        };
+        uplink.take(Message::LeaseRenewal(renewal)).unwrap();
+        let leases = &cluster.cache.leases;
+        tokio::select! {
+            () = uplink.write() => {}
+            () = uplink.beat() => {}
+            _ = cluster.until(leases, register::LEASES, "n1", |lease| lease.is_some()) => {}
+        }
+    }
 
     #[test]
     fn reports_that_are_written_leave_no_room_behind() {

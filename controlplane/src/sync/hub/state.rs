@@ -45,7 +45,7 @@ pub(super) fn shared(cache: &Cache, dirty: &Dirty) -> Shared {
     let services = dirty.services.iter().map(|key| service(cache, key));
     let slices = dirty.slices.iter().map(|key| slice(cache, key));
     let nodes = dirty.nodes.iter().map(|key| node(cache, key));
-    Shared::new(services.collect(), slices.collect(), nodes.collect())
+    Shared::new(services, slices, nodes)
 }
 
 pub(super) fn everything(cache: &Cache) -> Shared {
@@ -56,9 +56,9 @@ pub(super) fn everything(cache: &Cache) -> Shared {
     let slices = cache.endpoint_slices.list("");
     let nodes = cache.nodes.list("");
     Shared::new(
-        keys(&services).map(|key| service(cache, &key)).collect(),
-        keys(&slices).map(|key| slice(cache, &key)).collect(),
-        keys(&nodes).map(|key| node(cache, &key)).collect(),
+        keys(&services).map(|key| service(cache, &key)),
+        keys(&slices).map(|key| slice(cache, &key)),
+        keys(&nodes).map(|key| node(cache, &key)),
     )
 }
 

@@ -268,8 +268,7 @@ proptest! {
     ) {
         let shared = Shared::new(
             (0..services)
-                .map(|number| ServiceChange { name: number.to_string(), ..ServiceChange::default() })
-                .collect(),
+                .map(|number| ServiceChange { name: number.to_string(), ..ServiceChange::default() }),
             Vec::new(),
             Vec::new(),
         );

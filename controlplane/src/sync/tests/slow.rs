@@ -78,6 +78,32 @@ async fn a_slow_stream_is_resynced_and_ends_with_the_same_state() {
     shutdown.cancel();
 }
 
+/// Thousands of nodes share a processor with the rest: what changes again before they can take it is sent once.
+#[tokio::test(start_paused = true)]
+async fn changes_gather_while_most_of_many_streams_are_busy() {
+    const NODES: usize = 100;
+    const CHANGES: u64 = 50;
+    let cache = Cache::empty();
+    let shutdown = CancellationToken::new();
+    let hub = start(&cache, &shutdown);
+    let mut streams = Vec::new();
+    for number in 0..NODES {
+        streams.push(hub.connect(&format!("n{number}")).await.unwrap());
+    }
+    for number in 1..=CHANGES {
+        advance(&cache, vec![service(number % 3)], number);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for stream in &mut streams {
+        let mut batches = 0;
+        while next(stream).await.revision < CHANGES {
+            batches += 1;
+        }
+        assert!(batches <= 2, "{batches} batches");
+    }
+    shutdown.cancel();
+}
+
 #[tokio::test]
 async fn a_batch_claims_no_revision_before_all_of_it_is_there() {
     let cache = Cache::empty();
@@ -107,7 +133,7 @@ async fn parts_that_are_encoded_once_make_whole_messages() {
         name: format!("s{number}"),
         ..ServiceChange::default()
     });
-    let shared = Arc::new(Shared::new(services.collect(), Vec::new(), Vec::new()));
+    let shared = Arc::new(Shared::new(services, Vec::new(), Vec::new()));
     let parcel = |own: Own| Parcel {
         full: true,
         revision: 9,
