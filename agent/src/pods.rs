@@ -201,7 +201,7 @@ impl<M: Machine> Pods<M> {
         let mut guard = self.lock();
         gauge.inc();
         let task = tokio::spawn(async move {
-            worker.run().await;
+            worker.serve().await;
             gauge.dec();
             workers
                 .lock()

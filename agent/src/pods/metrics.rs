@@ -13,6 +13,7 @@ pub(crate) struct PodMetrics {
     pub(crate) pull_errors: Counter,
     pub(crate) prepare_errors: Counter,
     pub(crate) probe_failures: Counter,
+    pub(crate) worker_panics: Counter,
 }
 
 impl PodMetrics {
@@ -42,6 +43,11 @@ impl PodMetrics {
             "probe_failures",
             "Probes that failed",
             self.probe_failures.clone(),
+        );
+        registry.register(
+            "pod_worker_panics",
+            "Panics after which a pod's worker began again",
+            self.worker_panics.clone(),
         );
     }
 }

@@ -168,14 +168,6 @@ async fn exec_once<S: PodSandbox>(
     }
 }
 
-/// Starts a prober; dropping the handle's owner must abort it.
-pub(crate) fn spawn<S: PodSandbox>(
-    target: Target<S>,
-    reports: mpsc::Sender<ProbeReport>,
-) -> tokio::task::AbortHandle {
-    tokio::spawn(run(target, reports)).abort_handle()
-}
-
 /// Shared by all probes over TLS.
 pub(crate) type TlsConfig = Arc<rustls::ClientConfig>;
 

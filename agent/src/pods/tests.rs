@@ -1,12 +1,13 @@
 //! Pods from their manifests to their ends: with a machine that is not there and a clock that does not wait
 //! (`life`, `hooks`, `changes`,
-//! `killed`), and with real containers (`real`).
+//! `killed`, `panicked`), and with real containers (`real`).
 #![allow(clippy::unwrap_used)]
 
 mod changes;
 mod hooks;
 mod killed;
 mod life;
+mod panicked;
 mod real;
 mod refused;
 

@@ -2,7 +2,7 @@
 //!
 //! The steps themselves are in `worker/`: `prepare` (volumes, network, supervisor, and their release),
 //! `image` (pulls), `start` (attempts begin), `hooks`, `stop` (attempts end), `observe` (attempts as the
-//! supervisor sees them), `probing`.
+//! supervisor sees them), `probing`, `panics` (what is begun again).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -34,6 +34,7 @@ mod hooks;
 mod image;
 mod image_volumes;
 mod observe;
+mod panics;
 mod prepare;
 mod probing;
 mod resize;
@@ -130,6 +131,8 @@ enum Finished {
         kind: HookKind,
         outcome: Result<(), String>,
     },
+    /// It panicked: there is no result.
+    Nothing,
 }
 
 pub(crate) struct Worker<M: Machine> {
@@ -248,7 +251,7 @@ impl<M: Machine> Worker<M> {
     }
 
     /// Runs until the pod has ended and may be forgotten, or until nobody holds the other end of the inbox.
-    pub(crate) async fn run(mut self) {
+    async fn run(&mut self) {
         self.save_pod();
         if admit::is_static(&self.pod) {
             let copy = manifest::mirror(&self.pod);
@@ -551,6 +554,10 @@ impl<M: Machine> Worker<M> {
                 kind,
                 outcome,
             } => self.hook_finished(&container, number, kind, outcome),
+            // Whatever waits for it would wait for ever. The panic was told of when it happened.
+            Finished::Nothing => {
+                std::panic::resume_unwind(Box::new("a task of the worker panicked"))
+            }
         }
     }
 

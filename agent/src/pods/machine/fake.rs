@@ -43,6 +43,8 @@ pub(crate) struct State {
     steps: u32,
     dies: Option<(u32, Moment)>,
     died: bool,
+    /// The step at which whoever takes it panics.
+    panics: Option<(u32, Moment)>,
     /// Limits that were set on running containers, or (no name) on the pod.
     pub(crate) resized: Vec<(String, Resources)>,
     /// The machine's clock was set back by so much since the agent began.
@@ -77,6 +79,16 @@ impl FakeMachine {
         (state.steps, state.dies, state.died) = (0, Some((step, moment)), false);
     }
 
+    /// Whoever takes this step from now on counted panics; the next one to take it does not.
+    pub(crate) fn panic_at(&self, step: u32, moment: Moment) {
+        let mut state = self.lock();
+        (state.steps, state.panics) = (0, Some((step, moment)));
+    }
+
+    pub(crate) fn has_panicked(&self) -> bool {
+        self.lock().panics.is_none()
+    }
+
     pub(crate) fn has_died(&self) -> bool {
         self.lock().died
     }
@@ -94,6 +106,11 @@ impl FakeMachine {
             let dies =
                 state.dies == Some((state.steps, moment)) || (state.died && state.dies.is_some());
             state.died |= dies;
+            let here = (state.steps, moment);
+            if state.panics.take_if(|at| *at == here).is_some() {
+                drop(state);
+                panic!("planted at step {}, {moment:?}", here.0);
+            }
             dies
         };
         if dies {

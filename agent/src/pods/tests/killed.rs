@@ -8,12 +8,12 @@ use super::*;
 use crate::pods::machine::fake::Moment;
 use crate::pods::report::recorder::is_ready;
 
-const UID: &str = "uid-1";
+pub(super) const UID: &str = "uid-1";
 
 /// More steps than any of the pods here has.
-const MOST_STEPS: u32 = 200;
+pub(super) const MOST_STEPS: u32 = 200;
 
-fn with_everything() -> Pod {
+pub(super) fn with_everything() -> Pod {
     let hook = |word: &str| serde_json::json!({"exec": {"command": [word]}});
     pod(
         UID,

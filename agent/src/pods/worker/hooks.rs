@@ -55,7 +55,7 @@ impl<M: Machine> Worker<M> {
         };
         let done = self.finished.0.clone();
         let container = name.to_owned();
-        let task = tokio::spawn(async move {
+        let task = self.beside(async move {
             let outcome = hook.run(handler.unwrap_or_default()).await;
             // The worker may be gone; then nobody waits for the hook.
             let _ = done
@@ -69,7 +69,7 @@ impl<M: Machine> Worker<M> {
         });
         self.abort_hook(name);
         self.transient(name).hook = Some(kind);
-        self.hooks.insert(name.to_owned(), task.abort_handle());
+        self.hooks.insert(name.to_owned(), task);
     }
 
     pub(super) fn abort_hook(&mut self, name: &str) {

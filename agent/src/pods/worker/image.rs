@@ -31,7 +31,7 @@ impl<M: Machine> Worker<M> {
         let done = self.finished.0.clone();
         let name = name.to_owned();
         let volumes = self.image_volumes(&container);
-        tokio::spawn(async move {
+        self.beside(async move {
             let begun = Instant::now();
             let there = machine
                 .ensure_image(&reference, PullPolicy::Never, &credentials)

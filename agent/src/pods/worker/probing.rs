@@ -54,7 +54,7 @@ impl<M: Machine> Worker<M> {
                     sandbox: sandbox.clone(),
                     age: Duration::try_from(age).unwrap_or_default(),
                 };
-                let handle = prober::spawn(target, self.reports.0.clone());
+                let handle = self.beside(prober::run(target, self.reports.0.clone()));
                 self.probers.insert(key, handle);
             }
         }
