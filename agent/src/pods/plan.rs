@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::record::{Attempt, AttemptState, ContainerRecord, PostStart, Record};
 use super::wanted::{Wanted, WantedContainer};
-use ending::{Ending, end_all};
+use ending::{Ending, end_all, end_at_once};
 
 mod ending;
 mod transient;
@@ -41,6 +41,10 @@ pub(crate) enum Action {
     Signal(String),
     /// SIGKILL.
     Kill(String),
+    /// All containers are to begin anew.
+    RestartAll,
+    /// They have ended: forget how they stood.
+    BeginAnew,
     /// Fail the pod as a whole.
     Fail { reason: String, message: String },
     /// Give back everything outside the pod's directory.
@@ -57,6 +61,8 @@ pub(crate) enum StopCause {
     HookFailed,
     /// Its resources changed, and it wants to begin anew with them.
     Resized,
+    /// All containers begin anew.
+    AllRestart,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -102,7 +108,16 @@ pub(crate) fn plan(
         }
         plan.wake_at(deadline);
     }
-    match progress(wanted, record, transient) {
+    if record.restarting_all {
+        restart_all(&mut plan, wanted, record, now);
+        return plan;
+    }
+    let progress = progress(wanted, record, transient);
+    if progress != Progress::Done && wanted.lasting().any(|it| restarts_all(it, record)) {
+        plan.push(Action::RestartAll);
+        return plan;
+    }
+    match progress {
         Progress::Done => {
             let grace_seconds = wanted.grace_seconds;
             end_all(&mut plan, wanted, record, transient, now, grace_seconds);
@@ -144,6 +159,37 @@ pub(crate) fn plan(
     plan
 }
 
+/// Whether the container ended so that all begin anew.
+fn restarts_all(container: &WantedContainer, record: &Record) -> bool {
+    let known = record.container(&container.name);
+    let ended = known.and_then(ContainerRecord::ended);
+    ended.is_some_and(|ended| container.restarts.all_after(ended.exit_code))
+}
+
+/// What runs ends at once, without hooks; then the one that asked for it waits its time, and all others with it.
+fn restart_all(plan: &mut Plan, wanted: &Wanted, record: &Record, now: Timestamp) {
+    let mut live = false;
+    for container in wanted.lasting() {
+        let attempt = record.attempt(&container.name);
+        if let Some(attempt) = attempt.filter(|attempt| attempt.is_live()) {
+            live = true;
+            end_at_once(plan, &container.name, attempt, now);
+        }
+    }
+    if live {
+        return;
+    }
+    let asking = wanted.lasting().filter(|it| restarts_all(it, record));
+    let until = asking.filter_map(|container| {
+        let known = record.container(&container.name)?;
+        known.crash.until(known.ended()?.noticed_at.min(now))
+    });
+    match until.max() {
+        Some(until) if now < until => plan.wake_at(until),
+        _ => plan.push(Action::BeginAnew),
+    }
+}
+
 /// Containers begin in order, and each waits for the `postStart` hooks of those before it.
 fn holds_others(container: &WantedContainer, record: &Record, transient: &Transient) -> bool {
     if !container.post_start {
@@ -151,7 +197,8 @@ fn holds_others(container: &WantedContainer, record: &Record, transient: &Transi
     }
     match record.attempt(&container.name) {
         Some(attempt) => {
-            attempt.number == 0 && attempt.is_live() && attempt.post_start == PostStart::Due
+            let first = record.container(&container.name).map_or(0, |it| it.first);
+            attempt.number == first && attempt.is_live() && attempt.post_start == PostStart::Due
         }
         None => transient.containers.get(&container.name).is_none_or(|it| {
             it.trouble.is_none() && !matches!(it.image, ImageState::Failed { .. })
@@ -261,7 +308,10 @@ fn step(
     let unknown = TransientContainer::default();
     let state = transient.containers.get(name).unwrap_or(&unknown);
     match known.and_then(|known| known.attempt.as_ref()) {
-        None => begin(plan, name, 0, state, transient, now),
+        None => {
+            let first = known.map_or(0, |known| known.first);
+            begin(plan, name, first, state, transient, now);
+        }
         Some(attempt) => match &attempt.state {
             AttemptState::Creating => {}
             AttemptState::Created => {

@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus, ResourceRequirements};
 use serde::{Deserialize, Serialize};
 
 use super::backoff::Backoff;
+use super::wanted::Wanted;
 use crate::runtime::User;
 
 /// Layout of `state.json`; a record of another version is not read.
@@ -32,6 +33,9 @@ pub(crate) struct Record {
     pub(crate) terminating: Option<Terminating>,
     /// The pod as a whole failed (`DeadlineExceeded`…): its containers are to end.
     pub(crate) failed: Option<PodFailure>,
+    /// A container ended so that all begin anew: those that run are to end first.
+    #[serde(default)]
+    pub(crate) restarting_all: bool,
     #[serde(default)]
     pub(crate) resize: Option<Resize>,
     /// The pod has users of its own: where their ids begin outside.
@@ -53,6 +57,9 @@ pub(crate) struct Terminating {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub(crate) struct ContainerRecord {
     pub(crate) attempt: Option<Attempt>,
+    /// The number of the first attempt: not 0 once all containers have begun anew.
+    #[serde(default)]
+    pub(crate) first: u32,
     /// The attempt before the current one.
     pub(crate) last: Option<Ended>,
     pub(crate) image_id: String,
@@ -89,6 +96,9 @@ pub(crate) struct Attempt {
 
 /// The reason of an attempt whose program could not be started.
 pub(crate) const START_ERROR: &str = "StartError";
+
+/// Of an attempt that is over because all containers began anew.
+pub(crate) const RESTARTING_ALL: &str = "RestartingAllContainers";
 
 /// What has become of an attempt's `postStart` hook, where it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -164,7 +174,9 @@ impl Attempt {
 
 impl ContainerRecord {
     pub(crate) fn restart_count(&self) -> u32 {
-        self.attempt.as_ref().map_or(0, |attempt| attempt.number)
+        self.attempt
+            .as_ref()
+            .map_or(self.first, |attempt| attempt.number)
     }
 
     pub(crate) fn ended(&self) -> Option<&Ended> {
@@ -193,6 +205,7 @@ impl Record {
             containers: BTreeMap::new(),
             terminating: None,
             failed: None,
+            restarting_all: false,
             resize: None,
             first_id: None,
             reported: None,
@@ -201,6 +214,34 @@ impl Record {
 
     pub(crate) fn container(&self, name: &str) -> Option<&ContainerRecord> {
         self.containers.get(name)
+    }
+
+    /// Forgets how the containers stand, as if none had been begun; how often each was begun stays known. What had
+    /// them begin anew waits longer the next time.
+    pub(crate) fn begin_anew(&mut self, wanted: &Wanted, now: Timestamp) {
+        self.restarting_all = false;
+        for container in wanted.lasting() {
+            let Some(known) = self.containers.get_mut(&container.name) else {
+                continue;
+            };
+            let Some(ended) = known.ended().cloned() else {
+                continue;
+            };
+            if container.restarts.all_after(ended.exit_code) {
+                known.crash.step(now);
+            }
+            known.first = ended.number + 1;
+            known.attempt = None;
+            known.last = Some(Ended {
+                exit_code: 137,
+                signal: None,
+                reason: RESTARTING_ALL.to_owned(),
+                message: Some(
+                    "The container is removed because RestartAllContainers in place".to_owned(),
+                ),
+                ..ended
+            });
+        }
     }
 
     pub(crate) fn attempt(&self, name: &str) -> Option<&Attempt> {

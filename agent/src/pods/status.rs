@@ -14,9 +14,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::plan::{self, ImageState, Progress, Transient, TransientContainer};
 use super::qos;
 use super::record::{
-    Attempt, AttemptState, ContainerRecord, Ended, PodFailure, PostStart, Record, START_ERROR,
+    Attempt, AttemptState, ContainerRecord, Ended, PodFailure, PostStart, RESTARTING_ALL, Record,
+    START_ERROR,
 };
-use super::wanted::{Wanted, ephemeral_container};
+use super::wanted::{Wanted, WantedContainer, ephemeral_container};
 use crate::runtime::User;
 
 mod conditions;
@@ -129,6 +130,10 @@ fn any_live(record: &Record) -> bool {
 }
 
 fn init_done(wanted: &Wanted, record: &Record, transient: &Transient) -> bool {
+    if record.restarting_all {
+        let begun = |it: &WantedContainer| record.attempt(&it.name).is_some();
+        return wanted.main.iter().any(begun);
+    }
     match plan::progress(wanted, record, transient) {
         Progress::Init(_) => false,
         Progress::Main => true,
@@ -148,7 +153,8 @@ fn init_failed(wanted: &Wanted, record: &Record) -> bool {
 }
 
 pub(crate) fn phase(wanted: &Wanted, record: &Record, transient: &Transient) -> &'static str {
-    if record.failed.is_some() || init_failed(wanted, record) {
+    let goes_on = record.restarting_all && record.terminating.is_none() && !record.released;
+    if record.failed.is_some() || (!goes_on && init_failed(wanted, record)) {
         return "Failed";
     }
     let ended: Vec<Option<&Ended>> = wanted
@@ -165,6 +171,13 @@ pub(crate) fn phase(wanted: &Wanted, record: &Record, transient: &Transient) -> 
     if record.released || (record.terminating.is_some() && !any_live(record)) {
         return result;
     }
+    if goes_on {
+        return if init_done(wanted, record, transient) {
+            "Running"
+        } else {
+            "Pending"
+        };
+    }
     match plan::progress(wanted, record, transient) {
         Progress::Init(_) => "Pending",
         // Sidecars end after the others, and the pod with them.
@@ -172,7 +185,7 @@ pub(crate) fn phase(wanted: &Wanted, record: &Record, transient: &Transient) -> 
         Progress::Done => result,
         Progress::Main => {
             let never_begun = |name: &String| match record.attempt(name) {
-                None => true,
+                None => record.container(name).is_none_or(|known| known.first == 0),
                 Some(attempt) => attempt.number == 0 && is_being_made(attempt),
             };
             if wanted.main.iter().any(|it| never_begun(&it.name)) {
@@ -335,7 +348,7 @@ fn states(
         if all_over && its_turn {
             return (never_ran(), None);
         }
-        return (first_waiting(container, wanted, state, now), None);
+        return (first_waiting(container, wanted, state, now), before);
     };
     match &attempt.state {
         AttemptState::Creating | AttemptState::Created => (being_made(wanted), before),
@@ -476,6 +489,9 @@ fn waiting(reason: &str, message: Option<String>) -> ContainerState {
 }
 
 pub(crate) fn terminated(ended: &Ended) -> ContainerState {
+    if ended.reason == RESTARTING_ALL {
+        return no_more_known(ended);
+    }
     ContainerState {
         terminated: Some(ContainerStateTerminated {
             container_id: Some(container_id(&ended.id)),
@@ -486,6 +502,19 @@ pub(crate) fn terminated(ended: &Ended) -> ContainerState {
             // A program that never ran is shown with the epoch, as the kubelet does.
             started_at: Some(time(ended.started_at.unwrap_or(Timestamp::UNIX_EPOCH))),
             finished_at: Some(time(ended.finished_at)),
+        }),
+        ..ContainerState::default()
+    }
+}
+
+/// Of an attempt that was forgotten when all containers began anew.
+fn no_more_known(ended: &Ended) -> ContainerState {
+    ContainerState {
+        terminated: Some(ContainerStateTerminated {
+            exit_code: ended.exit_code,
+            reason: Some(ended.reason.clone()),
+            message: ended.message.clone(),
+            ..ContainerStateTerminated::default()
         }),
         ..ContainerState::default()
     }

@@ -1,8 +1,9 @@
 //! Pods from their manifests to their ends: with a machine that is not there and a clock that does not wait
-//! (`life`, `hooks`, `changes`,
+//! (`life`, `hooks`, `changes`, `anew`,
 //! `killed`, `panicked`), and with real containers (`real`).
 #![allow(clippy::unwrap_used)]
 
+mod anew;
 mod changes;
 mod hooks;
 mod killed;

@@ -19,8 +19,18 @@ pub(crate) enum RestartPolicy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Restarts {
     pub(crate) policy: RestartPolicy,
-    /// Exit codes after which it is started again whatever the policy says: `(codes, when it is one of them)`.
-    pub(crate) rules: Vec<(Vec<i32>, bool)>,
+    /// The first one that an exit code meets decides, whatever the policy says.
+    pub(crate) rules: Vec<RestartRule>,
+}
+
+/// What happens after certain exit codes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RestartRule {
+    pub(crate) codes: Vec<i32>,
+    /// It is about these codes; else about all others.
+    pub(crate) within: bool,
+    /// All containers of the pod begin anew, not only this one.
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +96,17 @@ impl Wanted {
         self.all().find(|container| container.name == name)
     }
 
+    /// Those that begin anew together, when one of them asks for it.
+    pub(crate) fn lasting(&self) -> impl Iterator<Item = &WantedContainer> {
+        self.init.iter().chain(&self.main)
+    }
+
+    /// Whether an exit code may have all containers begin anew.
+    pub(crate) fn may_restart_all(&self) -> bool {
+        let mut rules = self.lasting().flat_map(|it| &it.restarts.rules);
+        rules.any(|rule| rule.all)
+    }
+
     /// Whether a container that ended with this code is started again.
     pub(crate) fn restarts(&self, name: &str, exit_code: i32) -> bool {
         self.container(name)
@@ -120,14 +141,21 @@ fn named(policy: Option<&str>) -> Option<RestartPolicy> {
     }
 }
 
-fn rule(rule: &ContainerRestartRule) -> Option<(Vec<i32>, bool)> {
+fn rule(rule: &ContainerRestartRule) -> Option<RestartRule> {
     let codes = rule.exit_codes.as_ref()?;
-    let values = codes.values.clone().unwrap_or_default();
-    match (rule.action.as_str(), codes.operator.as_str()) {
-        ("Restart", "In") => Some((values, true)),
-        ("Restart", "NotIn") => Some((values, false)),
-        _ => None,
-    }
+    Some(RestartRule {
+        codes: codes.values.clone().unwrap_or_default(),
+        within: match codes.operator.as_str() {
+            "In" => true,
+            "NotIn" => false,
+            _ => return None,
+        },
+        all: match rule.action.as_str() {
+            "Restart" => false,
+            "RestartAllContainers" => true,
+            _ => return None,
+        },
+    })
 }
 
 impl Restarts {
@@ -139,14 +167,23 @@ impl Restarts {
         }
     }
 
+    fn rule(&self, exit_code: i32) -> Option<&RestartRule> {
+        let mut rules = self.rules.iter();
+        rules.find(|rule| rule.codes.contains(&exit_code) == rule.within)
+    }
+
     pub(crate) fn after(&self, exit_code: i32) -> bool {
-        let by_rule = |(codes, within): &(Vec<i32>, bool)| codes.contains(&exit_code) == *within;
-        self.rules.iter().any(by_rule)
+        self.rule(exit_code).is_some()
             || match self.policy {
                 RestartPolicy::Always => true,
                 RestartPolicy::OnFailure => exit_code != 0,
                 RestartPolicy::Never => false,
             }
+    }
+
+    /// Whether the container's end has all containers of its pod begin anew.
+    pub(crate) fn all_after(&self, exit_code: i32) -> bool {
+        self.rule(exit_code).is_some_and(|rule| rule.all)
     }
 }
 
@@ -234,6 +271,29 @@ mod tests {
             ("none", 1, false),
         ] {
             assert_eq!(wanted.restarts(name, code), again, "{name} {code}");
+        }
+        assert!(!wanted.may_restart_all());
+    }
+
+    #[test]
+    fn the_first_rule_that_an_exit_code_meets_decides() {
+        let pod: Pod = serde_json::from_value(serde_json::json!({"spec": {
+            "restartPolicy": "Never",
+            "containers": [{"name": "ruled", "restartPolicy": "Never", "restartPolicyRules": [
+                {"action": "Restart", "exitCodes": {"operator": "In", "values": [1, 2]}},
+                {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [2, 3]}}]}]}}))
+        .unwrap();
+        let wanted = Wanted::of(&pod);
+        assert!(wanted.may_restart_all());
+        let restarts = &wanted.main[0].restarts;
+        for (code, again, all) in [
+            (0, false, false),
+            (1, true, false),
+            (2, true, false),
+            (3, true, true),
+        ] {
+            assert_eq!(restarts.after(code), again, "{code}");
+            assert_eq!(restarts.all_after(code), all, "{code}");
         }
     }
 }

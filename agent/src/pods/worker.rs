@@ -499,6 +499,11 @@ impl<M: Machine> Worker<M> {
             } => self.stop(&container, grace_seconds, cause).await,
             Action::Signal(container) => self.signal_end(&container).await,
             Action::Kill(container) => self.kill(&container).await,
+            Action::RestartAll => self.record.restarting_all = true,
+            Action::BeginAnew => {
+                let now = self.now();
+                self.record.begin_anew(&self.wanted, now);
+            }
             Action::Fail { reason, message } => {
                 self.event(
                     None,

@@ -48,6 +48,21 @@ pub(super) fn end_all(
     }
 }
 
+/// Whatever was said to it before.
+pub(super) fn end_at_once(plan: &mut Plan, name: &str, attempt: &Attempt, now: Timestamp) {
+    match attempt.kill.map(|kill| kill.forced) {
+        None => plan.push(Action::Stop {
+            container: name.to_owned(),
+            grace_seconds: 0,
+            cause: StopCause::AllRestart,
+        }),
+        Some(Some(forced)) if now < forced + KILL_AGAIN_AFTER => {
+            plan.wake_at(forced + KILL_AGAIN_AFTER);
+        }
+        Some(_) => plan.push(Action::Kill(name.to_owned())),
+    }
+}
+
 /// A sidecar ends after the containers that it is there for: the main ones, and the init containers and sidecars
 /// that began after it.
 fn is_its_turn(wanted: &Wanted, record: &Record, name: &str) -> bool {

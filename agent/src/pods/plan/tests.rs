@@ -7,7 +7,7 @@ use super::ending::KILL_AGAIN_AFTER;
 use super::*;
 use crate::pods::record::{Ended, Kill, PodFailure, Terminating};
 use crate::pods::status::container_id;
-use crate::pods::wanted::{RestartPolicy, Restarts};
+use crate::pods::wanted::{RestartPolicy, RestartRule, Restarts};
 use jiff::SignedDuration;
 use std::collections::BTreeMap;
 
@@ -69,6 +69,7 @@ proptest! {
             .containers
             .iter()
             .any(|(name, known)| known.ended().is_some()
+                || known.first > 0
                 || world.programs[name].runs.last().unwrap().is_some());
         if rested {
             let phase = crate::pods::status::phase(&world.wanted, &world.record, &world.transient);
@@ -86,12 +87,12 @@ proptest! {
 
     /// Back-off keeps a program that fails at once from being started often.
     #[test]
-    fn restarts_are_bounded(policy_always in any::<bool>()) {
+    fn restarts_are_bounded(policy_always in any::<bool>(), restarts_all in any::<bool>()) {
         let policy = if policy_always { RestartPolicy::Always } else { RestartPolicy::OnFailure };
         let program = Program { runs: vec![Some(1)], listens: true, failing_pulls: 0, refusals: 0 };
         let mut world = World::new(&Course {
             policy, init: Vec::new(), main: vec![program], hooks: None, failing_prepares: 0,
-            deleted: None, leaves: None, unhealthy_at: None,
+            deleted: None, restarts_all, leaves: None, unhealthy_at: None,
         });
         let hour = start() + seconds(3600);
         while world.now < hour {
@@ -130,6 +131,7 @@ fn a_pod_that_never_began_ends_at_once() {
         hooks: None,
         failing_prepares: 0,
         deleted: None,
+        restarts_all: false,
         leaves: None,
         unhealthy_at: None,
     });

@@ -38,6 +38,7 @@ impl Facts<'_> {
 pub(super) fn conditions(facts: &Facts<'_>) -> Vec<PodCondition> {
     let &Facts {
         pod,
+        wanted,
         record,
         main,
         init,
@@ -74,7 +75,7 @@ pub(super) fn conditions(facts: &Facts<'_>) -> Vec<PodCondition> {
             reason: Some("PodCompleted"),
             message: None,
         }
-    } else if init_done {
+    } else if init_done || began_anew(wanted, record) {
         Verdict::yes()
     } else {
         Verdict::not(
@@ -96,6 +97,23 @@ pub(super) fn conditions(facts: &Facts<'_>) -> Vec<PodCondition> {
         containers_ready.condition("ContainersReady", pod, record, now),
         Verdict::yes().condition("PodScheduled", pod, record, now),
     ];
+    if wanted.may_restart_all() {
+        let verdict = match phase {
+            "Succeeded" => Verdict::not("PodCompleted", None),
+            "Failed" => Verdict::not("PodFailed", None),
+            _ if record.restarting_all => Verdict {
+                status: true,
+                reason: Some("RestartAllContainersStarted"),
+                message: Some("container exited with restart policy rule".to_owned()),
+            },
+            _ => Verdict {
+                status: false,
+                reason: None,
+                message: None,
+            },
+        };
+        conditions.push(verdict.condition("AllContainersRestarting", pod, record, now));
+    }
     if let Some(resize) = &record.resize {
         let (type_, reason) = match (resize.pending, resize.reason.as_deref()) {
             (true, Some("Infeasible")) => ("PodResizePending", Some("Infeasible")),
@@ -128,6 +146,15 @@ pub(super) fn conditions(facts: &Facts<'_>) -> Vec<PodCondition> {
             .cloned(),
     );
     conditions
+}
+
+/// A pod that was initialized stays so when all of its containers begin anew.
+fn began_anew(wanted: &Wanted, record: &Record) -> bool {
+    let first = |name: &String| record.container(name).map_or(0, |known| known.first);
+    wanted
+        .main
+        .iter()
+        .any(|container| first(&container.name) > 0)
 }
 
 fn names<'a>(statuses: impl Iterator<Item = &'a ContainerStatus>) -> String {

@@ -452,6 +452,10 @@ impl<M: Machine> Worker<M> {
             let dir = self.dirs.attempt(&name, attempt.number);
             self.remove_attempt_dir(&dir).await;
             if let Some(known) = self.record.containers.get_mut(&name) {
+                if attempt.number == known.first {
+                    known.attempt = None;
+                    continue;
+                }
                 known.attempt = known.last.take().map(|last| Attempt {
                     number: last.number,
                     id: last.id.clone(),

@@ -42,7 +42,7 @@ impl<M: Machine> Worker<M> {
 
     fn why_stopped(&self, name: &str, cause: StopCause) -> String {
         match cause {
-            StopCause::PodEnds => format!("Stopping container {name}"),
+            StopCause::PodEnds | StopCause::AllRestart => format!("Stopping container {name}"),
             StopCause::Unhealthy => {
                 let probe = if self.awaits_startup(name) {
                     "startup"

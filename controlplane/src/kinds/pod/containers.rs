@@ -303,8 +303,12 @@ fn restart_rules(container: &Value, policy: &str, field: &str, errors: &mut Erro
     for (index, rule) in rules.iter().enumerate() {
         let field = format!("{field}[{index}]");
         let action = text(rule, &["action"]);
-        if action != "Restart" {
-            errors.not_supported(format!("{field}.action"), action, &["Restart"]);
+        if !matches!(action, "Restart" | "RestartAllContainers") {
+            errors.not_supported(
+                format!("{field}.action"),
+                action,
+                &["Restart", "RestartAllContainers"],
+            );
         }
         let Some(codes) = at(rule, &["exitCodes"]) else {
             errors.required(format!("{field}.exitCodes"), "must be specified");

@@ -417,12 +417,12 @@ fn restart_rules() {
     check(
         "Pod",
         container(json!({"restartPolicyRules": [
-            rule("Restart", "In", &[1]), rule("Nonsense", "Of", &[]), {"action": "Restart"}]})),
+            rule("RestartAllContainers", "In", &[1]), rule("Nonsense", "Of", &[]), {"action": "Restart"}]})),
         &[
             "spec.containers[0].restartPolicy: Required value: must specify restartPolicy when restart \
              rules are used",
             "spec.containers[0].restartPolicyRules[1].action: Unsupported value: \"Nonsense\": supported \
-             values: \"Restart\"",
+             values: \"Restart\", \"RestartAllContainers\"",
             "spec.containers[0].restartPolicyRules[1].exitCodes.operator: Unsupported value: \"Of\": \
              supported values: \"In\", \"NotIn\"",
             "spec.containers[0].restartPolicyRules[1].exitCodes.values: Invalid value: []: must specify at \

@@ -39,6 +39,8 @@ pub(super) struct Course {
     pub(super) failing_prepares: usize,
     /// Deleted after so many steps, with this grace.
     pub(super) deleted: Option<(usize, i64)>,
+    /// Exit code 1 has all containers begin anew.
+    pub(super) restarts_all: bool,
     /// The agent leaves after so many steps.
     pub(super) leaves: Option<usize>,
     pub(super) unhealthy_at: Option<usize>,
@@ -57,18 +59,19 @@ pub(super) fn course() -> impl Strategy<Value = Course> {
         0..3usize,
         prop::option::of((0..30usize, 0..40i64)),
         prop::option::of(0..60usize),
-        prop::option::of(0..30usize),
+        (prop::option::of(0..30usize), any::<bool>()),
     )
         .prop_map(
-            |(policy, init, main, hooks, failing_prepares, deleted, leaves, unhealthy_at)| Course {
+            |(policy, init, main, hooks, failing_prepares, deleted, leaves, other)| Course {
                 policy,
                 init,
                 main,
                 hooks,
                 failing_prepares,
                 deleted,
+                restarts_all: other.1,
                 leaves,
-                unhealthy_at,
+                unhealthy_at: other.0,
             },
         )
 }
@@ -89,6 +92,12 @@ pub(super) struct World {
 impl World {
     pub(super) fn new(course: &Course) -> Self {
         let mut programs = BTreeMap::new();
+        let rule = RestartRule {
+            codes: vec![1],
+            within: true,
+            all: true,
+        };
+        let rules: Vec<RestartRule> = course.restarts_all.then_some(rule).into_iter().collect();
         let mut list = |prefix: &str, all: Vec<(bool, Program)>| {
             all.into_iter()
                 .enumerate()
@@ -105,6 +114,10 @@ impl World {
                         sidecar,
                         post_start: course.hooks.is_some() && (sidecar || prefix == "main"),
                         pre_stop: course.hooks.is_some() && (sidecar || prefix == "main"),
+                        restarts: Restarts {
+                            policy,
+                            rules: rules.clone(),
+                        },
                         ..wanted_container(policy)
                     }
                 })
@@ -240,8 +253,17 @@ impl World {
             }
             Action::Kill(name) => {
                 let deadline = self.attempt(&name).kill.unwrap().deadline;
-                assert!(self.now >= deadline);
+                assert!(self.now >= deadline || self.record.restarting_all);
                 self.end(&name, 137);
+            }
+            Action::RestartAll => {
+                assert!(!self.record.restarting_all);
+                self.record.restarting_all = true;
+            }
+            Action::BeginAnew => {
+                assert!(self.live().is_empty(), "begun anew beside what runs");
+                assert!(self.record.restarting_all);
+                self.record.begin_anew(&self.wanted, self.now);
             }
             Action::Fail { reason, message } => {
                 self.record.failed = Some(PodFailure {
@@ -342,7 +364,7 @@ impl World {
             known.last = known.ended().cloned();
             known.crash.step(now);
         } else {
-            assert_eq!(number, 0);
+            assert_eq!(number, known.first);
         }
         known.attempt = Some(Attempt {
             number,
