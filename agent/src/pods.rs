@@ -57,7 +57,7 @@ mod user_ids;
 mod wanted;
 mod worker;
 
-pub(crate) use admit::Pressure;
+pub(crate) use admit::{Pressure, Refused};
 pub(crate) use app_armor::is_enabled as has_app_armor;
 pub(crate) use context::{Clock, Context, Settings};
 pub(crate) use files::Resolver;
@@ -222,16 +222,21 @@ impl<M: Machine> Pods<M> {
 
     /// A pod as the control plane has it now.
     pub(crate) async fn set(&self, pod: Pod) {
-        self.take(pod, false).await;
+        self.take(pod, false, None).await;
+    }
+
+    /// A pod that is not for this node. If it runs here, it goes on.
+    pub(crate) async fn set_refused(&self, pod: Pod, refused: Refused) {
+        self.take(pod, false, Some(refused)).await;
     }
 
     /// A pod that goes on although its deletion was asked for, because other nodes may still send it
     /// requests. If it does not run here, it does not begin to.
     pub(crate) async fn set_held(&self, pod: Pod) {
-        self.take(pod, true).await;
+        self.take(pod, true, None).await;
     }
 
-    async fn take(&self, mut pod: Pod, held: bool) {
+    async fn take(&self, mut pod: Pod, held: bool, refused: Option<Refused>) {
         let Some(key) = PodKey::of(&pod) else {
             tracing::warn!("a pod without name or uid was passed over");
             return;
@@ -260,7 +265,24 @@ impl<M: Machine> Pods<M> {
             None if pod.metadata.deletion_timestamp.is_some() => {
                 self.context.reporter.terminated(&key);
             }
-            None => self.begin(key, pod, None),
+            None => {
+                let record = refused.map(|refused| self.refuse(&pod, refused));
+                self.begin(key, pod, record);
+            }
+        }
+    }
+
+    /// The record of a pod that is not begun.
+    fn refuse(&self, pod: &Pod, refused: Refused) -> Record {
+        self.context.reporter.event(PodEvent {
+            involved: report::reference(pod, None),
+            event_type: EventType::Warning,
+            reason: refused.reason,
+            message: refused.message.clone(),
+        });
+        Record {
+            failed: Some(refused.failure()),
+            ..Record::new(self.context.clock.now())
         }
     }
 

@@ -4,6 +4,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::confine;
 use super::qos::{self, QosClass};
+use super::record::PodFailure;
 
 /// From this priority on a pod is what the node or cluster itself needs.
 const CRITICAL_PRIORITY: i32 = 2_000_000_000;
@@ -94,13 +95,45 @@ pub(crate) fn ports_taken() -> Refused {
     }
 }
 
+impl Refused {
+    /// What the control plane found, by the node's labels and taints; a word that is not known says nothing.
+    pub(crate) fn misplaced(predicate: &str) -> Option<Self> {
+        let (reason, why) = match predicate {
+            "NodeAffinity" => (
+                "NodeAffinity",
+                "node(s) didn't match Pod's node affinity/selector",
+            ),
+            "TaintToleration" => (
+                "TaintToleration",
+                "node(s) had taints that the pod didn't tolerate",
+            ),
+            _ => return None,
+        };
+        Some(Self {
+            reason,
+            message: format!("Pod was rejected: Predicate {reason} failed: {why}"),
+        })
+    }
+
+    pub(crate) fn failure(self) -> PodFailure {
+        PodFailure {
+            reason: self.reason.to_owned(),
+            message: self.message,
+            disrupts: false,
+            refused: true,
+            grace_seconds: None,
+        }
+    }
+}
+
 /// The node has too little left of what the pod asks for.
 pub(crate) fn too_little((name, [asked, used, all]): (&str, [u64; 3])) -> Refused {
     Refused {
         reason: match name {
             "pods" => "OutOfpods",
             "cpu" => "OutOfcpu",
-            _ => "OutOfmemory",
+            "memory" => "OutOfmemory",
+            _ => "OutOfephemeral-storage",
         },
         message: format!(
             "Pod was rejected: Node didn't have enough resource: {name}, requested: {asked}, used: {used}, capacity: {all}"

@@ -93,6 +93,24 @@ impl Clock {
     }
 }
 
+/// What a pod asks of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Share {
+    pub(crate) cpu_millis: u64,
+    pub(crate) memory_bytes: u64,
+    pub(crate) storage_bytes: u64,
+}
+
+impl Share {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            cpu_millis: self.cpu_millis.saturating_add(other.cpu_millis),
+            memory_bytes: self.memory_bytes.saturating_add(other.memory_bytes),
+            storage_bytes: self.storage_bytes.saturating_add(other.storage_bytes),
+        }
+    }
+}
+
 /// One per agent.
 pub(crate) struct Context<M> {
     pub(crate) machine: Arc<M>,
@@ -105,8 +123,8 @@ pub(crate) struct Context<M> {
     pub(crate) pressure: Mutex<Pressure>,
     /// The machine is about to go down.
     pub(crate) shutting_down: std::sync::atomic::AtomicBool,
-    /// CPU and memory that each pod asked for and was given, by uid; each worker writes its own.
-    pub(crate) allocated: Mutex<BTreeMap<String, (u64, u64)>>,
+    /// What each pod asked for and was given, by uid; each worker writes its own.
+    pub(crate) allocated: Mutex<BTreeMap<String, Share>>,
     /// Ports of the node that pods have, by uid; each worker writes its own.
     pub(crate) host_ports: Mutex<BTreeMap<String, Vec<WantedPort>>>,
     pub(crate) user_ids: UserIds,
@@ -114,15 +132,13 @@ pub(crate) struct Context<M> {
 
 impl<M> Context<M> {
     /// What all pods but this one have.
-    pub(crate) fn allocated_to_others(&self, uid: &str) -> (u64, u64) {
+    pub(crate) fn allocated_to_others(&self, uid: &str) -> Share {
         let all = self
             .allocated
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let others = all.iter().filter(|(known, _)| *known != uid);
-        others.fold((0, 0), |(cpu, memory), (_, (more_cpu, more_memory))| {
-            (cpu + more_cpu, memory.saturating_add(*more_memory))
-        })
+        others.fold(Share::default(), |sum, (_, share)| sum.plus(*share))
     }
 
     /// Gives a pod what it asks for. One that has it, or that the scheduler found a place for, keeps it; another one gets
@@ -130,26 +146,44 @@ impl<M> Context<M> {
     pub(crate) fn reserve(
         &self,
         uid: &str,
-        (cpu, memory): (u64, u64),
+        share: Share,
         keeps: bool,
     ) -> Result<(), (&'static str, [u64; 3])> {
         let (settings, most) = (&self.settings, self.settings.max_pods);
-        let (mut pods, mut cpu_used, mut memory_used) = (0u64, 0u64, 0u64);
+        let (mut pods, mut used) = (0u64, Share::default());
         let mut all = self
             .allocated
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        for (_, (cpu, memory)) in all.iter().filter(|(known, _)| *known != uid) {
+        for (_, other) in all.iter().filter(|(known, _)| *known != uid) {
             pods += 1;
-            cpu_used = cpu_used.saturating_add(*cpu);
-            memory_used = memory_used.saturating_add(*memory);
+            used = used.plus(*other);
         }
         let short = [
             ("pods", [1, pods, most]),
-            ("cpu", [cpu, cpu_used, settings.allocatable_cpu_millis]),
+            (
+                "cpu",
+                [
+                    share.cpu_millis,
+                    used.cpu_millis,
+                    settings.allocatable_cpu_millis,
+                ],
+            ),
             (
                 "memory",
-                [memory, memory_used, settings.allocatable_memory_bytes],
+                [
+                    share.memory_bytes,
+                    used.memory_bytes,
+                    settings.allocatable_memory_bytes,
+                ],
+            ),
+            (
+                "ephemeral-storage",
+                [
+                    share.storage_bytes,
+                    used.storage_bytes,
+                    settings.allocatable_storage_bytes,
+                ],
             ),
         ];
         let short = short
@@ -158,14 +192,14 @@ impl<M> Context<M> {
         match short {
             Some(short) if !keeps => Err(short),
             _ => {
-                all.insert(uid.to_owned(), (cpu, memory));
+                all.insert(uid.to_owned(), share);
                 Ok(())
             }
         }
     }
 
     /// `None` when the pod gives back what it has.
-    pub(crate) fn allocate(&self, uid: &str, resources: Option<(u64, u64)>) {
+    pub(crate) fn allocate(&self, uid: &str, resources: Option<Share>) {
         let mut all = self
             .allocated
             .lock()

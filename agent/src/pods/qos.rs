@@ -146,6 +146,29 @@ pub(crate) fn pod_resources(spec: &PodSpec) -> Resources {
     }
 }
 
+/// Bytes of the node's disk that a pod asks for.
+pub(crate) fn storage_request(spec: &PodSpec) -> u64 {
+    const NAME: &str = "ephemeral-storage";
+    let of = |container: &Container| {
+        let requests = container.resources.as_ref()?.requests.as_ref()?;
+        quantity::whole(requests.get(NAME)?)
+    };
+    let (mut stays, mut most) = (0u64, 0u64);
+    for container in spec.init_containers.iter().flatten() {
+        let here = stays.saturating_add(of(container).unwrap_or(0));
+        if is_sidecar(container) {
+            stays = here;
+        }
+        most = most.max(here);
+    }
+    for container in &spec.containers {
+        stays = stays.saturating_add(of(container).unwrap_or(0));
+    }
+    let overhead = spec.overhead.as_ref().and_then(|all| all.get(NAME));
+    let overhead = overhead.and_then(quantity::whole).unwrap_or(0);
+    most.max(stays).saturating_add(overhead)
+}
+
 /// The most that is needed at one time: sidecars stay beside what comes after them, other init containers run alone.
 /// `None` when a container has no value and `count` says that this is no value for all.
 fn at_once(

@@ -334,15 +334,9 @@ impl<M: Machine> Worker<M> {
         };
         self.context.release_ports(&self.key.uid);
         self.context.allocate(&self.key.uid, None);
-        let (reason, message) = (refused.reason, refused.message);
-        self.event(None, EventType::Warning, reason, message.clone());
-        self.record.failed = Some(PodFailure {
-            reason: reason.to_owned(),
-            message,
-            disrupts: false,
-            refused: true,
-            grace_seconds: None,
-        });
+        let message = refused.message.clone();
+        self.event(None, EventType::Warning, refused.reason, message);
+        self.record.failed = Some(refused.failure());
     }
 
     /// The scheduler sees to it that ports are free; a pod that names its node itself did not ask it.

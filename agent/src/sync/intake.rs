@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use super::convert::{self, Nonsense};
 use super::outbox::Outbox;
 use crate::cluster::{Batch, Event, ObjectName, Protocol};
-use crate::pods::{Kind, Machine, Objects, Pods, ServiceFacts};
+use crate::pods::{Kind, Machine, Objects, Pods, Refused, ServiceFacts};
 
 pub(crate) struct Intake<M: Machine> {
     pub(crate) node_name: String,
@@ -147,6 +147,8 @@ impl<M: Machine> Intake<M> {
                 }
                 if change.held {
                     self.pods.set_held(pod).await;
+                } else if let Some(refused) = Refused::misplaced(&change.misplaced) {
+                    self.pods.set_refused(pod, refused).await;
                 } else {
                     self.pods.set(pod).await;
                 }

@@ -61,6 +61,33 @@ async fn a_pod_that_names_its_node_gets_no_more_than_there_is() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_names_its_node_gets_no_more_of_the_disk_than_there_is() {
+    let world = World::new();
+    let pods = world.open().await;
+    let asks = |size: &str| {
+        let requests = serde_json::json!({"requests": {"ephemeral-storage": size}});
+        let container = |name: &str, resources: &serde_json::Value| serde_json::json!({"name": name, "image": "i:1", "resources": resources});
+        one(serde_json::json!({
+            "initContainers": [container("first", &requests)],
+            "containers": [container("main", &requests), container("other", &serde_json::json!({}))]}))
+    };
+    world.program("first", super::life::ends(10, 0));
+    pods.set(pod(UID, asks("60Gi"))).await;
+    world.recorder.status_when(UID, "ready", is_ready).await;
+    pods.set(pod("uid-2", asks("40Gi"))).await;
+    let failed = phase_is("Failed");
+    let status = world.recorder.status_when("uid-2", "refusal", failed).await;
+    assert_eq!(
+        refusal(&status),
+        (
+            "OutOfephemeral-storage",
+            "Pod was rejected: Node didn't have enough resource: ephemeral-storage, requested: \
+             42949672960, used: 64424509440, capacity: 96636764160"
+        )
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_machine_that_goes_down_takes_its_pods_with_it_and_no_new_ones() {
     let world = World::new();
     let stubborn = crate::pods::machine::fake::Program {
@@ -126,4 +153,35 @@ async fn a_pod_whose_volumes_are_missing_has_no_network_and_one_without_pull_sec
     for reason in ["FailedMount", "FailedToRetrieveImagePullSecret"] {
         assert!(reasons.contains(&reason), "{reasons:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_is_not_for_this_node_does_not_begin_and_one_that_runs_goes_on() {
+    let world = World::new();
+    let pods = world.open().await;
+    let misplaced = || Refused::misplaced("NodeAffinity").unwrap();
+    let asked = || pod(UID, one(serde_json::json!({})));
+    pods.set_refused(asked(), misplaced()).await;
+    let failed = phase_is("Failed");
+    let status = world.recorder.status_when(UID, "refusal", failed).await;
+    assert_eq!(
+        refusal(&status),
+        (
+            "NodeAffinity",
+            "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node \
+             affinity/selector"
+        )
+    );
+    assert_eq!(world.reasons(), ["NodeAffinity"]);
+    assert!(world.created().is_empty());
+    let other = || pod("uid-2", one(serde_json::json!({})));
+    pods.set(other()).await;
+    world.recorder.status_when("uid-2", "ready", is_ready).await;
+    pods.set_refused(other(), misplaced()).await;
+    pods.set_refused(asked(), misplaced()).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let status = world.recorder.statuses("uid-2").pop().unwrap();
+    assert!(is_ready(&status));
+    assert_eq!(world.reasons().len(), 4);
+    assert_eq!(Refused::misplaced("unheard of"), None);
 }

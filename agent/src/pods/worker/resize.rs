@@ -3,30 +3,37 @@
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
 use super::Worker;
+use crate::pods::context::Share;
 use crate::pods::machine::{Machine, PodSandbox};
 use crate::pods::qos;
 use crate::pods::record::Resize;
 use crate::pods::report::EventType;
 
-/// What a pod asks for: thousandths of CPU, bytes of memory.
-pub(super) fn asked(spec: &PodSpec) -> (u64, u64) {
+/// What a pod asks for.
+pub(super) fn asked(spec: &PodSpec) -> Share {
     let resources = qos::pod_resources(spec);
-    (
-        resources.cpu_request_millis.unwrap_or(0),
-        resources.memory_request_bytes.unwrap_or(0),
-    )
+    Share {
+        cpu_millis: resources.cpu_request_millis.unwrap_or(0),
+        memory_bytes: resources.memory_request_bytes.unwrap_or(0),
+        storage_bytes: qos::storage_request(spec),
+    }
 }
 
 /// Why the node cannot give that, or not now.
-fn refused(asked: (u64, u64), others: (u64, u64), all: (u64, u64)) -> Option<Resize> {
+fn refused(asked: Share, others: Share, all: Share) -> Option<Resize> {
     let pending = |reason: &str, message: String| Resize {
         pending: true,
         reason: Some(reason.to_owned()),
         message: Some(message),
     };
     let kinds = [
-        ("cpu", asked.0, others.0, all.0),
-        ("memory", asked.1, others.1, all.1),
+        ("cpu", asked.cpu_millis, others.cpu_millis, all.cpu_millis),
+        (
+            "memory",
+            asked.memory_bytes,
+            others.memory_bytes,
+            all.memory_bytes,
+        ),
     ];
     let infeasible = kinds.iter().find(|(_, asked, _, all)| asked > all);
     if let Some((name, asked, _, all)) = infeasible {
@@ -62,10 +69,11 @@ impl<M: Machine> Worker<M> {
             return;
         }
         let settings = &self.context.settings;
-        let all = (
-            settings.allocatable_cpu_millis,
-            settings.allocatable_memory_bytes,
-        );
+        let all = Share {
+            cpu_millis: settings.allocatable_cpu_millis,
+            memory_bytes: settings.allocatable_memory_bytes,
+            storage_bytes: settings.allocatable_storage_bytes,
+        };
         let others = self.context.allocated_to_others(&self.key.uid);
         if let Some(refused) = refused(asked(&spec), others, all) {
             if self.record.resize.as_ref() != Some(&refused) {

@@ -22,7 +22,7 @@ impl Hub {
             // Known already, unless the cache is ahead of the last flush.
             self.holds.observe(uid, leaving, Instant::now());
         }
-        state::pod(pod, self.holds.is_held(uid))
+        state::pod(&self.cache, pod, self.holds.is_held(uid))
     }
 
     /// Takes note of the pods among what is dirty that are being deleted or gone.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use proto::node::v1::{EndpointSliceChange, NodeChange, ObjectChange, PodChange, ServiceChange};
 use serde::Serialize;
 
@@ -13,6 +13,7 @@ use super::super::references::{self, Kind, Reference};
 use super::dirty::Dirty;
 use crate::cache::{Cache, ObjectKey};
 use crate::registry::Object;
+use crate::scheduler::{is_asked_for, tolerates};
 
 fn service(cache: &Cache, key: &ObjectKey) -> ServiceChange {
     ServiceChange {
@@ -68,9 +69,45 @@ fn json<T: Serialize>(object: &T) -> Bytes {
         .into()
 }
 
-pub(super) fn pod(pod: &Pod, held: bool) -> PodChange {
+/// Whether a pod names its node itself, and was not begun.
+fn chose_itself(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else {
+        return true;
+    };
+    let mut conditions = status.conditions.iter().flatten();
+    let placed = conditions.any(|it| it.type_ == "PodScheduled" && it.status == "True");
+    !placed && status.start_time.is_none()
+}
+
+/// Why a pod that the scheduler did not look at is not for its node. Pure.
+fn misplaced(node: &Node, pod: &Pod) -> &'static str {
+    let Some(spec) = pod.spec.as_ref().filter(|_| chose_itself(pod)) else {
+        return "";
+    };
+    if !is_asked_for(spec, node) {
+        return "NodeAffinity";
+    }
+    let taints = node
+        .spec
+        .iter()
+        .flat_map(|spec| spec.taints.iter().flatten());
+    let mut drives_away = taints.filter(|taint| taint.effect == "NoExecute");
+    let stands = |taint: &Taint| {
+        let mut tolerations = spec.tolerations.iter().flatten();
+        tolerations.any(|it| tolerates(it, taint))
+    };
+    if drives_away.any(|taint| !stands(taint)) {
+        return "TaintToleration";
+    }
+    ""
+}
+
+pub(super) fn pod(cache: &Cache, pod: &Pod, held: bool) -> PodChange {
+    let name = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+    let node = cache.nodes.get("", name.unwrap_or_default());
     PodChange {
         held,
+        misplaced: node.map_or("", |node| misplaced(&node, pod)).to_owned(),
         namespace: pod.metadata.namespace.clone().unwrap_or_default(),
         name: pod.metadata.name.clone().unwrap_or_default(),
         uid: pod.metadata.uid.clone().unwrap_or_default(),
@@ -84,7 +121,7 @@ pub(super) fn pod_gone(key: &ObjectKey, uid: &str) -> PodChange {
         name: key.name.to_string(),
         uid: uid.to_owned(),
         pod_json: Bytes::new(),
-        held: false,
+        ..PodChange::default()
     }
 }
 
@@ -140,4 +177,42 @@ pub(super) fn references(cache: &Cache, pod: &Pod) -> std::collections::BTreeSet
         claim.spec.as_ref()?.volume_name.clone()
     };
     references::references(pod, &pull_secrets, &volume_of)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn who_names_a_node_itself_has_to_fit_it() {
+        let node: Node = serde_json::from_value(json!({
+            "metadata": {"name": "n", "labels": {"disk": "ssd"}},
+            "spec": {"taints": [{"key": "a", "effect": "NoExecute"}, {"key": "b", "effect": "NoSchedule"}]}}))
+        .unwrap();
+        let toleration = json!([{"key": "a", "operator": "Exists"}]);
+        let judged = |spec: serde_json::Value, status: serde_json::Value| {
+            let pod = json!({"metadata": {"name": "p"}, "spec": spec, "status": status});
+            misplaced(&node, &serde_json::from_value(pod).unwrap())
+        };
+        let spec = |disk: &str, tolerations: &serde_json::Value| {
+            json!({"nodeName": "n", "containers": [], "nodeSelector": {"disk": disk},
+                "tolerations": tolerations})
+        };
+        let new = json!({"phase": "Pending"});
+        assert_eq!(judged(spec("ssd", &toleration), new.clone()), "");
+        let wrong = spec("tape", &toleration);
+        assert_eq!(judged(wrong.clone(), new.clone()), "NodeAffinity");
+        let none = spec("ssd", &json!([]));
+        assert_eq!(judged(none.clone(), new), "TaintToleration");
+        // The scheduler put it there, or it runs.
+        let bound = json!({"conditions": [{"type": "PodScheduled", "status": "True"}]});
+        assert_eq!(judged(wrong.clone(), bound), "");
+        let runs = json!({"startTime": "2026-01-02T03:04:05Z"});
+        assert_eq!(judged(wrong, runs.clone()), "");
+        assert_eq!(judged(none, runs), "");
+    }
 }
