@@ -249,7 +249,7 @@ impl Api {
             let path = super::request::proxied_path(parts.uri.path());
             let options = serde_json::json!({"path": path.trim_start_matches('/')});
             Box::pin(self.admit_connect(user, subject, options)).await?;
-            return Box::pin(self.proxy(parts, body, target)).await;
+            return Box::pin(self.proxy(user, parts, body, subject, target)).await;
         }
         if kind.plural == "pods" {
             match subject.subresource {

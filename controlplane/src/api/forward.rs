@@ -14,6 +14,7 @@ use http::Response;
 use http::request::Parts;
 use proto::node::v1::stream_request::Kind;
 use proto::node::v1::{PortForwardRequest, StreamRequest};
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -26,7 +27,7 @@ use super::request::Query;
 use super::upgrade::{self, Wanted, Way};
 use crate::auth::User;
 use crate::nodestream::{NodeStream, NodeStreams};
-use crate::registry::ApiError;
+use crate::registry::{ApiError, object};
 
 mod channels;
 mod spdy;
@@ -110,12 +111,22 @@ impl Api {
         let options = serde_json::json!({ "ports": ports });
         self.admit_connect(user, subject, options).await?;
         let (pod, node) = self.pod_on_node(subject).await?;
+        self.forward(parts, &pod, node, query).await
+    }
+
+    pub(super) async fn forward(
+        &self,
+        parts: &Parts,
+        pod: &Value,
+        node: String,
+        query: &Query,
+    ) -> Result<Response<Body>, ApiError> {
         let wanted = upgrade::wanted(parts)?;
         let target = Target {
             streams: self.streams.clone(),
             node,
-            namespace: subject.namespace.to_owned(),
-            pod: subject.name.to_owned(),
+            namespace: object::namespace(pod).to_owned(),
+            pod: object::name(pod).to_owned(),
             uid: pod["metadata"]["uid"].as_str().unwrap_or("").to_owned(),
         };
         let (name, protocol) = match &wanted.way {

@@ -53,8 +53,17 @@ impl Api {
             )
             .await?;
         let pod = object::decode(&kv);
-        let request = log_request(subject.name, query)?;
         let container = container(&pod, query.get("container"))?;
+        self.log_of(&pod, container, query).await
+    }
+
+    pub(super) async fn log_of(
+        &self,
+        pod: &Value,
+        container: String,
+        query: &Query,
+    ) -> Result<Response<Body>, ApiError> {
+        let request = log_request(object::name(pod), query)?;
         let node = pod["spec"]["nodeName"].as_str().unwrap_or("");
         if node.is_empty() {
             // No node has anything to tell.
@@ -68,8 +77,8 @@ impl Api {
                 StreamRequest {
                     server: String::new(),
                     id: String::new(),
-                    namespace: subject.namespace.to_owned(),
-                    pod: subject.name.to_owned(),
+                    namespace: object::namespace(pod).to_owned(),
+                    pod: object::name(pod).to_owned(),
                     container,
                     kind: Some(stream_request::Kind::Logs(request)),
                 },

@@ -1,7 +1,8 @@
 //! `pods/proxy`, `services/proxy` and `nodes/proxy`: a request goes on to what the object serves, by a connection that
 //! its node makes, and the answer comes back, both as they come; upgrades too.
 //!
-//! `proxy/place` says where a request goes, `proxy/headers` what of it goes on, `proxy/links` how the
+//! `proxy/place` says where a request goes, `proxy/kubelet` what of a node's paths leads into its pods,
+//! `proxy/headers` what of it goes on, `proxy/links` how the
 //! links on a page lead back here (all pure), `proxy/tls` is TLS to
 //! servers that nobody vouches for.
 
@@ -18,13 +19,16 @@ use proto::node::v1::{DialRequest, NodeServerRequest, StreamRequest};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
+use super::read::Subject;
 use super::remote::accepted;
 use super::request::{Target, proxied_path};
 use super::{Api, upgrade};
+use crate::auth::User;
 use crate::nodestream::Tunnel;
 use crate::registry::ApiError;
 
 pub(super) mod headers;
+mod kubelet;
 mod links;
 mod place;
 mod tls;
@@ -45,8 +49,10 @@ const METHODS: &[Method] = &[
 impl Api {
     pub(super) async fn proxy(
         &self,
+        user: &User,
         parts: &Parts,
         body: Body,
+        subject: Subject<'_>,
         target: &Target,
     ) -> Result<Response<Body>, ApiError> {
         if !METHODS.contains(&parts.method) {
@@ -56,6 +62,13 @@ impl Api {
         let path = proxied_path(parts.uri.path());
         if path.is_empty() && !upgrade::is_asked(&parts.headers) {
             return Ok(with_slash(&parts.uri));
+        }
+        if place.server == Server::Node
+            && let Some(asked) = kubelet::parse(path)
+        {
+            return self
+                .in_pod_of(&place.node, user, parts, body, subject, &asked)
+                .await;
         }
         let tunnel = self.tunnel(&place).await?;
         let stopping = self.stopping.clone();

@@ -21,7 +21,7 @@ use crate::registry::{ApiError, object};
 use crate::store::Freshness;
 
 mod spdy;
-mod status;
+pub(super) mod status;
 mod websocket;
 
 pub(super) use crate::nodestream::{Refused, accepted, close, data};
@@ -45,10 +45,10 @@ pub(super) struct Streams {
 
 /// `PodExecOptions` and `PodAttachOptions`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Options {
-    streams: Streams,
-    container: String,
-    command: Vec<String>,
+pub(super) struct Options {
+    pub(super) streams: Streams,
+    pub(super) container: String,
+    pub(super) command: Vec<String>,
 }
 
 /// Read from the query itself: a command may have more words than other requests have parameters.
@@ -75,20 +75,24 @@ fn options(query: &str) -> Result<Options, ApiError> {
             _ => {}
         }
     }
-    let streams = &mut options.streams;
-    if streams.tty {
-        // A terminal has one output.
-        streams.stderr = false;
-    }
-    if !(streams.stdin || streams.stdout || streams.stderr) {
-        return Err(ApiError::bad_request(
-            "you must specify at least 1 of stdin, stdout, stderr",
-        ));
-    }
-    Ok(options)
+    options.checked()
 }
 
 impl Options {
+    pub(super) fn checked(mut self) -> Result<Self, ApiError> {
+        let streams = &mut self.streams;
+        if streams.tty {
+            // A terminal has one output.
+            streams.stderr = false;
+        }
+        if !(streams.stdin || streams.stdout || streams.stderr) {
+            return Err(ApiError::bad_request(
+                "you must specify at least 1 of stdin, stdout, stderr",
+            ));
+        }
+        Ok(self)
+    }
+
     /// As admission sees them.
     fn object(&self) -> Value {
         let Streams {
@@ -147,15 +151,27 @@ impl Api {
         let options = options(parts.uri.query().unwrap_or(""))?;
         self.admit_connect(user, subject, options.object()).await?;
         let (pod, node) = self.pod_on_node(subject).await?;
-        let container = container(&pod, &options.container)?;
+        let exec = subject.subresource == "exec";
+        self.converse(parts, &pod, &node, options, exec).await
+    }
+
+    /// A command in a pod's container, or the container itself, on the client's connection.
+    pub(super) async fn converse(
+        &self,
+        parts: &Parts,
+        pod: &Value,
+        node: &str,
+        options: Options,
+        exec: bool,
+    ) -> Result<Response<Body>, ApiError> {
+        let container = container(pod, &options.container)?;
         let wanted = upgrade::wanted(parts)?;
         let streams = options.streams;
-        let exec = subject.subresource == "exec";
         let request = StreamRequest {
             server: String::new(),
             id: String::new(),
-            namespace: subject.namespace.to_owned(),
-            pod: subject.name.to_owned(),
+            namespace: object::namespace(pod).to_owned(),
+            pod: object::name(pod).to_owned(),
             container,
             kind: Some(options.kind(exec)?),
         };
@@ -171,7 +187,7 @@ impl Api {
             Ok(agreed) => agreed,
             Err(response) => return Ok(response),
         };
-        let mut node = self.streams.open(&node, request).await?;
+        let mut node = self.streams.open(node, request).await?;
         if let Err(refused) = accepted(&mut node).await {
             return refused.response();
         }
@@ -200,6 +216,10 @@ impl Api {
         if parts.method != Method::GET || !upgrade::is_websocket(&parts.headers) {
             return Ok(());
         }
+        self.check_create(user, subject)
+    }
+
+    pub(super) fn check_create(&self, user: &User, subject: Subject<'_>) -> Result<(), ApiError> {
         let wanted = Attributes {
             verb: "create".to_owned(),
             version: "v1".to_owned(),
@@ -213,7 +233,12 @@ impl Api {
             return Ok(());
         }
         let why = wanted.refusal(user);
-        Err(ApiError::forbidden("", "pods", subject.name, &why))
+        Err(ApiError::forbidden(
+            "",
+            subject.kind.plural,
+            subject.name,
+            &why,
+        ))
     }
 
     /// Asks webhooks and policies about a connection with these `options` (`PodExecOptions` and so on).

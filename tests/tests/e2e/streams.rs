@@ -433,6 +433,21 @@ fn requests_are_proxied() {
             .ok()
             .contains("waggle_agent_")
     );
+    // A kubelet's own paths into its pods.
+    let node = "/api/v1/nodes/node-1/proxy";
+    let run = |path: &str| cluster.kubectl(&["create", "--raw", path, "-f", "/dev/null"]);
+    assert_eq!(
+        run(&format!("{node}/run/default/web/main?cmd=echo+a+b")).ok(),
+        "a b\n"
+    );
+    let failed = run(&format!("{node}/run/default/web/main?cmd=false")).fails();
+    assert!(failed.contains("exited with 1"), "{failed}");
+    assert_eq!(
+        raw(&format!("{node}/containerLogs/default/web/main")).ok(),
+        ""
+    );
+    let none = raw(&format!("{node}/containerLogs/default/none/main")).fails();
+    assert!(none.contains("pod \"none\" does not exist"), "{none}");
 
     // `kubectl proxy` shows redirections and upgrades as they are.
     let mut proxy = cluster

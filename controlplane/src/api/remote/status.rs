@@ -5,19 +5,19 @@ use serde_json::{Value, json};
 
 /// The `Status` that the node sent last.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Outcome(Vec<u8>);
+pub(in super::super) struct Outcome(Vec<u8>);
 
 /// More than any `Status` of a node has.
 const MAX: usize = 64 << 10;
 
 impl Outcome {
-    pub(super) fn push(&mut self, bytes: &[u8]) {
+    pub(in super::super) fn push(&mut self, bytes: &[u8]) {
         if self.0.len() + bytes.len() <= MAX {
             self.0.extend_from_slice(bytes);
         }
     }
 
-    fn value(&self) -> Value {
+    pub(in super::super) fn value(&self) -> Value {
         serde_json::from_slice(&self.0).unwrap_or_else(|_| {
             let why = "the connection to the node was lost";
             json!({
