@@ -337,7 +337,18 @@ impl Api {
     }
 }
 
-/// Whether an answer goes on for as long as somebody wants it to.
+/// Whether the answer to a request goes on for as long as somebody wants it to.
+pub(super) fn goes_on(method: &Method, uri: &http::Uri) -> bool {
+    let Some(place) = parse_path(uri.path()) else {
+        return false;
+    };
+    let watches = |target: &Target| {
+        let query = Query::parse(uri.query().unwrap_or(""));
+        super::request::verb(method, target, &query) == "watch"
+    };
+    streams(&place) || matches!(&place, Place::Resource(target) if watches(target))
+}
+
 fn streams(place: &Place) -> bool {
     const LONG: &[&str] = &["attach", "exec", "log", "portforward", "proxy"];
     matches!(place, Place::Resource(target) if {

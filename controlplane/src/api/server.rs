@@ -1,12 +1,12 @@
 //! The listening side: TCP, TLS with optional client certificates, HTTP/1.1 and HTTP/2, and the drain at the
-//! end. gRPC (node sync) shares the port; its paths go to its own router.
+//! end. gRPC (node sync) shares the port; its paths go to its own router. `server/reader` lets go of who does not read.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
@@ -19,7 +19,12 @@ use tower::ServiceExt;
 
 use super::Api;
 use super::audit::Peer;
+use super::dispatch::goes_on;
 use crate::auth::User;
+
+mod reader;
+
+use reader::{Limit, Limits, Reader};
 
 /// For the handshake, and then for the head of each request. Tests do not wait that long.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
@@ -128,14 +133,22 @@ async fn connection(
             return;
         }
     };
+    let limits = Limits::default();
+    let stream = Reader::new(stream, limits.clone());
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let served = served.clone();
+        let (served, limits) = (served.clone(), limits.clone());
+        let limit = limit(&request);
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Peer(peer));
         if let Some(user) = &user {
             request.extensions_mut().insert(user.clone());
         }
-        async move { Ok::<_, std::convert::Infallible>(answer(served, request).await) }
+        async move {
+            let response = answer(served, request).await;
+            let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            limits.set(if upgraded { Limit::None } else { limit });
+            Ok::<_, std::convert::Infallible>(response)
+        }
     });
     let builder = builder();
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
@@ -149,6 +162,17 @@ async fn connection(
     };
     if let Err(error) = result {
         tracing::trace!(%peer, %error, "connection ended");
+    }
+}
+
+/// How long a client may take nothing of its answer. Requests of HTTP/1.1 come one after the other.
+fn limit<B>(request: &Request<B>) -> Limit {
+    if request.version() >= Version::HTTP_2 {
+        Limit::None
+    } else if goes_on(request.method(), request.uri()) {
+        Limit::Long
+    } else {
+        Limit::Short
     }
 }
 

@@ -195,6 +195,18 @@ async fn certificates_that_have_ended_or_are_of_others_open_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_read_is_let_go() {
+    let member = member().await;
+    let mut deaf = raw(&member).await;
+    let requests = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n".repeat(64);
+    // Answers wait where nobody takes them, until requests wait too.
+    let ended = async { while deaf.write_all(&requests).await.is_ok() {} };
+    let ended = tokio::time::timeout(Duration::from_secs(60), ended).await;
+    assert!(ended.is_ok(), "the connection is kept");
+    member.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_slow_and_the_large_are_let_go() {
     let member = member().await;
     // A head that does not come to its end.
