@@ -143,7 +143,7 @@ pub(crate) struct Registry {
 struct Inner {
     store: Store,
     ranges: ServiceRanges,
-    events: events::Sink,
+    events: events::EventQueue,
     definitions: Arc<definitions::Definitions>,
     converter: OnceLock<Arc<dyn versions::Convert>>,
     judges: OnceLock<Arc<dyn judges::Judges>>,
@@ -230,7 +230,7 @@ impl Written {
 impl Registry {
     /// The second part records the events that are reported; it runs as a task of its own.
     pub(crate) fn new(store: Store, ranges: ServiceRanges) -> (Self, events::Recorder) {
-        let (events, reports) = events::channel();
+        let events = events::EventQueue::default();
         let registry = Self {
             inner: Arc::new(Inner {
                 store,
@@ -249,7 +249,7 @@ impl Registry {
             }),
         };
         registry.follow_definitions();
-        let recorder = events::Recorder::new(registry.clone(), reports);
+        let recorder = events::Recorder::new(registry.clone(), registry.inner.events.clone());
         (registry, recorder)
     }
 

@@ -1,24 +1,31 @@
 //! Events: reports from controllers and nodes become `v1` Event objects, aggregated by what they are about,
 //! and are swept away after an hour.
 //!
-//! Reporting never waits and never fails: a report that finds the queue full is counted and dropped.
+//! Reporting never waits and never fails: a report that finds the queue (`events/queue`) full is counted and dropped.
+//! `events/correlate` says what is told together, or not told.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::ObjectReference;
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
 
 use super::{ApiError, EventType, Registry, WriteOptions, key, object};
 use crate::kinds::{self, Kind};
 use crate::store::{Freshness, Op, RangeRequest, Txn};
 
-const QUEUE: usize = 4096;
-/// Series that are remembered for aggregation.
-const SERIES: usize = 4096;
+mod correlate;
+mod queue;
+
+use correlate::{Correlator, SeriesKey};
+pub(crate) use queue::EventQueue;
+use queue::Waiting;
+
+/// Events that are written at once: they become few transactions.
+const BATCH: usize = 64;
+/// How often another name is tried for an event whose name is taken.
+const NAMES: i64 = 4;
 const TIME_TO_LIVE: Duration = Duration::from_secs(3600);
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 const SWEEP_BATCH: usize = 256;
@@ -38,68 +45,14 @@ pub(crate) struct Report {
     pub(crate) host: String,
 }
 
-/// Where reports go.
-#[derive(Debug, Clone)]
-pub(crate) struct Sink {
-    queue: mpsc::Sender<Report>,
-    dropped: Arc<AtomicU64>,
-}
-
-impl Sink {
-    fn report(&self, report: Report) {
-        if self.queue.try_send(report).is_err() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-}
-
-pub(super) fn channel() -> (Sink, mpsc::Receiver<Report>) {
-    let (queue, reports) = mpsc::channel(QUEUE);
-    let sink = Sink {
-        queue,
-        dropped: Arc::new(AtomicU64::new(0)),
-    };
-    (sink, reports)
-}
-
 impl Registry {
     pub(crate) fn report_event(&self, report: Report) {
-        self.inner.events.report(report);
+        self.inner.events.report(report, jiff::Timestamp::now());
     }
 
     /// Reports that were lost because the queue was full.
     pub(crate) fn events_dropped(&self) -> u64 {
-        self.inner.events.dropped.load(Ordering::Relaxed)
-    }
-}
-
-/// What makes two reports the same series.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct SeriesKey {
-    about: [String; 5],
-    event_type: EventType,
-    reason: String,
-    message: String,
-    source: (String, String),
-}
-
-impl SeriesKey {
-    fn of(report: &Report) -> Self {
-        let about = &report.about;
-        let text = |field: &Option<String>| field.clone().unwrap_or_default();
-        Self {
-            about: [
-                text(&about.kind),
-                text(&about.namespace),
-                text(&about.name),
-                text(&about.uid),
-                text(&about.field_path),
-            ],
-            event_type: report.event_type,
-            reason: report.reason.clone(),
-            message: report.message.clone(),
-            source: (report.component.clone(), report.host.clone()),
-        }
+        self.inner.events.dropped()
     }
 }
 
@@ -107,17 +60,24 @@ impl SeriesKey {
 #[derive(Debug)]
 pub(crate) struct Recorder {
     registry: Registry,
-    reports: mpsc::Receiver<Report>,
-    /// Name of the Event of each series, in the namespace it is in.
-    series: HashMap<SeriesKey, (String, String)>,
+    queue: EventQueue,
+    correlator: Correlator,
+}
+
+/// Reports that belong to one series, to be written at once.
+#[derive(Debug)]
+struct Due {
+    series: SeriesKey,
+    waiting: Waiting,
+    known: Option<(String, String)>,
 }
 
 impl Recorder {
-    pub(super) fn new(registry: Registry, reports: mpsc::Receiver<Report>) -> Self {
+    pub(super) fn new(registry: Registry, queue: EventQueue) -> Self {
         Self {
             registry,
-            reports,
-            series: HashMap::new(),
+            queue,
+            correlator: Correlator::new(),
         }
     }
 
@@ -127,12 +87,7 @@ impl Recorder {
         sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                report = self.reports.recv() => {
-                    let Some(report) = report else { return };
-                    if let Err(error) = self.record(report).await {
-                        tracing::debug!(%error, "an event was not recorded");
-                    }
-                }
+                waiting = self.queue.take(BATCH) => self.record(waiting).await,
                 _ = sweep.tick() => {
                     if *self.registry.store().leadership().borrow()
                         && let Err(error) = sweep_old(&self.registry, jiff::Timestamp::now()).await
@@ -144,68 +99,108 @@ impl Recorder {
         }
     }
 
-    async fn record(&mut self, mut report: Report) -> Result<(), ApiError> {
+    async fn record(&mut self, waiting: Vec<Waiting>) {
         let Some(kind) = kinds::by_plural("", "v1", "events") else {
-            return Ok(());
+            return;
         };
-        truncate(&mut report.message, MAX_MESSAGE);
-        let series = SeriesKey::of(&report);
-        if let Some((namespace, name)) = self.series.get(&series) {
-            match self
-                .count_up(kind, namespace, name, &report.component)
-                .await
-            {
-                Err(error) if error.is_not_found() => {}
-                other => return other,
+        let registry = &self.registry;
+        let due = due(&mut self.correlator, waiting);
+        let written = due.into_iter().map(|due| async move {
+            let written = write(registry, kind, &due).await;
+            (due.series, written)
+        });
+        for (series, written) in join_all(written).await {
+            match written {
+                Ok(name) => *self.correlator.name(&series) = Some(name),
+                Err(error) => tracing::debug!(%error, "an event was not recorded"),
             }
         }
-        let event = new_event(&report, jiff::Timestamp::now());
+    }
+}
+
+/// By series, so that none is written twice at the same time.
+fn due(correlator: &mut Correlator, waiting: Vec<Waiting>) -> Vec<Due> {
+    let mut all: Vec<Due> = Vec::new();
+    let mut places: HashMap<SeriesKey, usize> = HashMap::new();
+    for mut waiting in waiting {
+        truncate(&mut waiting.report.message, MAX_MESSAGE);
+        let Some(series) = correlator.series(&mut waiting.report, waiting.last) else {
+            continue;
+        };
+        truncate(&mut waiting.report.message, MAX_MESSAGE);
+        if let Some(place) = places.get(&series) {
+            let before = &mut all[*place].waiting;
+            before.count += waiting.count;
+            before.last = before.last.max(waiting.last);
+            before.report.message = waiting.report.message;
+            continue;
+        }
+        places.insert(series.clone(), all.len());
+        all.push(Due {
+            known: correlator.name(&series).clone(),
+            series,
+            waiting,
+        });
+    }
+    all
+}
+
+/// The namespace and name of the event that is there now.
+async fn write(
+    registry: &Registry,
+    kind: &Kind<'_>,
+    due: &Due,
+) -> Result<(String, String), ApiError> {
+    let waiting = &due.waiting;
+    let options = WriteOptions {
+        dry_run: false,
+        manager: waiting.report.component.clone(),
+        ..WriteOptions::default()
+    };
+    if let Some((namespace, name)) = &due.known {
+        match count_up(registry, kind, namespace, name, waiting, &options).await {
+            Err(error) if error.is_not_found() => {}
+            other => return other.map(|()| (namespace.clone(), name.clone())),
+        }
+    }
+    let mut tries = 0;
+    loop {
+        let event = new_event(waiting, tries);
         let namespace = object::namespace(&event).to_owned();
         let name = object::name(&event).to_owned();
-        let options = WriteOptions {
-            dry_run: false,
-            manager: report.component.clone(),
-            ..WriteOptions::default()
-        };
-        self.registry
-            .create(kind, &namespace, event, &options)
-            .await?;
-        if self.series.len() >= SERIES {
-            self.series.clear();
+        tries += 1;
+        match registry.create(kind, &namespace, event, &options).await {
+            Err(error) if error.code() == 409 && tries < NAMES => {}
+            other => return other.map(|_| (namespace, name)),
         }
-        self.series.insert(series, (namespace, name));
-        Ok(())
     }
+}
 
-    async fn count_up(
-        &self,
-        kind: &Kind<'_>,
-        namespace: &str,
-        name: &str,
-        manager: &str,
-    ) -> Result<(), ApiError> {
-        let place = super::update::Place {
-            kind,
-            namespace,
-            name,
-            subresource: "",
-        };
-        let options = WriteOptions {
-            dry_run: false,
-            manager: manager.to_owned(),
-            ..WriteOptions::default()
-        };
-        let now = object::now();
-        self.registry
-            .modify(place, &options, super::update::Ownership::Track, |live| {
-                let mut event = live.clone();
-                event["count"] = (live["count"].as_i64().unwrap_or(1) + 1).into();
-                event["lastTimestamp"] = now.clone().into();
-                Ok(event)
-            })
-            .await
-            .map(drop)
-    }
+async fn count_up(
+    registry: &Registry,
+    kind: &Kind<'_>,
+    namespace: &str,
+    name: &str,
+    waiting: &Waiting,
+    options: &WriteOptions,
+) -> Result<(), ApiError> {
+    let place = super::update::Place {
+        kind,
+        namespace,
+        name,
+        subresource: "",
+    };
+    let last = object::rfc3339(waiting.last);
+    registry
+        .modify(place, options, super::update::Ownership::Track, |live| {
+            let mut event = live.clone();
+            event["count"] = (live["count"].as_i64().unwrap_or(1) + waiting.count).into();
+            event["lastTimestamp"] = last.clone().into();
+            event["message"] = waiting.report.message.clone().into();
+            Ok(event)
+        })
+        .await
+        .map(drop)
 }
 
 fn truncate(text: &mut String, limit: usize) {
@@ -218,19 +213,25 @@ fn truncate(text: &mut String, limit: usize) {
     }
 }
 
-fn new_event(report: &Report, now: jiff::Timestamp) -> Value {
+/// Its name has the time in it; `other` gives another one.
+fn new_event(waiting: &Waiting, other: i64) -> Value {
+    let report = &waiting.report;
     let about = &report.about;
     let namespace = about
         .namespace
         .clone()
         .filter(|namespace| !namespace.is_empty())
         .unwrap_or_else(|| "default".to_owned());
-    let time = object::rfc3339(now);
+    let (first, last) = (
+        object::rfc3339(waiting.first),
+        object::rfc3339(waiting.last),
+    );
+    let number = waiting.first.as_nanosecond() + i128::from(other);
     let mut event = json!({
         "kind": "Event",
         "apiVersion": "v1",
         "metadata": {
-            "name": format!("{}.{:x}", about.name.as_deref().unwrap_or("unknown"), now.as_nanosecond()),
+            "name": format!("{}.{:x}", about.name.as_deref().unwrap_or("unknown"), number),
             "namespace": namespace,
         },
         "involvedObject": about,
@@ -243,9 +244,9 @@ fn new_event(report: &Report, now: jiff::Timestamp) -> Value {
         "source": {"component": report.component},
         "reportingComponent": report.component,
         "reportingInstance": report.host,
-        "firstTimestamp": time,
-        "lastTimestamp": time,
-        "count": 1,
+        "firstTimestamp": first,
+        "lastTimestamp": last,
+        "count": waiting.count,
     });
     if !report.host.is_empty() {
         event["source"]["host"] = report.host.clone().into();
