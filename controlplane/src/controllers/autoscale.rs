@@ -63,6 +63,10 @@ struct Findings {
     metrics: Vec<MetricStatus>,
     /// For the event.
     why: String,
+    /// Reasons and messages of events about metrics that are not known.
+    warnings: Vec<(&'static str, String)>,
+    /// How many pods there should be could not be found out.
+    failed: bool,
 }
 
 fn condition(
@@ -115,6 +119,8 @@ impl Controller {
                     conditions: vec![condition("AbleToScale", false, "FailedGetScale", message)],
                     metrics: Vec::new(),
                     why: String::new(),
+                    warnings: Vec::new(),
+                    failed: true,
                 };
                 self.write(&scaler, &failed, None, None, now).await?;
                 return Ok(Next::After(PERIOD));
@@ -128,11 +134,9 @@ impl Controller {
             .known_history(&uid)
             .unwrap_or_else(|| History::begun(current, now));
         let mut findings = plan(spec, current, pods.as_deref(), &usage, &mut history, now);
-        for (kind, is, reason, message) in &findings.conditions {
-            if *kind == "ScalingActive" && !is && *reason != "ScalingDisabled" {
-                self.client
-                    .event(scaler.as_ref(), EventType::Warning, reason, message);
-            }
+        for (reason, message) in &findings.warnings {
+            self.client
+                .event(scaler.as_ref(), EventType::Warning, reason, message);
         }
         let wanted = findings.replicas;
         let mut scaled = None;
@@ -290,7 +294,11 @@ impl Controller {
             conditions: Some(merged(old.conditions.clone(), &findings.conditions, now)),
             current_metrics: (!findings.metrics.is_empty()).then(|| findings.metrics.clone()),
             current_replicas: current.map(number).or(old.current_replicas),
-            desired_replicas: current.map_or(old.desired_replicas, |_| number(findings.replicas)),
+            desired_replicas: if findings.failed {
+                old.desired_replicas
+            } else {
+                number(findings.replicas)
+            },
             last_scale_time: scaled.map(Time).or_else(|| old.last_scale_time.clone()),
             observed_generation: scaler.metadata.generation,
         };
@@ -427,6 +435,8 @@ fn plan(
         )],
         metrics: Vec::new(),
         why: String::new(),
+        warnings: Vec::new(),
+        failed: false,
     };
     if current == 0 && least != 0 {
         findings.conditions.push(condition(
@@ -451,6 +461,8 @@ fn plan(
         Ok(pods) => pods,
         Err(why) => {
             let why = why.clone();
+            findings.failed = true;
+            findings.warnings.push(("InvalidSelector", why.clone()));
             findings
                 .conditions
                 .push(condition("ScalingActive", false, "InvalidSelector", why));
@@ -503,13 +515,17 @@ fn strongest(
     now: Timestamp,
 ) -> Option<(i64, String)> {
     let mut best: Option<(i64, String)> = None;
-    let mut problem: Option<(&'static str, String)> = None;
+    // Reason, what it says, and where that is from.
+    let mut problem: Option<(&'static str, String, String)> = None;
+    let mut invalid = 0;
     for one in spec.metrics.iter().flatten() {
         let Some((metric, target)) = measured(one) else {
-            problem.get_or_insert((
-                "InvalidMetricSourceType",
-                format!("metrics of type {} are not available", one.type_),
-            ));
+            let why = format!("metrics of type {} are not available", one.type_);
+            invalid += 1;
+            findings
+                .warnings
+                .push(("InvalidMetricSourceType", why.clone()));
+            problem.get_or_insert(("InvalidMetricSourceType", why.clone(), why));
             continue;
         };
         let asked = replicas::propose(&metric, target, pods, usage, current, tolerance(spec), now);
@@ -528,15 +544,27 @@ fn strongest(
                     Target::Utilization(_) => "utilization",
                     Target::Average(_) => "value",
                 };
-                problem.get_or_insert((
-                    "FailedGetResourceMetric",
-                    format!("failed to get {} {what}: {why}", metric.resource),
-                ));
+                let (reason, source) = match metric.container {
+                    None => ("FailedGetResourceMetric", "resource"),
+                    Some(_) => ("FailedGetContainerResourceMetric", "container"),
+                };
+                let name = &metric.resource;
+                let why = format!("failed to get {name} {what}: {why}");
+                let whole = format!("failed to get {name} {source} metric value: {why}");
+                invalid += 1;
+                findings.warnings.push((reason, why.clone()));
+                problem.get_or_insert((reason, why, whole));
             }
         }
     }
     let holds_back = best.as_ref().is_none_or(|(wanted, _)| *wanted < current);
-    if let Some((reason, why)) = problem.filter(|_| holds_back) {
+    if let Some((reason, why, whole)) = problem.filter(|_| holds_back) {
+        let all = spec.metrics.iter().flatten().count();
+        findings.failed = true;
+        findings.warnings.push((
+            "FailedComputeMetricsReplicas",
+            format!("invalid metrics ({invalid} invalid out of {all}), first error is: {whole}"),
+        ));
         let message = format!("the HPA was unable to compute the replica count: {why}");
         findings
             .conditions

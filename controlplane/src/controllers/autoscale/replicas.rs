@@ -1,9 +1,8 @@
 //! How many pods a resource metric asks for. Pure.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::controllers::podstate;
@@ -11,9 +10,9 @@ use crate::scheduler::milli;
 use crate::usage::PodUsage;
 
 /// CPU of a pod that began less than this ago counts only while it is ready.
-const START_UP: Duration = Duration::from_secs(300);
+const START_UP: SignedDuration = SignedDuration::from_secs(300);
 /// A pod that was never ready since shortly after its start is not ready yet.
-const FIRST_READY: Duration = Duration::from_secs(30);
+const FIRST_READY: SignedDuration = SignedDuration::from_secs(30);
 
 /// What is wanted of a resource.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -103,11 +102,12 @@ fn is_unready(metric: &Metric, pod: &Pod, usage: &PodUsage, now: Timestamp) -> b
         .last_transition_time
         .as_ref()
         .map_or(started.0, |time| time.0);
-    if now.duration_since(started.0).unsigned_abs() < START_UP {
+    if now.duration_since(started.0) < START_UP {
         // What was measured before it was ready is not of its work.
-        !ready || usage.at.duration_since(since).unsigned_abs() < usage.window
+        let window = SignedDuration::try_from(usage.window).unwrap_or_default();
+        !ready || usage.at.duration_since(since) < window
     } else {
-        !ready && since.duration_since(started.0).unsigned_abs() < FIRST_READY
+        !ready && since.duration_since(started.0) < FIRST_READY
     }
 }
 
@@ -148,6 +148,13 @@ fn group<'a>(
 /// Thousandths that the pod requests of the resource.
 fn requested(metric: &Metric, pod: &Pod) -> Result<i64, String> {
     let spec = pod.spec.as_ref();
+    let whole = spec
+        .and_then(|spec| spec.resources.as_ref()?.requests.as_ref())
+        .and_then(|requests| milli(requests.get(&metric.resource)?));
+    // What is asked for the pod as a whole stands for its containers.
+    if let Some(whole) = whole.filter(|_| metric.container.is_none()) {
+        return Ok(whole);
+    }
     let sidecars = spec
         .iter()
         .flat_map(|spec| spec.init_containers.iter().flatten())

@@ -222,3 +222,71 @@ fn a_scale_says_which_pods_it_is_about() {
         (3, "InvalidSelector")
     );
 }
+
+#[test]
+fn metrics_that_are_not_known_are_told_with_reasons_of_their_own() {
+    let spec = spec(json!({"metrics": [
+        {"type": "Resource", "resource": {"name": "cpu",
+            "target": {"type": "Utilization", "averageUtilization": 50}}},
+        {"type": "ContainerResource", "containerResource": {"name": "memory", "container": "c",
+            "target": {"type": "AverageValue", "averageValue": "1Mi"}}}]}));
+    let found = wanted(&spec, 2, &[]);
+    assert!(found.failed);
+    let none = "did not receive metrics for targeted pods (pods might be unready)";
+    let cpu = format!("failed to get cpu utilization: {none}");
+    let memory = format!("failed to get memory value: {none}");
+    let first = format!(
+        "invalid metrics (2 invalid out of 2), first error is: failed to get cpu resource metric value: {cpu}"
+    );
+    let condition = found
+        .conditions
+        .iter()
+        .find(|it| it.0 == "ScalingActive")
+        .unwrap();
+    assert_eq!(
+        condition.3,
+        format!("the HPA was unable to compute the replica count: {cpu}")
+    );
+    assert_eq!(
+        found.warnings,
+        [
+            ("FailedGetResourceMetric", cpu),
+            ("FailedGetContainerResourceMetric", memory),
+            ("FailedComputeMetricsReplicas", first),
+        ]
+    );
+}
+
+#[test]
+fn what_was_measured_before_a_pod_was_ready_does_not_count() {
+    let spec = spec(json!({}));
+    let mut all = pods(2);
+    let young = Arc::make_mut(&mut all[1]).status.as_mut().unwrap();
+    young.start_time = Some(Time(at(0)));
+    young.conditions.as_mut().unwrap()[0].last_transition_time = Some(Time(at(60)));
+    let mut history = History::default();
+    // Measured at 0, long before it was ready.
+    let found = plan(
+        &spec,
+        2,
+        Ok(&all),
+        &usage(&[50, 5_000]),
+        &mut history,
+        at(90),
+    );
+    assert_eq!(found.replicas, 2);
+}
+
+#[test]
+fn what_is_asked_for_the_whole_pod_is_what_use_is_compared_with() {
+    let spec = spec(json!({}));
+    let mut all = pods(2);
+    for pod in &mut all {
+        let spec = Arc::make_mut(pod).spec.as_mut().unwrap();
+        spec.containers[0].resources = None;
+        spec.resources = serde_json::from_value(json!({"requests": {"cpu": "200m"}})).unwrap();
+    }
+    let mut history = History::default();
+    let found = plan(&spec, 2, Ok(&all), &usage(&[200, 200]), &mut history, at(0));
+    assert_eq!(found.replicas, 4);
+}
