@@ -86,6 +86,13 @@ pub(crate) fn fill(object: &mut Map<String, Value>, key: &str, value: impl Into<
     }
 }
 
+/// Sets `key` where it is absent or null: an empty string that somebody wrote is for validation to refuse.
+pub(crate) fn fill_absent(object: &mut Map<String, Value>, key: &str, value: impl Into<Value>) {
+    if object.get(key).is_none_or(Value::is_null) {
+        object.insert(key.to_owned(), value.into());
+    }
+}
+
 pub(crate) fn is_unset(value: Option<&Value>) -> bool {
     match value {
         None | Some(Value::Null) => true,

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::access::{fill, list, object_mut, text};
+use super::access::{at, fill_absent, list, object_mut, text};
 use super::errors::Errors;
 
 pub(crate) mod mutating_policy;
@@ -18,12 +18,12 @@ const POLICIES: &[&str] = &["Fail", "Ignore"];
 /// What matching has where nothing is said.
 fn default_matching(matching: &mut Value, rules: &str) {
     let map = object_mut(matching, &[]);
-    fill(map, "matchPolicy", "Equivalent");
+    fill_absent(map, "matchPolicy", "Equivalent");
     for selector in ["namespaceSelector", "objectSelector"] {
         map.entry(selector).or_insert_with(|| serde_json::json!({}));
     }
     for rule in super::access::list_mut(matching, &[rules]) {
-        fill(object_mut(rule, &[]), "scope", "*");
+        fill_absent(object_mut(rule, &[]), "scope", "*");
     }
 }
 
@@ -137,7 +137,8 @@ fn validate_selectors(matching: &Value, path: &str, errors: &mut Errors) {
         }
     }
     let policy = text(matching, &["matchPolicy"]);
-    if !matches!(policy, "" | "Exact" | "Equivalent") {
+    let given = at(matching, &["matchPolicy"]).is_some();
+    if given && !matches!(policy, "Exact" | "Equivalent") {
         errors.not_supported(
             format!("{path}.matchPolicy"),
             policy,
@@ -148,7 +149,8 @@ fn validate_selectors(matching: &Value, path: &str, errors: &mut Errors) {
 
 fn validate_failure_policy(holder: &Value, path: &str, errors: &mut Errors) {
     let policy = text(holder, &["failurePolicy"]);
-    if !policy.is_empty() && !POLICIES.contains(&policy) {
+    let given = at(holder, &["failurePolicy"]).is_some();
+    if given && !POLICIES.contains(&policy) {
         errors.not_supported(format!("{path}.failurePolicy"), policy, POLICIES);
     }
 }

@@ -5,12 +5,14 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use super::access::{at, fill, integer, list, list_mut, object_mut, same, text};
+use super::access::{at, fill_absent, integer, list, list_mut, object_mut, same, text};
 use super::endpoints::{app_protocol, protocol, usable_address};
 use super::errors::Errors;
 use super::served_version::ServedVersion;
 use super::table;
 use super::{Column, FieldError, Kind, NameRule, Scope, Strategy, names};
+
+const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 
 const V1: Kind<'static> = Kind {
     group: "discovery.k8s.io",
@@ -100,7 +102,7 @@ impl Strategy for EndpointSlice {
                 if port.get("name").is_none_or(Value::is_null) {
                     port.insert("name".into(), "".into());
                 }
-                fill(port, "protocol", "TCP");
+                fill_absent(port, "protocol", "TCP");
             }
         }
     }
@@ -267,11 +269,10 @@ fn validate_ports(ports: &[Value], errors: &mut Errors) {
         if !seen.insert(name) {
             errors.duplicate(format!("{field}.name"), name);
         }
-        protocol(
-            text(port, &["protocol"]),
-            &format!("{field}.protocol"),
-            errors,
-        );
+        match text(port, &["protocol"]) {
+            "" => errors.not_supported(format!("{field}.protocol"), "", PROTOCOLS),
+            other => protocol(other, &format!("{field}.protocol"), errors),
+        }
         app_protocol(port, &field, errors);
         if at(port, &["port"]).is_some() {
             let number = integer(port, &["port"]).unwrap_or(0);

@@ -5,7 +5,9 @@ mod update;
 
 use serde_json::{Value, json};
 
-use super::access::{at, fill, flag, integer, list_mut, map, object_mut, strings, text};
+use super::access::{
+    at, fill, fill_absent, flag, integer, list_mut, map, object_mut, strings, text,
+};
 use super::errors::Errors;
 use super::replica_set::not_negative;
 use super::stateful_set::one_of;
@@ -92,10 +94,10 @@ impl Strategy for Job {
         }
         fill(spec, "parallelism", 1);
         fill(spec, "backoffLimit", if per_index { i32::MAX } else { 6 });
-        fill(spec, "completionMode", "NonIndexed");
+        fill_absent(spec, "completionMode", "NonIndexed");
         fill(spec, "suspend", false);
         fill(spec, "manualSelector", false);
-        fill(
+        fill_absent(
             spec,
             "podReplacementPolicy",
             if policy {
@@ -245,8 +247,9 @@ pub(super) fn spec(holder: &Value, field: &str, errors: &mut Errors) {
     ] {
         not_negative(&job, name, &mut own);
     }
-    match text(&job, &["spec", "completionMode"]) {
-        "" | "NonIndexed" => per_index(&job, &mut own),
+    let mode = at(&job, &["spec", "completionMode"]).and_then(Value::as_str);
+    match mode.unwrap_or("NonIndexed") {
+        "NonIndexed" => per_index(&job, &mut own),
         "Indexed" => indexed(&job, &mut own),
         other => own.not_supported("spec.completionMode", other, &["Indexed", "NonIndexed"]),
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::access::{at, fill, flag, integer, object_mut, same, text};
+use super::access::{at, fill_absent, flag, integer, object_mut, same, text};
 use super::errors::Errors;
 use super::table;
 use super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta};
@@ -57,7 +57,7 @@ struct PriorityClass;
 impl Strategy for PriorityClass {
     fn default(&self, object: &mut Value) {
         let fields = object_mut(object, &[]);
-        fill(fields, "preemptionPolicy", "PreemptLowerPriority");
+        fill_absent(fields, "preemptionPolicy", "PreemptLowerPriority");
         if fields.get("value").is_none_or(Value::is_null) {
             fields.insert("value".into(), 0.into());
         }
@@ -106,7 +106,7 @@ impl Strategy for PriorityClass {
                 &format!("maximum allowed value of a user defined priority is {HIGHEST}"),
             );
         }
-        if !matches!(policy, "" | "PreemptLowerPriority" | "Never") {
+        if !matches!(policy, "PreemptLowerPriority" | "Never") {
             errors.not_supported(
                 "preemptionPolicy",
                 policy,

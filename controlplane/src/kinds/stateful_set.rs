@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::access::{at, fill, integer, list, list_mut, object_mut, same, text};
+use super::access::{at, fill, fill_absent, integer, list, list_mut, object_mut, same, text};
 use super::errors::Errors;
 use super::replica_set::{not_negative, selector_and_template};
 use super::{
@@ -67,7 +67,7 @@ impl Strategy for StatefulSet {
             let fields = object_mut(claim, &[]);
             fill(fields, "apiVersion", "v1");
             fill(fields, "kind", "PersistentVolumeClaim");
-            fill(object_mut(claim, &["spec"]), "volumeMode", "Filesystem");
+            fill_absent(object_mut(claim, &["spec"]), "volumeMode", "Filesystem");
             fill(object_mut(claim, &["status"]), "phase", "Pending");
         }
         pod::default_template(object);
@@ -158,7 +158,7 @@ impl Strategy for StatefulSet {
 /// Where it is set, the text at `path` is one of those.
 pub(super) fn one_of(object: &Value, path: &[&str], supported: &[&str], errors: &mut Errors) {
     let value = text(object, path);
-    if !value.is_empty() && !supported.contains(&value) {
+    if at(object, path).is_some() && !supported.contains(&value) {
         errors.not_supported(path.join("."), value, supported);
     }
 }

@@ -78,7 +78,8 @@ fn validate_modes(object: &Value, errors: &mut Errors) {
 
 fn validate_mode(object: &Value, errors: &mut Errors) {
     let mode = text(object, &["spec", "volumeMode"]);
-    if !matches!(mode, "" | "Filesystem" | "Block") {
+    let given = at(object, &["spec", "volumeMode"]).is_some();
+    if given && !matches!(mode, "Filesystem" | "Block") {
         errors.not_supported("spec.volumeMode", mode, &["Block", "Filesystem"]);
     }
 }

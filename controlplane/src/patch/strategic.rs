@@ -160,6 +160,9 @@ impl Merge<'_> {
                 .collect());
         }
         let key = strategy.key;
+        if let Some(order) = order {
+            agree(change, order, key)?;
+        }
         if key.is_empty() {
             let mut merged = before.clone();
             for value in change {
@@ -275,6 +278,31 @@ fn retain(original: &mut Object, patch: &Object) -> Result<(), PatchError> {
         return Err(malformed("invalid patch format of retainKeys"));
     }
     original.retain(|key, _| listed(key));
+    Ok(())
+}
+
+/// What a patch adds or changes has to be in its own order directive, in the same order. What it deletes does not.
+fn agree(change: &[Value], order: &[Value], key: &str) -> Result<(), PatchError> {
+    if order.is_empty() {
+        return Ok(());
+    }
+    let mut left = order;
+    for value in change {
+        if !key.is_empty() && value.get(DIRECTIVE).is_some_and(|it| it != "merge") {
+            continue;
+        }
+        match position(left, value, key) {
+            Some(place) => left = &left[place + 1..],
+            None => {
+                let shown = |list: &[Value]| Value::from(list.to_vec());
+                return Err(malformed(format!(
+                    "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
+                    shown(change),
+                    shown(order)
+                )));
+            }
+        }
+    }
     Ok(())
 }
 

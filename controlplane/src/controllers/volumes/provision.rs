@@ -71,6 +71,11 @@ fn volume(
     if spec.selector.is_some() {
         return Err("claim.spec.selector is not supported".to_owned());
     }
+    if spec.data_source.is_some() || spec.data_source_ref.is_some() {
+        return Err(
+            "a directory of a node begins empty: claim.spec.dataSource is not supported".to_owned(),
+        );
+    }
     let hostname = hostname(claim, nodes)?;
     let requests = spec
         .resources

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::super::access::{at, fill, list, object_mut, text};
+use super::super::access::{at, fill, fill_absent, list, object_mut, text};
 use super::super::errors::Errors;
 use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, table};
 use super::{
@@ -68,7 +68,7 @@ impl Strategy for Policy {
     fn default(&self, object: &mut Value) {
         let spec = object_mut(object, &["spec"]);
         if !self.is_binding {
-            fill(spec, "failurePolicy", "Fail");
+            fill_absent(spec, "failurePolicy", "Fail");
             fill(spec, "reinvocationPolicy", "Never");
         }
         if let Some(matching) = spec.get_mut(self.matching()) {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::super::access::{at, fill, list, object_mut, text};
+use super::super::access::{at, fill_absent, list, object_mut, text};
 use super::super::errors::Errors;
 use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, names, table};
 use super::{
@@ -52,7 +52,7 @@ struct Policy;
 impl Strategy for Policy {
     fn default(&self, object: &mut Value) {
         let spec = object_mut(object, &["spec"]);
-        fill(spec, "failurePolicy", "Fail");
+        fill_absent(spec, "failurePolicy", "Fail");
         if let Some(matching) = spec.get_mut("matchConstraints") {
             default_matching(matching, "resourceRules");
         }

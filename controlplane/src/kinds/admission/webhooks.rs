@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::super::access::{at, fill, integer, list, list_mut, object_mut, text};
+use super::super::access::{at, fill_absent, integer, list, list_mut, object_mut, text};
 use super::super::errors::Errors;
 use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, names, table};
 use super::{
@@ -59,12 +59,12 @@ impl Strategy for Webhooks {
                 webhook.get_mut("clientConfig"),
             );
             let map = object_mut(webhook, &[]);
-            fill(map, "failurePolicy", "Fail");
+            fill_absent(map, "failurePolicy", "Fail");
             if map.get("timeoutSeconds").is_none_or(Value::is_null) {
                 map.insert("timeoutSeconds".into(), 10.into());
             }
             if self.mutating {
-                fill(map, "reinvocationPolicy", "Never");
+                fill_absent(map, "reinvocationPolicy", "Never");
             }
         }
     }

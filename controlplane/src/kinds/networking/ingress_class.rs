@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::super::access::{at, fill, object_mut, text};
+use super::super::access::{at, fill_absent, object_mut, text};
 use super::super::errors::Errors;
 use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, names, table};
 use super::{GROUP, typed_reference};
@@ -31,7 +31,7 @@ struct IngressClass;
 impl Strategy for IngressClass {
     fn default(&self, object: &mut Value) {
         if at(object, &["spec", "parameters"]).is_some() {
-            fill(
+            fill_absent(
                 object_mut(object, &["spec", "parameters"]),
                 "scope",
                 "Cluster",

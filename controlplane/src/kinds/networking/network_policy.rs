@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::access::{at, fill, integer, list, list_mut, object_mut, text};
+use super::super::access::{at, fill_absent, integer, list, list_mut, object_mut, text};
 use super::super::errors::Errors;
 use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, selector, table};
 use super::{GROUP, port_or_name};
@@ -36,7 +36,7 @@ impl Strategy for NetworkPolicy {
         for (direction, _) in DIRECTIONS {
             for rule in list_mut(object, &["spec", direction]) {
                 for port in list_mut(rule, &["ports"]) {
-                    fill(object_mut(port, &[]), "protocol", "TCP");
+                    fill_absent(object_mut(port, &[]), "protocol", "TCP");
                 }
             }
         }
@@ -128,7 +128,7 @@ impl Strategy for NetworkPolicy {
 
 fn validate_port(port: &Value, path: &str, errors: &mut Errors) {
     let protocol = text(port, &["protocol"]);
-    if !matches!(protocol, "" | "TCP" | "UDP" | "SCTP") {
+    if !matches!(protocol, "TCP" | "UDP" | "SCTP") {
         errors.not_supported(
             format!("{path}.protocol"),
             protocol,

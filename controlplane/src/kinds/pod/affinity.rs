@@ -52,7 +52,7 @@ fn node_affinity(affinity: &Value, field: &str, errors: &mut Errors) {
         let field = format!("{field}.{PREFERRED}[{index}]");
         weight(preferred, &field, errors);
         if let Some(preference) = at(preferred, &["preference"]) {
-            term(preference, &format!("{field}.preference"), errors);
+            term(preference, &format!("{field}.preference"), false, errors);
         }
     }
 }
@@ -64,11 +64,12 @@ pub(super) fn node_selector(selector: &Value, field: &str, errors: &mut Errors) 
         errors.required(&*field, "must have at least one node selector term");
     }
     for (index, one) in terms.iter().enumerate() {
-        term(one, &format!("{field}[{index}]"), errors);
+        term(one, &format!("{field}[{index}]"), true, errors);
     }
 }
 
-fn term(term: &Value, field: &str, errors: &mut Errors) {
+/// What is only preferred may name values that no label has.
+fn term(term: &Value, field: &str, required: bool, errors: &mut Errors) {
     for (index, expr) in list(term, &["matchExpressions"]).iter().enumerate() {
         let field = format!("{field}.matchExpressions[{index}]");
         let values = list(expr, &["values"]);
@@ -102,6 +103,11 @@ fn term(term: &Value, field: &str, errors: &mut Errors) {
         }
         let key = text(expr, &["key"]);
         errors.format(&format!("{field}.key"), key, names::qualified_name(key));
+        let values = values.iter().filter_map(Value::as_str).enumerate();
+        for (index, value) in values.filter(|_| required) {
+            let field = format!("{field}.values[{index}]");
+            errors.format(&field, value, names::label_value(value));
+        }
     }
     for (index, expr) in list(term, &["matchFields"]).iter().enumerate() {
         match_field(expr, &format!("{field}.matchFields[{index}]"), errors);

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::has_node_ports;
-use crate::kinds::access::{at, fill, integer, list, list_mut, object_mut, text};
+use crate::kinds::access::{at, fill, fill_absent, integer, list, list_mut, object_mut, text};
 
 pub(super) fn fill_in(object: &mut Value) {
     let spec = object_mut(object, &["spec"]);
@@ -39,7 +39,7 @@ pub(super) fn fill_in(object: &mut Value) {
         fill(spec, "externalTrafficPolicy", "Cluster");
     }
     if kind != "ExternalName" {
-        fill(spec, "internalTrafficPolicy", "Cluster");
+        fill_absent(spec, "internalTrafficPolicy", "Cluster");
     }
     if kind == "LoadBalancer" {
         fill(spec, "allocateLoadBalancerNodePorts", true);
@@ -50,7 +50,7 @@ pub(super) fn fill_in(object: &mut Value) {
             continue;
         }
         if let Some(ingress) = ingress.as_object_mut() {
-            fill(ingress, "ipMode", "VIP");
+            fill_absent(ingress, "ipMode", "VIP");
         }
     }
 }
@@ -79,7 +79,7 @@ fn cluster_ips(object: &mut Value, kind: &str) {
     } else {
         "SingleStack"
     };
-    fill(object_mut(object, &["spec"]), "ipFamilyPolicy", policy);
+    fill_absent(object_mut(object, &["spec"]), "ipFamilyPolicy", policy);
 }
 
 /// An update that leaves out what was allocated keeps it.

@@ -236,10 +236,13 @@ fn families(object: &Value, ips: &[Value], errors: &mut Errors) {
         }
     }
     let policy = text(object, &["spec", "ipFamilyPolicy"]);
-    if !matches!(
-        policy,
-        "" | "SingleStack" | "PreferDualStack" | "RequireDualStack"
-    ) {
+    let given = at(object, &["spec", "ipFamilyPolicy"]).is_some();
+    if given
+        && !matches!(
+            policy,
+            "SingleStack" | "PreferDualStack" | "RequireDualStack"
+        )
+    {
         errors.not_supported(
             "spec.ipFamilyPolicy",
             policy,
@@ -285,9 +288,10 @@ fn traffic(object: &Value, kind: &str, errors: &mut Errors) {
         errors.required("spec.externalTrafficPolicy", "");
     }
     let internal = text(object, &["spec", "internalTrafficPolicy"]);
-    if kind != "ExternalName" && internal.is_empty() {
+    let given = at(object, &["spec", "internalTrafficPolicy"]).is_some();
+    if kind != "ExternalName" && !given {
         errors.required("spec.internalTrafficPolicy", "");
-    } else if !matches!(internal, "" | "Cluster" | "Local") {
+    } else if given && !matches!(internal, "Cluster" | "Local") {
         errors.not_supported(
             "spec.internalTrafficPolicy",
             internal,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::access::{at, fill, flag, integer, list, object_mut, text};
+use super::super::access::{at, fill_absent, flag, integer, list, object_mut, text};
 use super::super::errors::Errors;
 use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, table};
 use super::{GROUP, validate_driver_name};
@@ -45,7 +45,7 @@ impl Strategy for CsiDriver {
                 spec.insert(field.into(), value.into());
             }
         }
-        fill(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
+        fill_absent(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
         let modes = spec.get("volumeLifecycleModes").and_then(Value::as_array);
         if modes.is_none_or(Vec::is_empty) {
             spec.insert("volumeLifecycleModes".into(), json!(["Persistent"]));
@@ -76,7 +76,7 @@ impl Strategy for CsiDriver {
             }
         }
         let policy = text(object, &["spec", "fsGroupPolicy"]);
-        if !policy.is_empty() && !GROUP_POLICIES.contains(&policy) {
+        if !GROUP_POLICIES.contains(&policy) {
             errors.not_supported("spec.fsGroupPolicy", policy, GROUP_POLICIES);
         }
         let mut audiences = std::collections::HashSet::new();

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::access::{at, fill, list, map, object_mut, same, text};
+use super::super::access::{at, fill, fill_absent, list, map, object_mut, same, text};
 use super::super::errors::Errors;
 use super::super::quantity::Quantity;
 use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, names, pod, table};
@@ -61,7 +61,7 @@ impl Strategy for PersistentVolume {
     fn default(&self, object: &mut Value) {
         let spec = object_mut(object, &["spec"]);
         fill(spec, "persistentVolumeReclaimPolicy", "Retain");
-        fill(spec, "volumeMode", "Filesystem");
+        fill_absent(spec, "volumeMode", "Filesystem");
         if let Some(host_path) = spec.get_mut("hostPath").and_then(Value::as_object_mut)
             && host_path.get("type").is_none_or(Value::is_null)
         {

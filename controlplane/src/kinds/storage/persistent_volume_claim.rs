@@ -1,11 +1,13 @@
 //! PersistentVolumeClaim (core/v1), and the templates of claims in StatefulSets and pods.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::super::access::{at, fill, list, object_mut, same, text};
+use super::super::access::{at, fill_absent, list, object_mut, same, text};
 use super::super::errors::Errors;
 use super::super::quantity::Quantity;
-use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, selector, table};
+use super::super::{
+    Column, FieldError, Kind, NameRule, Scope, Strategy, meta, names, selector, table,
+};
 use super::{class, modes, unset, validate_class_name, validate_mode, validate_modes};
 
 pub(crate) static KIND: Kind = Kind {
@@ -36,6 +38,7 @@ impl Strategy for PersistentVolumeClaim {
 
     fn prepare_create(&self, object: &mut Value) {
         object_mut(object, &[]).insert("status".into(), json!({"phase": "Pending"}));
+        data_sources(object_mut(object, &["spec"]));
     }
 
     fn prepare_update(&self, object: &mut Value, old: &Value, subresource: &str) {
@@ -107,7 +110,7 @@ impl Strategy for PersistentVolumeClaim {
 
 /// Defaults of the spec of a claim or of a template of claims.
 pub(crate) fn default_spec(claim: &mut Value) {
-    fill(object_mut(claim, &["spec"]), "volumeMode", "Filesystem");
+    fill_absent(object_mut(claim, &["spec"]), "volumeMode", "Filesystem");
 }
 
 /// Checks the spec of a claim or of a template of claims.
@@ -127,6 +130,77 @@ pub(crate) fn validate_spec(claim: &Value, errors: &mut Errors) {
     }
     validate_class_name(claim, errors);
     validate_mode(claim, errors);
+    validate_sources(claim, errors);
+}
+
+const SOURCE: &str = "dataSource";
+const SOURCE_REF: &str = "dataSourceRef";
+
+/// What a volume begins with can be said in two fields, of which the older knows only claims and snapshots and drops all
+/// else. Either stands for both, unless it is in another namespace, which takes a feature that is not on by default.
+fn data_sources(spec: &mut Map<String, Value>) {
+    let known = |source: &Value| {
+        matches!(
+            (text(source, &["apiGroup"]), text(source, &["kind"])),
+            ("", "PersistentVolumeClaim") | ("snapshot.storage.k8s.io", "VolumeSnapshot")
+        )
+    };
+    spec.retain(|name, source| !source.is_null() && (name != SOURCE || known(source)));
+    if let Some(Value::Object(source)) = spec.get_mut(SOURCE_REF) {
+        source.remove("namespace");
+    }
+    match (spec.get(SOURCE).cloned(), spec.get(SOURCE_REF).cloned()) {
+        (Some(source), None) => drop(spec.insert(SOURCE_REF.into(), source)),
+        (None, Some(source)) => drop(spec.insert(SOURCE.into(), source)),
+        _ => {}
+    }
+}
+
+fn validate_sources(claim: &Value, errors: &mut Errors) {
+    let given = |name: &str| at(claim, &["spec", name]);
+    for name in [SOURCE, SOURCE_REF] {
+        if let Some(source) = given(name) {
+            validate_source(source, &format!("spec.{name}"), errors);
+        }
+    }
+    let (Some(source), Some(reference)) = (given(SOURCE), given(SOURCE_REF)) else {
+        return;
+    };
+    let equal = |field: &str| text(source, &[field]) == text(reference, &[field]);
+    if !text(reference, &["namespace"]).is_empty() {
+        let why = "may not be specified when dataSourceRef.namespace is specified";
+        errors.invalid("spec", "spec.dataSource", why);
+    } else if !["apiGroup", "kind", "name"].into_iter().all(equal) {
+        errors.invalid("spec", "spec.dataSource", "must match dataSourceRef");
+    }
+}
+
+fn validate_source(source: &Value, field: &str, errors: &mut Errors) {
+    for name in ["name", "kind"] {
+        if text(source, &[name]).is_empty() {
+            errors.required(format!("{field}.{name}"), "");
+        }
+    }
+    let (group, kind) = (text(source, &["apiGroup"]), text(source, &["kind"]));
+    if group.is_empty() && kind != "PersistentVolumeClaim" {
+        let why = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
+        errors.invalid(field, kind, why);
+    }
+    if !group.is_empty() {
+        errors.format(
+            &format!("{field}.apiGroup"),
+            group,
+            names::dns_subdomain(group),
+        );
+    }
+    let namespace = text(source, &["namespace"]);
+    if !namespace.is_empty() {
+        errors.format(
+            &format!("{field}.namespace"),
+            namespace,
+            names::dns_label(namespace),
+        );
+    }
 }
 
 /// Bytes that a claim asks for.

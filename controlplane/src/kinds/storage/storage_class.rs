@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use super::super::access::{fill, flag, list, object_mut, text};
+use super::super::access::{fill_absent, flag, list, object_mut, text};
 use super::super::errors::Errors;
 use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, names, table};
 use super::{GROUP, immutable_fields, shown_bool, validate_parameters};
@@ -33,8 +33,8 @@ struct StorageClass;
 impl Strategy for StorageClass {
     fn default(&self, object: &mut Value) {
         let fields = object_mut(object, &[]);
-        fill(fields, "reclaimPolicy", "Delete");
-        fill(fields, "volumeBindingMode", "Immediate");
+        fill_absent(fields, "reclaimPolicy", "Delete");
+        fill_absent(fields, "volumeBindingMode", "Immediate");
     }
 
     fn prepare_update(&self, _object: &mut Value, _old: &Value, _subresource: &str) {}
@@ -50,7 +50,7 @@ impl Strategy for StorageClass {
         }
         validate_parameters(object, false, &mut errors);
         let policy = text(object, &["reclaimPolicy"]);
-        if !matches!(policy, "" | "Delete" | "Retain") {
+        if !matches!(policy, "Delete" | "Retain") {
             errors.not_supported("reclaimPolicy", policy, &["Delete", "Retain"]);
         }
         let mode = text(object, &["volumeBindingMode"]);

@@ -500,3 +500,224 @@ fn events() {
         ["type: Invalid value: \"Warning\": field is immutable"]
     );
 }
+
+#[test]
+fn node_affinity_is_about_values_that_labels_can_have() {
+    let term = |operator: &str, values: &[&str]| {
+        json!({"matchExpressions": [
+        {"key": "a", "operator": operator, "values": values}]})
+    };
+    let required = |term: Value| {
+        json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": [term]}}})
+    };
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "a", "image": "x"}],
+        "affinity": required(term("In", &["b", ""]))}});
+    let field = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].\
+                 matchExpressions[0].values";
+    let value = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and \
+                 must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', \
+                 regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+    let wrong = |index: usize, text: &str| {
+        one(format!(
+            "{field}[{index}]: Invalid value: \"{text}\": {value}"
+        ))
+    };
+    let preferred = json!({"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+        {"weight": 1, "preference": term("In", &["a b"])}]}});
+    let rows = [
+        (
+            "/spec/affinity",
+            Some(required(term("NotIn", &["a", "a b"]))),
+            &wrong(1, "a b")[..],
+        ),
+        (
+            "/spec/affinity",
+            Some(required(term("Gt", &["-1"]))),
+            &wrong(0, "-1")[..],
+        ),
+        ("/spec/affinity", Some(preferred), &[]),
+    ];
+    check("Pod", &pod, &rows);
+}
+
+#[test]
+fn what_a_volume_begins_with() {
+    let claim = json!({"metadata": {"name": "c"}, "spec": {"accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "1Gi"}},
+        "dataSource": {"kind": "PersistentVolumeClaim", "name": "a"}}});
+    let source = |group: &str, kind: &str, name: &str| {
+        Some(json!({"apiGroup": group, "kind": kind, "name": name}))
+    };
+    let default_group = "must be 'PersistentVolumeClaim' when referencing the default apiGroup";
+    let unequal = "spec: Invalid value: \"spec.dataSource\": must match dataSourceRef";
+    let rows = [
+        // The older field drops what it does not know.
+        ("/spec/dataSource", source("A.b", "X", ""), &[][..]),
+        (
+            "/spec/dataSourceRef",
+            source("", "", ""),
+            &[
+                "spec.dataSourceRef.name: Required value".to_owned(),
+                "spec.dataSourceRef.kind: Required value".to_owned(),
+                format!("spec.dataSourceRef: Invalid value: \"\": {default_group}"),
+                unequal.to_owned(),
+            ][..],
+        ),
+        (
+            "/spec/dataSourceRef",
+            source("", "Pod", "a"),
+            &[
+                format!("spec.dataSourceRef: Invalid value: \"Pod\": {default_group}"),
+                unequal.to_owned(),
+            ][..],
+        ),
+        (
+            "/spec/dataSourceRef",
+            source("", "PersistentVolumeClaim", "b"),
+            &one(unequal)[..],
+        ),
+        (
+            "/spec/dataSourceRef",
+            source("", "PersistentVolumeClaim", "a"),
+            &[],
+        ),
+        (
+            "/spec/dataSourceRef",
+            source("A.b", "X", "a"),
+            &[
+                format!("spec.dataSourceRef.apiGroup: Invalid value: \"A.b\": {SUBDOMAIN}"),
+                unequal.to_owned(),
+            ][..],
+        ),
+    ];
+    check("PersistentVolumeClaim", &claim, &rows);
+}
+
+/// Kubernetes puts a default where a field is absent; where a field can be absent, empty is a value of its own.
+#[test]
+fn an_empty_word_is_not_a_default() {
+    let pod = json!({"metadata": {"labels": {"a": "b"}},
+        "spec": {"restartPolicy": "Never", "containers": [{"name": "a", "image": "x"}]}});
+    let rows: &[(&str, Value, &str, &str)] = &[
+        (
+            "PersistentVolumeClaim",
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}),
+            "/spec/volumeMode",
+            "spec.volumeMode",
+        ),
+        (
+            "PersistentVolume",
+            json!({"spec": {"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"},
+                "hostPath": {"path": "/x"}}}),
+            "/spec/volumeMode",
+            "spec.volumeMode",
+        ),
+        (
+            "StorageClass",
+            json!({"provisioner": "a.b/c"}),
+            "/volumeBindingMode",
+            "volumeBindingMode",
+        ),
+        (
+            "StorageClass",
+            json!({"provisioner": "a.b/c"}),
+            "/reclaimPolicy",
+            "reclaimPolicy",
+        ),
+        (
+            "CSIDriver",
+            json!({"spec": {}}),
+            "/spec/fsGroupPolicy",
+            "spec.fsGroupPolicy",
+        ),
+        (
+            "PriorityClass",
+            json!({"value": 1}),
+            "/preemptionPolicy",
+            "preemptionPolicy",
+        ),
+        (
+            "Job",
+            json!({"spec": {"template": pod, "manualSelector": true, "selector": {"matchLabels": {"a": "b"}}}}),
+            "/spec/completionMode",
+            "spec.completionMode",
+        ),
+        (
+            "Job",
+            json!({"spec": {"template": pod, "manualSelector": true, "selector": {"matchLabels": {"a": "b"}}}}),
+            "/spec/podReplacementPolicy",
+            "spec.podReplacementPolicy",
+        ),
+        (
+            "Service",
+            json!({"spec": {"ports": [{"port": 80}]}}),
+            "/spec/internalTrafficPolicy",
+            "spec.internalTrafficPolicy",
+        ),
+        (
+            "Service",
+            json!({"spec": {"ports": [{"port": 80}]}}),
+            "/spec/ipFamilyPolicy",
+            "spec.ipFamilyPolicy",
+        ),
+        (
+            "NetworkPolicy",
+            json!({"spec": {"podSelector": {}, "ingress": [{"ports": [{"port": 80}]}]}}),
+            "/spec/ingress/0/ports/0/protocol",
+            "spec.ingress[0].ports[0].protocol",
+        ),
+        (
+            "EndpointSlice",
+            json!({"addressType": "IPv4", "endpoints": [], "ports": [{"port": 80}]}),
+            "/ports/0/protocol",
+            "ports[0].protocol",
+        ),
+        (
+            "IngressClass",
+            json!({"spec": {"controller": "a.b/c", "parameters": {"kind": "A", "name": "b"}}}),
+            "/spec/parameters/scope",
+            "spec.parameters.scope",
+        ),
+        (
+            "ValidatingWebhookConfiguration",
+            json!({"webhooks": [{"name": "a.b.c", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+                "clientConfig": {"url": "https://a/b"}, "rules": [
+                {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}]}]}),
+            "/webhooks/0/failurePolicy",
+            "webhooks[0].failurePolicy",
+        ),
+        (
+            "ValidatingWebhookConfiguration",
+            json!({"webhooks": [{"name": "a.b.c", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+                "clientConfig": {"url": "https://a/b"}, "rules": [
+                {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}]}]}),
+            "/webhooks/0/matchPolicy",
+            "webhooks[0].matchPolicy",
+        ),
+        (
+            "ValidatingWebhookConfiguration",
+            json!({"webhooks": [{"name": "a.b.c", "sideEffects": "None", "admissionReviewVersions": ["v1"],
+                "clientConfig": {"url": "https://a/b"}, "rules": [
+                {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"]}]}]}),
+            "/webhooks/0/rules/0/scope",
+            "webhooks[0].rules[0].scope",
+        ),
+    ];
+    for (name, good, path, field) in rows {
+        let mut good = good.clone();
+        good["metadata"] = json!({"name": "a"});
+        let empty = |text: &str| with(good.clone(), path, Some(text.into()));
+        assert_eq!(
+            problems(kind(name), good.clone()),
+            Vec::<String>::new(),
+            "{name}"
+        );
+        let said = problems(kind(name), empty(""));
+        let refused = format!("{field}: Unsupported value: \"\": supported values: ");
+        assert!(
+            said.len() == 1 && said[0].starts_with(&refused),
+            "{name} {path}: {said:?}"
+        );
+    }
+}

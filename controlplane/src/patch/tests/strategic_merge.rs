@@ -140,6 +140,10 @@ fn malformed_patches_are_refused() {
         json!({"spec": {"containers": ["x"]}}),
         json!({"spec": {"containers": [{"$patch": "delete"}]}}),
         json!({"spec": {"$setElementOrder/containers": 1}}),
+        // What is changed is not in the order, or not in this one.
+        json!({"spec": {"$setElementOrder/containers": [{"name": "b"}], "containers": [{"name": "a"}]}}),
+        json!({"spec": {"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}],
+            "containers": [{"name": "a"}, {"name": "b"}]}}),
     ] {
         assert!(
             matches!(
