@@ -20,7 +20,7 @@ pub struct Config {
     pub runc_deadline: std::time::Duration,
     /// The pod's cgroup, as a path inside each hierarchy.
     pub cgroup: String,
-    /// Directories of the cgroup in which the supervisor itself lives.
+    /// Directories of the cgroup in which the supervisor itself lives: those in which it does not begin.
     pub own_cgroups: Vec<PathBuf>,
     #[serde(default)]
     pub sharing: Sharing,

@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
@@ -48,8 +48,7 @@ pub(crate) fn launch(dir: &Path) -> Result<(), DaemonError> {
     }
     let config = Config::read(dir).step("read configuration")?;
     let (mut ready, report) = io::pipe().step("make pipe")?;
-    // SAFETY: the program has no other thread.
-    match unsafe { nix::unistd::fork() }.step("fork")? {
+    match fork(&config.own_cgroups).step("fork")? {
         ForkResult::Parent { .. } => {
             drop(report);
             let mut text = String::new();
@@ -68,6 +67,19 @@ pub(crate) fn launch(dir: &Path) -> Result<(), DaemonError> {
             unsafe { libc::_exit(0) }
         }
     }
+}
+
+/// Forks into the one cgroup that is to be entered, where the kernel does that: to move a process is dear (the kernel holds
+/// up every fork and exit of the machine, for a grace period of RCU if it was not doing so already). Elsewhere the
+/// child moves.
+fn fork(own_cgroups: &[PathBuf]) -> io::Result<ForkResult> {
+    if let [own] = own_cgroups
+        && let Ok(forked) = cgroup::fork_into(own)
+    {
+        return Ok(forked);
+    }
+    // SAFETY: the program has no other thread.
+    Ok(unsafe { nix::unistd::fork() }?)
 }
 
 /// The child's life: prepare, tell the waiting parent, serve.

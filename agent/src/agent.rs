@@ -20,7 +20,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::cluster::{Batch, memory};
-use crate::dataplane::{Attachment, DataPlane, DataPlaneConfig, NorthSouth, Routing, Xdp};
+use crate::dataplane::{
+    Attachment, DataPlane, DataPlaneConfig, NorthSouth, Routing, SETTLE_AFTER, Xdp,
+};
 use crate::dns::keeper::Keeper;
 use crate::dns::{DnsConfig, DnsServer};
 use crate::images::ImageStore;
@@ -626,6 +628,7 @@ fn data_plane_config(config: &AgentConfig, uplink: Option<String>) -> DataPlaneC
         vxlan_port: config.vxlan_port,
         node_addresses: config.node_addresses.clone(),
         pod_mtu: config.pod_mtu,
+        settle_after: SETTLE_AFTER,
     }
 }
 

@@ -5,6 +5,7 @@
 //!   plan              pure: services and endpoints in, map operations out
 //!   tables flows      doing: carry out plans; forget idle flows
 //!   affinities        doing: forget clients whose affinity is over
+//!   settle            doing: pods' programs become links when there is time
 //!   upkeep            doing: what is done from time to time
 //!   pods              doing: pods in the tables
 //!   closing           doing: end sockets of backends that are gone
@@ -43,6 +44,7 @@ mod pods;
 mod probe;
 mod reach;
 mod routes;
+mod settle;
 mod sockdiag;
 mod syscall;
 mod tables;
@@ -61,11 +63,11 @@ use agent_ebpf::layout::{
     SERVICE_NETS, ServiceKey,
 };
 use ipnet::IpNet;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use self::attach::Attachments;
 use self::closing::Closing;
-pub use self::config::{DataPlaneConfig, NorthSouth, Routing, VXLAN_PORT, Xdp};
+pub use self::config::{DataPlaneConfig, NorthSouth, Routing, SETTLE_AFTER, VXLAN_PORT, Xdp};
 pub use self::error::DataPlaneError;
 pub use self::metrics::{ProgramRuns, RunTimeStatistics};
 use self::namespaces::Namespace;
@@ -74,6 +76,7 @@ use self::objects::Objects;
 use self::occupancy::Occupancy;
 pub use self::plan::HostPort;
 use self::plan::{Backend, Fixed, Gone};
+pub(crate) use self::pods::pod_link_name;
 use self::pods::{add_pod, count_opted_out, forget_vanished, opt_out, remove_pod};
 use self::reach::{Reach, Reached};
 use self::tables::{Outcome, Tables};
@@ -98,7 +101,7 @@ pub struct PodInterface {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Attachment {
     pub program: String,
-    /// `cgroup:/sys/fs/cgroup/unified`, `tcx ingress eth0`…
+    /// `cgroup:/sys/fs/cgroup/unified`, `tcx ingress eth0`, `tc ingress wg0123456789ab`…
     pub hook: String,
 }
 
@@ -139,6 +142,7 @@ struct Inner {
     reach: tokio::sync::Mutex<Reach>,
     addresses: watch::Sender<Vec<IpAddr>>,
     pod_mtu: watch::Sender<u32>,
+    pod_added: Arc<Notify>,
     /// Dropped with the last handle.
     _alive: watch::Sender<()>,
 }
@@ -266,7 +270,7 @@ impl DataPlane {
         state
             .tables
             .fix(&mut state.objects, &mut state.settings, fixed);
-        state.attachments.adopt_pods(&state.objects)?;
+        state.attachments.adopt_pods(&mut state.objects)?;
         forget_vanished(&mut state.objects)?;
         count_opted_out(&mut state)?;
         state.attachments.sockets(&state.objects, &config.cgroup)?;
@@ -284,11 +288,13 @@ impl DataPlane {
             is_fresh,
             state: Mutex::new(state),
             reach: tokio::sync::Mutex::new(reach),
+            pod_added: Arc::default(),
             _alive: alive,
             closing: Closing::new(host),
             in_force: watch::channel(InForce::nothing()).0,
         });
-        tokio::spawn(reach::follow(Arc::downgrade(&inner), ended));
+        tokio::spawn(reach::follow(Arc::downgrade(&inner), ended.clone()));
+        tokio::spawn(settle::settle(Arc::downgrade(&inner), ended));
         tokio::spawn(keep_house(Arc::downgrade(&inner)));
         Ok(Self { inner })
     }
@@ -352,7 +358,9 @@ impl DataPlane {
         let namespace = Namespace::at(&interface.netns).await?;
         let (interface, cookie) = (interface.clone(), namespace.cookie);
         self.inner.closing.add(index, namespace);
-        run(&self.inner, move |state| add_pod(state, &interface, cookie)).await
+        run(&self.inner, move |state| add_pod(state, &interface, cookie)).await?;
+        self.inner.pod_added.notify_one();
+        Ok(())
     }
 
     /// Whether the sockets of a pod, which was added, are left alone: its packets to Services are balanced one by

@@ -12,8 +12,8 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 use tokio::net::TcpSocket;
@@ -166,6 +166,16 @@ struct Inner {
     addresses: Addresses,
     /// Bytes; 0: what the kernel gives.
     mtu: AtomicU32,
+    /// Uids of which something may be left that is not a whole network: to look for it takes longer than to make one.
+    unsettled: Mutex<BTreeSet<String>>,
+}
+
+impl Inner {
+    fn unsettled(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.unsettled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Networks {
@@ -181,13 +191,17 @@ impl Networks {
         let namespaces = run_dir.join("netns");
         std::fs::create_dir_all(&namespaces).map_err(NetworkError::file("create", &namespaces))?;
         let addresses = Addresses::open(run_dir.join("ipam"), pod_cidrs)?;
-        Ok(Self {
+        let this = Self {
             inner: Arc::new(Inner {
                 namespaces,
                 addresses,
                 mtu: AtomicU32::new(mtu.unwrap_or(0)),
+                unsettled: Mutex::default(),
             }),
-        })
+        };
+        let known = this.list().await?;
+        this.inner.unsettled().extend(known);
+        Ok(this)
     }
 
     /// Where pods get addresses from that are set up from now on; others keep theirs.
@@ -205,10 +219,13 @@ impl Networks {
     /// # Errors
     /// When there is no address left, or the kernel refuses something.
     pub async fn attach(&self, pod_uid: &str) -> Result<PodNetwork, NetworkError> {
-        self.attach_in(pod_uid, None).await
+        let network = self.attach_in(pod_uid, None).await?;
+        self.carries(pod_uid, &network).await?;
+        Ok(network)
     }
 
-    /// The same; a new network is owned by a new user namespace, whose ids begin with `first_id`.
+    /// The same, without waiting until the pair carries packets ([`Self::carries`]); a new network is owned by a new user
+    /// namespace, whose ids begin with `first_id`.
     ///
     /// # Errors
     /// When there is no address left, or the kernel refuses something.
@@ -221,10 +238,17 @@ impl Networks {
         if let Some(network) = self.complete(pod_uid) {
             return Ok(network);
         }
-        // Left by a crash half-way.
-        self.detach(pod_uid).await?;
+        // Left by a crash half-way, by somebody who did not wait for the end, or by who took a part of it away.
+        let is_new = self.inner.unsettled().insert(pod_uid.to_owned());
+        if !is_new || self.record(pod_uid).exists() {
+            self.detach(pod_uid).await?;
+            self.inner.unsettled().insert(pod_uid.to_owned());
+        }
         match self.set_up(pod_uid, first_id).await {
-            Ok(network) => Ok(network),
+            Ok(network) => {
+                self.inner.unsettled().remove(pod_uid);
+                Ok(network)
+            }
             Err(error) => {
                 if let Err(second) = self.detach(pod_uid).await {
                     tracing::warn!(pod_uid, error = %second, "cannot undo a failed set-up");
@@ -232,6 +256,14 @@ impl Networks {
                 Err(error)
             }
         }
+    }
+
+    /// Waits until the pod can be sent packets.
+    ///
+    /// # Errors
+    /// When the pair is gone or does not come up.
+    pub async fn carries(&self, pod_uid: &str, network: &PodNetwork) -> Result<(), NetworkError> {
+        link::carries(pod_uid, network.interface.host_ifindex).await
     }
 
     /// The network of a pod that is set up in full, and still there.
@@ -255,21 +287,28 @@ impl Networks {
         pod_uid: &str,
         first_id: Option<u32>,
     ) -> Result<PodNetwork, NetworkError> {
-        let addresses = self.inner.addresses.allocate(pod_uid)?;
-        let netns = self.netns(pod_uid);
-        namespace::create(&netns, first_id).await?;
-        let mtu = self.inner.mtu.load(Ordering::Relaxed);
-        let mtu = (mtu > 0).then_some(mtu);
-        let interface = link::create(pod_uid, &netns, &addresses, mtu).await?;
-        let record = serde_json::to_vec(&interface)
-            .map_err(|error| NetworkError::system("encode the network's record")(error.into()))?;
-        let path = self.record(pod_uid);
-        addresses::write_whole(&path, &record).map_err(NetworkError::file("write", &path))?;
-        Ok(PodNetwork {
-            netns,
-            addresses,
-            interface,
+        let (this, uid) = (self.clone(), pod_uid.to_owned());
+        // All of it on one thread, which does not wait for others between its dozens of requests: there may be many that
+        // have nothing to do with networks when many pods begin together.
+        namespace::on_own_thread(move || {
+            let addresses = this.inner.addresses.allocate(&uid)?;
+            let netns = this.netns(&uid);
+            namespace::create(&netns, first_id)?;
+            let mtu = this.inner.mtu.load(Ordering::Relaxed);
+            let mtu = (mtu > 0).then_some(mtu);
+            let interface = link::create(&uid, &netns, &addresses, mtu)?;
+            let record = serde_json::to_vec(&interface).map_err(|error| {
+                NetworkError::system("encode the network's record")(error.into())
+            })?;
+            let path = this.record(&uid);
+            addresses::write_whole(&path, &record).map_err(NetworkError::file("write", &path))?;
+            Ok(PodNetwork {
+                netns,
+                addresses,
+                interface,
+            })
         })
+        .await
     }
 
     /// Idempotent.
@@ -283,7 +322,9 @@ impl Networks {
         link::remove(pod_uid).await?;
         namespace::remove(&self.netns(pod_uid))?;
         // Last: until here the address is still in use.
-        self.inner.addresses.release(pod_uid)
+        self.inner.addresses.release(pod_uid)?;
+        self.inner.unsettled().remove(pod_uid);
+        Ok(())
     }
 
     /// Uids that have a network, for sweeping after a crash.

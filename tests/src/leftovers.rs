@@ -54,7 +54,11 @@ impl Leftovers {
         let attached = Outcome::of(netns.command("bpftool").args(["net", "show"])).ok();
         found.attached = attached
             .lines()
-            .filter(|line| line.contains("uplink") || line.contains("tcx"))
+            .filter(|line| {
+                ["uplink", "tcx", "clsact"]
+                    .iter()
+                    .any(|it| line.contains(it))
+            })
             .map(str::to_owned)
             .collect();
         found.files = std::fs::read_dir(run_dir)

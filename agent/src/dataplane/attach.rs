@@ -1,5 +1,9 @@
 //! Where programs are attached: links that are pinned by name, whose program can be replaced without a
 //! moment in between; clsact filters with fixed handles where the kernel has no tcx (before 6.6).
+//!
+//! Programs of pods begin as filters on every kernel, and become links where there is tcx when no pod begins or ends
+//! (`settle`): for each that is attached or detached by tcx the kernel waits for a grace period of RCU and holds RTNL
+//! meanwhile (`tcx_entry_sync`, 8 to 12 ms), so that pods that begin together would wait for each other.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -7,6 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact,
@@ -28,6 +33,10 @@ pub(crate) struct Attachments {
     directory: PathBuf,
     tcx: bool,
     list: Vec<(String, Attachment)>,
+    /// Filters that become links: by interface, and index in [`POD_HOOKS`].
+    filters: BTreeSet<(u32, usize)>,
+    /// When a pod began or ended last.
+    touched: Instant,
 }
 
 /// An interface by both its names.
@@ -53,6 +62,8 @@ impl Attachments {
             directory,
             tcx: probe::has_tcx(),
             list: Vec::new(),
+            filters: BTreeSet::new(),
+            touched: Instant::now(),
         })
     }
 
@@ -228,15 +239,75 @@ impl Attachments {
         objects: &mut Objects,
         interface: &Interface,
     ) -> Result<(), DataPlaneError> {
-        for (program, attach_type) in POD_HOOKS {
-            let pin = format!("{program}_{}", interface.index);
-            self.traffic(objects, program, pin, interface, attach_type)?;
+        self.touched = Instant::now();
+        for (number, (program, attach_type)) in POD_HOOKS.into_iter().enumerate() {
+            let pin = pin(program, interface);
+            if self.tcx && self.directory.join(&pin).exists() {
+                self.traffic(objects, program, pin, interface, attach_type)?;
+                continue;
+            }
+            match self.filter(objects, program, &pin, interface, attach_type) {
+                Ok(()) if self.tcx => {
+                    self.filters.insert((interface.index, number));
+                }
+                // A kernel may lack what filters need.
+                Err(error) if self.tcx => {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "no filter");
+                    self.traffic(objects, program, pin, interface, attach_type)?;
+                }
+                result => result?,
+            }
         }
         Ok(())
     }
 
-    /// Puts this load's programs into the links of pods that an earlier run attached.
-    pub(crate) fn adopt_pods(&mut self, objects: &Objects) -> Result<(), DataPlaneError> {
+    /// Since when pods have begun and ended, if there is a filter that is to become a link.
+    pub(crate) fn unsettled_since(&self) -> Option<Instant> {
+        (!self.filters.is_empty()).then_some(self.touched)
+    }
+
+    /// Makes one filter a link. The link comes first: of the two only one program sees what comes from a pod, since that
+    /// one decides. To the pod, what the first has rewritten is nothing that the second would rewrite.
+    pub(crate) fn settle_one(&mut self, objects: &mut Objects) {
+        let Some((index, number)) = self.filters.pop_first() else {
+            return;
+        };
+        let (program, attach_type) = POD_HOOKS[number];
+        let Some(name) = interface_name(index) else {
+            return;
+        };
+        let interface = Interface { index, name };
+        let pin = pin(program, &interface);
+        match self.traffic(objects, program, pin, &interface, attach_type) {
+            Ok(()) => detach_filter(&interface.name, attach_type, program),
+            Err(error) => {
+                // Perhaps it goes now.
+                let (interface, error) = (interface.name, &error as &dyn std::error::Error);
+                tracing::warn!(interface, program, error, "its filter stays");
+            }
+        }
+    }
+
+    /// Puts this load's programs at the interfaces of pods that an earlier run attached.
+    pub(crate) fn adopt_pods(&mut self, objects: &mut Objects) -> Result<(), DataPlaneError> {
+        self.adopt_links(objects)?;
+        let indices: Vec<u32> = objects.sources.keys().flatten().collect();
+        for index in indices {
+            // Else it went while no agent was there.
+            let Some(name) = interface_name(index) else {
+                continue;
+            };
+            let interface = Interface { index, name };
+            if let Err(error) = self.pod(objects, &interface) {
+                // Perhaps it goes now. The earlier run's programs stay until its pod is added again.
+                let (interface, error) = (interface.name, &error as &dyn std::error::Error);
+                tracing::warn!(interface, error, "not adopted");
+            }
+        }
+        Ok(())
+    }
+
+    fn adopt_links(&mut self, objects: &Objects) -> Result<(), DataPlaneError> {
         let entries = std::fs::read_dir(&self.directory)
             .map_err(DataPlaneError::file("read", &self.directory))?;
         for entry in entries.flatten() {
@@ -249,6 +320,8 @@ impl Attachments {
             })?;
             match (replaced, interface_name(index)) {
                 (Ok(()), Some(name)) => {
+                    // It is there if the run before ended between the two.
+                    detach_filter(&name, attach_type, program);
                     self.record(pin, program, traffic_hook(attach_type, true, &name));
                 }
                 // Its interface is gone, and with it the attachment.
@@ -266,27 +339,41 @@ impl Attachments {
         interface: &Interface,
         attach_type: AttachType,
     ) -> Result<(), DataPlaneError> {
-        let hook = traffic_hook(attach_type, self.tcx, &interface.name);
-        if self.tcx {
-            objects
-                .with_program(program, |fd| {
-                    self.put(&pin, fd, interface.index, attach_type)
-                })?
-                .map_err(|source| DataPlaneError::Attach {
-                    program,
-                    hook: hook.clone(),
-                    source,
-                })?;
-        } else {
-            attach_filter(objects.classifier(program)?, &interface.name, attach_type).map_err(
-                |source| DataPlaneError::Classifier {
-                    program,
-                    hook: hook.clone(),
-                    source: Box::new(source),
-                },
-            )?;
+        if !self.tcx {
+            return self.filter(objects, program, &pin, interface, attach_type);
         }
+        let hook = traffic_hook(attach_type, true, &interface.name);
+        objects
+            .with_program(program, |fd| {
+                self.put(&pin, fd, interface.index, attach_type)
+            })?
+            .map_err(|source| DataPlaneError::Attach {
+                program,
+                hook: hook.clone(),
+                source,
+            })?;
         self.record(pin, program, hook);
+        Ok(())
+    }
+
+    /// `pin`: the name that a link would have.
+    fn filter(
+        &mut self,
+        objects: &mut Objects,
+        program: &'static str,
+        pin: &str,
+        interface: &Interface,
+        attach_type: AttachType,
+    ) -> Result<(), DataPlaneError> {
+        let hook = traffic_hook(attach_type, false, &interface.name);
+        attach_filter(objects.classifier(program)?, &interface.name, attach_type).map_err(
+            |source| DataPlaneError::Classifier {
+                program,
+                hook: hook.clone(),
+                source: Box::new(source),
+            },
+        )?;
+        self.record(pin.to_owned(), program, hook);
         Ok(())
     }
 
@@ -330,14 +417,16 @@ impl Attachments {
     }
 
     pub(crate) fn remove_pod(&mut self, index: u32) {
+        self.touched = Instant::now();
+        self.filters.retain(|(other, _)| *other != index);
         for (program, attach_type) in POD_HOOKS {
-            if !self.tcx
-                && let Some(name) = interface_name(index)
-            {
+            let pin = format!("{program}_{index}");
+            let path = self.directory.join(&pin);
+            if path.exists() {
+                remove(&path);
+            } else if let Some(name) = interface_name(index) {
                 detach_filter(&name, attach_type, program);
             }
-            let pin = format!("{program}_{index}");
-            remove(&self.directory.join(&pin));
             self.list.retain(|(other, _)| *other != pin);
         }
     }
@@ -353,16 +442,17 @@ impl Attachments {
             for (program, attach_type) in UPLINK_HOOKS.into_iter().chain(OVERLAY_HOOKS) {
                 self.detach_filters(program, attach_type, &[]);
             }
-            let pins = self.list.iter();
-            let pods: BTreeSet<u32> = pins
-                .filter_map(|(pin, _)| pod_hook(pin))
-                .map(|at| at.2)
-                .collect();
-            for index in pods {
-                self.remove_pod(index);
-            }
+        }
+        let pins = self.list.iter();
+        let pods: BTreeSet<u32> = pins
+            .filter_map(|(pin, _)| pod_hook(pin))
+            .map(|at| at.2)
+            .collect();
+        for index in pods {
+            self.remove_pod(index);
         }
         self.list.clear();
+        self.filters.clear();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -29,7 +30,13 @@ pub struct DataPlaneConfig {
     pub node_addresses: Vec<IpAddr>,
     /// Bytes of the largest IP packet of pods; what the uplink carries, less the overlay's headers, when absent.
     pub pod_mtu: Option<u32>,
+    /// How long no pod has begun or ended before programs at pods' interfaces, which begin as clsact filters, become tcx
+    /// links where there are such.
+    pub settle_after: Duration,
 }
+
+/// Of [`DataPlaneConfig::settle_after`]: after a roll-out's next pod has come, or will not.
+pub const SETTLE_AFTER: Duration = Duration::from_secs(1);
 
 /// UDP port of the overlay unless another is asked for: Linux' own default for VXLAN.
 pub const VXLAN_PORT: u16 = 8472;

@@ -8,6 +8,22 @@ use super::objects::Objects;
 use super::wire::{Wire, remove_key};
 use super::{DataPlaneError, PodInterface, State};
 
+const LINK_PREFIX: &str = "wg";
+const LINK_HASH: usize = 6;
+
+/// The host side of a pod's pair is named by a hash.
+pub(crate) fn pod_link_name(hash: [u8; LINK_HASH]) -> String {
+    format!("{LINK_PREFIX}{}", hex::encode(hash))
+}
+
+/// Whether an interface has a name of a pod's.
+pub(super) fn is_pod_link(name: &str) -> bool {
+    name.strip_prefix(LINK_PREFIX).is_some_and(|hash| {
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        hash.len() == 2 * LINK_HASH && hash.bytes().all(is_digit)
+    })
+}
+
 pub(super) fn add_pod(
     state: &mut State,
     interface: &PodInterface,

@@ -35,7 +35,7 @@ pub(crate) fn check(cgroup: &Path) -> Result<(), DataPlaneError> {
     Ok(())
 }
 
-/// Whether programs attach by tcx; by clsact otherwise.
+/// Whether programs can be attached by tcx; by clsact otherwise.
 pub(crate) fn has_tcx() -> bool {
     KernelVersion::current().is_ok_and(|version| version >= TCX)
 }

@@ -16,7 +16,10 @@ use agent_ebpf::overlay::VNI;
 use aya::maps::lpm_trie::Key;
 use futures::StreamExt as _;
 use ipnet::IpNet;
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::LinkAttribute;
 use rtnetlink::MulticastGroup;
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use tokio::sync::watch;
 
 use super::attach::{Interface, allow_lookups};
@@ -26,6 +29,7 @@ use super::links::{Here, Links, WayOut};
 use super::node::Netlink;
 use super::nodes::{NodePlan, NodeProblem, Nodes};
 use super::objects::Objects;
+use super::pods::is_pod_link;
 use super::routes::{Route, Way};
 use super::wire::{Wire, remove_key};
 use super::{Inner, RETRY, State, overlay, routes, run};
@@ -454,6 +458,20 @@ pub(crate) fn concerns(batch: &Batch) -> bool {
             .any(|event| matches!(event, Event::NodeSet(..) | Event::NodeRemoved(_)))
 }
 
+/// Not about a pod's interface, of which each start and end brings several messages: a pass reads all interfaces, those of
+/// all other pods too.
+fn is_about_node(message: &NetlinkMessage<RouteNetlinkMessage>) -> bool {
+    use RouteNetlinkMessage::{DelLink, NewLink};
+    let NetlinkPayload::InnerMessage(NewLink(link) | DelLink(link)) = &message.payload else {
+        return true;
+    };
+    let is_pods = |attribute: &LinkAttribute| match attribute {
+        LinkAttribute::IfName(name) => is_pod_link(name),
+        _ => false,
+    };
+    !link.attributes.iter().any(is_pods)
+}
+
 /// Follows the node's links and addresses until the data plane's last handle is gone.
 pub(crate) async fn follow(inner: Weak<Inner>, mut alive: watch::Receiver<()>) {
     loop {
@@ -484,12 +502,14 @@ pub(crate) async fn follow(inner: Weak<Inner>, mut alive: watch::Receiver<()>) {
             }
             tokio::select! {
                 message = messages.next() => {
-                    if message.is_none() {
+                    let Some((message, _)) = message else {
                         break;
-                    }
+                    };
+                    due |= is_about_node(&message);
                     // All that waits is one change.
-                    while messages.try_recv().is_ok() {}
-                    due = true;
+                    while let Ok((message, _)) = messages.try_recv() {
+                        due |= is_about_node(&message);
+                    }
                 }
                 () = tokio::time::sleep(RETRY), if due => {}
                 _ = alive.changed() => {
@@ -498,5 +518,35 @@ pub(crate) async fn follow(inner: Weak<Inner>, mut alive: watch::Receiver<()>) {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::address::AddressMessage;
+    use netlink_packet_route::link::LinkMessage;
+
+    use super::super::pod_link_name;
+    use super::*;
+
+    #[test]
+    fn the_interfaces_of_pods_are_passed_over() {
+        let about = |message: RouteNetlinkMessage| is_about_node(&NetlinkMessage::from(message));
+        let link = |name: &str| {
+            let mut link = LinkMessage::default();
+            link.attributes.push(LinkAttribute::Mtu(1500));
+            link.attributes.push(LinkAttribute::IfName(name.to_owned()));
+            link
+        };
+        let pod = pod_link_name([0xab, 0xcd, 0xef, 0x01, 0x23, 0x45]);
+        assert_eq!(pod, "wgabcdef012345");
+        assert!(!about(RouteNetlinkMessage::NewLink(link(&pod))));
+        assert!(!about(RouteNetlinkMessage::DelLink(link(&pod))));
+        for other in ["eth0", "wg0", "wgabcdef01234", "wgABCDEF012345"] {
+            assert!(about(RouteNetlinkMessage::NewLink(link(other))), "{other}");
+        }
+        assert!(about(RouteNetlinkMessage::NewLink(LinkMessage::default())));
+        let address = AddressMessage::default();
+        assert!(about(RouteNetlinkMessage::NewAddress(address)));
     }
 }

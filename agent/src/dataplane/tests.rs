@@ -20,6 +20,7 @@ mod refusals;
 mod service_verdicts;
 mod services;
 mod services_between;
+mod settling;
 mod sockets;
 mod tables;
 

@@ -156,12 +156,24 @@ impl Disk {
     }
 
     pub(super) fn write_durably(&self, path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
+        self.write(path, bytes, |file, temporary| {
+            file.sync_all()?;
+            rename_durably(temporary, path)
+        })
+    }
+
+    /// `complete` gives what is written its name: a reader sees all of it or what was there before.
+    fn write(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        complete: impl FnOnce(&File, &Path) -> io::Result<()>,
+    ) -> Result<(), ImageError> {
         let temporary = self.temporary("file");
         let write = || -> io::Result<()> {
             let mut file = File::create_new(&temporary)?;
             file.write_all(bytes)?;
-            file.sync_all()?;
-            rename_durably(&temporary, path)
+            complete(&file, &temporary)
         };
         write().map_err(|e| {
             let _ = fs::remove_file(&temporary);
@@ -198,9 +210,11 @@ impl Disk {
         read_all_json(&self.root.join("images"))
     }
 
+    /// The disk is not waited for: a mount does not outlive the machine's power either, and each pod makes one.
     pub(super) fn put_mount(&self, record: &MountRecord) -> Result<(), ImageError> {
         let bytes = serde_json::to_vec(record).expect("a record is plain data");
-        self.write_durably(&self.mount_record(&record.dir), &bytes)
+        let path = self.mount_record(&record.dir);
+        self.write(&path, &bytes, |_, temporary| fs::rename(temporary, &path))
     }
 
     pub(super) fn remove_mount(&self, dir: &Path) -> Result<bool, ImageError> {

@@ -19,7 +19,7 @@ use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBu
 use sha2::{Digest as _, Sha256};
 
 use super::{Counters, NetworkError, namespace};
-use crate::dataplane::PodInterface;
+use crate::dataplane::{PodInterface, pod_link_name};
 
 const POD_SIDE: &str = "eth0";
 const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
@@ -50,7 +50,7 @@ impl Names {
             ]
         };
         Self {
-            host: format!("wg{}", hex::encode(&digest[..6])),
+            host: pod_link_name(std::array::from_fn(|at| digest[at])),
             host_mac: mac(0x02, 8),
             pod_mac: mac(0x06, 16),
         }
@@ -120,15 +120,44 @@ fn netlink(uid: &str, action: &'static str) -> impl FnOnce(rtnetlink::Error) -> 
     }
 }
 
-/// Makes the pair and configures both sides.
-pub(super) async fn create(
+/// Makes the pair and configures both sides, on a thread of its own ([`namespace::create`]).
+pub(super) fn create(
     uid: &str,
     netns: &Path,
     addresses: &[IpAddr],
     mtu: Option<u32>,
 ) -> Result<PodInterface, NetworkError> {
     let names = Names::of(uid);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(NetworkError::system("start a runtime"))?;
+    let _entered = runtime.enter();
     let connection = Connection::open()?;
+    let handle = &connection.handle;
+    runtime.block_on(add_pair(uid, handle, netns, &names, mtu))?;
+    let host_ifindex = runtime.block_on(open_host_side(uid, handle, &names, addresses))?;
+    namespace::visit(netns, || {
+        quiet_v6(POD_SIDE, addresses.iter().any(IpAddr::is_ipv6));
+        runtime.block_on(inside_pod(uid, addresses, names.host_mac))
+    })?;
+    runtime.block_on(lead_to_pod(uid, handle, (host_ifindex, &names), addresses))?;
+    Ok(PodInterface {
+        addresses: addresses.to_vec(),
+        netns: netns.to_owned(),
+        host_ifindex,
+        host_mac: names.host_mac,
+        pod_mac: names.pod_mac,
+    })
+}
+
+async fn add_pair(
+    uid: &str,
+    handle: &Handle,
+    netns: &Path,
+    names: &Names,
+    mtu: Option<u32>,
+) -> Result<(), NetworkError> {
     let target = File::open(netns).map_err(NetworkError::file("open", netns))?;
     let mut peer = LinkMessageBuilder::<LinkUnspec>::new()
         .name(POD_SIDE.to_owned())
@@ -144,44 +173,8 @@ pub(super) async fn create(
     let pair = pair
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())))
         .build();
-    connection
-        .handle
-        .link()
-        .add(pair)
-        .execute()
-        .await
-        .map_err(netlink(uid, "make a veth pair"))?;
-    // The side that is brought up last sends at once. The kernel lets the other one send some time later, and drops
-    // what it is given until then: that is waited for.
-    let host_ifindex = open_host_side(uid, &connection.handle, &names, addresses).await?;
-    configure_pod_side(uid, netns, addresses, names.host_mac).await?;
-    lead_to_pod(uid, &connection.handle, (host_ifindex, &names), addresses).await?;
-    carries(uid, &connection.handle, host_ifindex).await?;
-    Ok(PodInterface {
-        addresses: addresses.to_vec(),
-        netns: netns.to_owned(),
-        host_ifindex,
-        host_mac: names.host_mac,
-        pod_mac: names.pod_mac,
-    })
-}
-
-async fn configure_pod_side(
-    uid: &str,
-    netns: &Path,
-    addresses: &[IpAddr],
-    gateway_mac: [u8; 6],
-) -> Result<(), NetworkError> {
-    let (uid, addresses) = (uid.to_owned(), addresses.to_vec());
-    namespace::inside(netns, move || {
-        quiet_v6(POD_SIDE, addresses.iter().any(IpAddr::is_ipv6));
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .build()
-            .map_err(NetworkError::system("start a runtime"))?;
-        runtime.block_on(inside_pod(&uid, &addresses, gateway_mac))
-    })
-    .await
+    let added = handle.link().add(pair).execute().await;
+    added.map_err(netlink(uid, "make a veth pair"))
 }
 
 async fn inside_pod(
@@ -321,8 +314,11 @@ async fn lead_to_pod(
     Ok(())
 }
 
-/// Until the interface sends.
-async fn carries(uid: &str, handle: &Handle, index: u32) -> Result<(), NetworkError> {
+/// Until the host side sends. The side that is brought up last, the pod's, does so at once; the kernel lets the other one
+/// send some time later, and drops what it is given until then.
+pub(super) async fn carries(uid: &str, index: u32) -> Result<(), NetworkError> {
+    let connection = Connection::open()?;
+    let handle = &connection.handle;
     let deadline = Instant::now() + PATIENCE;
     loop {
         let mut found = handle.link().get().match_index(index).execute();

@@ -41,27 +41,53 @@ pub(super) async fn on_own_thread<T: Send + 'static>(
     })?
 }
 
-/// Makes a network namespace and mounts it on `path`; with `first_id` in a user namespace of its own.
-pub(super) async fn create(path: &Path, first_id: Option<u32>) -> Result<(), NetworkError> {
-    let path = path.to_owned();
-    on_own_thread(move || {
-        File::create(&path).map_err(NetworkError::file("create", &path))?;
-        if let Some(first_id) = first_id {
-            return userns::create_with_network(first_id, &path)
-                .map_err(NetworkError::file("make a user namespace for", &path));
-        }
+/// Makes a network namespace and mounts it on `path`; with `first_id` in a user namespace of its own. The calling thread
+/// must be one of its own: if it cannot return to where it was, it must not be used for anything else.
+pub(super) fn create(path: &Path, first_id: Option<u32>) -> Result<(), NetworkError> {
+    File::create(path).map_err(NetworkError::file("create", path))?;
+    if let Some(first_id) = first_id {
+        return userns::create_with_network(first_id, path)
+            .map_err(NetworkError::file("make a user namespace for", path));
+    }
+    returning(|| {
         unshare(CloneFlags::CLONE_NEWNET)
             .map_err(|errno| NetworkError::system("make a network namespace")(errno.into()))?;
         mount(
             Some("/proc/thread-self/ns/net"),
-            &path,
+            path,
             None::<&str>,
             MsFlags::MS_BIND,
             None::<&str>,
         )
-        .map_err(|errno| NetworkError::file("mount a network namespace on", &path)(errno.into()))
+        .map_err(|errno| NetworkError::file("mount a network namespace on", path)(errno.into()))
     })
-    .await
+}
+
+/// Runs `work`, which goes elsewhere, and takes the calling thread back to the network namespace that it is in.
+fn returning<T>(work: impl FnOnce() -> Result<T, NetworkError>) -> Result<T, NetworkError> {
+    let here = Path::new("/proc/thread-self/ns/net");
+    let back = File::open(here).map_err(NetworkError::file("open", here))?;
+    let result = work();
+    setns(back.as_fd(), CloneFlags::CLONE_NEWNET)
+        .map_err(|errno| NetworkError::system("return to the node's network")(errno.into()))?;
+    result
+}
+
+/// Runs `work` in the namespace that is mounted on `path`, on the calling thread: see [`create`].
+pub(super) fn visit<T>(
+    path: &Path,
+    work: impl FnOnce() -> Result<T, NetworkError>,
+) -> Result<T, NetworkError> {
+    returning(|| {
+        enter(path)?;
+        work()
+    })
+}
+
+fn enter(path: &Path) -> Result<(), NetworkError> {
+    let namespace = File::open(path).map_err(NetworkError::file("open", path))?;
+    setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)
+        .map_err(|errno| NetworkError::file("enter", path)(errno.into()))
 }
 
 /// Runs `work` in the namespace that is mounted on `path`.
@@ -71,9 +97,7 @@ pub(super) async fn inside<T: Send + 'static>(
 ) -> Result<T, NetworkError> {
     let path = path.to_owned();
     on_own_thread(move || {
-        let namespace = File::open(&path).map_err(NetworkError::file("open", &path))?;
-        setns(namespace.as_fd(), CloneFlags::CLONE_NEWNET)
-            .map_err(|errno| NetworkError::file("enter", &path)(errno.into()))?;
+        enter(&path)?;
         work()
     })
     .await

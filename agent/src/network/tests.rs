@@ -123,14 +123,15 @@ fn a_crash_at_any_step_is_made_good() {
             let uid = format!("pod{step}");
             let given = networks.inner.addresses.allocate(&uid).unwrap();
             if step > 0 {
-                namespace::create(&networks.netns(&uid), None)
-                    .await
-                    .unwrap();
+                let netns = networks.netns(&uid);
+                let made = namespace::on_own_thread(move || namespace::create(&netns, None));
+                made.await.unwrap();
             }
             if step > 1 {
-                link::create(&uid, &networks.netns(&uid), &given, None)
-                    .await
-                    .unwrap();
+                let (netns, uid, given) = (networks.netns(&uid), uid.clone(), given.clone());
+                let made =
+                    namespace::on_own_thread(move || link::create(&uid, &netns, &given, None));
+                made.await.unwrap();
             }
             if step > 2 {
                 std::fs::write(networks.record(&uid), b"{\"addr").unwrap();

@@ -284,8 +284,9 @@ impl<M: Machine> Worker<M> {
                     return;
                 }
                 self.act(action).await;
-                self.save();
+                // What is told is noted with what was done.
                 self.tell();
+                self.save();
             }
             if acted {
                 // Commands come first, so that a deletion is not kept waiting by a long chain of steps.

@@ -4,6 +4,7 @@
 //! by identity (`sweep`): runc's state below the run directory, the pod's own cgroup, one mount.
 
 mod host;
+mod nursery;
 
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -71,7 +72,8 @@ pub(super) async fn start(spec: &SandboxSpec, program: &Path) -> Result<(), Runt
     let result = async {
         let owned = spec.clone();
         blocking(move || prepare(&owned)).await?;
-        launch(dir, program).await
+        let (cgroup, _) = supervisor_cgroups(spec)?;
+        launch(dir, program, cgroup).await
     }
     .await;
     if result.is_err()
@@ -80,6 +82,13 @@ pub(super) async fn start(spec: &SandboxSpec, program: &Path) -> Result<(), Runt
         tracing::warn!(dir = %dir.display(), %error, "sandbox that did not start is not removed");
     }
     result
+}
+
+/// Where the supervisor is: the directories in which it begins, and those into which it moves.
+fn supervisor_cgroups(spec: &SandboxSpec) -> Result<(Vec<PathBuf>, Vec<PathBuf>), RuntimeError> {
+    let hierarchies = hierarchies()?;
+    let all = cgroups::supervisor_directories(&hierarchies, &spec.cgroup_parent);
+    Ok(all.into_iter().partition(|dir| hierarchies.is_v1(dir)))
 }
 
 pub(super) fn prepare(spec: &SandboxSpec) -> Result<(), RuntimeError> {
@@ -93,7 +102,7 @@ pub(super) fn prepare(spec: &SandboxSpec) -> Result<(), RuntimeError> {
         runc: spec.runtime.program.clone(),
         runc_deadline: spec.runtime.deadline,
         cgroup: cgroup.clone(),
-        own_cgroups: cgroups::supervisor_directories(&hierarchies, &spec.cgroup_parent),
+        own_cgroups: supervisor_cgroups(spec)?.1,
         sharing: spec.sharing,
         first_id: spec.first_id,
         hidden: match spec.runtime.refuses_hybrid && !hierarchies.is_unified() {
@@ -121,17 +130,17 @@ fn make_dir(dir: &Path) -> Result<(), RuntimeError> {
 }
 
 /// Returns when the supervisor listens.
-async fn launch(dir: &Path, program: &Path) -> Result<(), RuntimeError> {
+async fn launch(dir: &Path, program: &Path, cgroup: Vec<PathBuf>) -> Result<(), RuntimeError> {
     let failed = |error| RuntimeError::io("run", program, error);
-    let child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .arg("--dir")
         .arg(dir)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(failed)?;
+        .kill_on_drop(true);
+    let child = nursery::spawn(command, cgroup).await.map_err(failed)?;
     let late = |_| RuntimeError::supervisor(dir, format!("not ready after {READY:?}"));
     let output = tokio::time::timeout(READY, child.wait_with_output()).await;
     let output = output.map_err(late)?.map_err(failed)?;

@@ -1,8 +1,12 @@
 //! What is to be told to the control plane: the latest of everything, sent again after a lost stream.
 //! Nobody who puts something in ever waits; events are bounded, the oldest go first.
+//!
+//! When many pods begin together, each is as soon ready as what others report leaves time for. So a pod that is still
+//! pending is told of a moment later, perhaps with what it has become by then, and events wait until statuses are told.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::{NodeStatus, Pod, PodStatus};
@@ -10,22 +14,32 @@ use prometheus_client::metrics::counter::Counter;
 use proto::node::v1 as wire;
 use proto::node::v1::node_message::Message;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::node::NodeReporter;
 use crate::pods::{EventType, PodEvent, PodKey, Reporter};
 
 /// Events that wait at most.
 const MOST_EVENTS: usize = 1024;
+/// How long it is waited for what becomes of a pod that is pending.
+const PENDING: Duration = Duration::from_millis(100);
+/// Events come when there was no status for so long, or when they have waited so long.
+const QUIET: Duration = Duration::from_millis(50);
+const OLDEST_EVENT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 struct Content {
     statuses: BTreeMap<String, Status>,
     /// Uids with a status to send, in the order in which they changed.
     dirty: VecDeque<String>,
+    /// The same of pods that are pending, and when it is time.
+    pending: VecDeque<(Instant, String)>,
+    /// When the last status came.
+    told: Option<Instant>,
     terminated: BTreeMap<String, (PodKey, bool)>,
     /// Copies of static pods, by the uid that they are reported under.
     mirrors: BTreeMap<String, Bytes>,
-    events: VecDeque<wire::EventReport>,
+    events: VecDeque<(Instant, wire::EventReport)>,
     node_status: Option<(Bytes, bool)>,
     lease_seconds: Option<u32>,
     applied: u64,
@@ -41,6 +55,8 @@ struct Status {
     key: PodKey,
     json: Bytes,
     dirty: bool,
+    /// It is in the queue of those that do not wait.
+    urgent: bool,
 }
 
 /// Shared by workers, the node's heartbeat and the client. The lock is held for moments and no other lock is
@@ -103,6 +119,7 @@ impl Outbox {
     pub(crate) fn begin(&self) {
         self.put(|content| {
             content.dirty = content.statuses.keys().cloned().collect();
+            content.pending.clear();
             for status in content.statuses.values_mut() {
                 status.dirty = true;
             }
@@ -116,27 +133,53 @@ impl Outbox {
         });
     }
 
-    fn take(&self) -> Option<Message> {
-        self.with(Content::take)
+    fn take(&self, now: Instant) -> Option<Message> {
+        self.with(|content| content.take(now))
     }
 
     /// The next message; waits for one.
     pub(crate) async fn next(&self) -> wire::NodeMessage {
         loop {
             let filled = self.filled.notified();
-            if let Some(message) = self.take() {
+            if let Some(message) = self.take(Instant::now()) {
                 return wire::NodeMessage {
                     message: Some(message),
                 };
             }
-            filled.await;
+            let due = self.with(|content| content.due());
+            tokio::select! {
+                () = filled => {}
+                () = sleep_until(due) => {}
+            }
         }
     }
 }
 
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Content {
+    /// When there will be something to take, if nothing is put in.
+    fn due(&self) -> Option<Instant> {
+        let pending = self.pending.front().map(|(due, _)| *due);
+        pending.into_iter().chain(self.event_due()).min()
+    }
+
+    fn event_due(&self) -> Option<Instant> {
+        let (at, _) = self.events.front()?;
+        let quiet = self.told.map_or(*at, |told| told + QUIET);
+        Some(quiet.max(*at).min(*at + OLDEST_EVENT))
+    }
+
     /// The most urgent first; a pod's status always before its end.
-    fn take(&mut self) -> Option<Message> {
+    fn take(&mut self, now: Instant) -> Option<Message> {
+        while let Some((_, uid)) = self.pending.pop_front_if(|(due, _)| *due <= now) {
+            self.dirty.push_back(uid);
+        }
         if let Some(duration_seconds) = self.lease_seconds.take() {
             return Some(Message::LeaseRenewal(wire::LeaseRenewal {
                 duration_seconds,
@@ -180,7 +223,9 @@ impl Content {
         if let Some(name) = self.removed.pop_first() {
             return Some(Message::VolumeRemoved(wire::VolumeRemoved { name }));
         }
-        if let Some(event) = self.events.pop_front() {
+        if self.event_due().is_some_and(|due| due <= now)
+            && let Some((_, event)) = self.events.pop_front()
+        {
             return Some(Message::Event(event));
         }
         self.usage.take().map(Message::Usage)
@@ -209,17 +254,28 @@ impl Reporter for Outbox {
                 return;
             }
         };
+        let is_pending = status.phase.as_deref() == Some("Pending");
         self.put(|content| {
+            let now = Instant::now();
+            content.told = Some(now);
+            let known = content.statuses.get(&pod.uid);
+            let queued = known.is_some_and(|known| known.dirty && known.urgent);
+            let urgent = !is_pending || queued;
             let before = content.statuses.insert(
                 pod.uid.clone(),
                 Status {
                     key: pod.clone(),
                     json,
                     dirty: true,
+                    urgent,
                 },
             );
-            if !before.is_some_and(|before| before.dirty) {
-                content.dirty.push_back(pod.uid.clone());
+            let before = before.filter(|before| before.dirty);
+            match (before.map(|before| before.urgent), urgent) {
+                (None | Some(false), true) => content.dirty.push_back(pod.uid.clone()),
+                (None, false) => content.pending.push_back((now + PENDING, pod.uid.clone())),
+                // It has its place.
+                (Some(_), _) => {}
             }
         });
     }
@@ -237,6 +293,14 @@ impl Reporter for Outbox {
 
     fn terminated(&self, pod: &PodKey) {
         self.put(|content| {
+            // Nothing more becomes of it.
+            if let Some(status) = content.statuses.get_mut(&pod.uid)
+                && status.dirty
+                && !status.urgent
+            {
+                status.urgent = true;
+                content.dirty.push_back(pod.uid.clone());
+            }
             content
                 .terminated
                 .insert(pod.uid.clone(), (pod.clone(), false));
@@ -263,7 +327,7 @@ impl Reporter for Outbox {
                 content.events.pop_front();
                 self.dropped_events.inc();
             }
-            content.events.push_back(report);
+            content.events.push_back((Instant::now(), report));
         });
     }
 }

@@ -1,7 +1,7 @@
 //! What follows from a node's interfaces and addresses.
 #![allow(clippy::unwrap_used)]
 
-use super::super::config::{NorthSouth, VXLAN_PORT, Xdp};
+use super::super::config::{NorthSouth, SETTLE_AFTER, VXLAN_PORT, Xdp};
 use super::*;
 
 fn config(routing: Routing) -> DataPlaneConfig {
@@ -20,6 +20,7 @@ fn config(routing: Routing) -> DataPlaneConfig {
         vxlan_port: VXLAN_PORT,
         node_addresses: Vec::new(),
         pod_mtu: None,
+        settle_after: SETTLE_AFTER,
     }
 }
 

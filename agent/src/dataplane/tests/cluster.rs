@@ -134,6 +134,7 @@ impl Setting {
             vxlan_port: VXLAN_PORT,
             node_addresses: Vec::new(),
             pod_mtu: self.pod_mtu,
+            settle_after: Duration::MAX,
         }
     }
 }

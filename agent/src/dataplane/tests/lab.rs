@@ -230,6 +230,7 @@ impl Lab {
             vxlan_port: VXLAN_PORT,
             node_addresses: Vec::new(),
             pod_mtu: None,
+            settle_after: Duration::MAX,
         }
     }
 

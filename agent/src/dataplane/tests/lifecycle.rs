@@ -14,6 +14,21 @@ fn echo(mut stream: TcpStream) {
     }
 }
 
+/// Ids of the programs at a pod's interface, one for each direction.
+fn at_pod(pod: &crate::network::PodNetwork) -> [String; 2] {
+    let name = attach::interface_name(pod.interface.host_ifindex).unwrap();
+    ["ingress", "egress"].map(|direction| {
+        let output = std::process::Command::new("tc")
+            .args(["filter", "show", "dev", &name, direction])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(text.matches("direct-action").count(), 1, "{text}");
+        let (_, rest) = text.split_once(" id ").unwrap();
+        rest.split_whitespace().next().unwrap().to_owned()
+    })
+}
+
 #[test]
 fn a_second_load_keeps_connections_services_and_pods() {
     lab(|lab| async move {
@@ -39,6 +54,7 @@ fn a_second_load_keeps_connections_services_and_pods() {
         // The process ends, whatever it was doing, and another one starts.
         drop(feed);
         drop(plane);
+        let earlier = at_pod(&client);
         let mut talk = |what: &str| {
             for stream in &mut streams {
                 stream
@@ -59,6 +75,11 @@ fn a_second_load_keeps_connections_services_and_pods() {
         );
         let plane = lab.load().await;
         talk("after the second load");
+        let programs = at_pod(&client);
+        assert!(
+            programs.iter().all(|id| !earlier.contains(id)),
+            "the earlier load's programs are there: {earlier:?} {programs:?}"
+        );
         assert_eq!(before.peer_addr().unwrap(), at, "socket state is kept");
         assert_eq!(
             plane.attachments().len(),
@@ -100,7 +121,7 @@ fn unloading_leaves_nothing() {
         let plane = lab.load().await;
         let pod = lab.pod(&plane, "pod").await;
         let pins = std::fs::read_dir(lab.directory.join("bpf/links")).unwrap();
-        assert_eq!(pins.count(), 9 + 2 + 2);
+        assert_eq!(pins.count(), 9 + 2);
         plane.remove_pod(&pod.interface).await.unwrap();
         plane.remove_pod(&pod.interface).await.unwrap();
         lab.networks.detach("pod").await.unwrap();
@@ -330,10 +351,13 @@ fn a_load_with_another_configuration_moves_what_is_attached() {
         assert_eq!((attached(&lab.cgroup), attached(&other)), (0, 1));
         let pins = std::fs::read_dir(lab.directory.join("bpf/links")).unwrap();
         // The uplink of before still leads somewhere.
+        assert_eq!(pins.count(), 9 + 2 * 2);
+        at_pod(&kept);
         assert_eq!(
-            pins.count(),
-            9 + 2 + 2 * 2,
-            "the pod's that is gone are gone"
+            plane.attachments().len(),
+            9 + 2 * 2 + 2,
+            "the pod's that is gone are gone: {:?}",
+            plane.attachments()
         );
         {
             let state = plane.inner.state();

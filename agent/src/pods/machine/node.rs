@@ -15,6 +15,9 @@ use crate::runtime::{ContainerSpec, ContainerState, ExecOutcome, Resources, Sand
 use crate::userns::UserNamespace;
 use crate::volumes::{sub_path, tmpfs};
 
+/// While one network waits for the kernel, the other is made a namespace.
+const WIRED_AT_ONCE: usize = 2;
+
 /// The node's parts. Networks come later than the rest: they need the node's pod range.
 #[derive(Debug)]
 pub(crate) struct NodeMachine {
@@ -22,10 +25,10 @@ pub(crate) struct NodeMachine {
     pub(crate) data_plane: DataPlane,
     pub(crate) networks: OnceLock<Networks>,
     pub(crate) supervisor_program: PathBuf,
-    /// Held while a network is made or removed, in the order in which it was asked for: the kernel does one thing at a
-    /// time here (RTNL, which it holds for a grace period of RCU per attached program). Pods that take turns at each of a
-    /// dozen requests would all be ready at the end; so the first is while the last waits.
-    wiring: tokio::sync::Mutex<()>,
+    /// Held while a network is made, in the order in which it was asked for: the kernel does one thing at a time here
+    /// (RTNL). Pods that take turns at each of a dozen requests would all be ready at the end; so the first are while the
+    /// last wait. Networks are removed together, as what the kernel waits for then (RCU) it can wait for once.
+    wiring: tokio::sync::Semaphore,
     /// By pod uid; what must be told to the data plane when the pod goes.
     interfaces: Mutex<BTreeMap<String, PodInterface>>,
 }
@@ -41,7 +44,7 @@ impl NodeMachine {
             data_plane,
             networks: OnceLock::new(),
             supervisor_program,
-            wiring: tokio::sync::Mutex::default(),
+            wiring: tokio::sync::Semaphore::new(WIRED_AT_ONCE),
             interfaces: Mutex::default(),
         }
     }
@@ -102,7 +105,7 @@ impl Machine for NodeMachine {
 
     async fn attach_network(&self, uid: &str, wishes: &NetworkWishes) -> Result<Attached, String> {
         let networks = self.networks()?;
-        let _turn = self.wiring.lock().await;
+        let turn = self.wiring.acquire().await.map_err(text)?;
         let network = networks.attach_in(uid, wishes.first_id).await;
         let network = network.map_err(text)?;
         self.interfaces
@@ -113,6 +116,7 @@ impl Machine for NodeMachine {
             .add_pod(&network.interface)
             .await
             .map_err(text)?;
+        drop(turn);
         self.data_plane
             .opt_out(&network.interface, wishes.opted_out)
             .await
@@ -125,6 +129,7 @@ impl Machine for NodeMachine {
             container_port: port.container_port,
         });
         self.data_plane.set_host_ports(uid, ports.collect()).await;
+        networks.carries(uid, &network).await.map_err(text)?;
         Ok(Attached {
             netns: network.netns,
             addresses: network.addresses,
@@ -135,7 +140,6 @@ impl Machine for NodeMachine {
         let Some(networks) = self.networks.get() else {
             return Ok(());
         };
-        let _turn = self.wiring.lock().await;
         let known = self
             .interfaces
             .lock()

@@ -63,6 +63,7 @@ impl Node {
             vxlan_port: VXLAN_PORT,
             node_addresses: Vec::new(),
             pod_mtu: None,
+            settle_after: Duration::ZERO,
         })
         .await
         .unwrap();

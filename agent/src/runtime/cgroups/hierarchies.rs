@@ -52,6 +52,11 @@ impl Hierarchies {
         !self.v1.keys().any(|name| !name.starts_with("name="))
     }
 
+    /// Whether a cgroup's directory is in a hierarchy of v1.
+    pub(crate) fn is_v1(&self, directory: &Path) -> bool {
+        self.v1.values().any(|root| directory.starts_with(root))
+    }
+
     /// Whether containers can be kept from huge pages: by the hierarchy that governs their other resources.
     pub(crate) fn limits_huge_pages(&self) -> bool {
         const NAME: &str = "hugetlb";

@@ -29,9 +29,14 @@ fn event(message: String) -> PodEvent {
     }
 }
 
-/// What is taken out, in words.
+/// What is taken out when nothing waits any more, in words.
 fn drain(outbox: &Outbox) -> Vec<String> {
-    std::iter::from_fn(|| outbox.take())
+    drain_at(outbox, Instant::now() + Duration::from_secs(60))
+}
+
+/// What is taken out at a time, in words.
+fn drain_at(outbox: &Outbox, now: Instant) -> Vec<String> {
+    std::iter::from_fn(|| outbox.take(now))
         .map(|message| match message {
             Message::PodStatus(status) => {
                 let json: PodStatus = serde_json::from_slice(&status.status_json).unwrap();
@@ -71,6 +76,42 @@ fn the_latest_status_of_each_pod_comes_once_and_before_its_end() {
     assert!(drain(&outbox).is_empty());
     outbox.status(&key("a"), &status("Running"));
     assert_eq!(drain(&outbox), ["a Running"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_ready_comes_before_what_is_pending_and_before_events() {
+    let outbox = Outbox::default();
+    let now = || drain_at(&outbox, Instant::now());
+    outbox.event(event("alone".to_owned()));
+    assert_eq!(now(), ["alone"]);
+    for pod in ["a", "b", "c"] {
+        outbox.status(&key(pod), &status("Pending"));
+    }
+    outbox.event(event("why".to_owned()));
+    assert!(now().is_empty());
+    outbox.status(&key("b"), &status("Running"));
+    assert_eq!(now(), ["b Running"], "not as it was before");
+    outbox.terminated(&key("c"));
+    assert_eq!(now(), ["c Pending", "c ended"]);
+    // The next message comes by itself when it is time.
+    let begun = Instant::now();
+    let mut heard = Vec::new();
+    for _ in 0..2 {
+        heard.push((outbox.next().await.message.unwrap(), begun.elapsed()));
+    }
+    assert!(matches!(&heard[0], (Message::Event(_), after) if *after >= QUIET && *after < PENDING));
+    assert!(matches!(&heard[1], (Message::PodStatus(_), after) if *after >= PENDING));
+    assert!(now().is_empty());
+    // Statuses that come and come hold events up for so long and no longer.
+    outbox.event(event("late".to_owned()));
+    for _ in 0..30 {
+        outbox.status(&key("b"), &status("Running"));
+        assert_eq!(now(), ["b Running"]);
+        tokio::time::sleep(QUIET / 2).await;
+    }
+    assert_eq!(now(), Vec::<String>::new());
+    tokio::time::sleep(OLDEST_EVENT).await;
+    assert_eq!(now(), ["late"]);
 }
 
 #[test]

@@ -52,6 +52,7 @@ impl Waggle {
             xdp: Xdp::Off,
             vxlan_port: VXLAN_PORT,
             pod_mtu: None,
+            settle_after: Duration::ZERO,
             node_addresses: NODE
                 .map(|address| address.parse().expect("a constant"))
                 .to_vec(),
