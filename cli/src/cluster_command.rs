@@ -104,8 +104,8 @@ pub(crate) fn run(arguments: &ClusterArguments) -> anyhow::Result<()> {
         Action::RotateEncryptionKey => runtime.block_on(rotate(arguments, "encryption-key")),
         Action::RotateSigningKey => runtime.block_on(rotate(arguments, "signing-key")),
         Action::Snapshot { action } => match action {
-            snapshot::SnapshotAction::Save { file } => {
-                runtime.block_on(async { snapshot::save(config().await?, file).await })
+            snapshot::SnapshotAction::Save { file, stale } => {
+                runtime.block_on(async { snapshot::save(config().await?, file, *stale).await })
             }
             snapshot::SnapshotAction::Restore { file, data_dir } => {
                 snapshot::restore(file, data_dir)

@@ -508,11 +508,12 @@ impl Store {
         self.member.freshen(Freshness::Linearizable).await
     }
 
-    /// Everything as it is now, as the pieces of a file (`store/backup.rs`).
+    /// Everything as it is now, or as this member knows it, as the pieces of a file (`store/backup.rs`).
     pub(crate) async fn backup(
         &self,
+        freshness: Freshness,
     ) -> Result<impl Iterator<Item = Bytes> + Send + use<>, StoreError> {
-        self.member.freshen(Freshness::Linearizable).await?;
+        self.member.freshen(freshness).await?;
         let image = snapshot::Image::capture(&self.member.state().read().mvcc);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let created = now.map_or(0, |now| now.as_secs() as i64);

@@ -12,7 +12,13 @@ use http_body_util::BodyExt as _;
 pub(super) enum SnapshotAction {
     /// Write everything that the store holds to a file, and check it. The file is not encrypted, and has all Secrets in
     /// it: only its owner may read it, and it should go where they may.
-    Save { file: PathBuf },
+    Save {
+        file: PathBuf,
+        /// Save what the member that is asked has in memory, without asking a majority: for when that is lost for good.
+        /// Writes that the cluster has acknowledged of late may be missing.
+        #[arg(long)]
+        stale: bool,
+    },
     /// Make a new cluster of one member with what is in the file: its data directory, for `waggle controller` to
     /// start on. The directory `pki` is not in the file: without a copy of it there, a new CA is made, which no
     /// node knows.
@@ -62,9 +68,14 @@ pub(super) fn restore(file: &Path, data_dir: &Path) -> anyhow::Result<()> {
 }
 
 /// A file that is written beside, checked, and then renamed: what has the name is whole.
-pub(super) async fn save(config: kube::Config, file: &Path) -> anyhow::Result<()> {
+pub(super) async fn save(config: kube::Config, file: &Path, stale: bool) -> anyhow::Result<()> {
+    let asked = config.cluster_url.clone();
     let client = kube::Client::try_from(config)?;
-    let request = http::Request::get("/waggle/v1/snapshot").body(kube::client::Body::empty())?;
+    let path = match stale {
+        true => "/waggle/v1/snapshot?stale=true",
+        false => "/waggle/v1/snapshot",
+    };
+    let request = http::Request::get(path).body(kube::client::Body::empty())?;
     let response = client.send(request).await.context("ask for the snapshot")?;
     let code = response.status();
     let mut body = response.into_body();
@@ -106,6 +117,13 @@ pub(super) async fn save(config: kube::Config, file: &Path) -> anyhow::Result<()
     match written.await {
         Ok(info) => {
             show(file, &info);
+            if stale {
+                println!(
+                    "this is what the member at {asked} had, and no majority was asked: what the cluster has acknowledged \
+                     after revision {} is not in it",
+                    info.revision
+                );
+            }
             Ok(())
         }
         Err(error) => {

@@ -6,7 +6,7 @@
 //! | `GET status` | the members, and how far each node is (`cluster_status.rs`) |
 //! | `POST members` | a new member asks to be one |
 //! | `DELETE members/NAME-OR-ID` | a member leaves |
-//! | `GET snapshot` | everything, as a file |
+//! | `GET snapshot` | everything, as a file; with `?stale=true` what this member has, also without a majority |
 //! | `POST compact` | forgets history |
 //! | `POST defragment` | this member gives space on its disk back |
 
@@ -16,6 +16,7 @@ use http::{HeaderValue, Method, Response, StatusCode};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 
+use super::request::Query;
 use super::{Api, body, respond};
 use crate::registry::ApiError;
 use crate::store::{Change, Compare, Freshness, Node, Op, Store, Txn, TxnOutcome};
@@ -72,7 +73,14 @@ impl Api {
         let store = self.registry.store();
         match (&parts.method, path) {
             (&Method::GET | &Method::HEAD, ["status"]) => Ok(self.cluster_status()),
-            (&Method::GET, ["snapshot"]) => snapshot(store).await,
+            (&Method::GET, ["snapshot"]) => {
+                let query = Query::parse(parts.uri.query().unwrap_or(""));
+                let freshness = match query.flag("stale") {
+                    true => Freshness::Local,
+                    false => Freshness::Linearizable,
+                };
+                snapshot(store, freshness).await
+            }
             (&Method::POST, ["members"]) => {
                 let request: JoinRequest = read(body).await?;
                 let admission = self.admit(store, request).await?;
@@ -180,8 +188,8 @@ async fn remove(store: &Store, who: &str) -> Result<Response<Body>, ApiError> {
     Ok(respond::value(StatusCode::OK, &gone))
 }
 
-async fn snapshot(store: &Store) -> Result<Response<Body>, ApiError> {
-    let pieces = store.backup().await?;
+async fn snapshot(store: &Store, freshness: Freshness) -> Result<Response<Body>, ApiError> {
+    let pieces = store.backup(freshness).await?;
     let stream = futures::stream::iter(pieces.map(Ok::<_, std::convert::Infallible>));
     let mut response = Response::new(Body::from_stream(stream));
     response.headers_mut().insert(

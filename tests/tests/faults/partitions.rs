@@ -154,6 +154,16 @@ fn a_minority_refuses_at_once_and_says_why() {
         names.contains(&"before") && !names.contains(&"refused"),
         "{names:?}"
     );
+    // The same goes for what is saved.
+    let file = members.scratch().join("snapshot");
+    let path = file.to_string_lossy().into_owned();
+    let refused = members.cluster(leader, &["snapshot", "save", &path]);
+    let why = refused.fails();
+    assert!(why.contains("no leader") && !file.exists(), "{why}");
+    let saved = members.cluster(leader, &["snapshot", "save", "--stale", &path]);
+    let said = saved.ok();
+    assert!(said.contains("no majority was asked"), "{said}");
+    members.cluster(leader, &["snapshot", "status", &path]).ok();
     members.boot(one, &[]);
     members.await_api(one);
     members.await_api(leader);

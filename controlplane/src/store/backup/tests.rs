@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::store::tests::{all, committed, delete, open as open_store, put};
-use crate::store::{RangeRequest, Store};
+use crate::store::{Freshness, RangeRequest, Store};
 
 async fn filled(dir: &Path) -> Store {
     let store = open_store(dir).await.unwrap();
@@ -19,7 +19,7 @@ async fn filled(dir: &Path) -> Store {
 }
 
 async fn file_of(store: &Store) -> Vec<u8> {
-    let pieces = store.backup().await.unwrap();
+    let pieces = store.backup(Freshness::Linearizable).await.unwrap();
     pieces.flat_map(|piece| piece.to_vec()).collect()
 }
 

@@ -242,6 +242,15 @@ async fn without_a_majority_everything_fails_soon_and_says_why() {
     // Who asks for what this member has in memory gets it.
     let stale = store.get("k", Freshness::Local).await.unwrap().unwrap();
     assert_eq!(&stale.value[..], b"1");
+    let refused = store.backup(Freshness::Linearizable).await.err();
+    assert!(
+        matches!(refused, Some(StoreError::NoLeader(_))),
+        "{refused:?}"
+    );
+    let pieces = store.backup(Freshness::Local).await.unwrap();
+    let file: Vec<u8> = pieces.flatten().collect();
+    let (info, _) = backup::read(file.as_slice()).unwrap();
+    assert_eq!((info.revision, info.keys), (stale.mod_revision, 1));
     for id in 1..=3 {
         if id != leader {
             cluster.start(id).await.unwrap();
