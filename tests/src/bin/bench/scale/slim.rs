@@ -62,6 +62,7 @@ mod tests {
                 uid: "u".to_owned(),
                 pod_json: "{}".into(),
                 held: true,
+                ..wire::PodChange::default()
             }],
             endpoint_slices: vec![slice.clone()],
             ..wire::Batch::default()
