@@ -154,6 +154,7 @@ struct Inner {
     hasher: std::hash::RandomState,
     /// Writers that take from quotas; which namespace has which lock says the hash of its name. Taken after a turn.
     quota_turns: Vec<tokio::sync::Mutex<()>>,
+    node_ranges: node_ranges::Known,
     /// Whether pods need the account that they run as; set once there are controllers that make accounts.
     accounts: std::sync::atomic::AtomicBool,
 }
@@ -245,6 +246,7 @@ impl Registry {
                 quota_turns: (0..quota::TURNS)
                     .map(|_| tokio::sync::Mutex::default())
                     .collect(),
+                node_ranges: node_ranges::Known::default(),
                 accounts: std::sync::atomic::AtomicBool::new(false),
             }),
         };

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
@@ -46,8 +47,8 @@ pub(super) struct Controller {
     heard: Mutex<HashMap<ObjectKey, Heard>>,
     /// Addresses that were compared with those of the other nodes.
     compared: Mutex<HashMap<ObjectKey, BTreeSet<IpAddr>>>,
-    /// One allocation at a time.
-    allocating: tokio::sync::Mutex<()>,
+    /// One allocation at a time. The ranges that were given and that the cache does not show yet.
+    allocating: tokio::sync::Mutex<HashMap<ObjectKey, Vec<IpNet>>>,
     grace: Duration,
     limits: NodeEviction,
     pace: Mutex<zones::Pace>,
@@ -212,10 +213,31 @@ impl Controller {
     }
 
     /// Cuts the node's ranges out of what no other node has. Another member, or somebody's hand, may give
-    /// them to another node in the meantime: the write is refused then, and the nodes are read again.
+    /// them to another node in the meantime: the write is refused then, and the nodes are read from the store. At first the
+    /// cache is asked, since thousands of nodes may come together.
     async fn allocate(&self, node: &Node) -> Result<(), ApiError> {
-        let _one_at_a_time = self.allocating.lock().await;
+        let mut given = self.allocating.lock().await;
         let name = node.metadata.name.as_deref().unwrap_or_default();
+        given.retain(|key, _| {
+            let known = self.cache.nodes.get_key(key);
+            known.is_some_and(|node| plan::needs_cidr(&node))
+        });
+        let nodes = self.cache.nodes.list("");
+        let mut used: Vec<_> = nodes
+            .iter()
+            .flat_map(|node| cidr::ranges_of(node))
+            .collect();
+        used.extend(given.values().flatten());
+        if let Some(ranges) = self.pod_ranges.allocate(&used) {
+            match self.client.update(&cidr::with_ranges(node, &ranges)).await {
+                Ok(_) => {
+                    given.insert(ObjectKey::of(node), ranges);
+                    return Ok(());
+                }
+                Err(error) if matches!(error.code(), 409 | 422) => {}
+                Err(error) => return Err(error),
+            }
+        }
         for _ in 0..ATTEMPTS {
             let (nodes, _) = self.client.list::<Node>("").await?;
             let Some(live) = nodes

@@ -39,8 +39,9 @@ struct Front {
     pending_bytes: usize,
 }
 
-/// Writes that may wait for sled, by bytes. They come to it in a few milliseconds.
-const PENDING_BYTES: usize = 256 << 10;
+/// Writes that may wait for sled, by bytes. The next sync waits while they are given to it: more at a time is a longer wait,
+/// fewer is more often the same key.
+const PENDING_BYTES: usize = 32 << 10;
 
 /// sled puts items over 128 KiB into files of their own. Records are cut small enough that this does not
 /// happen, so that the check is one `stat`; if it happens all the same, those files are synced too.
