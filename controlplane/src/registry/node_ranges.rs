@@ -65,10 +65,13 @@ fn stored_ranges(value: &[u8]) -> Vec<IpNet> {
     texts.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
-/// The ranges of each version of a node that was read last: thousands of nodes come together, and each that gets ranges
+/// By key: the version of a node that was read last, and its ranges.
+type Versions = HashMap<Arc<str>, (Revision, Vec<IpNet>)>;
+
+/// What is known of the nodes that were read last: thousands of nodes come together, and each that gets ranges
 /// is compared with all others.
 #[derive(Debug, Default)]
-pub(super) struct Known(Mutex<HashMap<Arc<str>, (Revision, Vec<IpNet>)>>);
+pub(super) struct Known(Mutex<Versions>);
 
 impl Known {
     /// A range that overlaps with one of those that are wanted: which one, and the other, with its node.

@@ -40,7 +40,9 @@ async fn history_log_and_file_stay_small_while_one_value_is_replaced_for_ever() 
     };
     let mut largest = 0;
     let mut written = 0;
-    while disk.size() >= largest / 4 * 3 {
+    // Versions are compacted and the file is rewritten by one task, the log is purged by Raft: either may be first.
+    let purged = || store.member.group().log_positions().0;
+    while disk.size() >= largest / 4 * 3 || purged().is_none() {
         assert!(written < MOST, "nothing was given back of {largest} bytes");
         largest = largest.max(disk.size());
         let value = format!("{written} {}", "x".repeat(VALUE));
