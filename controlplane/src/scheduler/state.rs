@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod, Taint};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -51,6 +51,14 @@ fn is_ours(pod: &Pod) -> bool {
         && !gated
         && pod.metadata.deletion_timestamp.is_none()
         && !is_finished(pod)
+}
+
+/// What of a node's spec keeps pods away. The rest of it, such as its pod range, makes room for nobody.
+fn obstacles(node: &Node) -> (&[Taint], bool) {
+    let spec = node.spec.as_ref();
+    let taints = spec.and_then(|spec| spec.taints.as_deref());
+    let unschedulable = spec.and_then(|spec| spec.unschedulable);
+    (taints.unwrap_or_default(), unschedulable.unwrap_or(false))
 }
 
 fn is_finished(pod: &Pod) -> bool {
@@ -109,7 +117,7 @@ impl State {
         };
         self.snapshot.put_node(new);
         let matters = old.is_none_or(|old| {
-            old.spec != new.spec
+            obstacles(old) != obstacles(new)
                 || old.metadata.labels != new.metadata.labels
                 || old.status.as_ref().map(|status| &status.allocatable)
                     != new.status.as_ref().map(|status| &status.allocatable)
