@@ -25,17 +25,11 @@ pub(super) fn concerns(kind: &Kind<'_>, new: &Value, old: Option<&Value>) -> boo
 
 fn ranges(node: &Value) -> Vec<IpNet> {
     let spec = &node["spec"];
-    let mut texts: Vec<&str> = spec["podCIDRs"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
-    if texts.is_empty() {
-        texts.extend(spec["podCIDR"].as_str());
-    }
-    let ranges = texts.into_iter().filter_map(|text| text.parse().ok());
-    ranges.collect()
+    let listed = spec["podCIDRs"].as_array().into_iter().flatten();
+    either(
+        listed.filter_map(Value::as_str).collect(),
+        spec["podCIDR"].as_str(),
+    )
 }
 
 /// Of a node as it is stored, what matters here.
@@ -58,11 +52,16 @@ fn stored_ranges(value: &[u8]) -> Vec<IpNet> {
     let Ok(Stored { spec }) = serde_json::from_slice(value) else {
         return Vec::new();
     };
-    let mut texts = spec.pod_cidrs;
-    if texts.is_empty() {
-        texts.extend(spec.pod_cidr);
+    let listed = spec.pod_cidrs.iter().map(String::as_str);
+    either(listed.collect(), spec.pod_cidr.as_deref())
+}
+
+/// The list counts, and the single one where there is none.
+fn either<'a>(mut listed: Vec<&'a str>, single: Option<&'a str>) -> Vec<IpNet> {
+    if listed.is_empty() {
+        listed.extend(single);
     }
-    texts.iter().filter_map(|text| text.parse().ok()).collect()
+    listed.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
 /// By key: the version of a node that was read last, and its ranges.
