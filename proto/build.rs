@@ -2,17 +2,17 @@
 
 fn main() -> anyhow::Result<()> {
     println!("cargo:rerun-if-changed=proto");
-    let files = protox::compile(
-        [
-            "waggle/node/v1/node.proto",
-            "waggle/raft/v1/raft.proto",
-            "waggle/raft/v1/record.proto",
-        ],
-        ["proto"],
-    )?;
-
+    let node = protox::compile(["waggle/node/v1/node.proto"], ["proto"])?;
     tonic_prost_build::configure()
         .bytes(".waggle")
-        .compile_fds(files)?;
+        .codec_path("crate::codec::SmallCodec")
+        .compile_fds(node)?;
+    let raft = protox::compile(
+        ["waggle/raft/v1/raft.proto", "waggle/raft/v1/record.proto"],
+        ["proto"],
+    )?;
+    tonic_prost_build::configure()
+        .bytes(".waggle")
+        .compile_fds(raft)?;
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use proto::node::v1 as wire;
 use proto::node::v1::control_message::Message as Down;
 use proto::node::v1::node_message::Message as Up;
@@ -26,6 +26,7 @@ use crate::cache::Cache;
 use crate::nodestream::NodeStreams;
 use crate::registry::{ApiError, Client};
 
+mod answer;
 mod applied;
 mod batch;
 mod convert;
@@ -44,6 +45,7 @@ mod volumes;
 #[cfg(test)]
 mod tests;
 
+use answer::Outbound;
 use applied::Introduction;
 pub(crate) use applied::{Applied, Connected};
 pub(crate) use credentials::Credentials;
@@ -101,10 +103,9 @@ pub(crate) fn service(
     let store = client.registry().store().clone();
     tokio::spawn(share::share(store, applied.clone(), shutdown.clone()));
     let server = NodeSyncServer::new(service).max_decoding_message_size(MAX_MESSAGE);
-    (
-        tonic::service::Routes::new(server).into_axum_router(),
-        applied,
-    )
+    let router = tonic::service::Routes::new(server).into_axum_router();
+    let router = router.layer(axum::middleware::map_response(answer::complete));
+    (router, applied)
 }
 
 /// The node that the request's certificate names.
@@ -130,8 +131,6 @@ fn status_of(error: &ApiError) -> Status {
     }
 }
 
-/// On its way to a stream's task. In a place of its own: a channel keeps room for 32 of what it carries, for each node.
-type Outbound = Box<Result<ControlMessage, Status>>;
 type Outgoing<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -155,8 +154,7 @@ impl NodeSync for Service {
                 let _ = sender.send(Box::new(Err(status))).await;
             }
         });
-        let outgoing = ReceiverStream::new(receiver).map(|message: Outbound| *message);
-        Ok(Response::new(outgoing.boxed()))
+        Ok(answer::begin(receiver, stream::empty().boxed()))
     }
 
     async fn stream(
@@ -225,7 +223,7 @@ impl Service {
             let message = ControlMessage {
                 message: Some(Down::Trust(trust)),
             };
-            if sender.send(Box::new(Ok(message))).await.is_err() {
+            if sender.send(answer::message(&message)).await.is_err() {
                 return Ok(());
             }
         }
@@ -247,26 +245,31 @@ impl Service {
             let store = self.client.registry().store();
             let mut addresses = Vec::new();
             loop {
-                let (message, revision) = tokio::select! {
+                let message = tokio::select! {
                     now = store.api_addresses(&addresses) => {
                         addresses = now;
                         let urls = addresses.iter().map(|address| format!("https://{address}"));
-                        (Down::Servers(wire::Servers { urls: urls.collect() }), 0)
+                        Down::Servers(wire::Servers { urls: urls.collect() })
                     }
                     batch = batches.next() => match batch {
-                        Some(batch) => (Down::Batch(batch.bytes), batch.revision),
+                        Some(batch) => {
+                            if sender.send(answer::batch(batch.parts)).await.is_err() {
+                                return Ok(());
+                            }
+                            uplink.sent(batch.revision);
+                            continue;
+                        }
                         None => return Err(Status::aborted("another stream of this node took over")),
                     },
-                    Some(request) = requests.recv() => (Down::StreamRequest(*request), 0),
-                    Some(answer) = answers.recv() => (*answer, 0),
+                    Some(request) = requests.recv() => Down::StreamRequest(*request),
+                    Some(answer) = answers.recv() => *answer,
                 };
                 let message = ControlMessage {
                     message: Some(message),
                 };
-                if sender.send(Box::new(Ok(message))).await.is_err() {
+                if sender.send(answer::message(&message)).await.is_err() {
                     return Ok(());
                 }
-                uplink.sent(revision);
             }
         };
         tokio::select! {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use prost::Message as _;
 use proto::node::v1::{
     Batch, EndpointSliceChange, NodeChange, ObjectChange, PodChange, ServiceChange,
@@ -43,43 +43,49 @@ impl Part {
 }
 
 impl Shared {
-    pub(super) fn new(
-        services: impl IntoIterator<Item = ServiceChange>,
+    pub(super) fn services(services: impl IntoIterator<Item = ServiceChange>) -> Self {
+        Self::in_parts(services, |services| Batch {
+            services,
+            ..Batch::default()
+        })
+    }
+
+    pub(super) fn endpoint_slices(
         endpoint_slices: impl IntoIterator<Item = EndpointSliceChange>,
-        nodes: impl IntoIterator<Item = NodeChange>,
     ) -> Self {
+        Self::in_parts(endpoint_slices, |endpoint_slices| Batch {
+            endpoint_slices,
+            ..Batch::default()
+        })
+    }
+
+    pub(super) fn nodes(nodes: impl IntoIterator<Item = NodeChange>) -> Self {
+        Self::in_parts(nodes, |nodes| Batch {
+            nodes,
+            ..Batch::default()
+        })
+    }
+
+    /// One after the other; what is encoded is shared, not copied.
+    pub(super) fn join<'a>(all: impl IntoIterator<Item = &'a Self>) -> Self {
+        let parts = all.into_iter().flat_map(|shared| &shared.parts);
+        Self {
+            parts: parts.cloned().collect(),
+        }
+    }
+
+    /// As many of the changes at a time as one message has.
+    fn in_parts<T>(changes: impl IntoIterator<Item = T>, batch: impl Fn(Vec<T>) -> Batch) -> Self {
+        let mut changes = changes.into_iter().peekable();
         let mut parts = Vec::new();
-        in_parts(services, |services| {
-            parts.push(Part::new(&Batch {
-                services,
-                ..Batch::default()
-            }));
-        });
-        in_parts(endpoint_slices, |endpoint_slices| {
-            parts.push(Part::new(&Batch {
-                endpoint_slices,
-                ..Batch::default()
-            }));
-        });
-        in_parts(nodes, |nodes| {
-            parts.push(Part::new(&Batch {
-                nodes,
-                ..Batch::default()
-            }));
-        });
+        while changes.peek().is_some() {
+            parts.push(Part::new(&batch(changes.by_ref().take(SHARED).collect())));
+        }
         Self { parts }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.parts.is_empty()
-    }
-}
-
-/// As many of the changes at a time as one message has.
-fn in_parts<T>(changes: impl IntoIterator<Item = T>, mut each: impl FnMut(Vec<T>)) {
-    let mut changes = changes.into_iter().peekable();
-    while changes.peek().is_some() {
-        each(changes.by_ref().take(SHARED).collect());
     }
 }
 
@@ -111,7 +117,8 @@ pub(super) struct Parcel {
 #[derive(Debug, Clone)]
 pub(super) struct Message {
     pub(super) revision: u64,
-    pub(super) bytes: Bytes,
+    /// One after the other they are the batch.
+    pub(super) parts: Vec<Bytes>,
 }
 
 /// A message that is not put together yet: until then it has nothing that is its own, so that the full states of
@@ -124,15 +131,11 @@ pub(super) struct Draft {
 
 impl Draft {
     pub(super) fn encode(self) -> Message {
-        let length: usize = self.parts.iter().map(|part| part.bytes.len()).sum();
-        let mut bytes = BytesMut::with_capacity(length + self.header.encoded_len());
-        for part in &self.parts {
-            bytes.extend_from_slice(&part.bytes);
-        }
-        bytes.extend_from_slice(&self.header.encode_to_vec());
+        let mut parts: Vec<Bytes> = self.parts.into_iter().map(|part| part.bytes).collect();
+        parts.push(self.header.encode_to_vec().into());
         Message {
             revision: self.header.revision,
-            bytes: bytes.freeze(),
+            parts,
         }
     }
 }

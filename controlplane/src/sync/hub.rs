@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::applied::Applied;
-use super::batch::{Draft, Message, Own, Parcel, Shared};
+use super::batch::{Draft, Message, Own, Parcel};
 use super::hold::{Holds, Limits};
 use super::metrics::SyncMetrics;
 use super::references::{Kind, Reference};
@@ -130,8 +130,7 @@ struct Hub {
     peers: HashMap<String, Peer>,
     /// Which nodes have pods that refer to an object.
     holders: HashMap<Reference, BTreeSet<String>>,
-    /// The cluster-wide full state, until something of it changes.
-    full: Option<Arc<Shared>>,
+    full: state::Full,
     /// Up to here every flush is done.
     revision: u64,
     /// Pods that are being deleted, and what the nodes have in force.
@@ -154,7 +153,7 @@ impl Hub {
             dirty,
             peers: HashMap::new(),
             holders: HashMap::new(),
-            full: None,
+            full: state::Full::default(),
             revision: 0,
             holds: Holds::new(limits),
             applied: applied.clone(),
@@ -258,14 +257,7 @@ impl Hub {
 
     /// The node's peer is made anew from the present state, which is sent whole.
     fn send_full(&mut self, node: &str) {
-        let shared = match &self.full {
-            Some(shared) => Arc::clone(shared),
-            None => {
-                let shared = Arc::new(state::everything(&self.cache));
-                self.full = Some(Arc::clone(&shared));
-                shared
-            }
-        };
+        let shared = self.full.get(&self.cache);
         let Some(mut peer) = self.peers.remove(node) else {
             return;
         };
@@ -329,9 +321,7 @@ impl Hub {
     fn send(&mut self, dirty: &Dirty, since: u64) {
         let revision = self.revision;
         let shared = Arc::new(state::shared(&self.cache, dirty));
-        if !shared.is_empty() {
-            self.full = None;
-        }
+        self.full.changed(dirty);
         let mut own: HashMap<String, Own> = HashMap::new();
         self.flush_pods(dirty, &mut own);
         self.flush_objects(dirty, &mut own);

@@ -46,21 +46,62 @@ pub(super) fn shared(cache: &Cache, dirty: &Dirty) -> Shared {
     let services = dirty.services.iter().map(|key| service(cache, key));
     let slices = dirty.slices.iter().map(|key| slice(cache, key));
     let nodes = dirty.nodes.iter().map(|key| node(cache, key));
-    Shared::new(services, slices, nodes)
+    Shared::join([
+        &Shared::services(services),
+        &Shared::endpoint_slices(slices),
+        &Shared::nodes(nodes),
+    ])
 }
 
-pub(super) fn everything(cache: &Cache) -> Shared {
-    fn keys<K: Object>(objects: &[Arc<K>]) -> impl Iterator<Item = ObjectKey> {
-        objects.iter().map(|object| ObjectKey::of(object.as_ref()))
+/// The cluster-wide full state, each kind kept until one of it changes: while thousands of nodes come, what they get of Services
+/// and endpoints is made once.
+#[derive(Debug, Default)]
+pub(super) struct Full {
+    services: Option<Shared>,
+    slices: Option<Shared>,
+    nodes: Option<Shared>,
+    joined: Option<Arc<Shared>>,
+}
+
+impl Full {
+    /// What is dirty has been sent.
+    pub(super) fn changed(&mut self, dirty: &Dirty) {
+        let kinds = [
+            (&mut self.services, dirty.services.is_empty()),
+            (&mut self.slices, dirty.slices.is_empty()),
+            (&mut self.nodes, dirty.nodes.is_empty()),
+        ];
+        for (kept, unchanged) in kinds {
+            if !unchanged {
+                *kept = None;
+                self.joined = None;
+            }
+        }
     }
-    let services = cache.services.list("");
-    let slices = cache.endpoint_slices.list("");
-    let nodes = cache.nodes.list("");
-    Shared::new(
-        keys(&services).map(|key| service(cache, &key)),
-        keys(&slices).map(|key| slice(cache, &key)),
-        keys(&nodes).map(|key| node(cache, &key)),
-    )
+
+    pub(super) fn get(&mut self, cache: &Cache) -> Arc<Shared> {
+        fn keys<K: Object>(objects: &[Arc<K>]) -> impl Iterator<Item = ObjectKey> {
+            objects.iter().map(|object| ObjectKey::of(object.as_ref()))
+        }
+        if let Some(joined) = &self.joined {
+            return Arc::clone(joined);
+        }
+        let services = self.services.get_or_insert_with(|| {
+            let services = cache.services.list("");
+            Shared::services(keys(&services).map(|key| service(cache, &key)))
+        });
+        let slices = self.slices.get_or_insert_with(|| {
+            let slices = cache.endpoint_slices.list("");
+            Shared::endpoint_slices(keys(&slices).map(|key| slice(cache, &key)))
+        });
+        let nodes = self.nodes.get_or_insert_with(|| {
+            let nodes = cache.nodes.list("");
+            Shared::nodes(keys(&nodes).map(|key| node(cache, &key)))
+        });
+        let joined = Arc::new(Shared::join([&*services, &*slices, &*nodes]));
+        self.joined = Some(Arc::clone(&joined));
+        joined
+    }
 }
 
 fn json<T: Serialize>(object: &T) -> Bytes {
@@ -214,5 +255,24 @@ mod tests {
         let runs = json!({"startTime": "2026-01-02T03:04:05Z"});
         assert_eq!(judged(wrong, runs.clone()), "");
         assert_eq!(judged(none, runs), "");
+    }
+
+    #[test]
+    fn a_node_that_comes_has_no_service_encoded_again() {
+        let kept = || Some(Shared::default());
+        let mut full = Full {
+            services: kept(),
+            slices: kept(),
+            nodes: kept(),
+            joined: Some(Arc::default()),
+        };
+        full.changed(&Dirty::default());
+        assert!(full.joined.is_some());
+
+        let mut dirty = Dirty::default();
+        dirty.nodes.insert(ObjectKey::new("", "n"));
+        full.changed(&dirty);
+        assert!(full.services.is_some() && full.slices.is_some());
+        assert!(full.nodes.is_none() && full.joined.is_none());
     }
 }

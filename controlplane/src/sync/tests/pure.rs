@@ -266,11 +266,9 @@ proptest! {
         sizes in proptest::collection::vec(0_usize..1_500_000, 0..12),
         full: bool,
     ) {
-        let shared = Shared::new(
+        let shared = Shared::services(
             (0..services)
                 .map(|number| ServiceChange { name: number.to_string(), ..ServiceChange::default() }),
-            Vec::new(),
-            Vec::new(),
         );
         let own = Own {
             pods: sizes.iter().map(|size| PodChange {
@@ -282,7 +280,7 @@ proptest! {
         };
         let parcel = Parcel { full, revision: 9, since: 4, shared: Arc::new(shared), own };
         let messages = parcel.messages();
-        let batches: Vec<_> = messages.iter().map(|message| decoded(&message.bytes)).collect();
+        let batches: Vec<_> = messages.iter().map(|message| decoded(&message.parts.concat())).collect();
         let last = batches.len() - 1;
         for (position, batch) in batches.iter().enumerate() {
             prop_assert_eq!(batch.full, full);

@@ -28,7 +28,7 @@ fn start(cache: &Cache, shutdown: &CancellationToken) -> hub::Handle {
 }
 
 async fn next(stream: &mut hub::Batches) -> Batch {
-    decoded(&stream.next().await.unwrap().bytes)
+    decoded(&stream.next().await.unwrap().parts.concat())
 }
 
 /// One change in every informer's view, as the feed would make it.
@@ -133,7 +133,7 @@ async fn parts_that_are_encoded_once_make_whole_messages() {
         name: format!("s{number}"),
         ..ServiceChange::default()
     });
-    let shared = Arc::new(Shared::new(services, Vec::new(), Vec::new()));
+    let shared = Arc::new(Shared::services(services));
     let parcel = |own: Own| Parcel {
         full: true,
         revision: 9,
@@ -152,11 +152,11 @@ async fn parts_that_are_encoded_once_make_whole_messages() {
     };
     let with_pod = parcel(own).messages();
     assert_eq!((plain.len(), with_pod.len()), (1, 2));
-    let [one, other] = [&plain[0], &with_pod[0]].map(|message| decoded(&message.bytes));
+    let [one, other] = [&plain[0], &with_pod[0]].map(|message| decoded(&message.parts.concat()));
     assert_eq!(one.services, other.services);
     assert_eq!(one.services.len(), 3);
     assert!(one.last && !other.last);
     assert_eq!((one.revision, other.revision), (9, 4));
-    let last = decoded(&with_pod[1].bytes);
+    let last = decoded(&with_pod[1].parts.concat());
     assert_eq!((last.pods, last.revision, last.last), (vec![pod], 9, true));
 }
