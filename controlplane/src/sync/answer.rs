@@ -126,7 +126,7 @@ mod tests {
 
     use super::*;
 
-    fn joined(outbound: Outbound) -> Vec<u8> {
+    fn joined(outbound: Result<VecDeque<Bytes>, Status>) -> Vec<u8> {
         outbound.unwrap().into_iter().flatten().collect()
     }
 
@@ -142,7 +142,7 @@ mod tests {
                 let sent = pieces.as_ref().unwrap();
                 prop_assert!(sent.iter().skip(1).map(|piece| piece.as_ptr()).eq(parts.iter().map(|part| part.as_ptr())));
             }
-            prop_assert_eq!(joined(Box::new(pieces)), joined(message(&same)));
+            prop_assert_eq!(joined(pieces), joined(*message(&same)));
         }
     }
 
@@ -151,6 +151,9 @@ mod tests {
         let message = ControlMessage {
             message: Some(Message::Batch(Bytes::from_static(b"xyz"))),
         };
-        assert_eq!(joined(super::message(&message)), b"\0\0\0\0\x05\x0a\x03xyz");
+        assert_eq!(
+            joined(*super::message(&message)),
+            b"\0\0\0\0\x05\x0a\x03xyz"
+        );
     }
 }
