@@ -86,6 +86,13 @@ pub(crate) fn fill(object: &mut Map<String, Value>, key: &str, value: impl Into<
     }
 }
 
+/// Fills in a number that is not given, or given as 0 where that says the same.
+pub(crate) fn fill_number(object: &mut Map<String, Value>, key: &str, value: i64) {
+    if object.get(key).is_none_or(|old| old.is_null() || *old == 0) {
+        object.insert(key.to_owned(), value.into());
+    }
+}
+
 /// Sets `key` where it is absent or null: an empty string that somebody wrote is for validation to refuse.
 pub(crate) fn fill_absent(object: &mut Map<String, Value>, key: &str, value: impl Into<Value>) {
     if object.get(key).is_none_or(Value::is_null) {

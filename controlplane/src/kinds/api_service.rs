@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::access::{at, integer, list, object_mut, text};
+use super::access::{at, flag, integer, list, object_mut, text};
 use super::errors::Errors;
 use super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, names, table};
 
@@ -117,6 +117,29 @@ impl Strategy for ApiService {
             for message in names::port_number(port) {
                 let message = format!("port is not valid: {message}");
                 errors.invalid("spec.service.port", port, &message);
+            }
+            let bundle = !text(spec, &["caBundle"]).is_empty();
+            if flag(spec, &["insecureSkipTLSVerify"]) && bundle {
+                errors.invalid(
+                    "spec.insecureSkipTLSVerify",
+                    true,
+                    "may not be true if caBundle is present",
+                );
+            }
+        } else {
+            if !text(spec, &["caBundle"]).is_empty() {
+                errors.invalid(
+                    "spec.caBundle",
+                    format!("{} bytes", text(spec, &["caBundle"]).len() / 4 * 3),
+                    "local APIServices may not have a caBundle",
+                );
+            }
+            if flag(spec, &["insecureSkipTLSVerify"]) {
+                errors.invalid(
+                    "spec.insecureSkipTLSVerify",
+                    true,
+                    "local APIServices may not have insecureSkipTLSVerify",
+                );
             }
         }
         errors.into_vec()

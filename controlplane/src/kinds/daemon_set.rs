@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::access::{at, fill, integer, object_mut, same, text};
+use super::access::{at, fill, fill_absent, integer, object_mut, same, text};
 use super::errors::Errors;
 use super::replica_set::{not_negative, selector_and_template};
 use super::{
@@ -55,7 +55,7 @@ impl Strategy for DaemonSet {
         );
         if text(object, &["spec", "updateStrategy", "type"]) == "RollingUpdate" {
             let rolling = object_mut(object, ROLLING);
-            fill(rolling, "maxUnavailable", 1);
+            fill_absent(rolling, "maxUnavailable", 1);
             fill(rolling, "maxSurge", 0);
         }
         pod::default_template(object);

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::access::{at, fill, integer, object_mut, text};
+use super::access::{at, fill, fill_absent, integer, object_mut, text};
 use super::errors::Errors;
 use super::replica_set::{not_negative, selector_and_template};
 use super::table;
@@ -49,8 +49,8 @@ impl Strategy for Deployment {
         fill(strategy, "type", "RollingUpdate");
         if strategy.get("type").and_then(Value::as_str) == Some("RollingUpdate") {
             let rolling = object_mut(object, ROLLING);
-            fill(rolling, "maxUnavailable", "25%");
-            fill(rolling, "maxSurge", "25%");
+            fill_absent(rolling, "maxUnavailable", "25%");
+            fill_absent(rolling, "maxSurge", "25%");
         }
         pod::default_template(object);
     }

@@ -43,8 +43,14 @@ pub(super) static BETA: Kind = Kind {
         to_stored: |slice| {
             for endpoint in list_mut(slice, &["endpoints"]) {
                 let endpoint = object_mut(endpoint, &[]);
-                let Some(Value::Object(mut topology)) = endpoint.remove("topology") else {
-                    continue;
+                let mut topology = match endpoint.remove("topology") {
+                    Some(Value::Object(topology)) => topology,
+                    // For validation to refuse.
+                    Some(other) => {
+                        endpoint.insert("deprecatedTopology".into(), other);
+                        continue;
+                    }
+                    None => continue,
                 };
                 for (label, field) in PLACES {
                     if let Some(place) = topology.remove(*label) {
@@ -222,7 +228,7 @@ fn validate_endpoint(endpoint: &Value, address_type: &str, field: &str, errors: 
         }
     }
     let hostname = text(endpoint, &["hostname"]);
-    if !hostname.is_empty() {
+    if at(endpoint, &["hostname"]).is_some() {
         errors.format(
             &format!("{field}.hostname"),
             hostname,
@@ -230,12 +236,28 @@ fn validate_endpoint(endpoint: &Value, address_type: &str, field: &str, errors: 
         );
     }
     let node = text(endpoint, &["nodeName"]);
-    if !node.is_empty() {
+    if at(endpoint, &["nodeName"]).is_some() {
         errors.format(
             &format!("{field}.nodeName"),
             node,
             names::dns_subdomain(node),
         );
+    }
+    let field_of_topology = format!("{field}.deprecatedTopology");
+    match at(endpoint, &["deprecatedTopology"]) {
+        None => {}
+        Some(Value::Object(topology)) => {
+            for (key, value) in topology {
+                errors.format(&field_of_topology, key, names::qualified_name(key));
+                match value {
+                    Value::String(text) => {
+                        errors.format(&field_of_topology, text, names::label_value(text));
+                    }
+                    other => errors.invalid(&*field_of_topology, other.clone(), "must be a string"),
+                }
+            }
+        }
+        Some(other) => errors.invalid(field_of_topology, other.clone(), "must be an object"),
     }
     let mut zones = HashSet::new();
     let hints = list(endpoint, &["hints", "forZones"]);

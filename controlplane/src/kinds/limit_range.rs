@@ -200,4 +200,32 @@ fn ordered(limit: &Value, name: &str, path: &str, errors: &mut Errors) {
             &format!("ratio {ratio} is less than 1"),
         );
     }
+    if let (Some(ratio), Some(min), Some(max)) = (
+        amount(limit, "maxLimitRequestRatio", name),
+        amount(limit, "min", name),
+        amount(limit, "max", name),
+    ) {
+        let most = max.approximate() / min.approximate();
+        if ratio.approximate() > most {
+            errors.invalid(
+                format!("{path}.maxLimitRequestRatio[{name}]"),
+                ratio.to_string(),
+                &format!("ratio {ratio} is greater than max/min = {most:.6}"),
+            );
+        }
+    }
+    if let (Some(default), Some(request)) = (
+        amount(limit, "default", name),
+        amount(limit, "defaultRequest", name),
+    ) && !super::pod::may_be_overcommitted(name)
+        && default != request
+    {
+        errors.invalid(
+            format!("{path}.defaultRequest[{name}]"),
+            request.to_string(),
+            &format!(
+                "default value {default} must equal to defaultRequest value {request} in {name}"
+            ),
+        );
+    }
 }

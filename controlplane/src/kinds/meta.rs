@@ -160,7 +160,8 @@ fn owners(meta: &Value, errors: &mut Errors) {
     let mut controller: Option<String> = None;
     for owner in owners {
         let api_version = text(owner, &["apiVersion"]);
-        if api_version.is_empty() || api_version.ends_with('/') {
+        let parts = api_version.matches('/').count();
+        if api_version.is_empty() || api_version.ends_with('/') || parts > 1 {
             errors.invalid(
                 format!("{FIELD}.apiVersion"),
                 api_version,

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::access::text;
+use super::access::{at, text};
 use super::errors::Errors;
 
 pub(super) mod ingress;
@@ -34,8 +34,8 @@ fn port_or_name(port: &Value, path: &str, errors: &mut Errors) {
 
 /// A reference to something of any group: `apiGroup`, `kind`, `name`.
 fn typed_reference(reference: &Value, path: &str, errors: &mut Errors) {
-    let group = text(reference, &["apiGroup"]);
-    if !group.is_empty() {
+    // A group that is given as empty is not the same as none.
+    if let Some(group) = at(reference, &["apiGroup"]).and_then(Value::as_str) {
         errors.format(
             &format!("{path}.apiGroup"),
             group,

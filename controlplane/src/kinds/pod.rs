@@ -19,7 +19,7 @@ mod volumes;
 
 use serde_json::{Value, json};
 
-use super::access::{at, integer, list, object_mut, text};
+use super::access::{at, fill_absent, integer, list, object_mut, text};
 use super::errors::Errors;
 use super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, selector};
 
@@ -96,6 +96,12 @@ impl Strategy for Pod {
             }
             _ => {
                 meta::keep_status(object, old);
+                // What admission gave the pod stays where an update says nothing of it.
+                for field in ["priority", "preemptionPolicy"] {
+                    if let Some(given) = at(old, &["spec", field]).cloned() {
+                        fill_absent(object_mut(object, &["spec"]), field, given);
+                    }
+                }
                 meta::set_generation(object, Some(old));
             }
         }
@@ -194,6 +200,11 @@ pub(super) fn host_path(source: &Value, field: &str, errors: &mut Errors) {
 /// The name of something that containers may ask for.
 pub(super) fn validate_resource_name(name: &str, field: &str, errors: &mut Errors) {
     resources::resource_name(name, field, errors);
+}
+
+/// Whether pods may be limited to more of it than they are promised.
+pub(super) fn may_be_overcommitted(name: &str) -> bool {
+    resources::is_overcommitted(name)
 }
 
 /// Checks the node selector of a volume.

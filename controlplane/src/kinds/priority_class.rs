@@ -106,7 +106,9 @@ impl Strategy for PriorityClass {
                 &format!("maximum allowed value of a user defined priority is {HIGHEST}"),
             );
         }
-        if !matches!(policy, "PreemptLowerPriority" | "Never") {
+        if policy.is_empty() {
+            errors.required("preemptionPolicy", "");
+        } else if !matches!(policy, "PreemptLowerPriority" | "Never") {
             errors.not_supported(
                 "preemptionPolicy",
                 policy,

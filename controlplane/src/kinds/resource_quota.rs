@@ -1,9 +1,11 @@
 //! ResourceQuota: how much a namespace may have of what. It is enforced in `registry::quota`; what is used is counted
 //! again by `controllers::quota`.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
-use super::access::{at, list, map, text};
+use super::access::{list, map, text};
 use super::errors::Errors;
 use super::quantity::Quantity;
 use super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, names, table};
@@ -92,11 +94,7 @@ impl Strategy for ResourceQuota {
         }
         validate_scopes(object, &mut errors);
         if let Some(old) = old {
-            errors.immutable(
-                "spec.scopes",
-                at(object, &["spec", "scopes"]),
-                at(old, &["spec", "scopes"]),
-            );
+            errors.immutable("spec.scopes", Some(&as_set(object)), Some(&as_set(old)));
         }
         errors.into_vec()
     }
@@ -163,6 +161,15 @@ fn validate_amount(name: &str, amount: &Value, path: &str, errors: &mut Errors) 
     if whole && !quantity.is_whole() {
         errors.invalid(path, shown, "must be an integer");
     }
+}
+
+/// The scopes, each once and in order: how they are written is no change.
+fn as_set(object: &Value) -> Value {
+    let scopes: BTreeSet<&str> = list(object, &["spec", "scopes"])
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    scopes.into_iter().collect()
 }
 
 fn validate_scopes(object: &Value, errors: &mut Errors) {

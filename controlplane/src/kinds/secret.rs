@@ -111,13 +111,13 @@ fn typed(object: &Value, errors: &mut Errors) {
             let decoded = STANDARD
                 .decode(encoded.as_str().unwrap_or(""))
                 .unwrap_or_default();
-            if let Err(error) = serde_json::from_slice::<Value>(&decoded) {
-                errors.invalid(
-                    format!("data[{key}]"),
-                    "<secret contents redacted>",
-                    &error.to_string(),
-                );
-            }
+            let problem = match serde_json::from_slice::<Value>(&decoded) {
+                Ok(Value::Object(_) | Value::Null) => return,
+                Ok(_) => "must be a JSON object".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            let field = format!("data[{key}]");
+            errors.invalid(field, "<secret contents redacted>", &problem);
         }
     };
     match text(object, &["type"]) {

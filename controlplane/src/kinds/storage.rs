@@ -10,9 +10,9 @@ pub(crate) mod storage_class;
 pub(super) mod volume_attachment;
 pub(super) mod volume_attributes_class;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::access::{at, list, strings, text};
+use super::access::{at, fill, list, strings, text};
 use super::errors::Errors;
 use super::{names, table};
 
@@ -142,3 +142,39 @@ fn shown_bool(object: &Value, path: &[&str]) -> Value {
 }
 
 const NAME: super::Column = table::NAME;
+
+/// Sets what is left out of a volume's source, in pods and in PersistentVolumes.
+pub(super) fn default_source(volume: &mut Map<String, Value>) {
+    let mut fields = |source: &str, given: &[(&str, Value)]| {
+        if let Some(source) = volume.get_mut(source).and_then(Value::as_object_mut) {
+            for (field, value) in given {
+                fill(source, field, value.clone());
+            }
+        }
+    };
+    fields("iscsi", &[("iscsiInterface", "default".into())]);
+    fields(
+        "rbd",
+        &[
+            ("pool", "rbd".into()),
+            ("user", "admin".into()),
+            ("keyring", "/etc/ceph/keyring".into()),
+        ],
+    );
+    fields(
+        "scaleIO",
+        &[
+            ("storageMode", "ThinProvisioned".into()),
+            ("fsType", "xfs".into()),
+        ],
+    );
+    fields(
+        "azureDisk",
+        &[
+            ("cachingMode", "ReadWrite".into()),
+            ("kind", "Shared".into()),
+            ("fsType", "ext4".into()),
+            ("readOnly", false.into()),
+        ],
+    );
+}

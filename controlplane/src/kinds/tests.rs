@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod defaults;
+mod given;
 mod invalid;
 mod pod_fields;
 mod quantities;

@@ -87,11 +87,29 @@ fn validate_service(service: &Value, path: &str, errors: &mut Errors) {
     }
     let given = text(service, &["path"]);
     if !given.is_empty() && given != "/" {
-        if !given.starts_with('/') {
-            errors.invalid(format!("{path}.path"), given, "must start with a '/'");
+        validate_path(given, &format!("{path}.path"), errors);
+    }
+}
+
+/// Segments of a path are names, so that nobody leaves the Service's own paths by dots.
+fn validate_path(given: &str, field: &str, errors: &mut Errors) {
+    if given == "//" {
+        errors.invalid(field, given, "segment[0] may not be empty");
+        return;
+    }
+    if !given.starts_with('/') {
+        errors.invalid(field, given, "must start with a '/'");
+    }
+    let rest = given.strip_prefix('/').unwrap_or(given);
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    for (number, segment) in rest.split('/').enumerate() {
+        if segment.is_empty() {
+            let message = format!("segment[{number}] may not be empty");
+            errors.invalid(field, given, &message);
+            continue;
         }
-        if given.split('/').skip(1).any(str::is_empty) && !given.ends_with('/') {
-            errors.invalid(format!("{path}.path"), given, "segment is empty");
+        for problem in names::dns_subdomain(segment) {
+            errors.invalid(field, given, &format!("segment[{number}]: {problem}"));
         }
     }
 }

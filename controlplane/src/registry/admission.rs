@@ -144,8 +144,9 @@ impl Registry {
             );
             return Err(forbidden(kind, pod, &why));
         }
-        let given = text(pod, &["spec", "preemptionPolicy"]);
-        if !given.is_empty() && given != policy {
+        if let Some(given) = at(pod, &["spec", "preemptionPolicy"]).and_then(Value::as_str)
+            && given != policy
+        {
             let why = format!(
                 "the string value of PreemptionPolicy ({given}) must not be provided in pod spec; priority \
                  admission controller computed {policy} from the given PriorityClass name"

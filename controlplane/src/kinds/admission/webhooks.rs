@@ -193,7 +193,8 @@ fn validate_webhook(webhook: &Value, path: &str, mutating: bool, errors: &mut Er
         }
     }
     let reinvocation = text(webhook, &["reinvocationPolicy"]);
-    if mutating && !matches!(reinvocation, "" | "Never" | "IfNeeded") {
+    let given = at(webhook, &["reinvocationPolicy"]).is_some();
+    if mutating && given && !matches!(reinvocation, "Never" | "IfNeeded") {
         errors.not_supported(
             format!("{path}.reinvocationPolicy"),
             reinvocation,

@@ -164,8 +164,23 @@ impl Check<'_> {
             }
         }
         self.list_type(schema, path, kind);
+        if at(schema, &["x-kubernetes-preserve-unknown-fields"]) == Some(&Value::Bool(false)) {
+            self.errors.invalid(
+                format!("{path}.x-kubernetes-preserve-unknown-fields"),
+                false,
+                "must be true or undefined",
+            );
+        }
         let map_type = text(schema, &["x-kubernetes-map-type"]);
-        if !matches!(map_type, "" | "atomic" | "granular") {
+        let given = at(schema, &["x-kubernetes-map-type"]).is_some();
+        if given && kind != "object" {
+            self.errors.invalid(
+                format!("{path}.type"),
+                kind,
+                "must be object if x-kubernetes-map-type is specified",
+            );
+        }
+        if given && !matches!(map_type, "atomic" | "granular") {
             self.errors.not_supported(
                 format!("{path}.x-kubernetes-map-type"),
                 map_type,
@@ -190,7 +205,15 @@ impl Check<'_> {
         let list_type = text(schema, &["x-kubernetes-list-type"]);
         let field = format!("{path}.x-kubernetes-list-type");
         match list_type {
-            "" => return,
+            "" if at(schema, &["x-kubernetes-list-type"]).is_none() => {
+                if at(schema, &["x-kubernetes-list-map-keys"]).is_some() {
+                    self.errors.required(
+                        field,
+                        "must be map if x-kubernetes-list-map-keys is non-empty",
+                    );
+                }
+                return;
+            }
             "atomic" | "set" | "map" => {}
             other => {
                 self.errors
@@ -207,6 +230,13 @@ impl Check<'_> {
         }
         let keys = list(schema, &["x-kubernetes-list-map-keys"]);
         if list_type != "map" {
+            if !keys.is_empty() {
+                self.errors.invalid(
+                    field,
+                    list_type,
+                    "must be map if x-kubernetes-list-map-keys is non-empty",
+                );
+            }
             return;
         }
         let field = format!("{path}.x-kubernetes-list-map-keys");
@@ -220,6 +250,14 @@ impl Check<'_> {
                 format!("{path}.items.type"),
                 text(schema, &["items", "type"]),
                 "must be object if parent array's x-kubernetes-list-type is map",
+            );
+        }
+        if (1..keys.len()).any(|at| keys[..at].contains(&keys[at])) {
+            let all = keys.to_vec();
+            self.errors.invalid(
+                &*field,
+                Value::Array(all),
+                "must not contain duplicate entries",
             );
         }
         let required = list(schema, &["items", "required"]);

@@ -211,6 +211,9 @@ fn validate_versions(spec: &Value, errors: &mut Errors) {
         if !problems.is_empty() {
             errors.invalid(format!("{path}.name"), name, &problems.join(","));
         }
+        if let Some(warning) = super::super::access::at(version, &["deprecationWarning"]) {
+            validate_warning(version, warning, &path, errors);
+        }
         if at > 0 && same("schema") {
             continue;
         }
@@ -268,6 +271,33 @@ fn validate_versions(spec: &Value, errors: &mut Errors) {
                 errors,
             );
         }
+    }
+}
+
+/// The warning that requests for a version get.
+fn validate_warning(version: &Value, warning: &Value, path: &str, errors: &mut Errors) {
+    const LONGEST: usize = 256;
+    let field = format!("{path}.deprecationWarning");
+    let given = warning.as_str().unwrap_or("");
+    if !flag(version, &["deprecated"]) {
+        errors.invalid(
+            field.as_str(),
+            given,
+            "can only be set for deprecated versions",
+        );
+    }
+    if given.is_empty() {
+        errors.invalid(field.as_str(), given, "must not be an empty string");
+    }
+    if given.len() > LONGEST {
+        let message = format!("must be <= {LONGEST} bytes, got {}", given.len());
+        errors.invalid(field.as_str(), given, &message);
+    }
+    if let Some(at) = given.chars().position(char::is_control) {
+        let message = format!(
+            "must only contain printable UTF-8 characters; non-printable character found at index {at}"
+        );
+        errors.invalid(field.as_str(), given, &message);
     }
 }
 
@@ -405,8 +435,18 @@ fn validate_conversion(given: &Value, errors: &mut Errors) {
             let versions = list(webhook, &["conversionReviewVersions"]);
             let path = format!("{path}.conversionReviewVersions");
             if versions.is_empty() {
-                errors.required(path, "");
-            } else if !versions.iter().any(|version| version == "v1") {
+                errors.required(path.as_str(), "");
+            } else {
+                for (number, version) in versions.iter().filter_map(Value::as_str).enumerate() {
+                    let path = format!("{path}[{number}]");
+                    if versions[..number].iter().any(|before| before == version) {
+                        errors.invalid(path, version, "duplicate version");
+                    } else {
+                        errors.format(&path, version, names::dns_label_1035(version));
+                    }
+                }
+            }
+            if !versions.is_empty() && !versions.iter().any(|version| version == "v1") {
                 errors.invalid(
                     path,
                     webhook["conversionReviewVersions"].clone(),

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::super::access::{at, fill, integer, object_mut, text};
+use super::super::access::{at, fill, fill_number, integer, object_mut, text};
 use super::super::errors::Errors;
 use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, table};
 use super::GROUP;
@@ -58,9 +58,9 @@ impl Strategy for Level {
         const QUEUING: &[&str] = &["spec", "limited", "limitResponse", "queuing"];
         if at(object, QUEUING).is_some() {
             let queuing = object_mut(object, QUEUING);
-            fill(queuing, "queues", 64);
-            fill(queuing, "handSize", 8);
-            fill(queuing, "queueLengthLimit", 50);
+            fill_number(queuing, "queues", 64);
+            fill_number(queuing, "handSize", 8);
+            fill_number(queuing, "queueLengthLimit", 50);
         }
     }
 

@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::super::access::{at, fill, integer, list, object_mut, text};
+use super::super::access::{at, fill_number, flag, integer, list, object_mut, text};
 use super::super::errors::Errors;
-use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, table};
+use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, names, table};
 use super::GROUP;
 
 pub(crate) static KIND: Kind = Kind {
@@ -32,7 +32,7 @@ struct FlowSchema;
 
 impl Strategy for FlowSchema {
     fn default(&self, object: &mut Value) {
-        fill(object_mut(object, &["spec"]), "matchingPrecedence", 1000);
+        fill_number(object_mut(object, &["spec"]), "matchingPrecedence", 1000);
     }
 
     fn prepare_create(&self, object: &mut Value) {
@@ -97,14 +97,20 @@ fn validate(object: &Value, errors: &mut Errors) {
     if level.is_empty() {
         errors.required(LEVEL, "must reference a priority level");
     } else {
-        errors.format(LEVEL, level, super::super::names::dns_subdomain(level));
+        errors.format(LEVEL, level, names::dns_subdomain(level));
     }
+    const PRECEDENCE: &str = "spec.matchingPrecedence";
     let precedence = integer(object, &["spec", "matchingPrecedence"]).unwrap_or(0);
-    if !(1..=MOST).contains(&precedence) {
+    if precedence <= 0 {
+        errors.invalid(PRECEDENCE, precedence, "must be a positive value");
+    } else if precedence > MOST {
+        let message = format!("must not be greater than {MOST}");
+        errors.invalid(PRECEDENCE, precedence, &message);
+    } else if precedence == 1 && text(object, &["metadata", "name"]) != "exempt" {
         errors.invalid(
-            "spec.matchingPrecedence",
+            PRECEDENCE,
             precedence,
-            "must be between 1 and 10000, inclusive",
+            "only the schema named 'exempt' may have matchingPrecedence 1",
         );
     }
     let method = text(object, &["spec", "distinguisherMethod", "type"]);
@@ -143,14 +149,30 @@ fn validate_rule(rule: &Value, field: &str, errors: &mut Errors) {
                 continue;
             }
         };
+        for (other, of) in [
+            ("user", "User"),
+            ("group", "Group"),
+            ("serviceAccount", "ServiceAccount"),
+        ] {
+            if of != kind && at(subject, &[other]).is_some() {
+                errors.forbidden(
+                    format!("{field}.{other}"),
+                    &format!("{other} is forbidden when subject kind is not '{of}'"),
+                );
+            }
+        }
+        if at(subject, &named[..1]).is_none() {
+            errors.required(
+                format!("{field}.{}", named[0]),
+                &format!("{} is required when subject kind is '{kind}'", named[0]),
+            );
+            continue;
+        }
         if text(subject, &named).is_empty() {
             errors.required(format!("{field}.{}.{}", named[0], named[1]), "");
         }
-        if kind == "ServiceAccount" && text(subject, &["serviceAccount", "namespace"]).is_empty() {
-            errors.required(
-                format!("{field}.serviceAccount.namespace"),
-                "must specify namespace for service account",
-            );
+        if kind == "ServiceAccount" {
+            validate_account(subject, &format!("{field}.serviceAccount"), errors);
         }
     }
     let resources = list(rule, &["resourceRules"]);
@@ -162,46 +184,132 @@ fn validate_rule(rule: &Value, field: &str, errors: &mut Errors) {
         );
     }
     for (index, rule) in resources.iter().enumerate() {
-        for name in ["verbs", "apiGroups", "resources"] {
-            needs(
-                rule,
-                name,
-                &format!("{field}.resourceRules[{index}]"),
-                errors,
-            );
-        }
-        let cluster = super::super::access::flag(rule, &["clusterScope"]);
-        if list(rule, &["namespaces"]).is_empty() && !cluster {
-            errors.required(
-                format!("{field}.resourceRules[{index}].namespaces"),
-                "resource rules that are not cluster scoped must supply at least one namespace",
-            );
-        }
+        let field = format!("{field}.resourceRules[{index}]");
+        needs(rule, "verbs", VERBS, &field, errors);
+        needs(rule, "apiGroups", API_GROUPS, &field, errors);
+        needs(rule, "resources", RESOURCES, &field, errors);
+        validate_verbs(rule, &field, errors);
+        validate_namespaces(rule, &field, errors);
     }
     for (index, rule) in paths.iter().enumerate() {
-        for name in ["verbs", "nonResourceURLs"] {
-            needs(
-                rule,
-                name,
-                &format!("{field}.nonResourceRules[{index}]"),
-                errors,
-            );
+        let field = format!("{field}.nonResourceRules[{index}]");
+        needs(rule, "verbs", VERBS, &field, errors);
+        needs(rule, "nonResourceURLs", URLS, &field, errors);
+        validate_verbs(rule, &field, errors);
+        let urls = list(rule, &["nonResourceURLs"]);
+        if urls.iter().any(|url| url == "*") {
+            continue;
+        }
+        for (index, url) in urls.iter().filter_map(Value::as_str).enumerate() {
+            if let Some(problem) = url_problem(url) {
+                errors.invalid(format!("{field}.nonResourceURLs[{index}]"), url, problem);
+            }
         }
     }
 }
 
-fn needs(rule: &Value, name: &str, field: &str, errors: &mut Errors) {
+/// What a list without entries lacks, and what the entries beside `*` are called.
+type Needs = (&'static str, &'static str);
+const VERBS: Needs = ("verbs must contain at least one value", "verbs");
+const API_GROUPS: Needs = (
+    "resource rules must supply at least one api group",
+    "api groups",
+);
+const RESOURCES: Needs = (
+    "resource rules must supply at least one resource",
+    "resources",
+);
+const URLS: Needs = (
+    "nonResourceURLs must contain at least one value",
+    "non-resource URLs",
+);
+
+fn needs(rule: &Value, name: &str, (missing, others): Needs, field: &str, errors: &mut Errors) {
     let values = list(rule, &[name]);
     if values.is_empty() {
-        errors.required(
-            format!("{field}.{name}"),
-            &format!("{name} must contain at least one value"),
-        );
+        errors.required(format!("{field}.{name}"), missing);
     } else if values.len() > 1 && values.iter().any(|value| value == "*") {
         errors.invalid(
             format!("{field}.{name}"),
             Value::Array(values.to_vec()),
-            "if '*' is present, must not specify other values",
+            &format!("if '*' is present, must not specify other {others}"),
         );
+    }
+}
+
+fn validate_verbs(rule: &Value, field: &str, errors: &mut Errors) {
+    const KNOWN: &[&str] = &[
+        "create",
+        "delete",
+        "deletecollection",
+        "get",
+        "list",
+        "patch",
+        "proxy",
+        "update",
+        "watch",
+    ];
+    let verbs = list(rule, &["verbs"]);
+    let known = |verb: &Value| verb.as_str().is_some_and(|verb| KNOWN.contains(&verb));
+    if !verbs.iter().any(|verb| verb == "*") && !verbs.iter().all(known) {
+        let shown = Value::Array(verbs.to_vec()).to_string();
+        errors.not_supported(format!("{field}.verbs"), shown, KNOWN);
+    }
+}
+
+fn validate_account(subject: &Value, field: &str, errors: &mut Errors) {
+    let account = |part: &str| text(subject, &["serviceAccount", part]);
+    let (name, namespace) = (account("name"), account("namespace"));
+    if !name.is_empty() && name != "*" {
+        errors.format(&format!("{field}.name"), name, names::dns_subdomain(name));
+    }
+    let field = format!("{field}.namespace");
+    if namespace.is_empty() {
+        errors.required(field, "must specify namespace for service account");
+    } else {
+        errors.format(&field, namespace, names::dns_label(namespace));
+    }
+}
+
+fn validate_namespaces(rule: &Value, field: &str, errors: &mut Errors) {
+    let field = format!("{field}.namespaces");
+    let namespaces = list(rule, &["namespaces"]);
+    let any = namespaces.iter().any(|namespace| namespace == "*");
+    if namespaces.is_empty() && !flag(rule, &["clusterScope"]) {
+        errors.required(
+            field,
+            "resource rules that are not cluster scoped must supply at least one namespace",
+        );
+    } else if any && namespaces.len() > 1 {
+        errors.invalid(
+            field,
+            Value::Array(namespaces.to_vec()),
+            "if '*' is present, must not specify other namespaces",
+        );
+    } else if !any {
+        for (index, namespace) in namespaces.iter().filter_map(Value::as_str).enumerate() {
+            for problem in names::dns_label(namespace) {
+                errors.invalid(
+                    format!("{field}[{index}]"),
+                    namespace,
+                    &format!("each member of this list must be '*' or a DNS-1123 label; {problem}"),
+                );
+            }
+        }
+    }
+}
+
+fn url_problem(url: &str) -> Option<&'static str> {
+    let stars = url.matches('*').count();
+    match url {
+        "" => Some("must not be empty"),
+        "/" => None,
+        _ if !url.starts_with('/') => Some("must start with slash"),
+        _ if url.contains(' ') => Some("must not contain white-space"),
+        _ if url.contains("//") => Some("must not contain double slash"),
+        _ if stars > 1 || (stars == 1 && !url.ends_with("/*")) => {
+            Some("wildcard can only do suffix matching")
+        }
+        _ => None,
     }
 }

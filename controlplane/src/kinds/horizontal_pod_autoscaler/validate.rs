@@ -157,7 +157,7 @@ fn behavior(rules: &Value, field: &str, errors: &mut Errors) {
         }
     }
     let select = text(rules, &["selectPolicy"]);
-    if !select.is_empty() && !SELECT.contains(&select) {
+    if at(rules, &["selectPolicy"]).is_some() && !SELECT.contains(&select) {
         errors.not_supported(format!("{field}.selectPolicy"), select, SELECT);
     }
     let tolerance = text(rules, &["tolerance"]);

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::super::access::{at, fill, list, list_mut, object_mut, text};
+use super::super::access::{at, fill, integer, list, list_mut, object_mut, text};
 use super::super::errors::Errors;
 use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, names, table};
 use super::{GROUP, typed_reference};
@@ -100,7 +100,7 @@ impl Strategy for Ingress {
         for (number, rule) in rules.iter().enumerate() {
             validate_rule(rule, &format!("spec.rules[{number}]"), &mut errors);
         }
-        if !class.is_empty() {
+        if at(spec, &["ingressClassName"]).is_some() {
             errors.format("spec.ingressClassName", class, names::dns_subdomain(class));
         }
         errors.into_vec()
@@ -225,10 +225,7 @@ fn validate_path(entry: &Value, path: &str, errors: &mut Errors) {
         }
         other => errors.not_supported(format!("{path}.pathType"), other, PATH_TYPES),
     }
-    match at(entry, &["backend"]) {
-        Some(backend) => validate_backend(backend, &format!("{path}.backend"), errors),
-        None => errors.required(format!("{path}.backend"), "backend is required"),
-    }
+    validate_backend(&entry["backend"], &format!("{path}.backend"), errors);
 }
 
 fn validate_backend(backend: &Value, path: &str, errors: &mut Errors) {
@@ -237,7 +234,9 @@ fn validate_backend(backend: &Value, path: &str, errors: &mut Errors) {
         (Some(_), Some(_)) => {
             errors.invalid(path, "", "cannot set both resource and service backends");
         }
-        (None, None) => errors.required(path, "resource or service backend is required"),
+        (None, None) => {
+            errors.invalid(path, "", "resource or service backend is required");
+        }
         (None, Some(resource)) => typed_reference(resource, &format!("{path}.resource"), errors),
         (Some(service), None) => {
             let name = text(service, &["name"]);
@@ -247,7 +246,7 @@ fn validate_backend(backend: &Value, path: &str, errors: &mut Errors) {
             } else {
                 errors.format(&field, name, names::dns_label_1035(name));
             }
-            let number = at(service, &["port", "number"]).and_then(Value::as_i64);
+            let number = integer(service, &["port", "number"]).filter(|number| *number != 0);
             let port_name = text(service, &["port", "name"]);
             let port = format!("{path}.service.port");
             match (number, port_name) {

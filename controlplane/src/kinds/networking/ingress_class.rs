@@ -121,13 +121,14 @@ impl Strategy for IngressClass {
 fn validate_parameters(parameters: &Value, errors: &mut Errors) {
     let path = "spec.parameters";
     typed_reference(parameters, path, errors);
+    let given = at(parameters, &["namespace"]).is_some();
     let namespace = text(parameters, &["namespace"]);
     match text(parameters, &["scope"]) {
-        "Cluster" if !namespace.is_empty() => errors.forbidden(
+        "Cluster" if given => errors.forbidden(
             format!("{path}.namespace"),
             "`parameters.scope` is set to 'Cluster'",
         ),
-        "Namespace" if namespace.is_empty() => errors.required(
+        "Namespace" if !given => errors.required(
             format!("{path}.namespace"),
             "`parameters.scope` is set to 'Namespace'",
         ),

@@ -136,10 +136,8 @@ fn mounts(container: &Value, volumes: &Volumes<'_>, field: &str, errors: &mut Er
             );
         }
         let propagation = text(mount, &["mountPropagation"]);
-        if !matches!(
-            propagation,
-            "" | "None" | "HostToContainer" | "Bidirectional"
-        ) {
+        let given = at(mount, &["mountPropagation"]).is_some();
+        if given && !matches!(propagation, "None" | "HostToContainer" | "Bidirectional") {
             errors.not_supported(
                 format!("{field}.mountPropagation"),
                 propagation,

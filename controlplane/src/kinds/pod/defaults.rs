@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::kinds::access::{fill, flag, list_mut, object_mut, text};
+use crate::kinds::access::{at, fill, fill_absent, flag, list_mut, object_mut, text};
 
 /// Fills in the pod spec at `path`.
 pub(super) fn pod_spec(object: &mut Value, path: &[&str]) {
@@ -68,6 +68,7 @@ fn container(container: &mut Value, host_network: bool) {
     }
     for variable in list_mut(container, &["env"]) {
         field_ref(variable, "valueFrom");
+        resource_field_ref(variable.get_mut("valueFrom"));
     }
     for probe in ["livenessProbe", "readinessProbe", "startupProbe"] {
         let Some(probe) = container.get_mut(probe).filter(|probe| probe.is_object()) else {
@@ -145,6 +146,15 @@ fn field_ref(holder: &mut Value, key: &str) {
     }
 }
 
+/// A divisor that is not given is shown as 0, and counts as 1.
+fn resource_field_ref(holder: Option<&mut Value>) {
+    if let Some(Value::Object(reference)) =
+        holder.and_then(|holder| holder.get_mut("resourceFieldRef"))
+    {
+        fill(reference, "divisor", "0");
+    }
+}
+
 fn volume(volume: &mut Value) {
     let Some(fields) = volume.as_object_mut() else {
         return;
@@ -160,6 +170,7 @@ fn volume(volume: &mut Value) {
             fill(source, "defaultMode", 0o644);
         }
     }
+    crate::kinds::storage::default_source(fields);
     if let Some(host_path) = fields.get_mut("hostPath").and_then(Value::as_object_mut)
         && host_path.get("type").is_none_or(Value::is_null)
     {
@@ -167,6 +178,7 @@ fn volume(volume: &mut Value) {
     }
     for item in list_mut(volume, &["downwardAPI", "items"]) {
         field_ref(item, "");
+        resource_field_ref(Some(item));
     }
     for source in list_mut(volume, &["projected", "sources"]) {
         if let Some(token) = source
@@ -177,7 +189,12 @@ fn volume(volume: &mut Value) {
         }
         for item in list_mut(source, &["downwardAPI", "items"]) {
             field_ref(item, "");
+            resource_field_ref(Some(item));
         }
+    }
+    if at(volume, &["ephemeral", "volumeClaimTemplate", "spec"]).is_some() {
+        const CLAIM: &[&str] = &["ephemeral", "volumeClaimTemplate", "spec"];
+        fill_absent(object_mut(volume, CLAIM), "volumeMode", "Filesystem");
     }
     if volume
         .get("image")

@@ -66,8 +66,12 @@ pub(super) fn validate(container: &Value, field: &str, errors: &mut Errors) {
         for kind in ["configMapRef", "secretRef"] {
             if let Some(reference) = at(source, &[kind]) {
                 count += 1;
-                if text(reference, &["name"]).is_empty() {
-                    errors.required(format!("{field}.{kind}.name"), "");
+                let name = text(reference, &["name"]);
+                let field = format!("{field}.{kind}.name");
+                if name.is_empty() {
+                    errors.required(field, "");
+                } else {
+                    errors.format(&field, name, names::dns_subdomain(name));
                 }
             }
         }
@@ -123,8 +127,9 @@ fn source_of(source: &Value, kind: &str, field: &str, errors: &mut Errors) {
         "fieldRef" => field_ref(source, IN_VARIABLES, field, errors),
         "resourceFieldRef" => resource_field_ref(source, false, field, errors),
         _ => {
-            if kind != "fileKeyRef" && text(source, &["name"]).is_empty() {
-                errors.required(format!("{field}.name"), "");
+            if kind != "fileKeyRef" {
+                let name = text(source, &["name"]);
+                errors.format(&format!("{field}.name"), name, names::dns_subdomain(name));
             }
             let key = text(source, &["key"]);
             if key.is_empty() {
@@ -162,6 +167,11 @@ fn field_ref(source: &Value, paths: &[&str], field: &str, errors: &mut Errors) {
     let path = text(source, &["fieldPath"]);
     if text(source, &["apiVersion"]).is_empty() {
         return errors.required(format!("{field}.apiVersion"), "");
+    }
+    let version = text(source, &["apiVersion"]);
+    if !path.is_empty() && version != "v1" {
+        let problem = format!("error converting fieldPath: unsupported pod version: {version}");
+        return errors.invalid(format!("{field}.fieldPath"), path, &problem);
     }
     let subscripted = path
         .strip_suffix("']")

@@ -15,7 +15,7 @@ fn is_standard(name: &str) -> bool {
 }
 
 /// Whether requests and limits of it may differ.
-fn is_overcommitted(name: &str) -> bool {
+pub(super) fn is_overcommitted(name: &str) -> bool {
     !name.contains('/') && !is_huge_pages(name)
 }
 

@@ -62,6 +62,7 @@ impl Strategy for PersistentVolume {
         let spec = object_mut(object, &["spec"]);
         fill(spec, "persistentVolumeReclaimPolicy", "Retain");
         fill_absent(spec, "volumeMode", "Filesystem");
+        super::default_source(spec);
         if let Some(host_path) = spec.get_mut("hostPath").and_then(Value::as_object_mut)
             && host_path.get("type").is_none_or(Value::is_null)
         {

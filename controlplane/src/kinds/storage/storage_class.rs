@@ -134,7 +134,8 @@ fn validate_topologies(terms: &[Value], errors: &mut Errors) {
                 errors.duplicate(format!("{field}.key"), key);
             }
         }
-        if seen_terms.contains(&keys) {
+        // A term that says nothing counts as one that was there before.
+        if keys.is_empty() || seen_terms.contains(&keys) {
             errors.duplicate(field, "");
         }
         seen_terms.push(keys);

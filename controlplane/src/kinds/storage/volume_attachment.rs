@@ -54,7 +54,8 @@ impl Strategy for VolumeAttachment {
         );
         let volume = text(object, &["spec", "source", "persistentVolumeName"]);
         let inline = at(object, &["spec", "source", "inlineVolumeSpec"]).is_some();
-        match (volume.is_empty(), inline) {
+        let named = at(object, &["spec", "source", "persistentVolumeName"]).is_some();
+        match (!named, inline) {
             (true, false) => errors.required(
                 "spec.source",
                 "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
@@ -63,11 +64,13 @@ impl Strategy for VolumeAttachment {
                 "spec.source",
                 "must specify exactly one of inlineVolumeSpec and persistentVolumeName",
             ),
-            (false, false) => errors.format(
-                "spec.source.persistentVolumeName",
-                volume,
-                names::dns_subdomain(volume),
-            ),
+            (false, false) => {
+                const VOLUME: &str = "spec.source.persistentVolumeName";
+                if volume.is_empty() {
+                    errors.required(VOLUME, "must specify non empty persistentVolumeName");
+                }
+                errors.format(VOLUME, volume, names::dns_subdomain(volume));
+            }
             (true, true) => {}
         }
         let node = text(object, &["spec", "nodeName"]);

@@ -632,12 +632,6 @@ fn an_empty_word_is_not_a_default() {
             "spec.fsGroupPolicy",
         ),
         (
-            "PriorityClass",
-            json!({"value": 1}),
-            "/preemptionPolicy",
-            "preemptionPolicy",
-        ),
-        (
             "Job",
             json!({"spec": {"template": pod, "manualSelector": true, "selector": {"matchLabels": {"a": "b"}}}}),
             "/spec/completionMode",
