@@ -127,8 +127,9 @@ pub(super) fn object_of(
 ) -> Result<(Value, Vec<String>), ApiError> {
     let mut body = parse(bytes, encoding)?;
     check_type(kind, &body)?;
-    object::strip_absent(kind, &mut body);
+    // Where a map of a type has null, that is an empty value, and no other null is anything.
     let mut problems = check_and_prune(kind, &mut body);
+    object::strip_absent(kind, &mut body);
     if encoding == Encoding::Json && validation != FieldValidation::Ignore {
         problems.extend(duplicate_fields(bytes));
     }

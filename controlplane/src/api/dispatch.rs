@@ -146,7 +146,7 @@ impl Api {
             Place::Path(segments) => self.path(parts, segments, query).await,
             Place::Resource(target) => match super::review::review(target) {
                 Some(review) if parts.method == Method::POST => {
-                    self.review(review, &user, target, parts, body).await
+                    self.review(review, &user, target, parts, body, query).await
                 }
                 Some(_) => Err(ApiError::method_not_allowed()),
                 None => self.resource(&user, parts, body, target, query).await,

@@ -6,15 +6,40 @@ use http::request::Parts;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::body::FieldValidation;
 use super::dispatch::header;
-use super::request::Target;
+use super::request::{Query, Target};
 use super::{Api, body, negotiate, respond};
 use crate::auth::token::TokenError;
 use crate::auth::{Attributes, Authorizer, User};
-use crate::kinds::Cause;
+use crate::kinds::{Cause, Column, FieldError, Kind, NameRule, Scope, Strategy};
 use crate::registry::ApiError;
 use crate::registry::error::field_error;
 use crate::registry::judges::Remarks;
+
+const GROUP: &str = "authorization.k8s.io";
+
+/// A review is read like an object, and nothing more is done with it.
+#[derive(Debug)]
+struct Unstored;
+
+impl Strategy for Unstored {
+    fn default(&self, _: &mut Value) {}
+
+    fn prepare_update(&self, _: &mut Value, _: &Value, _: &str) {}
+
+    fn validate(&self, _: &Value, _: Option<&Value>, _: &str) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    fn columns(&self) -> &'static [Column] {
+        &[]
+    }
+
+    fn row(&self, _: &Value, _: i64) -> Vec<Value> {
+        Vec::new()
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Review {
@@ -63,6 +88,7 @@ impl Api {
         target: &Target,
         parts: &Parts,
         body: Body,
+        query: &Query,
     ) -> Result<Response<Body>, ApiError> {
         negotiate::accept_object(header(&parts.headers, &ACCEPT))?;
         let encoding = negotiate::content(header(&parts.headers, &CONTENT_TYPE))?;
@@ -70,39 +96,54 @@ impl Api {
         if let Some(record) = parts.extensions.get::<super::audit::Record>() {
             record.request(&body, &Remarks::default());
         }
-        let mut answer = body::parse(&body, encoding)?;
-        if !answer.is_object() {
-            return Err(ApiError::bad_request("the body is not a JSON object"));
-        }
+        let validation = FieldValidation::parse(query.get("fieldValidation"), "CreateOptions")?;
+        let (mut answer, warnings) = body::object_of(&review.shape(), &body, encoding, validation)?;
+        review.metadata(&answer, &target.namespace)?;
         let spec = answer["spec"].clone();
         answer["kind"] = review.kind().into();
         answer["apiVersion"] = format!("{}/v1", target.group).into();
         answer["status"] = match review {
             Review::SelfSubject => json!({"userInfo": user_info(user)}),
             Review::Token => self.token_review(&spec).await?,
-            Review::SelfAccess => self.access(user, &spec)?,
-            Review::SelfRules => self.rules(user, spec["namespace"].as_str().unwrap_or("")),
-            Review::Access => self.access(&subject(&spec)?, &spec)?,
+            Review::SelfAccess => self.access(user, &review.attributes(&spec)?),
+            Review::SelfRules => match spec["namespace"].as_str().unwrap_or("") {
+                "" => return Err(ApiError::bad_request("no namespace on request")),
+                namespace => self.rules(user, namespace),
+            },
+            Review::Access => {
+                let wanted = review.attributes(&spec)?;
+                self.access(&review.subject(&spec)?, &wanted)
+            }
             Review::LocalAccess => {
-                if spec["resourceAttributes"]["namespace"] != target.namespace.as_str() {
-                    return Err(ApiError::bad_request(format!(
-                        "spec.resourceAttributes.namespace must match namespace: {}",
-                        target.namespace
-                    )));
+                let wanted = review.attributes(&spec)?;
+                let who = review.subject(&spec)?;
+                if wanted.path.is_some() {
+                    return Err(review.invalid(
+                        "spec.nonResourceAttributes",
+                        "Invalid value: disallowed on this kind of request",
+                    ));
                 }
-                self.access(&subject(&spec)?, &spec)?
+                if wanted.namespace != target.namespace {
+                    let message = format!(
+                        "Invalid value: {:?}: must match metadata.namespace",
+                        wanted.namespace
+                    );
+                    return Err(review.invalid("spec.resourceAttributes.namespace", &message));
+                }
+                self.access(&who, &wanted)
             }
         };
-        Ok(respond::value(StatusCode::CREATED, &answer))
+        let mut response = respond::value(StatusCode::CREATED, &answer);
+        respond::warn(&mut response, &warnings);
+        Ok(response)
     }
 
-    fn access(&self, user: &User, spec: &Value) -> Result<Value, ApiError> {
-        let wanted = attributes_of(spec)?;
-        let mut answer = json!({"allowed": self.authorizer.allows(user, &wanted)});
-        if let Some(reason) = self.authorizer.reason(user, &wanted) {
+    fn access(&self, user: &User, wanted: &Attributes) -> Value {
+        let mut answer = json!({"allowed": self.authorizer.allows(user, wanted)});
+        if let Some(reason) = self.authorizer.reason(user, wanted) {
             answer["reason"] = reason.into();
         }
-        Ok(answer)
+        answer
     }
 
     fn rules(&self, user: &User, namespace: &str) -> Value {
@@ -173,48 +214,112 @@ fn user_info(user: &User) -> Value {
     info
 }
 
-fn invalid(field: &str, message: &str) -> ApiError {
-    ApiError::invalid_named(
-        "authorization.k8s.io",
-        "SubjectAccessReview",
-        "",
-        &[field_error(field, Cause::Invalid, message)],
-    )
+impl Review {
+    /// The kind by which a body is read.
+    fn shape(self) -> Kind<'static> {
+        let group = match self {
+            Self::SelfSubject | Self::Token => "authentication.k8s.io",
+            Self::SelfAccess | Self::SelfRules | Self::Access | Self::LocalAccess => GROUP,
+        };
+        Kind {
+            group,
+            version: "v1",
+            kind: self.kind(),
+            plural: "",
+            singular: "",
+            short_names: &[],
+            categories: &[],
+            scope: Scope::Cluster,
+            definition: self.definition(),
+            subresources: &[],
+            name_rule: NameRule::PathSegment,
+            strategy: &Unstored,
+            register: |_| {},
+        }
+    }
+
+    fn definition(self) -> &'static str {
+        match self {
+            Self::SelfSubject => "io.k8s.api.authentication.v1.SelfSubjectReview",
+            Self::Token => "io.k8s.api.authentication.v1.TokenReview",
+            Self::SelfAccess => "io.k8s.api.authorization.v1.SelfSubjectAccessReview",
+            Self::SelfRules => "io.k8s.api.authorization.v1.SelfSubjectRulesReview",
+            Self::Access => "io.k8s.api.authorization.v1.SubjectAccessReview",
+            Self::LocalAccess => "io.k8s.api.authorization.v1.LocalSubjectAccessReview",
+        }
+    }
+
+    fn invalid(self, field: &str, message: &str) -> ApiError {
+        ApiError::invalid_named(
+            GROUP,
+            self.kind(),
+            "",
+            &[field_error(field, Cause::Invalid, message)],
+        )
+    }
+
+    /// Reviews of access are not stored, so they have no name and no labels.
+    fn metadata(self, review: &Value, namespace: &str) -> Result<(), ApiError> {
+        let local = self == Self::LocalAccess;
+        if matches!(self, Self::SelfSubject | Self::SelfRules | Self::Token) {
+            return Ok(());
+        }
+        for (field, value) in review["metadata"].as_object().into_iter().flatten() {
+            match (local, field.as_str()) {
+                (_, "managedFields") => {}
+                (true, "namespace") if value == namespace => {}
+                (true, "namespace") => {
+                    return Err(ApiError::bad_request(
+                        "the namespace of the provided object does not match the namespace sent on the request",
+                    ));
+                }
+                (true, _) => {
+                    let message = "Invalid value: must be empty except for namespace";
+                    return Err(self.invalid("metadata", message));
+                }
+                (false, _) => {
+                    return Err(self.invalid("metadata", "Invalid value: must be empty"));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
-/// The user that a SubjectAccessReview asks about.
-fn subject(spec: &Value) -> Result<User, ApiError> {
-    let name = spec["user"].as_str().unwrap_or("");
-    let groups: Vec<String> = spec["groups"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|group| group.as_str().map(str::to_owned))
-        .collect();
-    if name.is_empty() && groups.is_empty() {
-        return Err(invalid(
-            "spec.user",
-            "Invalid value: \"\": at least one of user or group must be specified",
-        ));
+impl Review {
+    /// The user that a SubjectAccessReview asks about.
+    fn subject(self, spec: &Value) -> Result<User, ApiError> {
+        let name = spec["user"].as_str().unwrap_or("");
+        let groups: Vec<String> = spec["groups"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|group| group.as_str().map(str::to_owned))
+            .collect();
+        if name.is_empty() && groups.is_empty() {
+            return Err(self.invalid(
+                "spec.user",
+                "Invalid value: \"\": at least one of user or group must be specified",
+            ));
+        }
+        let mut extra = std::collections::BTreeMap::new();
+        for (key, values) in spec["extra"].as_object().into_iter().flatten() {
+            let values = values.as_array().into_iter().flatten();
+            let values = values.filter_map(|value| value.as_str().map(str::to_owned));
+            extra.insert(key.to_lowercase(), values.collect());
+        }
+        Ok(User {
+            name: name.to_owned(),
+            groups,
+            uid: spec["uid"].as_str().unwrap_or("").to_owned(),
+            extra,
+        })
     }
-    let mut extra = std::collections::BTreeMap::new();
-    for (key, values) in spec["extra"].as_object().into_iter().flatten() {
-        let values = values.as_array().into_iter().flatten();
-        let values = values.filter_map(|value| value.as_str().map(str::to_owned));
-        extra.insert(key.to_lowercase(), values.collect());
-    }
-    Ok(User {
-        name: name.to_owned(),
-        groups,
-        uid: spec["uid"].as_str().unwrap_or("").to_owned(),
-        extra,
-    })
-}
 
-fn attributes_of(spec: &Value) -> Result<Attributes, ApiError> {
-    let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
-    let text = |value: &Value, field: &str| value[field].as_str().unwrap_or("").to_owned();
-    match (resource.is_object(), path.is_object()) {
+    fn attributes(self, spec: &Value) -> Result<Attributes, ApiError> {
+        let (resource, path) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
+        let text = |value: &Value, field: &str| value[field].as_str().unwrap_or("").to_owned();
+        match (resource.is_object(), path.is_object()) {
         (true, false) => Ok(Attributes {
             verb: text(resource, "verb"),
             group: text(resource, "group"),
@@ -230,13 +335,14 @@ fn attributes_of(spec: &Value) -> Result<Attributes, ApiError> {
             path: Some(text(path, "path")),
             ..Attributes::default()
         }),
-        (true, true) => Err(invalid(
+        (true, true) => Err(self.invalid(
             "spec.nonResourceAttributes",
             "Invalid value: cannot be specified in combination with resourceAttributes",
         )),
-        _ => Err(invalid(
+        _ => Err(self.invalid(
             "spec.resourceAttributes",
             "Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified",
         )),
+    }
     }
 }

@@ -12,8 +12,17 @@ const MOST_OPERATIONS: usize = 10_000;
 const MOST_COPIED: usize = 3 * 1024 * 1024;
 
 pub(super) fn json_patch(object: &Value, patch: &Value) -> Result<Value, PatchError> {
-    let operations: Vec<PatchOperation> = serde_json::from_value(patch.clone())
-        .map_err(|error| PatchError::Malformed(format!("error decoding patch: {error}")))?;
+    let operations: Vec<PatchOperation> =
+        serde_json::from_value(patch.clone()).map_err(|error| {
+            let message = format!("error decoding patch: {error}");
+            // A list of something is a patch, whose operations fail.
+            match patch.as_array() {
+                Some(list) if list.iter().all(Value::is_object) => {
+                    PatchError::Unprocessable(message)
+                }
+                _ => PatchError::Malformed(message),
+            }
+        })?;
     if operations.len() > MOST_OPERATIONS {
         return Err(PatchError::Unprocessable(format!(
             "The allowed maximum operations in a JSON patch is {MOST_OPERATIONS}, got {}",

@@ -4,9 +4,10 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
+use super::error::field_error;
 use super::update::{Ownership, Place, check_name};
 use super::{ApiError, Registry, WriteOptions, Written, object};
-use crate::kinds::Kind;
+use crate::kinds::{Cause, Kind};
 use crate::patch::{json_patch, merge_patch, server_side_apply, strategic_merge_patch};
 use crate::schema::{FieldProblem, ProblemKind, check_and_prune};
 
@@ -83,8 +84,31 @@ pub(super) fn patched(
     }
     check_name(&wanted, request.name)?;
     object::strip_absent(kind, &mut wanted);
-    judge(&check_and_prune(kind, &mut wanted))?;
+    let shown = match request.patch_type {
+        PatchType::Strategic => request.patch.to_string(),
+        _ => wanted.to_string(),
+    };
+    let judged = judge(&check_and_prune(kind, &mut wanted));
+    match request.patch_type {
+        PatchType::Apply { .. } => judged?,
+        // It is the patch that is invalid, not the body of the request, so that `kubectl edit` opens it again.
+        _ => judged.map_err(|error| refused(kind, &shown, error))?,
+    }
     Ok(wanted)
+}
+
+/// What makes of the object something that cannot be read.
+fn refused(kind: &Kind<'_>, shown: &str, error: ApiError) -> ApiError {
+    if error.code() != 400 {
+        return error;
+    }
+    let message = error.to_string();
+    let before = format!("cannot be handled as a {}: ", kind.kind);
+    let why = message
+        .split_once(&before)
+        .map_or(message.as_str(), |(_, why)| why);
+    let message = format!("Invalid value: {shown:?}: {why}");
+    ApiError::invalid_named("", "", "", &[field_error("patch", Cause::Invalid, message)])
 }
 
 /// Server-side apply takes no field that the kind does not have, whatever is asked of unknown fields. Kubernetes says

@@ -100,7 +100,8 @@ fn mount(spec: &mut Value, volume: &str) {
     let name = own.clone().unwrap_or_else(|| volume.to_owned());
     let mut mounted = false;
     for list in ["initContainers", "containers"] {
-        for container in spec[list].as_array_mut().into_iter().flatten() {
+        let containers = spec.get_mut(list).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
             mounted |= mount_in(container, &name);
         }
     }

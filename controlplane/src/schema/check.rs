@@ -162,11 +162,22 @@ impl Check<'_> {
             if map.get(&name).is_some_and(Value::is_null) {
                 map.remove(&name);
             } else if let Some(child) = map.get_mut(&name) {
-                self.value(&field.node, child, &below, definition.short_name());
-                // An empty time is no time.
-                if child.is_null() {
-                    map.remove(&name);
+                if definition.short_name() == "JSONSchemaProps"
+                    && child.is_object()
+                    && is_schema(&name)
+                {
+                    self.value(&Node::Object(id), child, &below, definition.short_name());
+                    continue;
                 }
+                if definition.short_name() == "JSONSchemaProps"
+                    && name == "additionalProperties"
+                    && !child.is_boolean()
+                {
+                    let problem = "boolean or JSON schema expected".to_owned();
+                    self.report(&below, ProblemKind::Value(problem));
+                    continue;
+                }
+                self.value(&field.node, child, &below, definition.short_name());
             }
         }
     }
@@ -185,6 +196,11 @@ impl Check<'_> {
             self.value(items, item, &below, holder);
         }
     }
+}
+
+/// Fields of a JSON schema that are a schema or something else: another one, a list, a boolean.
+fn is_schema(name: &str) -> bool {
+    matches!(name, "items" | "additionalItems" | "additionalProperties")
 }
 
 /// The value that `null` stands for where something must be there.
@@ -227,20 +243,12 @@ fn normalize(node: &Node, value: &mut Value) -> Result<(), String> {
         }
         Node::Time => {
             let text = value.as_str().unwrap_or("");
-            if text.is_empty() {
-                *value = Value::Null;
-                return Ok(());
-            }
             time::seconds(text)
                 .map(time::rfc3339)
                 .ok_or_else(|| time::error(text, time::LAYOUT))?
         }
         Node::MicroTime => {
             let text = value.as_str().unwrap_or("");
-            if text.is_empty() {
-                *value = Value::Null;
-                return Ok(());
-            }
             time::microseconds(text)
                 .map(time::rfc3339_micro)
                 .ok_or_else(|| time::error(text, time::LAYOUT_MICRO))?

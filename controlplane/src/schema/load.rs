@@ -100,6 +100,10 @@ impl Builder {
                 "apis.meta.v1.Time" => Node::Time,
                 "apis.meta.v1.MicroTime" => Node::MicroTime,
                 "util.intstr.IntOrString" => Node::IntOrString,
+                // It has no fields, so it would be anything.
+                definition if definition.ends_with("CustomResourceSubresourceStatus") => {
+                    Node::Map(Box::new(Node::Any))
+                }
                 _ => self
                     .index
                     .get(name)

@@ -138,7 +138,31 @@ async fn unknown_fields_warn_or_fail_as_asked() {
             &patch,
         )
         .await;
-    assert_eq!(strict.code, 400);
+    assert_eq!(strict.code, 422);
+    let message = strict.message();
+    assert!(
+        message.starts_with(" \"\" is invalid: patch: Invalid value: ")
+            && message.ends_with(": strict decoding error: unknown field \"dta\""),
+        "{message}"
+    );
+    // So is a patch that makes of it what cannot be read, and one with an operation that there is not.
+    let patch = json!({"data": 5});
+    for (kind, patch) in [
+        ("merge-patch", patch.clone()),
+        ("strategic-merge-patch", patch),
+        ("json-patch", json!([{"op": "frob", "path": "/data"}])),
+    ] {
+        let answer = member.patch(&format!("{CM}/i"), kind, &patch).await;
+        assert_eq!(
+            (answer.code, answer.reason()),
+            (422, "Invalid"),
+            "{kind}: {}",
+            answer.message()
+        );
+    }
+    let patch = json!({"op": "frob"});
+    let answer = member.patch(&format!("{CM}/i"), "json-patch", &patch).await;
+    assert_eq!(answer.code, 400);
     member.controller.shutdown().await;
 }
 
@@ -326,5 +350,116 @@ async fn head_is_answered_without_a_body() {
         assert_eq!(head.code, member.get(&path).await.code, "{path}");
         assert!(head.bytes.is_empty(), "{path}");
     }
+    member.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reviews_are_read_as_strictly_as_objects() {
+    let member = member().await;
+    let group = "/apis/authorization.k8s.io/v1";
+    let access = format!("{group}/subjectaccessreviews");
+    let of = |spec: Value| json!({"spec": spec});
+    let number = member.post(&access, &of(json!({"user": 5}))).await;
+    assert_eq!(
+        (number.code, number.message()),
+        (
+            400,
+            "SubjectAccessReview in version \"v1\" cannot be handled as a SubjectAccessReview: json: cannot unmarshal \
+             number into Go struct field SubjectAccessReviewSpec.spec.user of type string"
+        )
+    );
+    let good =
+        json!({"user": "u", "resourceAttributes": {"verb": "get", "resource": "pods"}, "usr": 1});
+    let strict = format!("{access}?fieldValidation=Strict");
+    assert_eq!(member.post(&strict, &of(good.clone())).await.code, 400);
+    let warned = member.post(&access, &of(good)).await;
+    assert_eq!(
+        warned.headers["warning"],
+        "299 - \"unknown field \\\"spec.usr\\\"\""
+    );
+    assert_eq!(warned.ok()["spec"]["usr"], Value::Null);
+    let other = json!({"apiVersion": "v1", "kind": "Pod"});
+    assert_eq!(member.post(&access, &other).await.code, 400);
+    let named = json!({"metadata": {"name": "n"}, "spec": {"user": "u"}});
+    let named = member.post(&access, &named).await;
+    assert_eq!(
+        (named.code, named.message()),
+        (
+            422,
+            "SubjectAccessReview.authorization.k8s.io \"\" is invalid: metadata: Invalid value: must be empty"
+        )
+    );
+
+    let local = format!("{group}/namespaces/default/localsubjectaccessreviews");
+    let elsewhere = json!({"user": "u", "resourceAttributes": {"verb": "get", "resource": "pods", "namespace": "a"}});
+    let answer = member.post(&local, &of(elsewhere)).await;
+    assert_eq!(
+        (answer.code, answer.message()),
+        (
+            422,
+            "LocalSubjectAccessReview.authorization.k8s.io \"\" is invalid: spec.resourceAttributes.namespace: \
+             Invalid value: \"a\": must match metadata.namespace"
+        )
+    );
+    let path = json!({"user": "u", "nonResourceAttributes": {"verb": "get", "path": "/"}});
+    assert_eq!(member.post(&local, &of(path)).await.code, 422);
+    let rules = format!("{group}/selfsubjectrulesreviews");
+    let answer = member.post(&rules, &of(json!({}))).await;
+    assert_eq!(
+        (answer.code, answer.message()),
+        (400, "no namespace on request")
+    );
+    member.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn null_and_empty_values_are_what_their_type_makes_of_them() {
+    let member = member().await;
+    // In a map null is the empty value of its type; a field that is null is not there.
+    let map = json!({"metadata": {"name": "m", "labels": {"a": null}}, "data": {"k": null}, "immutable": null});
+    let made = member.post(CM, &map).await.ok();
+    assert_eq!(made["metadata"]["labels"], json!({"a": ""}));
+    assert_eq!(made["data"], json!({"k": ""}));
+    assert_eq!(made["immutable"], Value::Null);
+    // An empty text is no time.
+    let lease = json!({"metadata": {"name": "l"}, "spec": {"renewTime": ""}});
+    let path = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    assert_eq!(member.post(path, &lease).await.code, 400);
+    // Schemas in schemas have types of their own.
+    let definition = |schema: Value| {
+        json!({"metadata": {"name": "as.x.io"}, "spec": {
+            "group": "x.io", "scope": "Cluster", "names": {"plural": "as", "kind": "A"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
+                "schema": {"openAPIV3Schema": {"type": "object", "properties": {"p": schema}}}}]}})
+    };
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions?dryRun=All";
+    for (schema, code) in [
+        (json!({"type": "array", "items": {"type": 5}}), 400),
+        (json!({"type": "object", "additionalProperties": []}), 400),
+        (json!({"type": "object", "properties": {"q": null}}), 422),
+        (json!({"type": "array", "items": {"type": "string"}}), 201),
+    ] {
+        let answer = member.post(path, &definition(schema.clone())).await;
+        assert_eq!(answer.code, code, "{schema}");
+    }
+    let mut listed = definition(json!({"type": "string"}));
+    listed["spec"]["versions"][0]["subresources"]["status"] = json!([]);
+    assert_eq!(member.post(path, &listed).await.code, 400);
+    // What admission looks at in a pod is not made by looking.
+    let pod =
+        json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let path = "/api/v1/namespaces/default/serviceaccounts";
+    for _ in 0..200 {
+        if member.get(&format!("{path}/default")).await.code == 200 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let made = member
+        .post("/api/v1/namespaces/default/pods", &pod)
+        .await
+        .ok();
+    let fields = made["spec"].as_object().unwrap();
+    assert!(!fields.contains_key("initContainers"), "{fields:?}");
     member.controller.shutdown().await;
 }
