@@ -177,7 +177,7 @@ impl Registry {
             name,
             subresource: "",
         };
-        self.modify(place, options, Ownership::Track, |live| {
+        self.modify(place, options, Ownership::TrackScale, |live| {
             scaled(kind, live, scale)
         })
         .await
@@ -199,7 +199,7 @@ impl Registry {
             kind: &SCALE,
             ..request
         };
-        self.modify(place, options, Ownership::Track, |live| {
+        self.modify(place, options, Ownership::TrackScale, |live| {
             let scale = patched(&scale_request, &of(request.kind, live), options, judge)?;
             scaled(request.kind, live, &scale)
         })

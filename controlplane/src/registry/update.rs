@@ -53,6 +53,8 @@ const CONDITIONAL_ONLY: &[(&str, &str)] = &[
 pub(super) enum Ownership {
     /// The write sets the fields that it changes.
     Track,
+    /// The same, by way of the scale subresource.
+    TrackScale,
     /// Server-side apply has already said who owns what.
     Done,
 }
@@ -251,13 +253,18 @@ impl Registry {
         if node_ranges::concerns(kind, &new, Some(&old)) {
             self.guard_ranges(kind, &new, &mut txn).await?;
         }
-        if ownership == Ownership::Track && !options.manager.is_empty() {
+        let through = match ownership {
+            Ownership::Track => Some(subresource),
+            Ownership::TrackScale => Some("scale"),
+            Ownership::Done => None,
+        };
+        if let Some(through) = through.filter(|_| !options.manager.is_empty()) {
             track_update(
                 kind,
                 Some(&old),
                 &mut new,
                 &options.manager,
-                subresource,
+                through,
                 &object::now(),
             );
         }

@@ -251,6 +251,16 @@ async fn scale_and_status_are_apart() {
     );
     put["spec"]["replicas"] = (-1).into();
     assert_eq!(member.put(&format!("{base}/d/scale"), &put).await.code, 422);
+    // Who scaled owns the replicas by way of the scale.
+    let live = member.get(&format!("{base}/d")).await.ok();
+    let managers = live["metadata"]["managedFields"].as_array().unwrap();
+    let scaler = managers
+        .iter()
+        .find(|entry| entry["subresource"] == "scale");
+    assert_eq!(
+        scaler.unwrap()["fieldsV1"],
+        json!({"f:spec": {"f:replicas": {}}})
+    );
     let status = json!({"status": {"observedGeneration": 77}, "spec": {"replicas": 50}});
     let after = member
         .patch(&format!("{base}/d/status"), "merge-patch", &status)
