@@ -263,8 +263,14 @@ impl Api {
         check_method(&parts.method, subject)?;
         let wish = wish(parts)?;
         match super::request::verb(&parts.method, target, query) {
-            "get" => return self.get(subject, query, wish).await,
-            "list" => return Box::pin(self.list(subject, query, wish)).await,
+            "get" => {
+                negotiate::of_one(header(&parts.headers, &ACCEPT))?;
+                return self.get(subject, query, wish).await;
+            }
+            "list" => {
+                negotiate::of_list(header(&parts.headers, &ACCEPT))?;
+                return Box::pin(self.list(subject, query, wish)).await;
+            }
             "watch" => return Box::pin(self.watch(subject, query, wish)).await,
             _ => {}
         }

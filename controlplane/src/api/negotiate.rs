@@ -95,6 +95,35 @@ pub(crate) fn accept(header: &str) -> Result<Format, ApiError> {
         .ok_or_else(|| ApiError::not_acceptable(PRODUCED))
 }
 
+/// Metadata of a list cannot be asked of one object.
+pub(crate) fn of_one(header: &str) -> Result<(), ApiError> {
+    if wants(header, LIST) {
+        let why = format!("you requested {LIST}, but the requested object is not a list");
+        return Err(ApiError::new(406, "NotAcceptable", why));
+    }
+    Ok(())
+}
+
+/// Nor that of one object of a list.
+pub(crate) fn of_list(header: &str) -> Result<(), ApiError> {
+    if wants(header, ONE) {
+        let why = format!("you requested {ONE}, but the requested object is a list");
+        return Err(ApiError::new(406, "NotAcceptable", why));
+    }
+    Ok(())
+}
+
+const ONE: &str = "PartialObjectMetadata";
+const LIST: &str = "PartialObjectMetadataList";
+
+/// Whether the first format that there is has this view.
+fn wants(header: &str, view: &str) -> bool {
+    media_ranges(header)
+        .iter()
+        .find(|range| format(range).is_some())
+        .is_some_and(|range| range.parameter("as") == view)
+}
+
 /// For what is answered and not stored: it has no rows and no metadata of its own.
 pub(crate) fn accept_object(header: &str) -> Result<(), ApiError> {
     let plain = |range: &MediaRange<'_>| format(range).filter(|found| found.shape == Shape::Object);
@@ -123,9 +152,7 @@ fn format(range: &MediaRange<'_>) -> Option<Format> {
     let shape = match range.parameter("as") {
         "" => Shape::Object,
         "Table" if meta => Shape::Table(version),
-        "PartialObjectMetadata" | "PartialObjectMetadataList" if meta => {
-            Shape::PartialMetadata(version)
-        }
+        ONE | LIST if meta => Shape::PartialMetadata(version),
         _ => return None,
     };
     Some(Format { encoding, shape })

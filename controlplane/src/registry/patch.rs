@@ -86,7 +86,11 @@ pub(super) fn patched(
     object::strip_absent(kind, &mut wanted);
     let shown = match request.patch_type {
         PatchType::Strategic => request.patch.to_string(),
-        _ => wanted.to_string(),
+        _ => {
+            let mut shown = wanted.clone();
+            object::remove_meta(&mut shown, "managedFields");
+            shown.to_string()
+        }
     };
     let judged = judge(&check_and_prune(kind, &mut wanted));
     match request.patch_type {

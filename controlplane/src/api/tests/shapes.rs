@@ -257,6 +257,28 @@ async fn pretty_answers_are_indented() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn metadata_of_a_list_and_of_one_object_are_two_things() {
+    let member = member().await;
+    let asked = async |path: &str, kind: &str| {
+        let accept = format!("application/json;as={kind};v=v1;g=meta.k8s.io,application/json");
+        let headers = [("accept", accept.as_str())];
+        let answer = send(&member.client, Method::GET, path, &headers, "").await;
+        (answer.code, answer.message().to_owned())
+    };
+    let one = "/api/v1/namespaces/default";
+    let all = "/api/v1/namespaces";
+    let refused = "you requested PartialObjectMetadata, but the requested object is a list";
+    assert_eq!(
+        asked(all, "PartialObjectMetadata").await,
+        (406, refused.to_owned())
+    );
+    assert_eq!(asked(one, "PartialObjectMetadataList").await.0, 406);
+    assert_eq!(asked(all, "PartialObjectMetadataList").await.0, 200);
+    assert_eq!(asked(one, "PartialObjectMetadata").await.0, 200);
+    member.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_only_answered_has_no_rows() {
     let member = member().await;
     let body = json!({"spec": {"resourceAttributes": {"verb": "get", "resource": "pods"}}});
