@@ -28,8 +28,8 @@ use crate::dns::{DnsConfig, DnsServer};
 use crate::images::ImageStore;
 use crate::node::{self, Heartbeat, Host, NodeFacts};
 use crate::pods::{
-    Clock, Context, Handlers, NodeMachine, Objects, PodKey, PodMetrics, Pods, Resolver, Settings,
-    UserIds, has_app_armor,
+    Clock, Context, EventType, Handlers, NodeMachine, Objects, PodKey, PodMetrics, Pods, Reporter,
+    Resolver, Settings, UserIds, has_app_armor,
 };
 use crate::supervisor;
 use crate::sync::{Client, ClientConfig, ClientMetrics, Intake, Outbox};
@@ -281,6 +281,12 @@ impl Agent {
             config.data_dir.clone(),
             images.clone(),
             Arc::clone(&outbox) as Arc<dyn node::NodeReporter>,
+        ));
+
+        outbox.event(heartbeat.event(
+            EventType::Normal,
+            "Starting",
+            "Starting kubelet.".to_owned(),
         ));
 
         // Networks before pods, where the range is known from an earlier life: pods are adopted though the

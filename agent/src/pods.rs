@@ -272,6 +272,11 @@ impl<M: Machine> Pods<M> {
         }
     }
 
+    /// An event that is about no pod, told as those of pods are.
+    pub(crate) fn tell(&self, event: PodEvent) {
+        self.context.reporter.event(event);
+    }
+
     /// The record of a pod that is not begun.
     fn refuse(&self, pod: &Pod, refused: Refused) -> Record {
         self.context.reporter.event(PodEvent {

@@ -35,6 +35,7 @@ mod hold;
 mod hub;
 mod metrics;
 mod mirrors;
+mod node_events;
 mod podstatus;
 mod references;
 mod register;

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::heartbeat::Heartbeat;
 use super::host::Usage;
 use crate::images::ImageStore;
-use crate::pods::{Machine, Pods, Snapshot, quantity};
+use crate::pods::{EventType, Machine, Pods, Snapshot, quantity};
 use crate::runtime;
 
 pub(crate) mod local;
@@ -131,6 +131,10 @@ impl<M: Machine> Evictor<M> {
     async fn reclaim(&self, met: &Met, grace: Option<Duration>) {
         tracing::warn!(resource = met.signal.resource(), available = %met.available,
             threshold = %met.threshold, "the node is short; attempting to reclaim");
+        let message = format!("Attempting to reclaim {}", met.signal.resource());
+        let kind = EventType::Warning;
+        let event = self.heartbeat.event(kind, "EvictionThresholdMet", message);
+        self.pods.tell(event);
         if matches!(met.signal, Signal::Disk | Signal::Inodes)
             && self.free_images(u64::MAX).await > 0
         {

@@ -6,13 +6,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, NodeStatus};
+use k8s_openapi::api::core::v1::{Node, NodeStatus, ObjectReference};
 use tokio::sync::watch;
 
 use super::host::Usage;
 use super::status::{self, NodeFacts};
 use crate::images::ImageStore;
-use crate::pods::Pressure;
+use crate::pods::{EventType, PodEvent, Pressure};
 
 /// How long the control plane may wait for the next renewal.
 const LEASE_SECONDS: u32 = 40;
@@ -101,6 +101,28 @@ impl Heartbeat {
     pub(crate) fn leave(&self, why: &str) {
         self.set_not_ready(Some(why.to_owned()));
         self.report(&mut None);
+    }
+
+    /// An event about the node. As kubelets do, it is named instead of its uid.
+    pub(crate) fn event(
+        &self,
+        event_type: EventType,
+        reason: &'static str,
+        message: String,
+    ) -> PodEvent {
+        let facts = self.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        PodEvent {
+            involved: ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Node".to_owned()),
+                name: Some(facts.name.clone()),
+                uid: Some(facts.name.clone()),
+                ..ObjectReference::default()
+            },
+            event_type,
+            reason,
+            message,
+        }
     }
 
     /// The node as it registers.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, ObjectReference, Pod};
 
 use crate::cache::{BY_NODE, Cache, ObjectKey, Queue, Subscription};
 use crate::registry::{ApiError, Client, EventType};
@@ -40,11 +40,20 @@ struct Heard {
     at: Instant,
 }
 
+/// What events are told of.
+#[derive(Debug)]
+struct Known {
+    uid: Option<String>,
+    unschedulable: bool,
+}
+
 pub(super) struct Controller {
     client: Client,
     cache: Cache,
     pod_ranges: PodRanges,
     heard: Mutex<HashMap<ObjectKey, Heard>>,
+    /// Nodes as they were when they were looked at last.
+    known: Mutex<HashMap<ObjectKey, Known>>,
     /// Addresses that were compared with those of the other nodes.
     compared: Mutex<HashMap<ObjectKey, BTreeSet<IpAddr>>>,
     /// One allocation at a time. The ranges that were given and that the cache does not show yet.
@@ -88,6 +97,7 @@ impl Controller {
             cache: cache.clone(),
             pod_ranges: pod_ranges.clone(),
             heard: Mutex::default(),
+            known: Mutex::default(),
             compared: Mutex::default(),
             allocating: tokio::sync::Mutex::default(),
             grace,
@@ -100,6 +110,7 @@ impl Controller {
     pub(super) async fn reconcile(&self, key: ObjectKey) -> Result<Next, ApiError> {
         let Some(node) = self.cache.nodes.get_key(&key) else {
             self.heard.lock().expect("no panic while held").remove(&key);
+            self.is_gone(&key);
             self.compared
                 .lock()
                 .expect("no panic while held")
@@ -109,6 +120,7 @@ impl Controller {
         let silent_for = self.silence(&key, &node);
         let silent = silent_for >= self.grace;
         let now = Timestamp::now();
+        self.welcome(&key, &node, now);
         let mut current = node.as_ref().clone();
         if silent && let Some(changed) = plan::silenced(&current, now) {
             current = self.client.update_status(&changed).await?;
@@ -182,6 +194,53 @@ impl Controller {
             };
         }
         known.at.elapsed()
+    }
+
+    /// Tells of a node that has just come, and whether pods may come to it. Who takes over from another leader says nothing
+    /// of the nodes that were there before.
+    fn welcome(&self, key: &ObjectKey, node: &Node, now: Timestamp) {
+        let unschedulable = node.spec.as_ref().and_then(|spec| spec.unschedulable);
+        let unschedulable = unschedulable.unwrap_or_default();
+        let uid = node.metadata.uid.clone();
+        let before = {
+            let uid = uid.clone();
+            let mut known = self.known.lock().expect("no panic while held");
+            known.insert(key.clone(), Known { uid, unschedulable })
+        };
+        let name = &key.name;
+        let before = before.filter(|before| before.uid == uid);
+        if before.is_none() && plan::is_new(node, now) {
+            let message = format!("Node {name} event: Registered Node {name} in Controller");
+            self.client
+                .event(node, EventType::Normal, "RegisteredNode", &message);
+        }
+        if before.is_some_and(|before| before.unschedulable != unschedulable) {
+            let reason = if unschedulable {
+                "NodeNotSchedulable"
+            } else {
+                "NodeSchedulable"
+            };
+            let message = format!("Node {name} status is now: {reason}");
+            self.client.event(node, EventType::Normal, reason, &message);
+        }
+    }
+
+    fn is_gone(&self, key: &ObjectKey) {
+        let mut known = self.known.lock().expect("no panic while held");
+        let Some(known) = known.remove(key) else {
+            return;
+        };
+        let name = &key.name;
+        let about = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Node".to_owned()),
+            name: Some(name.to_string()),
+            uid: known.uid,
+            ..ObjectReference::default()
+        };
+        let message = format!("Node {name} event: Removing Node {name} from Controller");
+        self.client
+            .event_about(about, EventType::Normal, "RemovingNode", &message, "");
     }
 
     fn announce(&self, before: &Node, after: &Node) {

@@ -13,6 +13,8 @@ use serde_json::json;
 use crate::kinds::node::is_extended;
 use crate::registry::{ApiError, Client};
 
+use super::node_events;
+
 pub(super) const LEASES: &str = "kube-node-lease";
 const DURATION: u32 = 40;
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
@@ -39,7 +41,8 @@ pub(super) fn again<T>(result: &Result<T, ApiError>, attempt: usize) -> bool {
 }
 
 async fn write_node(client: &Client, name: &str, reported: &Node) -> Result<Node, ApiError> {
-    let stored = match client.get::<Node>("", name).await? {
+    let known = client.get::<Node>("", name).await?;
+    let stored = match known.clone() {
         None => client.create(&new_node(name, reported)).await?,
         Some(stored) => match introduced(&stored, reported) {
             Some(changed) => client.update(&changed).await?,
@@ -47,10 +50,12 @@ async fn write_node(client: &Client, name: &str, reported: &Node) -> Result<Node
         },
     };
     let status = reported.status.clone().unwrap_or_default();
-    match with_status(&stored, status) {
-        Some(changed) => client.update_status(&changed).await,
-        None => Ok(stored),
-    }
+    let node = match with_status(&stored, status) {
+        Some(changed) => client.update_status(&changed).await?,
+        None => stored,
+    };
+    node_events::tell(client, known.as_ref(), &node);
+    Ok(node)
 }
 
 /// Status of the condition Ready.

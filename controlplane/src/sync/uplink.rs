@@ -19,7 +19,7 @@ use tonic::{Status, Streaming};
 use super::applied::{Applied, Connection, Introduction};
 use super::credentials::Question;
 use super::metrics::SyncMetrics;
-use super::{mirrors, podstatus, register, volumes};
+use super::{mirrors, node_events, podstatus, register, volumes};
 use crate::cache::{Cache, ObjectKey, Queue};
 use crate::registry::{ApiError, Client, DeleteOptions, EventType};
 use crate::usage::UsageBook;
@@ -394,10 +394,11 @@ impl Uplink {
             // Deleted by an operator: it comes back with the next Hello.
             return Ok(());
         };
-        match register::with_status(&stored, status.clone()) {
-            Some(changed) => self.client.update_status(&changed).await.map(|_| ()),
-            None => Ok(()),
+        if let Some(changed) = register::with_status(&stored, status.clone()) {
+            let written = self.client.update_status(&changed).await?;
+            node_events::tell(&self.client, Some(&stored), &written);
         }
+        Ok(())
     }
 
     /// Status first: a terminated pod's last status is seen by watchers before it goes.

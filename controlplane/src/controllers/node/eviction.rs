@@ -126,13 +126,16 @@ impl Controller {
         known.1
     }
 
-    fn forget(&self, key: &ObjectKey) {
-        self.seen.lock().expect("no panic while held").remove(key);
+    /// Whether this pod was about to go.
+    fn forget(&self, key: &ObjectKey, pod: Option<&Pod>) -> bool {
+        let known = self.seen.lock().expect("no panic while held").remove(key);
+        let uid = pod.and_then(|pod| pod.metadata.uid.as_deref());
+        known.is_some_and(|(known, _)| uid == Some(&known))
     }
 
     pub(in crate::controllers) async fn reconcile(&self, key: ObjectKey) -> Result<Next, ApiError> {
         let Some(pod) = self.cache.pods.get_key(&key) else {
-            self.forget(&key);
+            self.forget(&key, None);
             return Ok(Next::Wait);
         };
         let spec = pod.spec.clone().unwrap_or_default();
@@ -146,15 +149,20 @@ impl Controller {
         let taints = evicting(&node);
         let tolerations = spec.tolerations.as_deref().unwrap_or_default();
         let now = Timestamp::now();
+        if stay(&taints, tolerations, now, now) == Stay::ForEver {
+            if self.forget(&key, Some(&pod)) {
+                let message = format!("Cancelling deletion of Pod {key}");
+                self.client
+                    .event(&*pod, EventType::Normal, "TaintManagerEviction", &message);
+            }
+            return Ok(Next::Wait);
+        }
         let since = self.since(&key, &pod, now);
         match stay(&taints, tolerations, since, now) {
-            Stay::ForEver => {
-                self.forget(&key);
-                Ok(Next::Wait)
-            }
+            Stay::ForEver => Ok(Next::Wait),
             Stay::For(0) => {
                 self.evict(&key, &pod).await?;
-                self.forget(&key);
+                self.forget(&key, None);
                 Ok(Next::Wait)
             }
             Stay::For(seconds) => Ok(Next::After(Duration::from_secs(seconds.unsigned_abs()))),

@@ -1,6 +1,6 @@
 //! What a node's silence and conditions mean. Pure.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
@@ -56,6 +56,14 @@ fn condition<'a>(node: &'a Node, kind: &str) -> Option<&'a NodeCondition> {
         .as_ref()?
         .iter()
         .find(|condition| condition.type_ == kind)
+}
+
+/// A node that was made so lately has just come.
+const NEW: SignedDuration = SignedDuration::from_secs(60);
+
+pub(super) fn is_new(node: &Node, now: Timestamp) -> bool {
+    let made = node.metadata.creation_timestamp.as_ref();
+    made.is_some_and(|made| now.duration_since(made.0) < NEW)
 }
 
 pub(super) fn ready(node: &Node) -> Option<&NodeCondition> {

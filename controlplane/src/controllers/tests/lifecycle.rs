@@ -1,8 +1,11 @@
 //! The ends of things: namespaces, nodes, owners.
 
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, ServiceAccount};
 
 use super::*;
+use crate::cache::ObjectKey;
+use crate::controllers::node::eviction;
+use crate::controllers::worker::Next;
 
 fn web(replicas: i32) -> Deployment {
     let mut web = deployment("web", replicas);
@@ -124,12 +127,7 @@ async fn a_namespace_takes_all_its_content_with_it() {
             .0
             .is_empty()
     );
-    let events = cluster
-        .client
-        .list::<k8s_openapi::api::core::v1::Event>("ns")
-        .await
-        .unwrap()
-        .0;
+    let events = cluster.client.list::<Event>("ns").await.unwrap().0;
     assert!(events.is_empty(), "{events:?}");
 }
 
@@ -190,4 +188,101 @@ async fn endpoints_follow_the_zone_of_their_node() {
             zone_is(cache, Some("z"))
         })
         .await;
+}
+
+/// Until there is such an event.
+async fn told(cluster: &Cluster, about: &str, message: &str) {
+    let wanted = async {
+        loop {
+            let (events, _) = cluster.client.list::<Event>("").await.unwrap();
+            let found = events.iter().any(|event| {
+                event.involved_object.name.as_deref() == Some(about)
+                    && event.message.as_deref() == Some(message)
+            });
+            if found {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let waited = tokio::time::timeout(std::time::Duration::from_secs(30), wanted).await;
+    waited.unwrap_or_else(|_| panic!("no event about {about}: {message}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_becomes_of_nodes_is_told() {
+    let cluster = Cluster::new(&["n1"]).await;
+    told(
+        &cluster,
+        "n1",
+        "Node n1 event: Registered Node n1 in Controller",
+    )
+    .await;
+    let change = async |spec: serde_json::Value| {
+        let patch = json!({"spec": spec});
+        let patched = cluster.client.merge_patch::<Node>("", "n1", "", &patch);
+        patched.await.unwrap();
+    };
+    change(json!({"unschedulable": true})).await;
+    told(&cluster, "n1", "Node n1 status is now: NodeNotSchedulable").await;
+    change(json!({"unschedulable": null})).await;
+    told(&cluster, "n1", "Node n1 status is now: NodeSchedulable").await;
+    let options = DeleteOptions::default();
+    let deleted = cluster.client.delete::<Node>("", "n1", options);
+    deleted.await.unwrap();
+    told(
+        &cluster,
+        "n1",
+        "Node n1 event: Removing Node n1 from Controller",
+    )
+    .await;
+}
+
+/// The only controller here is the one that is asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_need_not_go_after_all_is_told_so() {
+    let cluster = Cluster::bare().await;
+    cluster.namespace("ns").await;
+    let mut tainted = node("n1");
+    tainted.spec = serde_json::from_value(json!({
+        "taints": [{"key": "k", "effect": "NoExecute"}],
+    }))
+    .unwrap();
+    cluster.client.create(&tainted).await.unwrap();
+    let patient: Pod = serde_json::from_value(json!({
+        "metadata": {"namespace": "ns", "name": "patient"},
+        "spec": {
+            "nodeName": "n1",
+            "containers": [{"name": "c", "image": "i"}],
+            "tolerations": [{"key": "k", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 600}],
+        },
+    }))
+    .unwrap();
+    let patient = cluster.client.create(&patient).await.unwrap();
+    cluster
+        .eventually("node and pod", |cache| {
+            cache.nodes.get("", "n1").is_some() && cache.pods.get("ns", "patient").is_some()
+        })
+        .await;
+    let controller = eviction::Controller::new(&cluster.client, &cluster.cache);
+    let key = ObjectKey::of(&patient);
+    let next = controller.reconcile(key.clone()).await.unwrap();
+    assert!(matches!(next, Next::After(_)));
+    let patch = json!({"spec": {"taints": null}});
+    cluster
+        .client
+        .merge_patch::<Node>("", "n1", "", &patch)
+        .await
+        .unwrap();
+    cluster
+        .eventually("no taint", |cache| {
+            let node = cache.nodes.get("", "n1");
+            node.is_some_and(|node| {
+                let spec = node.spec.as_ref();
+                spec.is_none_or(|spec| spec.taints.is_none())
+            })
+        })
+        .await;
+    controller.reconcile(key).await.unwrap();
+    told(&cluster, "patient", "Cancelling deletion of Pod ns/patient").await;
 }
