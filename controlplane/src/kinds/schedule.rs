@@ -52,6 +52,54 @@ fn described(text: &str) -> Option<&'static str> {
     })
 }
 
+/// Least and greatest value of each field.
+const BOUNDS: [(u32, u32); 5] = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 6)];
+
+/// A part of a field's list, as the library has to read it. A star with a step is a range: where days of the month and of
+/// the week are given, either matches, and only what is a star leaves the choice to the other. A step may be
+/// longer than the range.
+fn word(word: &str, (min, max): (u32, u32)) -> Result<String, ScheduleError> {
+    let refuse = |what: String| Err(ScheduleError::Syntax(format!("{what}: {word}")));
+    let (range, step) = match word.split_once('/') {
+        Some((range, step)) => (range, step.parse::<u32>().ok()),
+        None => (word, Some(1)),
+    };
+    // Names, and what is no number, are left to the library.
+    let Some(step) = step else {
+        return Ok(word.to_owned());
+    };
+    let (low, high) = match range.split_once('-') {
+        _ if range == "*" => (Some(min), Some(max)),
+        Some((low, high)) => (low.parse().ok(), high.parse().ok()),
+        None if word.contains('/') => (range.parse().ok(), Some(max)),
+        None => (range.parse().ok(), range.parse().ok()),
+    };
+    let (Some(low), Some(high)) = (low, high) else {
+        return Ok(word.to_owned());
+    };
+    if low < min {
+        return refuse(format!("beginning of range ({low}) below minimum ({min})"));
+    }
+    if high > max {
+        return refuse(format!("end of range ({high}) above maximum ({max})"));
+    }
+    if low > high {
+        return refuse(format!(
+            "beginning of range ({low}) beyond end of range ({high})"
+        ));
+    }
+    if step == 0 {
+        return refuse("step of range should be a positive number".to_owned());
+    }
+    Ok(if range == "*" && step == 1 {
+        "*".to_owned()
+    } else if low.checked_add(step).is_none_or(|next| next > high) {
+        low.to_string()
+    } else {
+        format!("{low}-{high}/{step}")
+    })
+}
+
 /// What the library reads beyond what Kubernetes does (`L`, `W`, `#`, `H`, a Sunday that is 7) is refused;
 /// `?` is another star.
 fn fields(text: &str) -> Result<Crontab, ScheduleError> {
@@ -78,13 +126,11 @@ fn fields(text: &str) -> Result<Crontab, ScheduleError> {
                 "failed to parse int from {part}"
             )));
         }
-        let days = part.split('/').next().unwrap_or(part);
-        if at == 4 && days.split(['-', ',']).any(|day| day == "7") {
-            return Err(ScheduleError::Syntax(format!(
-                "end of range (7) above maximum (6): {part}"
-            )));
-        }
-        plain.push(part.replace('?', "*"));
+        let words = part.replace('?', "*");
+        let words: Result<Vec<String>, _> = words.split(',').map(|w| word(w, BOUNDS[at])).collect();
+        let words = words?;
+        let all = words.iter().any(|word| word == "*");
+        plain.push(if all { "*".to_owned() } else { words.join(",") });
     }
     let mut options = ParseOptions::default();
     options.fallback_timezone_option = FallbackTimezoneOption::UTC;
@@ -240,6 +286,25 @@ mod tests {
                 "2026-02-20T00:00:00Z"
             ]
         );
+        // A star with a step is none.
+        assert_eq!(
+            after("0 0 */14 * FRI", None, "2026-02-01T00:00:00Z", 3),
+            [
+                "2026-02-06T00:00:00Z",
+                "2026-02-13T00:00:00Z",
+                "2026-02-15T00:00:00Z"
+            ]
+        );
+        // A list with a star is one.
+        assert_eq!(
+            after("0 0 1,* * FRI", None, "2026-02-01T00:00:00Z", 1),
+            ["2026-02-06T00:00:00Z"]
+        );
+        // A step that is longer than its range leaves the first value.
+        assert_eq!(
+            after("*/70 7/30 * * *", None, "2026-02-01T00:00:00Z", 2),
+            ["2026-02-01T07:00:00Z", "2026-02-02T07:00:00Z"]
+        );
         assert_eq!(
             after("@hourly", None, "2026-01-01T03:10:00Z", 1),
             ["2026-01-01T04:00:00Z"]
@@ -284,6 +349,22 @@ mod tests {
             "* * 1W * *",
         ] {
             assert!(Schedule::parse(bad, None).is_err(), "{bad}");
+        }
+        for (bad, why) in [
+            ("60 * * * *", "end of range (60) above maximum (59): 60"),
+            ("* * 0 * *", "beginning of range (0) below minimum (1): 0"),
+            (
+                "* 5-3 * * *",
+                "beginning of range (5) beyond end of range (3): 5-3",
+            ),
+            (
+                "*/0 * * * *",
+                "step of range should be a positive number: */0",
+            ),
+            ("* * * * 1,7", "end of range (7) above maximum (6): 7"),
+        ] {
+            let error = Schedule::parse(bad, None).unwrap_err();
+            assert_eq!(error.to_string(), why);
         }
         assert_eq!(
             Schedule::parse("* * * * *", Some("Mars/Olympus"))
