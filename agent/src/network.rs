@@ -168,6 +168,9 @@ struct Inner {
     mtu: AtomicU32,
     /// Uids of which something may be left that is not a whole network: to look for it takes longer than to make one.
     unsettled: Mutex<BTreeSet<String>>,
+    /// Held while a network is made. All of them want RTNL, of which the kernel has one, and some of what they ask for does
+    /// not wait for it but tries again and again.
+    turn: Mutex<()>,
 }
 
 impl Inner {
@@ -197,6 +200,7 @@ impl Networks {
                 addresses,
                 mtu: AtomicU32::new(mtu.unwrap_or(0)),
                 unsettled: Mutex::default(),
+                turn: Mutex::default(),
             }),
         };
         let known = this.list().await?;
@@ -291,6 +295,7 @@ impl Networks {
         // All of it on one thread, which does not wait for others between its dozens of requests: there may be many that
         // have nothing to do with networks when many pods begin together.
         namespace::on_own_thread(move || {
+            let _turn = this.inner.turn.lock();
             let addresses = this.inner.addresses.allocate(&uid)?;
             let netns = this.netns(&uid);
             namespace::create(&netns, first_id)?;

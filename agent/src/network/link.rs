@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 
 use futures::TryStreamExt as _;
 use netlink_packet_route::address::AddressFlags;
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, State as LinkState};
+use netlink_packet_route::link::{
+    AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InetDevConf, InfoData, InfoKind,
+    InfoVeth, LinkAttribute, State as LinkState,
+};
 use netlink_packet_route::neighbour::NeighbourState;
 use netlink_packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
@@ -138,7 +141,6 @@ pub(super) fn create(
     runtime.block_on(add_pair(uid, handle, netns, &names, mtu))?;
     let host_ifindex = runtime.block_on(open_host_side(uid, handle, &names, addresses))?;
     namespace::visit(netns, || {
-        quiet_v6(POD_SIDE, addresses.iter().any(IpAddr::is_ipv6));
         runtime.block_on(inside_pod(uid, addresses, names.host_mac))
     })?;
     runtime.block_on(lead_to_pod(uid, handle, (host_ifindex, &names), addresses))?;
@@ -188,6 +190,7 @@ async fn inside_pod(
     let index = index(POD_SIDE).ok_or_else(|| {
         NetworkError::system("find eth0 in the pod")(std::io::Error::last_os_error())
     })?;
+    quiet_v6(uid, handle, (POD_SIDE, index), addresses).await?;
     up(handle, index)
         .await
         .map_err(netlink(uid, "bring up eth0"))?;
@@ -260,15 +263,19 @@ async fn open_host_side(
     let index = index(&names.host).ok_or_else(|| {
         NetworkError::system("find the host side of a veth pair")(std::io::Error::last_os_error())
     })?;
-    for family in ["ipv4", "ipv6"] {
-        // Route look-ups by the program at this interface are look-ups for forwarding. It is our own
-        // interface: nothing is forwarded that the program has not let pass.
-        set(
-            &format!("/proc/sys/net/{family}/conf/{}/forwarding", names.host),
-            "1",
-        );
+    // Route look-ups by the program at this interface are look-ups for forwarding. It is our own interface: nothing is
+    // forwarded that the program has not let pass.
+    let mut forwarding = InetDevConf::default();
+    forwarding.forwarding = 1;
+    let forwarding = AfSpecUnspec::Inet(vec![AfSpecInet::DevConfRequest(forwarding)]);
+    configure(handle, index, forwarding)
+        .await
+        .map_err(netlink(uid, "let the host side forward"))?;
+    if has_v6(addresses) {
+        let path = format!("/proc/sys/net/ipv6/conf/{}/forwarding", names.host);
+        set(&path, "1");
     }
-    quiet_v6(&names.host, addresses.iter().any(IpAddr::is_ipv6));
+    quiet_v6(uid, handle, (&names.host, index), addresses).await?;
     up(handle, index)
         .await
         .map_err(netlink(uid, "bring up the host side"))?;
@@ -345,16 +352,42 @@ async fn up(handle: &Handle, index: u32) -> Result<(), rtnetlink::Error> {
     handle.link().set(message).execute().await
 }
 
+fn has_v6(addresses: &[IpAddr]) -> bool {
+    addresses.iter().any(IpAddr::is_ipv6)
+}
+
 /// Neither link-local addresses nor router solicitations: the pair needs none, and they would be dropped.
-fn quiet_v6(interface: &str, wanted: bool) {
+async fn quiet_v6(
+    uid: &str,
+    handle: &Handle,
+    (interface, index): (&str, u32),
+    addresses: &[IpAddr],
+) -> Result<(), NetworkError> {
     let directory = format!("/proc/sys/net/ipv6/conf/{interface}");
-    if wanted {
-        set(&format!("{directory}/addr_gen_mode"), "1");
-        set(&format!("{directory}/accept_ra"), "0");
-        set(&format!("{directory}/router_solicitations"), "0");
-    } else {
+    if !has_v6(addresses) {
         set(&format!("{directory}/disable_ipv6"), "1");
+        return Ok(());
     }
+    let none = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    configure(handle, index, AfSpecUnspec::Inet6(vec![none]))
+        .await
+        .map_err(netlink(uid, "keep link-local addresses away"))?;
+    set(&format!("{directory}/accept_ra"), "0");
+    set(&format!("{directory}/router_solicitations"), "0");
+    Ok(())
+}
+
+/// Settings of an address family by a request, which waits for its turn. Files of `/proc/sys` that stand for the same do
+/// not wait for RTNL: their system call begins anew until nobody else has it, at full speed.
+async fn configure(
+    handle: &Handle,
+    index: u32,
+    settings: AfSpecUnspec,
+) -> Result<(), rtnetlink::Error> {
+    let message = LinkUnspec::new_with_index(index)
+        .append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![settings]))
+        .build();
+    handle.link().set(message).execute().await
 }
 
 /// Best effort: a kernel without IPv6 has no such file.

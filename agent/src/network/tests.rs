@@ -86,7 +86,52 @@ fn a_pod_has_what_it_needs() {
                 .any(|line| line.contains("eth0") && !line.contains("DOWN")),
             "{links}"
         );
+        let name = link_name("pod-1");
+        let read = |file: String| std::fs::read_to_string(file).unwrap();
+        for family in ["ipv4", "ipv6"] {
+            let forwarding = format!("/proc/sys/net/{family}/conf/{name}/forwarding");
+            assert_eq!(read(forwarding), "1\n", "{family}");
+        }
+        // No link-local addresses, which the kernel would make up.
+        let mode = format!("/proc/sys/net/ipv6/conf/{name}/addr_gen_mode");
+        assert_eq!(read(mode), "1\n");
+        assert!(!addresses.contains("fe80:"), "{addresses}");
+        let host = output("ip", &["-6", "addr", "show", "dev", &name]);
+        assert!(!host.contains("fe80:"), "{host}");
         networks.detach("pod-1").await.unwrap();
+    });
+}
+
+#[test]
+fn without_v6_the_pair_has_none() {
+    isolated(|directory| async move {
+        let networks = open(&directory, &["10.77.0.0/24"]).await;
+        let network = networks.attach("pod").await.unwrap();
+        let net = format!("--net={}", network.netns.display());
+        let ours = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", link_name("pod"));
+        assert_eq!(output("cat", &[&ours]), "1\n");
+        let theirs = "/proc/sys/net/ipv6/conf/eth0/disable_ipv6";
+        assert_eq!(output("nsenter", &[&net, "cat", theirs]), "1\n");
+        networks.detach("pod").await.unwrap();
+    });
+}
+
+/// Together they would take the processor from each other while they wait for the kernel.
+#[test]
+fn networks_are_made_one_after_the_other() {
+    isolated(|directory| async move {
+        let networks = open(&directory, &["10.77.0.0/24"]).await;
+        let inner = Arc::clone(&networks.inner);
+        let turn = inner.turn.lock().unwrap();
+        let attach = networks.attach("pod");
+        tokio::pin!(attach);
+        let soon = std::time::Duration::from_millis(50);
+        assert!(tokio::time::timeout(soon, &mut attach).await.is_err());
+        assert_eq!(host_links(), 0);
+        drop(turn);
+        attach.await.unwrap();
+        assert_eq!(host_links(), 1);
+        networks.detach("pod").await.unwrap();
     });
 }
 
