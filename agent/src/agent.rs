@@ -29,7 +29,7 @@ use crate::images::ImageStore;
 use crate::node::{self, Heartbeat, Host, NodeFacts};
 use crate::pods::{
     Clock, Context, EventType, Handlers, NodeMachine, Objects, PodKey, PodMetrics, Pods, Reporter,
-    Resolver, Settings, UserIds, has_app_armor,
+    Resolver, Settings, Turns, UserIds, has_app_armor,
 };
 use crate::supervisor;
 use crate::sync::{Client, ClientConfig, ClientMetrics, Intake, Outbox};
@@ -333,6 +333,8 @@ impl Agent {
             allocated: std::sync::Mutex::default(),
             host_ports: std::sync::Mutex::default(),
             user_ids: UserIds::default(),
+            preparing: Turns::of_machine(),
+            starting: Turns::of_machine(),
         });
         let pods = Arc::new(Pods::open(context).await.map_err(AgentError::Pods)?);
         let new_addresses = data_plane.node_addresses();

@@ -11,6 +11,7 @@
 //!   confine              seccomp profiles, system controls, process ids; app_armor: profiles of that
 //!   runtime_class        which OCI runtime runs a pod
 //!   user_ids             ids of pods that have users of their own
+//!   turns                how many begin at the same time
 //!   ports                what a pod asks of the network: hostPorts, opting out
 //!   probe prober         verdicts (pure) and asking
 //! ```
@@ -53,6 +54,7 @@ mod report;
 mod runtime_class;
 mod status;
 mod tokens;
+mod turns;
 mod user_ids;
 mod wanted;
 mod worker;
@@ -70,6 +72,7 @@ pub(crate) use record::PodDirs;
 pub(crate) use report::{EventType, PodEvent, PodKey, Reporter};
 pub(crate) use runtime_class::{DEFAULT_HANDLER, Handlers};
 pub(crate) use tokens::TokenWish;
+pub(crate) use turns::Turns;
 pub(crate) use user_ids::UserIds;
 pub(crate) use worker::{ContainerSnapshot, Snapshot};
 

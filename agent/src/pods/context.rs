@@ -17,6 +17,7 @@ use super::objects::Objects;
 use super::ports;
 use super::report::Reporter;
 use super::runtime_class::Handlers;
+use super::turns::Turns;
 use super::user_ids::UserIds;
 
 /// Facts about the node that do not change while the agent runs.
@@ -128,6 +129,10 @@ pub(crate) struct Context<M> {
     /// Ports of the node that pods have, by uid; each worker writes its own.
     pub(crate) host_ports: Mutex<BTreeMap<String, Vec<WantedPort>>>,
     pub(crate) user_ids: UserIds,
+    /// At making what stands around the containers of a pod.
+    pub(crate) preparing: Turns,
+    /// At making a container. Turns of its own: what pods were prepared for comes before others that are not yet.
+    pub(crate) starting: Turns,
 }
 
 impl<M> Context<M> {

@@ -64,6 +64,8 @@ fn context<M>(
         allocated: std::sync::Mutex::default(),
         host_ports: std::sync::Mutex::default(),
         user_ids: UserIds::default(),
+        preparing: Turns::of_machine(),
+        starting: Turns::of_machine(),
     })
 }
 

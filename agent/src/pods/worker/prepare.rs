@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Volume;
@@ -39,7 +40,8 @@ impl<M: Machine> Worker<M> {
     }
 
     pub(super) async fn prepare(&mut self) {
-        match self.try_prepare().await {
+        let context = Arc::clone(&self.context);
+        match context.preparing.take(self.try_prepare()).await {
             Ok(()) => {
                 self.transient.prepared = true;
                 self.transient.prepare_again = None;

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Container;
@@ -65,13 +66,17 @@ impl<M: Machine> Worker<M> {
             self.transient(name).image = ImageState::Unknown;
             return;
         };
-        match self.make(&container, &image, number).await {
-            Ok(spec) => {
-                self.transient(name).trouble = None;
-                self.create(name, &spec).await;
+        let context = Arc::clone(&self.context);
+        let make = async {
+            match self.make(&container, &image, number).await {
+                Ok(spec) => {
+                    self.transient(name).trouble = None;
+                    self.create(name, &spec).await;
+                }
+                Err(refusal) => self.refuse(name, refusal),
             }
-            Err(refusal) => self.refuse(name, refusal),
-        }
+        };
+        context.starting.take(make).await;
     }
 
     fn refuse(&mut self, name: &str, refusal: Refusal) {
