@@ -1,5 +1,6 @@
 //! Becoming a supervisor: out of the agent's process tree, session and cgroup, into the pod's namespaces.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
@@ -14,6 +15,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::ForkResult;
 
 use super::config::{self, Config};
+use super::copied::Copied;
+use super::runc::Runc;
 use super::{cgroup, init, protocol, serve};
 
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +42,7 @@ impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
 }
 
 /// Starts the supervisor of a pod's run directory in a process of its own; returns when it is ready.
-pub(crate) fn launch(dir: &Path) -> Result<(), DaemonError> {
+pub(crate) fn launch(dir: &Path, copied: Option<&OsStr>) -> Result<(), DaemonError> {
     let lock = File::create(config::lock_file(dir)).step("open lock")?;
     match lock.try_lock() {
         Ok(()) => {}
@@ -61,7 +64,8 @@ pub(crate) fn launch(dir: &Path) -> Result<(), DaemonError> {
         }
         ForkResult::Child => {
             drop(ready);
-            run(dir, &config, report);
+            let copied = copied.and_then(|text| Copied::inherited(io::stdin(), text, &config.runc));
+            run(dir, &config, copied, report);
             drop(lock);
             // SAFETY: ends the process; nothing of it is used afterwards.
             unsafe { libc::_exit(0) }
@@ -83,13 +87,14 @@ fn fork(own_cgroups: &[PathBuf]) -> io::Result<ForkResult> {
 }
 
 /// The child's life: prepare, tell the waiting parent, serve.
-fn run(dir: &Path, config: &Config, mut report: io::PipeWriter) {
+fn run(dir: &Path, config: &Config, copied: Option<Copied>, mut report: io::PipeWriter) {
     match prepare(dir, config) {
         Ok(prepared) => {
             let told = report.write_all(b"ready");
             drop(report);
             if told.is_ok() {
-                serve::serve(dir, config, &prepared);
+                let runc = Runc::new(dir, config).with_copy(copied);
+                serve::serve(dir, runc, &prepared);
             }
         }
         Err(error) => {

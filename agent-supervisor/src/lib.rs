@@ -13,7 +13,7 @@
 //!   init         first process of a namespace of process ids that containers share
 //!   serve        the poll loop
 //!   containers   the table of containers: requests, exits, one runc per container at a time
-//!   runc         command lines, running and judging runc
+//!   runc         command lines, running and judging runc; copied: a copy of it that is started faster
 //!   console      terminals
 //!   attachment   who sees a container's output while it is written
 //!   output       pipe to log records; logfile: records to files, with rotation
@@ -29,6 +29,7 @@ pub mod config;
 mod connection;
 pub mod console;
 mod containers;
+pub mod copied;
 mod daemon;
 mod init;
 pub mod logfile;
@@ -43,14 +44,17 @@ pub mod userns;
 ///
 /// The calling process returns when the detached one is ready for its first client, or has failed.
 pub fn main(args: &[std::ffi::OsString]) -> i32 {
-    let dir = match args {
-        [flag, dir] if flag == "--dir" => std::path::PathBuf::from(dir),
+    let (dir, copied) = match args {
+        [flag, dir] if flag == "--dir" => (dir, None),
+        [flag, dir, copied, text] if flag == "--dir" && copied == copied::FLAG => (dir, Some(text)),
         _ => {
-            eprintln!("usage: waggle-supervisor --dir <pod run dir>");
+            let copied = copied::FLAG;
+            eprintln!("usage: waggle-supervisor --dir <pod run dir> [{copied} <file>]");
             return 2;
         }
     };
-    match daemon::launch(&dir) {
+    let dir = std::path::PathBuf::from(dir);
+    match daemon::launch(&dir, copied.map(std::ffi::OsString::as_os_str)) {
         Ok(()) => 0,
         Err(error) => {
             eprintln!("supervise {}: {error}", dir.display());

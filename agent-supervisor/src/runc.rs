@@ -10,17 +10,20 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
 
 use super::config::{self, Config};
+use super::copied::Copied;
 
 /// Where and how runc is run for one pod.
 #[derive(Debug, Clone)]
 pub struct Runc {
     program: PathBuf,
+    copy: Option<Arc<Copied>>,
     root: PathBuf,
     hidden: Option<PathBuf>,
     pub deadline: Duration,
@@ -75,15 +78,28 @@ impl Runc {
     pub fn new(dir: &Path, config: &Config) -> Self {
         Self {
             program: config.runc.clone(),
+            copy: None,
             root: config::runc_root(dir),
             hidden: config.hidden.clone(),
             deadline: config.runc_deadline,
         }
     }
 
+    /// Runs the copy as long as the program is the one that it is of.
+    pub(crate) fn with_copy(mut self, copy: Option<Copied>) -> Self {
+        self.copy = copy.map(Arc::new);
+        self
+    }
+
     /// A run of runc, in a process group of its own so that it can be killed with what it has started.
     pub fn command(&self, log: Option<&Path>) -> Command {
-        let mut command = Command::new(&self.program);
+        let copy = self.copy.as_ref().filter(|copy| copy.is_current());
+        let mut command = match copy {
+            Some(copy) => Command::new(copy.path()),
+            None => Command::new(&self.program),
+        };
+        // It is short and waits for the kernel most of the time: more threads that look for work only take it from others.
+        command.arg0(&self.program).env("GOMAXPROCS", "1");
         command.arg("--root").arg(&self.root);
         if let Some(log) = log {
             // Errors of earlier runs are not this one's.

@@ -10,7 +10,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 
-use super::config::Config;
 use super::connection::{Closed, Connection};
 use super::containers::{Containers, Ended, Reply};
 use super::daemon::Prepared;
@@ -31,14 +30,14 @@ struct Server {
 }
 
 /// Serves until it is told to stop.
-pub(crate) fn serve(dir: &Path, config: &Config, prepared: &Prepared) {
+pub(crate) fn serve(dir: &Path, runc: Runc, prepared: &Prepared) {
     let Prepared {
         listener,
         signals,
         init,
     } = prepared;
     let mut server = Server {
-        containers: Containers::new(dir, Runc::new(dir, config)),
+        containers: Containers::new(dir, runc),
         connections: Vec::new(),
         next_token: 0,
         counter: 0,

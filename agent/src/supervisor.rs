@@ -9,7 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 pub(crate) use agent_supervisor::{
-    attachment, cgroup, config, console, logfile, protocol, record, runc,
+    attachment, cgroup, config, console, copied, logfile, protocol, record, runc,
 };
 
 static PROGRAM: &[u8] = include_bytes!(env!("WAGGLE_SUPERVISOR"));

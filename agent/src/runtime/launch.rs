@@ -3,6 +3,7 @@
 //! `sandbox.json` is written first and removed last, so that whatever a crash leaves can be found and removed
 //! by identity (`sweep`): runc's state below the run directory, the pod's own cgroup, one mount.
 
+mod copies;
 mod host;
 mod nursery;
 
@@ -20,6 +21,7 @@ use super::client;
 use super::sweep::sweep;
 use super::{Hierarchies, RuntimeError, SandboxSpec, cgroups};
 use crate::supervisor::config::Config;
+use crate::supervisor::copied::Copied;
 
 pub(super) use host::{host_capabilities, host_devices, least_oom_score};
 
@@ -73,7 +75,9 @@ pub(super) async fn start(spec: &SandboxSpec, program: &Path) -> Result<(), Runt
         let owned = spec.clone();
         blocking(move || prepare(&owned)).await?;
         let (cgroup, _) = supervisor_cgroups(spec)?;
-        launch(dir, program, cgroup).await
+        let runtime = spec.runtime.program.clone();
+        let copied = blocking(move || Ok(copies::of(&runtime))).await?;
+        launch(dir, program, copied, cgroup).await
     }
     .await;
     if result.is_err()
@@ -130,7 +134,12 @@ fn make_dir(dir: &Path) -> Result<(), RuntimeError> {
 }
 
 /// Returns when the supervisor listens.
-async fn launch(dir: &Path, program: &Path, cgroup: Vec<PathBuf>) -> Result<(), RuntimeError> {
+async fn launch(
+    dir: &Path,
+    program: &Path,
+    copied: Option<Arc<Copied>>,
+    cgroup: Vec<PathBuf>,
+) -> Result<(), RuntimeError> {
     let failed = |error| RuntimeError::io("run", program, error);
     let mut command = Command::new(program);
     command
@@ -140,6 +149,11 @@ async fn launch(dir: &Path, program: &Path, cgroup: Vec<PathBuf>) -> Result<(), 
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .kill_on_drop(true);
+    if let Some(copied) = copied {
+        // Not as any other file: for that the whole of this process would be copied before the program is started.
+        command.stdin(copied.share().map_err(failed)?);
+        command.args(copied.arguments());
+    }
     let child = nursery::spawn(command, cgroup).await.map_err(failed)?;
     let late = |_| RuntimeError::supervisor(dir, format!("not ready after {READY:?}"));
     let output = tokio::time::timeout(READY, child.wait_with_output()).await;

@@ -214,3 +214,32 @@ async fn commands_end_with_their_client_and_their_container() {
     sandbox.stop().await.unwrap();
     fixture.assert_clean().await;
 }
+
+/// The OCI runtime is started from a copy in memory, which nothing in a container has.
+#[tokio::test]
+async fn a_container_does_not_get_the_copy_of_the_runtime() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.start().await;
+    let pid = sandbox.client.pid;
+    let open = |pid: u32| {
+        let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        let files = files
+            .flatten()
+            .flat_map(|file| std::fs::read_link(file.path()));
+        files.map(|file| file.to_string_lossy().into_owned())
+    };
+    let copy = "/memfd:runc (deleted)";
+    assert!(open(pid).any(|file| file == copy), "no copy");
+    let spec = fixture.container("main", "sleep 1000");
+    sandbox.create_and_start(&spec).await;
+    let states = sandbox.states().await.unwrap();
+    let ContainerState::Running { pid, .. } = states[&spec.id] else {
+        panic!("{states:?}");
+    };
+    assert!(!open(pid).any(|file| file.contains("memfd")));
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap();
+    let environment = String::from_utf8(environment).unwrap();
+    assert!(!environment.contains("GOMAXPROCS"), "{environment}");
+    sandbox.stop().await.unwrap();
+    fixture.assert_clean().await;
+}
