@@ -41,6 +41,7 @@ pub(crate) struct AgentArguments {
 
 pub(crate) fn run(arguments: &AgentArguments, log: &LogSettings) -> anyhow::Result<()> {
     logging::start(log, None)?;
+    crate::allocator::give_back_soon();
     crate::runtime()?.block_on(serve(arguments))
 }
 
