@@ -40,7 +40,7 @@ impl Fixture {
         Self {
             dir,
             uid: format!("uid-{number}"),
-            cgroup_parent: format!("waggle-test-{}-{number}", std::process::id()),
+            cgroup_parent: format!("waggle-test-pod-{}-{number}", std::process::id()),
         }
     }
 
