@@ -118,6 +118,10 @@ fn without_v6_the_pair_has_none() {
 
 /// Together they would take the processor from each other while they wait for the kernel.
 #[test]
+#[allow(
+    clippy::await_holding_lock,
+    reason = "what waits for it is on a thread of its own"
+)]
 fn networks_are_made_one_after_the_other() {
     isolated(|directory| async move {
         let networks = open(&directory, &["10.77.0.0/24"]).await;

@@ -195,6 +195,16 @@ impl ContainerRecord {
 }
 
 impl Record {
+    /// In nothing else: neither in what was done nor in what is to be done.
+    pub(crate) fn differs_in_what_was_told(&self, other: &Self) -> bool {
+        let told = Self {
+            reported: other.reported.clone(),
+            addresses: other.addresses.clone(),
+            ..self.clone()
+        };
+        told == *other
+    }
+
     pub(crate) fn new(now: Timestamp) -> Self {
         Self {
             version: VERSION,
@@ -339,4 +349,22 @@ pub(crate) fn load(dir: &Path) -> io::Result<(Pod, Record)> {
         )));
     }
     Ok((pod, record))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_was_told_is_known_from_what_was_done() {
+        let before = Record::new(Timestamp::UNIX_EPOCH);
+        let mut told = before.clone();
+        told.reported = Some(PodStatus::default());
+        told.addresses = vec!["10.0.0.1".parse().unwrap()];
+        assert!(before.differs_in_what_was_told(&told));
+        let mut done = told;
+        done.prepared = true;
+        assert!(!before.differs_in_what_was_told(&done));
+    }
 }

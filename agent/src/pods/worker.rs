@@ -271,9 +271,14 @@ impl<M: Machine> Worker<M> {
                 self.resize().await;
             }
             let plan = plan::plan(&self.wanted, &self.record, &self.transient, now);
-            self.save();
-            if plan.actions.is_empty() {
-                self.tell();
+            match plan.actions.first() {
+                None => {
+                    self.save();
+                    self.tell();
+                }
+                // It is noted by that step, before anything else.
+                Some(Action::Prepare) if self.saved.is_none() => {}
+                Some(_) => self.note(),
             }
             let mut acted = false;
             for action in plan.actions {
@@ -286,7 +291,7 @@ impl<M: Machine> Worker<M> {
                 self.act(action).await;
                 // What is told is noted with what was done.
                 self.tell();
-                self.save();
+                self.note();
             }
             if acted {
                 // Commands come first, so that a deletion is not kept waiting by a long chain of steps.
@@ -587,6 +592,18 @@ impl<M: Machine> Worker<M> {
             Err(error) => {
                 tracing::error!(pod = %self.key.name, %error, "the pod's record was not written");
             }
+        }
+    }
+
+    /// Saves what another agent would have to know. What was told alone waits until nothing is to be done: most steps of
+    /// a start change that.
+    fn note(&mut self) {
+        let told_alone = self
+            .saved
+            .as_ref()
+            .is_some_and(|saved| saved.differs_in_what_was_told(&self.record));
+        if !told_alone {
+            self.save();
         }
     }
 

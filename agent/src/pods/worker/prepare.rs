@@ -40,8 +40,7 @@ impl<M: Machine> Worker<M> {
     }
 
     pub(super) async fn prepare(&mut self) {
-        let context = Arc::clone(&self.context);
-        match context.preparing.take(self.try_prepare()).await {
+        match self.try_prepare().await {
             Ok(()) => {
                 self.transient.prepared = true;
                 self.transient.prepare_again = None;
@@ -81,6 +80,12 @@ impl<M: Machine> Worker<M> {
         // Noted first: whatever happens next, there may be something to give back.
         self.record.prepared = true;
         self.save();
+        let context = Arc::clone(&self.context);
+        context.preparing.take(self.make_surroundings()).await
+    }
+
+    async fn make_surroundings(&mut self) -> Result<(), Failure> {
+        let fail = |reason: &'static str| move |message: String| Failure { reason, message };
         let adopting = self.sandbox.is_some();
         // What a running pod has mounted stays as it is: its objects may not be known yet.
         if !adopting {
