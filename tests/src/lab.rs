@@ -21,6 +21,7 @@ use crate::process::Outcome;
 #[derive(Debug)]
 pub struct Lab {
     directory: TempDir,
+    run: PathBuf,
     /// What `waggle lab up --output json` printed.
     pub status: Value,
 }
@@ -65,16 +66,31 @@ impl Spot {
 /// How long anything that is waited for may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
+fn temporary() -> TempDir {
+    let made = tempfile::Builder::new().prefix("wgl").tempdir();
+    made.expect("a temporary directory")
+}
+
 impl Lab {
     /// Starts a lab with further arguments of `waggle lab up`.
     #[track_caller]
     pub fn up(arguments: &[&str]) -> Self {
-        let directory = tempfile::Builder::new()
-            .prefix("wgl")
-            .tempdir()
-            .expect("a temporary directory");
+        let directory = temporary();
+        let run = directory.path().join("r");
+        Self::up_in(directory, run, arguments)
+    }
+
+    /// The same, with what a start of the machine takes away in a directory elsewhere.
+    #[track_caller]
+    pub fn up_with_run(run: &Path, arguments: &[&str]) -> Self {
+        Self::up_in(temporary(), run.to_owned(), arguments)
+    }
+
+    #[track_caller]
+    fn up_in(directory: TempDir, run: PathBuf, arguments: &[&str]) -> Self {
         let mut this = Self {
             directory,
+            run,
             status: Value::Null,
         };
         let outcome = Outcome::of(
@@ -99,7 +115,7 @@ impl Lab {
             .arg("--data-dir")
             .arg(self.directory.path().join("d"))
             .arg("--run-dir")
-            .arg(self.directory.path().join("r"))
+            .arg(&self.run)
             .arg(verb);
         command
     }

@@ -98,10 +98,13 @@ pub(crate) const PLAN: Plan = Plan {
         "One at a time, runc and pods take turns; many at once, each round is one of runc and one of pods, all started at the same moment.",
         "Probes are HTTP GETs of each pod's own server, every 10 s. Memory per pod is what the agent has grown by, divided by the pods.",
         "Deletion: with a grace period of 1 s, which the program lets pass, until the API has no pod; of runc `runc delete --force`, all at the same moment.",
+        "The agent's run directory and runc's state are in memory, as below /run; the data directory is not.",
         "Not measured: pulling of images (they are there), volumes, init containers, several nodes.",
     ],
 };
 
+/// As `/run` is: for what a start of the machine takes away, which are most of the files of a container.
+const MEMORY: &str = "/dev/shm";
 const NAMESPACE: &str = "default";
 const PORT: u16 = 8080;
 /// What containers run: a server that answers probes.
@@ -136,13 +139,17 @@ pub(crate) async fn run(
 ) -> anyhow::Result<Settings> {
     let size = size(arguments);
     let directory = directory.sub("pods")?;
+    let memory = Directory::make(Some(Path::new(MEMORY)))?;
+    let run = memory.sub("r")?;
     say("starting a lab of one node");
     let archive = busybox_archive(&directory);
     let image = archive.to_string_lossy().into_owned();
-    let mut lab = tokio::task::block_in_place(|| Lab::up(&["--nodes", "1", "--image", &image]));
+    let mut lab = tokio::task::block_in_place(|| {
+        Lab::up_with_run(&run, &["--nodes", "1", "--image", &image])
+    });
     lab.refresh();
     let bench = Bench {
-        bare: Bare::new(&directory, &busybox_root(&directory))?,
+        bare: Bare::new(&directory, &memory.sub("runc")?, &busybox_root(&directory))?,
         watch: watch(&lab).await?,
         connection: connect(&lab).await?,
         agent: agent(&lab)?,

@@ -16,9 +16,9 @@ pub(super) struct Bare {
 }
 
 impl Bare {
-    /// Over the given root file system. The containers have namespaces of their own, the network's too, as runc's
+    /// Over the given root file system, with runc's own files in `state`. The containers have namespaces of their own, the network's too, as runc's
     /// default says; nothing connects them.
-    pub(super) fn new(directory: &Path, root: &Path) -> anyhow::Result<Self> {
+    pub(super) fn new(directory: &Path, state: &Path, root: &Path) -> anyhow::Result<Self> {
         let bundle = directory.join("bundle");
         std::fs::create_dir_all(&bundle)?;
         let status = Command::new("runc")
@@ -34,7 +34,7 @@ impl Bare {
         std::fs::write(&path, config.to_string())?;
         Ok(Self {
             bundle,
-            state: directory.join("runc"),
+            state: state.to_owned(),
             running: Vec::new(),
             next: 0,
         })
