@@ -184,7 +184,7 @@ pub(crate) fn restore(file: &Path, dir: &Path) -> Result<SnapshotInfo, StoreErro
             dir.display()
         )));
     }
-    let disk = SealedDisk::open(SledDisk::open(&directory.data(), record::lasts)?, dir)?;
+    let disk = SealedDisk::open(SledDisk::open(&directory.data())?, dir)?;
     write(&disk, &image)?;
     // Last: without it the directory counts as of nobody.
     let card = Card::founder();

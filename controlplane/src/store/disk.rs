@@ -51,7 +51,7 @@ pub(super) trait Disk: Send + Sync + 'static {
     /// Everything written until now survives loss of power once this returns.
     fn sync(&self) -> Result<(), DiskError>;
 
-    /// Does some of what is left to do for what was written.
+    /// Does what is left to do for what was written, if that has become much.
     fn settle(&self) -> Result<(), DiskError> {
         Ok(())
     }
@@ -79,13 +79,9 @@ pub(super) trait Disk: Send + Sync + 'static {
     }
 }
 
-/// Whether what is written at a key is there to stay. What is not is soon removed, or written again.
-pub(super) type Lasts = fn(&[u8]) -> bool;
-
 /// sled below a directory, behind a journal that makes durable what is written.
 pub(super) struct SledDisk {
     path: PathBuf,
-    lasts: Lasts,
     sizes: Sizes,
     /// `None` while it is rewritten, and if it could not be opened again.
     open: RwLock<Option<Database>>,
@@ -113,11 +109,11 @@ impl Default for Sizes {
 
 impl SledDisk {
     /// Opens or creates the database in `path`, which only this process may use (see `directory.rs`).
-    pub(super) fn open(path: &Path, lasts: Lasts) -> Result<Self, DiskError> {
-        Self::open_with(path, lasts, Sizes::default())
+    pub(super) fn open(path: &Path) -> Result<Self, DiskError> {
+        Self::open_with(path, Sizes::default())
     }
 
-    pub(super) fn open_with(path: &Path, lasts: Lasts, sizes: Sizes) -> Result<Self, DiskError> {
+    pub(super) fn open_with(path: &Path, sizes: Sizes) -> Result<Self, DiskError> {
         rewrite::recover(path).map_err(|e| io_error("what a rewriting has left", &e))?;
         if path.join("db").exists() {
             // This process may have closed it a moment ago.
@@ -126,8 +122,7 @@ impl SledDisk {
         Ok(Self {
             path: path.to_owned(),
             sizes,
-            lasts,
-            open: RwLock::new(Some(Database::open(path, sizes.journal, lasts)?)),
+            open: RwLock::new(Some(Database::open(path, sizes.journal)?)),
             looked_at: Mutex::default(),
         })
     }
@@ -157,7 +152,11 @@ impl SledDisk {
 impl Disk for SledDisk {
     #[cfg(test)]
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
-        self.with(|open| open.get(key))
+        self.with(|open| {
+            open.settle()?;
+            let value = open.db.get(key).map_err(|e| sled_error("read", &e))?;
+            Ok(value.map(|v| v.to_vec()))
+        })
     }
 
     fn scan(
@@ -166,7 +165,16 @@ impl Disk for SledDisk {
         end: &[u8],
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), DiskError> {
-        self.with(|open| open.scan(start, end, visit))
+        self.with(|open| {
+            open.settle()?;
+            for item in open.db.range(start..end) {
+                let (key, value) = item.map_err(|e| sled_error("scan", &e))?;
+                if !visit(&key, &value) {
+                    break;
+                }
+            }
+            Ok(())
+        })
     }
 
     fn write(&self, writes: Vec<Write>) -> Result<(), DiskError> {
@@ -178,7 +186,7 @@ impl Disk for SledDisk {
     }
 
     fn settle(&self) -> Result<(), DiskError> {
-        self.with(Database::settle_some)
+        self.with(Database::settle_much)
     }
 
     fn available(&self) -> Option<u64> {
@@ -216,7 +224,7 @@ impl Disk for SledDisk {
             return Err(DiskError::Full(why));
         }
         let new = rewrite::new_path(&self.path);
-        if let Err(error) = self.with(|open| rewrite::copy(open, &new)) {
+        if let Err(error) = self.with(|open| rewrite::copy(&open.db, &new)) {
             // A start would remove it too; until then it takes room.
             let _ = std::fs::remove_dir_all(&new);
             return Err(error);
@@ -225,7 +233,7 @@ impl Disk for SledDisk {
             let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
             *open = None;
             rewrite::swap(&self.path)?;
-            *open = Some(Database::open(&self.path, self.sizes.journal, self.lasts)?);
+            *open = Some(Database::open(&self.path, self.sizes.journal)?);
         }
         rewrite::forget(&self.path)?;
         *self.looked_at() = Some((Instant::now(), self.database_size()));

@@ -39,7 +39,7 @@ use super::sealed::SealedDisk;
 use super::space::{Bounds, Space};
 use super::watch::{Hub, Limits};
 use super::writer::Writer;
-use super::{Freshness, PeerConfig, Revision, Start, StoreConfig, StoreError, record, upkeep};
+use super::{Freshness, PeerConfig, Revision, Start, StoreConfig, StoreError, upkeep};
 
 /// A state older than this many log entries is not applied again at a start, and the log keeps no more.
 const SNAPSHOT_EVERY: u64 = 2_000;
@@ -113,7 +113,7 @@ impl Member {
             let open = move || {
                 let directory = Directory::open(&dir)?;
                 let watermark = directory.watermark()?;
-                let disk = SledDisk::open(&directory.data(), record::lasts)?;
+                let disk = SledDisk::open(&directory.data())?;
                 let disk = Arc::new(SealedDisk::open(disk, &dir)?);
                 directory.sync()?;
                 let sealed = Arc::downgrade(&disk);

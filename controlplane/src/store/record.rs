@@ -42,12 +42,6 @@ pub(super) mod keyspace {
     pub(in crate::store) const VERSION: u8 = b'v';
 }
 
-/// Versions of keys are there until they are compacted. The log is purged every few thousand entries, and records about this
-/// member are written again and again.
-pub(super) fn lasts(key: &[u8]) -> bool {
-    key.first() == Some(&keyspace::VERSION)
-}
-
 pub(super) fn meta_key(name: &str) -> Vec<u8> {
     let mut key = vec![keyspace::META];
     key.extend_from_slice(name.as_bytes());

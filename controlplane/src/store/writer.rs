@@ -27,8 +27,8 @@ pub(super) type Done = Box<dyn FnOnce(Result<(), DiskError>) + Send>;
 /// Keys `start..end`.
 pub(super) type KeyRange = (Vec<u8>, Vec<u8>);
 
-/// How many keys a slice of tidying looks at: who writes meanwhile waits for it.
-const REMOVE_SLICE: usize = 32;
+/// How many keys a slice of tidying looks at.
+const REMOVE_SLICE: usize = 128;
 /// Jobs that are taken into one sync at most, by bytes.
 const GROUP_BYTES: usize = 8 << 20;
 /// How often the size of the data is measured.

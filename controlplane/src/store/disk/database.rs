@@ -1,12 +1,10 @@
-//! sled and the journal in front of it, while they are open. Every write goes to the journal. sled gets what lasts soon after,
-//! some of it at a time, and the rest (the log, which is removed soon, and what is written with every write) only when the
-//! journal is full: most of it is gone by then. Then it is also said how far sled is, and a start writes over again from there
-//! what the journal has, whatever a crash has left of that in sled.
+//! sled and the journal in front of it, while they are open. Every write goes to the journal; sled gets those that are in the
+//! journal's file later, many at a time, and then what says how far it is. What a crash leaves of them in sled is written over
+//! again from there.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::ops::Bound;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use super::journal::{self, Journal, Place};
-use super::{DiskError, Lasts, Write, io_error, sled_error};
+use super::{DiskError, Write, io_error, sled_error};
 
 /// The database while it is open.
 pub(super) struct Database {
@@ -23,9 +21,8 @@ pub(super) struct Database {
     places: sled::Tree,
     /// A second descriptor of the file that sled writes: `fdatasync` works on the file, not the descriptor.
     data: File,
-    /// Held by whoever writes, and while sled is given something.
+    /// Held by whoever writes.
     front: Mutex<Front>,
-    lasts: Lasts,
     /// Bytes of the journal's file: it is asked for while a sync holds the journal.
     journal_bytes: AtomicU64,
     /// What the file system has given to sled's file at its last `fdatasync`: length and blocks.
@@ -33,50 +30,18 @@ pub(super) struct Database {
     blobs: Mutex<Blobs>,
 }
 
-/// What is written before it is in sled: the last write of each key that sled does not have yet. Whoever waits for a sync need
-/// not wait for sled.
+/// What is written before it is in sled.
 struct Front {
     journal: Journal,
-    lasting: Waiting,
-    brief: Waiting,
+    /// The last write of each key that sled does not have yet: whoever waits for a sync need not wait for sled, and of
+    /// what is written again and again it gets one.
+    pending: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
+    pending_bytes: usize,
 }
 
-#[derive(Default)]
-struct Waiting {
-    writes: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-    /// Of keys and values.
-    bytes: usize,
-}
-
-impl Waiting {
-    fn put(&mut self, (key, value): Write) {
-        self.bytes += journal::size_of(&key, value.as_deref());
-        if let Some(old) = self.writes.insert(key.clone(), value) {
-            self.bytes -= journal::size_of(&key, old.as_deref());
-        }
-    }
-
-    fn take_first(&mut self) -> Option<Write> {
-        let (key, value) = self.writes.pop_first()?;
-        self.bytes -= journal::size_of(&key, value.as_deref());
-        Some((key, value))
-    }
-
-    fn forget(&mut self, key: &[u8]) {
-        if let Some(old) = self.writes.remove(key) {
-            self.bytes -= journal::size_of(key, old.as_deref());
-        }
-    }
-
-    fn take(&mut self) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
-        std::mem::take(self).writes
-    }
-}
-
-/// What sled is given at a time, by bytes, if not much waits: the next group of writes waits for it.
-const SLICE_BYTES: usize = 8 << 10;
-/// How many items are read at a time, from sled and from what waits.
-const SCAN: usize = 64;
+/// Writes that may wait for sled, by bytes. The next sync waits while they are given to it: more at a time is a longer wait,
+/// fewer is more often the same key.
+const PENDING_BYTES: usize = 32 << 10;
 
 /// sled puts items over 128 KiB into files of their own. Records are cut small enough that this does not
 /// happen, so that the check is one `stat`; if it happens all the same, those files are synced too.
@@ -87,9 +52,6 @@ struct Blobs {
 
 /// What sled may keep of its pages in memory. The store has all live data in memory already.
 const PAGE_CACHE_BYTES: u64 = 16 << 20;
-
-/// By key; `None` is a removal that waits.
-type Items = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// Beside the database's own files.
 const JOURNAL: &str = "journal";
@@ -134,7 +96,7 @@ pub(super) fn sync_files(path: &Path) -> io::Result<()> {
 }
 
 impl Database {
-    pub(super) fn open(path: &Path, whole: u64, lasts: Lasts) -> Result<Self, DiskError> {
+    pub(super) fn open(path: &Path, whole: u64) -> Result<Self, DiskError> {
         let io = |what: &'static str| move |e: io::Error| io_error(what, &e);
         let db = open_database(path)?;
         let places = db
@@ -149,10 +111,9 @@ impl Database {
             journal_bytes: AtomicU64::new(journal.length()),
             front: Mutex::new(Front {
                 journal,
-                lasting: Waiting::default(),
-                brief: Waiting::default(),
+                pending: BTreeMap::new(),
+                pending_bytes: 0,
             }),
-            lasts,
             given: Mutex::default(),
             blobs: Mutex::new(Blobs {
                 dir: path.join("blobs"),
@@ -202,114 +163,16 @@ impl Database {
 
     /// Everything that was written is in sled when this returns.
     pub(super) fn settle(&self) -> Result<(), DiskError> {
-        self.put_waiting(&mut self.front())
+        self.put_pending(&mut self.front())
     }
 
-    /// Gives sled some of what lasts.
-    pub(super) fn settle_some(&self) -> Result<(), DiskError> {
+    /// The same if it has become much.
+    pub(super) fn settle_much(&self) -> Result<(), DiskError> {
         let mut front = self.front();
-        // Nothing may be in sled that the journal can lose: without what came before it, it would be a hole.
-        if !front.journal.is_synced() {
-            return Ok(());
+        match front.pending_bytes > PENDING_BYTES {
+            true => self.put_pending(&mut front),
+            false => Ok(()),
         }
-        // As much as comes, however fast that is.
-        let rest = front.lasting.bytes
-            - SLICE_BYTES
-                .max(front.lasting.bytes / 4)
-                .min(front.lasting.bytes);
-        while front.lasting.bytes > rest
-            && let Some((key, value)) = front.lasting.take_first()
-        {
-            self.put([(&key, &value)])?;
-        }
-        Ok(())
-    }
-
-    #[cfg(test)]
-    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
-        let front = self.front();
-        let waits = [&front.brief, &front.lasting];
-        let waiting = waits.iter().find_map(|waiting| waiting.writes.get(key));
-        match waiting {
-            Some(value) => Ok(value.clone()),
-            None => {
-                let value = self.db.get(key).map_err(|e| sled_error("read", &e))?;
-                Ok(value.map(|value| value.to_vec()))
-            }
-        }
-    }
-
-    /// Visits `start..end` in order until `visit` returns false. Writers go on in between.
-    pub(super) fn scan(
-        &self,
-        start: &[u8],
-        end: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> Result<(), DiskError> {
-        let mut from = Bound::Included(start.to_vec());
-        loop {
-            let (items, reached) = self.read_some(&from, end)?;
-            for (key, value) in items {
-                if let Some(value) = value
-                    && !visit(&key, &value)
-                {
-                    return Ok(());
-                }
-            }
-            match reached {
-                Some(key) => from = Bound::Excluded(key),
-                None => return Ok(()),
-            }
-        }
-    }
-
-    /// The next items, and up to which key there are no others; `None` when there is nothing behind them. Nothing moves
-    /// from what waits to sled meanwhile.
-    fn read_some(
-        &self,
-        from: &Bound<Vec<u8>>,
-        end: &[u8],
-    ) -> Result<(Items, Option<Vec<u8>>), DiskError> {
-        let start = match from {
-            Bound::Included(key) | Bound::Excluded(key) => key.as_slice(),
-            Bound::Unbounded => &[],
-        };
-        if start >= end {
-            return Ok((Items::new(), None));
-        }
-        let range = (from.as_ref().map(Vec::as_slice), Bound::Excluded(end));
-        let front = self.front();
-        let mut items = Items::new();
-        let mut reached: Option<Vec<u8>> = None;
-        for item in self.db.range::<&[u8], _>(range).take(SCAN) {
-            let (key, value) = item.map_err(|e| sled_error("scan", &e))?;
-            items.insert(key.to_vec(), Some(value.to_vec()));
-        }
-        if items.len() == SCAN {
-            reached = items.keys().next_back().cloned();
-        }
-        for waiting in [&front.lasting, &front.brief] {
-            let mut read = 0;
-            for (key, value) in waiting.writes.range::<[u8], _>(range).take(SCAN) {
-                items.insert(key.clone(), value.clone());
-                read += 1;
-                if read == SCAN && reached.as_ref().is_none_or(|reached| key < reached) {
-                    reached = Some(key.clone());
-                }
-            }
-        }
-        if let Some(reached) = &reached {
-            // What is behind is read again, with what is between.
-            let behind = (Bound::Excluded(reached.as_slice()), Bound::Unbounded);
-            let behind: Vec<_> = items
-                .range::<[u8], _>(behind)
-                .map(|(key, _)| key.clone())
-                .collect();
-            behind.iter().for_each(|key| {
-                items.remove(key);
-            });
-        }
-        Ok((items, reached))
     }
 
     #[cfg(test)]
@@ -360,15 +223,18 @@ impl Database {
         Ok(())
     }
 
-    fn put_waiting(&self, front: &mut Front) -> Result<(), DiskError> {
+    fn put_pending(&self, front: &mut Front) -> Result<(), DiskError> {
+        if front.pending.is_empty() {
+            return Ok(());
+        }
         // A crash may leave some of them in sled, and not the first ones: the journal must have what is missing.
         front.journal.sync()?;
-        self.put(&front.lasting.take())?;
-        self.put(&front.brief.take())?;
+        front.pending_bytes = 0;
+        self.put(&std::mem::take(&mut front.pending))?;
         self.say_place(front.journal.place())
     }
 
-    /// In the journal when this returns; sled gets it later.
+    /// In the journal when this returns, and in sled when it is settled.
     pub(super) fn write(&self, mut writes: Vec<Write>) -> Result<(), DiskError> {
         let mut front = self.front();
         let records: Vec<usize> = journal::split(&writes).map(<[Write]>::len).collect();
@@ -379,27 +245,10 @@ impl Database {
                 self.checkpoint(&mut front)?;
             }
             front.journal.push(&record)?;
-            for write in record {
-                self.wait(&mut front, write)?;
-            }
+            front.pending_bytes += record.iter().map(journal::size).sum::<usize>();
+            front.pending.extend(record);
         }
         self.note_size(&front.journal);
-        Ok(())
-    }
-
-    fn wait(&self, front: &mut Front, write: Write) -> Result<(), DiskError> {
-        if (self.lasts)(&write.0) {
-            front.lasting.put(write);
-            return Ok(());
-        }
-        let removed = write.1.is_none() && front.brief.writes.contains_key(&write.0);
-        let is_there = |key: &[u8]| self.db.contains_key(key);
-        if removed && !is_there(&write.0).map_err(|e| sled_error("read", &e))? {
-            // It has come and gone.
-            front.brief.forget(&write.0);
-        } else {
-            front.brief.put(write);
-        }
         Ok(())
     }
 
@@ -414,7 +263,7 @@ impl Database {
 
     /// The database alone has everything, and the journal begins anew.
     fn checkpoint(&self, front: &mut Front) -> Result<(), DiskError> {
-        self.put_waiting(front)?;
+        self.put_pending(front)?;
         let place = front.journal.place();
         let next = Place {
             lap: place.lap + 1,

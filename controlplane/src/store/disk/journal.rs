@@ -145,11 +145,6 @@ impl Journal {
         self.place
     }
 
-    /// Whether everything that was pushed is durable.
-    pub(super) fn is_synced(&self) -> bool {
-        self.buffer.is_empty() && !self.unsynced
-    }
-
     pub(super) fn length(&self) -> u64 {
         self.length
     }
@@ -202,11 +197,7 @@ impl Journal {
 }
 
 pub(super) fn size((key, value): &Write) -> usize {
-    size_of(key, value.as_deref())
-}
-
-pub(super) fn size_of(key: &[u8], value: Option<&[u8]>) -> usize {
-    8 + key.len() + value.map_or(0, <[u8]>::len)
+    8 + key.len() + value.as_ref().map_or(0, Vec::len)
 }
 
 /// The writes as they fit into records, in order.

@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::database::{Database, open_database, sync_files};
+use super::database::{open_database, sync_files};
 use super::{DiskError, io_error, sled_error};
 
 /// A file that is smaller is left alone.
@@ -68,15 +68,14 @@ pub(super) fn live(db: &sled::Db) -> Result<u64, DiskError> {
 }
 
 /// Everything, durable, in a database of its own, which is closed again.
-pub(super) fn copy(from: &Database, to: &Path) -> Result<(), DiskError> {
-    from.settle()?;
+pub(super) fn copy(from: &sled::Db, to: &Path) -> Result<(), DiskError> {
     if to.exists() {
         std::fs::remove_dir_all(to).map_err(|e| io_error("remove an old copy", &e))?;
     }
     let db = open_database(to)?;
-    for name in from.db.tree_names() {
+    for name in from.tree_names() {
         let open = |db: &sled::Db| db.open_tree(&name).map_err(|e| sled_error("open", &e));
-        let (source, copy) = (open(&from.db)?, open(&db)?);
+        let (source, copy) = (open(from)?, open(&db)?);
         for item in source.iter() {
             let (key, value) = item.map_err(|e| sled_error("scan", &e))?;
             copy.insert(key, value)
@@ -154,7 +153,7 @@ mod tests {
     fn a_file_full_of_garbage_becomes_small_and_keeps_what_lives() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data");
-        let disk = SledDisk::open(&path, |_| true).unwrap();
+        let disk = SledDisk::open(&path).unwrap();
         fill(&disk, 0..2_000, 1);
         let removals = (10..2_000_u32).map(|n| (n.to_be_bytes().to_vec(), None));
         disk.write(removals.collect()).unwrap();
@@ -172,7 +171,7 @@ mod tests {
         // It goes on like any other, also after a start.
         fill(&disk, 100..120, 2);
         drop(disk);
-        let disk = SledDisk::open(&path, |_| true).unwrap();
+        let disk = SledDisk::open(&path).unwrap();
         assert_eq!(contents(&disk).len(), 30);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
@@ -182,11 +181,11 @@ mod tests {
         for step in 0..4 {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("data");
-            let disk = SledDisk::open(&path, |_| true).unwrap();
+            let disk = SledDisk::open(&path).unwrap();
             fill(&disk, 0..20, 1);
             let kept = contents(&disk);
             if step > 0 {
-                disk.with(|open| copy(open, &new_path(&path))).unwrap();
+                disk.with(|open| copy(&open.db, &new_path(&path))).unwrap();
             }
             drop(disk);
             match step {
@@ -196,7 +195,7 @@ mod tests {
                 3 => swap(&path).unwrap(),
                 _ => {}
             }
-            let disk = SledDisk::open(&path, |_| true).unwrap();
+            let disk = SledDisk::open(&path).unwrap();
             assert_eq!(contents(&disk), kept, "step {step}");
             drop(disk);
             assert_eq!(
@@ -211,7 +210,7 @@ mod tests {
     fn what_was_just_closed_is_opened_again_when_its_last_holder_lets_go() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data");
-        drop(SledDisk::open(&path, |_| true).unwrap());
+        drop(SledDisk::open(&path).unwrap());
         // As one of sled's tasks that is late.
         let holder = File::open(path.join("db")).unwrap();
         holder.lock().unwrap();
@@ -219,7 +218,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(100));
             drop(holder);
         });
-        SledDisk::open(&path, |_| true).unwrap();
+        SledDisk::open(&path).unwrap();
         late.join().unwrap();
     }
 

@@ -7,7 +7,6 @@ use super::*;
 use crate::store::compaction::Retention;
 use crate::store::disk::{Disk, Sizes, SledDisk};
 use crate::store::member::{Member, Options};
-use crate::store::record;
 use crate::store::sealed::SealedDisk;
 use crate::store::space::Bounds;
 
@@ -20,7 +19,7 @@ async fn history_log_and_file_stay_small_while_one_value_is_replaced_for_ever() 
         journal: 1 << 20,
         rewritten: 4 << 20,
     };
-    let disk = SledDisk::open_with(&dir.path().join("data"), record::lasts, sizes).unwrap();
+    let disk = SledDisk::open_with(&dir.path().join("data"), sizes).unwrap();
     let disk: Arc<dyn Disk> = Arc::new(SealedDisk::open(disk, dir.path()).unwrap());
     let options = Options {
         retention: Retention {

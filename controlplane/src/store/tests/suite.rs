@@ -13,7 +13,6 @@ use crate::store::log::LogStore;
 use crate::store::machine::StateMachine;
 use crate::store::metrics::Metrics;
 use crate::store::raft::{StorageError, TypeConfig};
-use crate::store::record;
 use crate::store::writer::Writer;
 
 struct Builder;
@@ -23,8 +22,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         let dir = tempfile::tempdir().unwrap();
         let directory = Directory::open(dir.path()).unwrap();
         let watermark = directory.watermark().unwrap();
-        let disk: Arc<dyn Disk> =
-            Arc::new(SledDisk::open(&directory.data(), record::lasts).unwrap());
+        let disk: Arc<dyn Disk> = Arc::new(SledDisk::open(&directory.data()).unwrap());
         let metrics = Metrics::default();
         let (writer, _thread) =
             Writer::start(Arc::clone(&disk), watermark, metrics.disk, directory).unwrap();

@@ -18,17 +18,12 @@ fn record(lap: u64, sequence: u64, writes: &[Write]) -> (Record, Vec<u8>) {
     (Record { place, writes }, bytes)
 }
 
-/// Every other key of the tests.
-fn lasts(key: &[u8]) -> bool {
-    key.last().is_some_and(|byte| byte % 2 == 0)
-}
-
 fn open_with(path: &Path, journal: u64) -> Result<SledDisk, DiskError> {
     let sizes = Sizes {
         journal,
         ..Sizes::default()
     };
-    SledDisk::open_with(path, lasts, sizes)
+    SledDisk::open_with(path, sizes)
 }
 
 fn put(key: &str, value: &str) -> Write {
@@ -110,34 +105,12 @@ struct Step {
     writes: usize,
     size: usize,
     removal: bool,
-    /// What sled is given before more is written.
-    settled: Settled,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Settled {
-    Nothing,
-    Some,
-    All,
-}
-
-impl Settled {
-    fn run(self, disk: &SledDisk) {
-        let done = match self {
-            Self::Nothing => Ok(()),
-            Self::Some => disk.settle(),
-            Self::All => disk.with(Database::settle),
-        };
-        done.unwrap();
-    }
-}
-
-fn settled() -> impl Strategy<Value = Settled> {
-    prop::sample::select(vec![Settled::Nothing, Settled::Some, Settled::All])
+    /// Whether sled is given it before more is written.
+    settled: bool,
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let step = (1usize..12, 0usize..700, any::<bool>(), settled());
+    let step = (1usize..12, 0usize..700, any::<bool>(), any::<bool>());
     step.prop_map(|(writes, size, removal, settled)| Step {
         writes,
         size,
@@ -181,25 +154,6 @@ impl Bench {
     }
 }
 
-#[test]
-fn what_is_soon_removed_never_reaches_sled() {
-    let dir = tempfile::tempdir().unwrap();
-    let disk = open_with(&dir.path().join("data"), 4 * FIRST).unwrap();
-    let keys = (0..200_u8).map(|number| vec![b'k', number]);
-    let there = || disk.with(|open| Ok(open.db.len())).unwrap();
-    let written = |key: Vec<u8>| (key, Some(b"value".to_vec()));
-    disk.write(keys.clone().map(written).collect()).unwrap();
-    disk.settle().unwrap();
-    assert_eq!(there(), 0, "the journal could lose it");
-    disk.sync().unwrap();
-    disk.settle().unwrap();
-    assert_eq!(there(), 100);
-    let brief = keys.filter(|key| !lasts(key));
-    disk.write(brief.map(|key| (key, None)).collect()).unwrap();
-    disk.with(Database::settle).unwrap();
-    assert_eq!((there(), contents(&disk).len()), (100, 100));
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -219,7 +173,9 @@ proptest! {
         for step in &steps {
             bench.run(step);
             bench.disk.sync().unwrap();
-            step.settled.run(&bench.disk);
+            if step.settled {
+                bench.disk.with(Database::settle).unwrap();
+            }
         }
         let (synced, lap) = (bench.states.len() - 1, bench.lap());
         let before = std::fs::read(path.join("journal")).unwrap();
@@ -262,45 +218,6 @@ proptest! {
         std::fs::copy(crashed.join("journal"), twice.join("journal")).unwrap();
         let disk = open_with(&twice, 6_000).unwrap();
         prop_assert_eq!(Some(&contents(&disk)), bench.states.last());
-    }
-
-    /// Wherever what was written is.
-    #[test]
-    fn a_scan_sees_the_last_write_of_each_key_in_order(
-        steps in prop::collection::vec((prop::collection::vec((0_u16..400, any::<bool>()), 0..150), settled()), 0..6),
-        range in (0_u16..400, 0_u16..400),
-    ) {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = open_with(&dir.path().join("data"), 60_000).unwrap();
-        let mut state = BTreeMap::new();
-        for (number, (writes, settled)) in steps.iter().enumerate() {
-            let writes = writes.iter().map(|(key, removal)| {
-                let key = key.to_be_bytes().to_vec();
-                (key, (!removal).then(|| vec![number as u8; 100]))
-            });
-            for (key, value) in writes.clone() {
-                match value {
-                    Some(value) => state.insert(key, value),
-                    None => state.remove(&key),
-                };
-            }
-            disk.write(writes.collect()).unwrap();
-            disk.sync().unwrap();
-            settled.run(&disk);
-        }
-        let (start, end) = (range.0.to_be_bytes().to_vec(), range.1.to_be_bytes().to_vec());
-        let mut found = Vec::new();
-        disk.scan(&start, &end, &mut |key, value| {
-            found.push((key.to_vec(), value.to_vec()));
-            true
-        })
-        .unwrap();
-        let within = state.iter().filter(|(key, _)| (&start..&end).contains(key));
-        let expected: Vec<_> = within.map(|(key, value)| (key.clone(), value.clone())).collect();
-        prop_assert_eq!(found, expected);
-        for (key, value) in &state {
-            prop_assert_eq!(&disk.get(key).unwrap(), &Some(value.clone()));
-        }
     }
 
     #[test]
