@@ -23,12 +23,17 @@ fn write(key: &str, durable: bool) -> Job {
 async fn jobs_that_wait_together_share_one_sync() {
     let disk = FakeDisk::default();
     let (writer, thread) = start(&disk);
-    // The first job holds the thread until all the others wait.
+    // The first job holds the thread until all the others wait. None of them may be in its group.
     let (release, held) = channel::<()>();
+    let (holds, held_up) = channel();
     writer.submit(Job {
-        done: Some(Box::new(move |_| held.recv().unwrap())),
+        done: Some(Box::new(move |_| {
+            holds.send(()).unwrap();
+            held.recv().unwrap();
+        })),
         ..Job::default()
     });
+    held_up.recv().unwrap();
     let (tx, rx) = channel();
     for i in 0..100 {
         let tx = tx.clone();
