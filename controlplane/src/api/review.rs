@@ -284,9 +284,7 @@ impl Review {
         }
         Ok(())
     }
-}
 
-impl Review {
     /// The user that a SubjectAccessReview asks about.
     fn subject(self, spec: &Value) -> Result<User, ApiError> {
         let name = spec["user"].as_str().unwrap_or("");
