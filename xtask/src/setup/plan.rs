@@ -81,6 +81,12 @@ pub(crate) const PROGRAMS: &[Program] = &[
         Need::Tests,
     ),
     program(
+        "crun",
+        "crun",
+        "the other runtime that pods may ask for",
+        Need::Tests,
+    ),
+    program(
         "docker-registry",
         "docker-registry",
         "a real registry on loopback",
@@ -364,6 +370,7 @@ mod tests {
             "rust-web-src",
             "llvm-22-dev",
             "docker-registry",
+            "crun",
         ] {
             assert!(
                 packages.iter().any(|name| name == package),
