@@ -183,6 +183,7 @@ async fn crun_does_what_runc_does() {
     spec.confinement.seccomp = Seccomp::RuntimeDefault;
     spec.read_only_root = true;
     sandbox.create_and_start(&spec).await;
+    super::life::wait_for_log(&fixture, "main", "clover").await;
     let command = |text: &str| vec!["/bin/sh".to_owned(), "-c".to_owned(), text.to_owned()];
     let outcome = sandbox
         .exec(
