@@ -35,6 +35,7 @@ mod feed;
 mod informer;
 mod key;
 mod queue;
+mod recent;
 
 pub(crate) use informer::{Informer, Subscription};
 pub(crate) use key::ObjectKey;
@@ -50,59 +51,71 @@ pub(crate) const BY_CONTROLLER: &str = "controller";
 /// EndpointSlices by `namespace/service`.
 pub(crate) const BY_SERVICE: &str = "service";
 
+/// Pods that have [`ENDED`] or that are [`ENDING`].
+pub(crate) const BY_END: &str = "end";
+/// Succeeded or failed, and nobody has deleted it.
+pub(crate) const ENDED: &str = "ended";
+/// Somebody has deleted it.
+pub(crate) const ENDING: &str = "ending";
+
 /// Pods by [`label_value`] of each of their labels; Services by that of the first pair of their selector, so
 /// that a pod finds its Services by its labels.
 pub(crate) const BY_LABEL: &str = "label";
 
-/// The informers, one line each: name, kind, indices. In the order in which they are listed and told: what
-/// others refer to comes first. `$then!` gets its own arguments in brackets, then this table.
+/// How many objects are held read of a kind of which there may be very many.
+const RECENT: Option<usize> = Some(4_096);
+const ALL: Option<usize> = None;
+
+/// The informers, one line each: name, kind, how many objects are held read, indices. In the order in which they are listed
+/// and told: what others refer to comes first. `$then!` gets its own arguments in brackets, then this table.
 macro_rules! informers {
     ($then:ident $($args:tt)*) => {
         $then! {
             [$($args)*]
-            namespaces: Namespace = vec![],
-            nodes: Node = vec![],
-            leases: Lease = vec![],
-            config_maps: ConfigMap = vec![],
-            secrets: Secret = vec![],
-            service_accounts: ServiceAccount = vec![],
-            storage_classes: StorageClass = vec![],
-            runtime_classes: RuntimeClass = vec![],
-            volumes: PersistentVolume = vec![],
-            claims: PersistentVolumeClaim = vec![],
-            pods: Pod = vec![
+            namespaces: Namespace, ALL = vec![],
+            nodes: Node, ALL = vec![],
+            leases: Lease, ALL = vec![],
+            config_maps: ConfigMap, RECENT = vec![],
+            secrets: Secret, RECENT = vec![],
+            service_accounts: ServiceAccount, ALL = vec![],
+            storage_classes: StorageClass, ALL = vec![],
+            runtime_classes: RuntimeClass, ALL = vec![],
+            volumes: PersistentVolume, ALL = vec![],
+            claims: PersistentVolumeClaim, ALL = vec![],
+            pods: Pod, RECENT = vec![
                 (BY_NODE, node_of),
                 (BY_LABEL, labels_of),
                 (BY_CONTROLLER, controller_uid),
+                (BY_END, end_of),
             ],
-            replica_sets: ReplicaSet = vec![(BY_CONTROLLER, controller_uid)],
-            deployments: Deployment = vec![],
-            replication_controllers: ReplicationController = vec![],
-            pod_templates: PodTemplate = vec![],
-            stateful_sets: StatefulSet = vec![],
-            daemon_sets: DaemonSet = vec![],
-            controller_revisions: ControllerRevision = vec![(BY_CONTROLLER, controller_uid)],
-            jobs: Job = vec![(BY_CONTROLLER, controller_uid)],
-            cron_jobs: CronJob = vec![],
-            services: Service = vec![(BY_LABEL, first_of_selector)],
-            endpoints: Endpoints = vec![],
-            endpoint_slices: EndpointSlice = vec![(BY_SERVICE, service_of)],
-            certificate_signing_requests: CertificateSigningRequest = vec![],
-            cluster_roles: ClusterRole = vec![],
-            cluster_role_bindings: ClusterRoleBinding = vec![],
-            roles: Role = vec![],
-            role_bindings: RoleBinding = vec![],
-            priority_levels: PriorityLevelConfiguration = vec![],
-            flow_schemas: FlowSchema = vec![],
-            disruption_budgets: PodDisruptionBudget = vec![],
-            autoscalers: HorizontalPodAutoscaler = vec![],
-            api_services: APIService = vec![],
+            replica_sets: ReplicaSet, RECENT = vec![(BY_CONTROLLER, controller_uid)],
+            deployments: Deployment, ALL = vec![],
+            replication_controllers: ReplicationController, ALL = vec![],
+            pod_templates: PodTemplate, ALL = vec![],
+            stateful_sets: StatefulSet, ALL = vec![],
+            daemon_sets: DaemonSet, ALL = vec![],
+            controller_revisions: ControllerRevision, RECENT = vec![(BY_CONTROLLER, controller_uid)],
+            jobs: Job, RECENT = vec![(BY_CONTROLLER, controller_uid)],
+            cron_jobs: CronJob, ALL = vec![],
+            services: Service, ALL = vec![(BY_LABEL, first_of_selector)],
+            endpoints: Endpoints, RECENT = vec![],
+            endpoint_slices: EndpointSlice, RECENT = vec![(BY_SERVICE, service_of)],
+            certificate_signing_requests: CertificateSigningRequest, ALL = vec![],
+            cluster_roles: ClusterRole, ALL = vec![],
+            cluster_role_bindings: ClusterRoleBinding, ALL = vec![],
+            roles: Role, ALL = vec![],
+            role_bindings: RoleBinding, ALL = vec![],
+            priority_levels: PriorityLevelConfiguration, ALL = vec![],
+            flow_schemas: FlowSchema, ALL = vec![],
+            disruption_budgets: PodDisruptionBudget, ALL = vec![],
+            autoscalers: HorizontalPodAutoscaler, ALL = vec![],
+            api_services: APIService, ALL = vec![],
         }
     };
 }
 
 macro_rules! define {
-    ([] $($name:ident: $kind:ty = $indices:expr,)*) => {
+    ([] $($name:ident: $kind:ty, $held:ident = $indices:expr,)*) => {
         /// All informers. Cheap to clone.
         #[derive(Clone)]
         pub(crate) struct Cache {
@@ -114,7 +127,7 @@ macro_rules! define {
             /// An empty cache that nothing feeds: for tests, and the first half of [`Cache::start`].
             pub(crate) fn empty() -> Self {
                 Self {
-                    $($name: Informer::new($indices),)*
+                    $($name: Informer::new($held, $indices),)*
                     advanced: Arc::new(watch::Sender::new(0)),
                 }
             }
@@ -130,7 +143,7 @@ informers!(define);
 
 /// Calls a generic function for the informer of every kind.
 macro_rules! each {
-    ([$cache:expr, $informer:ident => $body:expr] $($name:ident: $kind:ty = $indices:expr,)*) => {{
+    ([$cache:expr, $informer:ident => $body:expr] $($name:ident: $kind:ty, $held:ident = $indices:expr,)*) => {{
         $({
             let $informer = &$cache.$name;
             $body
@@ -180,6 +193,22 @@ pub(crate) fn services_of(services: &Informer<Service>, pod: &Pod) -> Vec<Arc<Se
         .collect()
 }
 
+/// Pods of the namespace that have all these labels, and perhaps others: those with the rarest of them. All pods of the
+/// namespace where none is given.
+pub(crate) fn candidates<'a>(
+    pods: &Informer<Pod>,
+    namespace: &str,
+    labels: impl IntoIterator<Item = (&'a String, &'a String)>,
+) -> Vec<Arc<Pod>> {
+    let values = labels
+        .into_iter()
+        .map(|(key, value)| label_value(namespace, key, value));
+    match values.min_by_key(|value| pods.count_indexed(BY_LABEL, value)) {
+        Some(rarest) => pods.indexed(BY_LABEL, &rarest),
+        None => pods.list(namespace),
+    }
+}
+
 /// A Service without selector selects no pod.
 pub(crate) fn selects(service: &Service, pod: &Pod) -> bool {
     let wanted = service.spec.iter().flat_map(|spec| spec.selector.iter());
@@ -201,6 +230,17 @@ pub(crate) fn orphans_of(namespace: &str) -> String {
 fn node_of(pod: &Pod) -> Vec<String> {
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
     node.into_iter().collect()
+}
+
+fn end_of(pod: &Pod) -> Vec<String> {
+    let phase = pod.status.as_ref();
+    let phase = phase.and_then(|status| status.phase.as_deref());
+    let end = match (&pod.metadata.deletion_timestamp, phase) {
+        (Some(_), _) => ENDING,
+        (None, Some("Succeeded" | "Failed")) => ENDED,
+        (None, _) => return Vec::new(),
+    };
+    vec![end.to_owned()]
 }
 
 fn labels_of(pod: &Pod) -> Vec<String> {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::registry::{ApiError, Client, Object, lean};
+use crate::registry::{ApiError, Client, Object};
 use crate::store::{KeyValue, WatchEnd, WatchEvent};
 
 use super::informer::Informer;
@@ -68,9 +68,8 @@ async fn list_and_watch(cache: &Cache, client: &Client) -> Result<(), ApiError> 
 }
 
 async fn list<K: Object>(informer: &Informer<K>, client: &Client) -> Result<(), ApiError> {
-    let (objects, revision) = client.list_lean::<K>("").await?;
-    informer.replace(objects, revision);
-    Ok(())
+    let (objects, revision) = client.list_stored::<K>("").await?;
+    informer.replace_stored(&objects, revision)
 }
 
 /// Hands an event to the informer of its kind; kinds that nobody keeps (Events) are skipped unread.
@@ -90,7 +89,7 @@ fn take(cache: &Cache, event: &WatchEvent) -> Result<(), ApiError> {
 /// True when the event is of the informer's kind.
 fn offer<K: Object>(
     informer: &Informer<K>,
-    kv: &KeyValue,
+    kv: &Arc<KeyValue>,
     revision: u64,
     deleted: bool,
 ) -> Result<bool, ApiError> {
@@ -101,10 +100,6 @@ fn offer<K: Object>(
     if revision <= informer.progress() {
         return Ok(true);
     }
-    let new = match deleted {
-        true => None,
-        false => Some(Arc::new(lean::<K>(kv)?)),
-    };
-    informer.change(&key, new);
+    informer.change(&key, (!deleted).then_some(kv))?;
     Ok(true)
 }

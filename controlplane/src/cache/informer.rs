@@ -4,6 +4,9 @@
 //! is also taken to subscribe; so a new subscriber sees the objects that are there and then every later
 //! change. Lock order: `handlers`, then `snapshot`. Handlers run under `handlers` without `snapshot`, must
 //! be quick, and may read any informer but not subscribe.
+//!
+//! Of a kind of which there may be very many the snapshot holds the store's own bytes, which cost it nothing, and those
+//! objects that were used lately; any other is read again when somebody asks for it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,10 +16,12 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::key::ObjectKey;
+use super::recent::Recent;
 use crate::kinds::{self, Scope};
 #[cfg(test)]
 use crate::registry::Change;
-use crate::registry::{self, Object};
+use crate::registry::{self, ApiError, Object, lean};
+use crate::store::KeyValue;
 
 /// What changed. `old` and `new` are never both absent.
 #[derive(Debug)]
@@ -57,8 +62,36 @@ impl std::fmt::Debug for Subscription {
     }
 }
 
+/// An object as the snapshot has it.
+enum Kept<K> {
+    Read(Arc<K>),
+    /// It could be read once, so it can be read again.
+    Stored(Arc<KeyValue>),
+}
+
+impl<K> Clone for Kept<K> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Read(object) => Self::Read(Arc::clone(object)),
+            Self::Stored(kv) => Self::Stored(Arc::clone(kv)),
+        }
+    }
+}
+
+impl<K: Object> Kept<K> {
+    fn is(&self, kv: &KeyValue) -> bool {
+        match self {
+            Self::Stored(known) => known.mod_revision == kv.mod_revision,
+            Self::Read(object) => {
+                let version = object.metadata().resource_version.as_deref();
+                version == Some(&kv.mod_revision.to_string())
+            }
+        }
+    }
+}
+
 struct Snapshot<K> {
-    objects: BTreeMap<ObjectKey, Arc<K>>,
+    objects: BTreeMap<ObjectKey, Kept<K>>,
     /// Per index: value to keys.
     indexes: Vec<HashMap<String, BTreeSet<ObjectKey>>>,
 }
@@ -72,6 +105,8 @@ struct Shared<K> {
     /// Where the kind's objects are in the store, and whether a namespace follows.
     place: Option<(String, Scope)>,
     indexers: Vec<(&'static str, IndexFn<K>)>,
+    /// Where the snapshot does not hold all objects read.
+    recent: Option<Recent<K>>,
     handlers: Mutex<Handlers<K>>,
     snapshot: RwLock<Snapshot<K>>,
     /// Revision up to which the snapshot is complete and handlers have been told.
@@ -94,13 +129,15 @@ impl<K> Clone for Informer<K> {
 }
 
 impl<K: Object> Informer<K> {
-    pub(super) fn new(indexers: Vec<(&'static str, IndexFn<K>)>) -> Self {
+    /// `recent` is how many objects are held read; none is all of them.
+    pub(super) fn new(recent: Option<usize>, indexers: Vec<(&'static str, IndexFn<K>)>) -> Self {
         let indexes = indexers.iter().map(|_| HashMap::new()).collect();
         let kind = kinds::by_kind(K::GROUP, K::VERSION, K::KIND);
         Self {
             shared: Arc::new(Shared {
                 place: kind.map(|kind| (registry::key::prefix(kind, ""), kind.scope)),
                 indexers,
+                recent: recent.map(Recent::new),
                 handlers: Mutex::new(Handlers {
                     next_id: 0,
                     list: Vec::new(),
@@ -134,12 +171,11 @@ impl<K: Object> Informer<K> {
         handler: impl Fn(&Delta<'_, K>) + Send + Sync + 'static,
     ) -> Subscription {
         let mut handlers = self.shared.handlers.lock().expect("handlers do not panic");
-        let objects = self.list("");
-        for object in &objects {
+        for (key, kept) in self.kept("") {
             handler(&Delta {
-                key: &ObjectKey::of(object.as_ref()),
+                key: &key,
                 old: None,
-                new: Some(object),
+                new: Some(&self.glance(&key, &kept)),
             });
         }
         let id = handlers.next_id;
@@ -162,20 +198,60 @@ impl<K: Object> Informer<K> {
     }
 
     pub(crate) fn get_key(&self, key: &ObjectKey) -> Option<Arc<K>> {
-        self.read().objects.get(key).cloned()
+        let kept = self.read().objects.get(key).cloned()?;
+        Some(self.open(key, &kept))
     }
 
-    /// Objects of a namespace, or all when it is empty, in order of their keys.
-    pub(crate) fn list(&self, namespace: &str) -> Vec<Arc<K>> {
+    /// The object, which is probably wanted again.
+    fn open(&self, key: &ObjectKey, kept: &Kept<K>) -> Arc<K> {
+        let object = self.glance(key, kept);
+        if let (Some(recent), Kept::Stored(kv)) = (&self.shared.recent, kept)
+            && recent.get(key, kv.mod_revision).is_none()
+        {
+            recent.put(key, kv.mod_revision, &object);
+        }
+        object
+    }
+
+    /// The object for somebody who looks at very many.
+    fn glance(&self, key: &ObjectKey, kept: &Kept<K>) -> Arc<K> {
+        match kept {
+            Kept::Read(object) => Arc::clone(object),
+            Kept::Stored(kv) => {
+                let recent = self.shared.recent.as_ref();
+                let known = recent.and_then(|recent| recent.get(key, kv.mod_revision));
+                known.unwrap_or_else(|| {
+                    Arc::new(lean(kv).expect("what could be read once can be read again"))
+                })
+            }
+        }
+    }
+
+    fn kept(&self, namespace: &str) -> Vec<(ObjectKey, Kept<K>)> {
         let snapshot = self.read();
+        let whole = |(key, kept): (&ObjectKey, &Kept<K>)| (key.clone(), kept.clone());
         if namespace.is_empty() {
-            return snapshot.objects.values().cloned().collect();
+            return snapshot.objects.iter().map(whole).collect();
         }
         snapshot
             .objects
             .range(ObjectKey::new(namespace, "")..)
             .take_while(|(key, _)| key.namespace.as_ref() == namespace)
-            .map(|(_, object)| Arc::clone(object))
+            .map(whole)
+            .collect()
+    }
+
+    /// Keys of all objects, in order.
+    pub(crate) fn keys(&self) -> Vec<ObjectKey> {
+        self.read().objects.keys().cloned().collect()
+    }
+
+    /// Objects of a namespace, or all when it is empty, in order of their keys. Where there may be very many, the other
+    /// ways to find some of them are cheaper.
+    pub(crate) fn list(&self, namespace: &str) -> Vec<Arc<K>> {
+        let kept = self.kept(namespace);
+        kept.iter()
+            .map(|(key, kept)| self.glance(key, kept))
             .collect()
     }
 
@@ -202,9 +278,21 @@ impl<K: Object> Informer<K> {
         let Some(keys) = snapshot.indexes[position].get(value) else {
             return Vec::new();
         };
-        keys.iter()
-            .filter_map(|key| snapshot.objects.get(key).cloned())
+        let found = keys
+            .iter()
+            .filter_map(|key| Some((key.clone(), snapshot.objects.get(key)?.clone())));
+        let found: Vec<_> = found.collect();
+        drop(snapshot);
+        found
+            .iter()
+            .map(|(key, kept)| self.open(key, kept))
             .collect()
+    }
+
+    /// The values under which the index `name` has any object.
+    pub(crate) fn values(&self, name: &str) -> Vec<String> {
+        let position = self.position(name);
+        self.read().indexes[position].keys().cloned().collect()
     }
 
     /// Revision up to which the snapshot is complete and every handler was told.
@@ -228,6 +316,40 @@ impl<K: Object> Informer<K> {
     }
 
     /// Makes the snapshot equal to a full list and reports the differences.
+    ///
+    /// # Errors
+    /// An object cannot be read. What was before it is taken in, and nothing of it is said to be complete.
+    pub(super) fn replace_stored(
+        &self,
+        objects: &[Arc<KeyValue>],
+        revision: u64,
+    ) -> Result<(), ApiError> {
+        let handlers = self.shared.handlers.lock().expect("handlers do not panic");
+        let mut gone: BTreeSet<ObjectKey> = self.read().objects.keys().cloned().collect();
+        for kv in objects {
+            let Some(key) = self.key_of(&kv.key) else {
+                continue;
+            };
+            gone.remove(&key);
+            let same = self.read().objects.get(&key).is_some_and(|it| it.is(kv));
+            if !same {
+                self.put_stored(&handlers, &key, kv)?;
+            }
+        }
+        self.finish_list(&handlers, gone, revision);
+        Ok(())
+    }
+
+    fn finish_list(&self, handlers: &Handlers<K>, gone: BTreeSet<ObjectKey>, revision: u64) {
+        for key in gone {
+            self.put(handlers, &key, None);
+        }
+        self.advance(revision);
+        self.shared.synced.send_replace(true);
+    }
+
+    #[cfg(test)]
+    /// The same with objects that no store has.
     pub(crate) fn replace(&self, objects: Vec<Arc<K>>, revision: u64) {
         let handlers = self.shared.handlers.lock().expect("handlers do not panic");
         let mut gone: BTreeSet<ObjectKey> = self.read().objects.keys().cloned().collect();
@@ -239,21 +361,28 @@ impl<K: Object> Informer<K> {
                     && old.metadata().uid == object.metadata().uid
             });
             if !same {
-                self.put(&handlers, &key, Some(object));
+                self.put_read(&handlers, &key, object);
             }
         }
-        for key in gone {
-            self.put(&handlers, &key, None);
-        }
-        self.advance(revision);
-        drop(handlers);
-        self.shared.synced.send_replace(true);
+        self.finish_list(&handlers, gone, revision);
     }
 
-    /// Takes in one change; [`Informer::advance`] says later how far that was.
-    pub(super) fn change(&self, key: &ObjectKey, new: Option<Arc<K>>) {
+    /// Takes in one change, the object as the store has it or that it is gone; [`Informer::advance`] says later how far
+    /// that was.
+    ///
+    /// # Errors
+    /// The object cannot be read; nothing has changed.
+    pub(super) fn change(
+        &self,
+        key: &ObjectKey,
+        new: Option<&Arc<KeyValue>>,
+    ) -> Result<(), ApiError> {
         let handlers = self.shared.handlers.lock().expect("handlers do not panic");
-        self.put(&handlers, key, new);
+        match new {
+            Some(kv) => self.put_stored(&handlers, key, kv)?,
+            None => self.put(&handlers, key, None),
+        }
+        Ok(())
     }
 
     #[cfg(test)]
@@ -261,22 +390,59 @@ impl<K: Object> Informer<K> {
     pub(crate) fn apply(&self, changes: Vec<Change<K>>, revision: u64) {
         let handlers = self.shared.handlers.lock().expect("handlers do not panic");
         for change in changes {
-            let (key, new) = match change {
-                Change::Applied(object) => (ObjectKey::of(object.as_ref()), Some(object)),
-                Change::Deleted(object) => (ObjectKey::of(object.as_ref()), None),
-            };
-            self.put(&handlers, &key, new);
+            match change {
+                Change::Applied(object) => {
+                    self.put_read(&handlers, &ObjectKey::of(object.as_ref()), object);
+                }
+                Change::Deleted(object) => {
+                    self.put(&handlers, &ObjectKey::of(object.as_ref()), None);
+                }
+            }
         }
         self.advance(revision);
     }
 
-    fn put(&self, handlers: &Handlers<K>, key: &ObjectKey, new: Option<Arc<K>>) {
-        let old = {
+    fn put_stored(
+        &self,
+        handlers: &Handlers<K>,
+        key: &ObjectKey,
+        kv: &Arc<KeyValue>,
+    ) -> Result<(), ApiError> {
+        let object = Arc::new(lean::<K>(kv)?);
+        let kept = match &self.shared.recent {
+            Some(_) => Kept::Stored(Arc::clone(kv)),
+            None => Kept::Read(Arc::clone(&object)),
+        };
+        self.put(handlers, key, Some((kept, object)));
+        Ok(())
+    }
+
+    #[cfg(test)]
+    fn put_read(&self, handlers: &Handlers<K>, key: &ObjectKey, object: Arc<K>) {
+        self.put(
+            handlers,
+            key,
+            Some((Kept::Read(Arc::clone(&object)), object)),
+        );
+    }
+
+    /// The handlers' lock is held, so nothing else changes the snapshot.
+    fn put(&self, handlers: &Handlers<K>, key: &ObjectKey, new: Option<(Kept<K>, Arc<K>)>) {
+        let old = self.read().objects.get(key).cloned();
+        let old = old.map(|kept| self.glance(key, &kept));
+        let (kept, new) = new.unzip();
+        if let Some(recent) = &self.shared.recent {
+            match (&kept, &new) {
+                (Some(Kept::Stored(kv)), Some(new)) => recent.put(key, kv.mod_revision, new),
+                _ => recent.forget(key),
+            }
+        }
+        {
             let mut snapshot = self.shared.snapshot.write().expect("no panic while held");
-            let old = match &new {
-                Some(object) => snapshot.objects.insert(key.clone(), Arc::clone(object)),
-                None => snapshot.objects.remove(key),
-            };
+            match kept {
+                Some(kept) => drop(snapshot.objects.insert(key.clone(), kept)),
+                None => drop(snapshot.objects.remove(key)),
+            }
             for (position, (_, index)) in self.shared.indexers.iter().enumerate() {
                 let before = old.as_deref().map(index).unwrap_or_default();
                 let after = new.as_deref().map(index).unwrap_or_default();
@@ -296,8 +462,7 @@ impl<K: Object> Informer<K> {
                     values.entry(value).or_default().insert(key.clone());
                 }
             }
-            old
-        };
+        }
         if old.is_none() && new.is_none() {
             return;
         }

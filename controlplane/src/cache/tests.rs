@@ -146,3 +146,134 @@ async fn wait_for_a_revision() {
     cache.nodes.apply(vec![], 3);
     assert!(waiter.await.unwrap());
 }
+
+/// A pod as the store has it.
+fn stored(name: &str, phase: &str, revision: u64) -> Arc<crate::store::KeyValue> {
+    let object = serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"namespace": "ns", "name": name, "managedFields": [{"manager": "somebody"}]},
+        "spec": {"nodeName": "n1", "containers": []},
+        "status": {"phase": phase},
+    });
+    Arc::new(crate::store::KeyValue::new(
+        format!("/objects/core/pods/ns/{name}").into(),
+        serde_json::to_vec(&object).unwrap().into(),
+        1,
+        revision,
+        1,
+    ))
+}
+
+fn pods_of_which_are_held(recent: usize) -> Informer<Pod> {
+    Informer::new(Some(recent), vec![(BY_NODE, node_of), (BY_END, end_of)])
+}
+
+#[test]
+fn an_object_that_was_not_used_lately_is_not_held_and_is_read_again() {
+    let pods = pods_of_which_are_held(2);
+    let key = |name| ObjectKey::new("ns", name);
+    for (name, revision) in [("a", 5), ("b", 6), ("c", 7)] {
+        let kv = stored(name, "Running", revision);
+        pods.change(&key(name), Some(&kv)).unwrap();
+    }
+    let first = Arc::downgrade(&pods.get("ns", "a").unwrap());
+    for name in ["b", "c"] {
+        let pod = pods.get("ns", name).unwrap();
+        assert_eq!(pod.metadata.name.as_deref(), Some(name));
+    }
+    assert!(first.upgrade().is_none(), "two others were used since");
+    let again = pods.get("ns", "a").unwrap();
+    assert_eq!(again.metadata.resource_version.as_deref(), Some("5"));
+    assert_eq!(again.metadata.managed_fields, None);
+    assert_eq!(pods.indexed(BY_NODE, "n1").len(), 3);
+    assert_eq!(pods.list("ns").len(), 3);
+}
+
+#[test]
+fn a_change_tells_what_was_before_also_where_it_is_not_held() {
+    let pods = pods_of_which_are_held(1);
+    let key = |name| ObjectKey::new("ns", name);
+    for (name, revision) in [("a", 5), ("b", 6)] {
+        let kv = stored(name, "Running", revision);
+        pods.change(&key(name), Some(&kv)).unwrap();
+    }
+    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+    let log = Arc::clone(&seen);
+    let phase = |pod: Option<&Arc<Pod>>| {
+        let status = pod.and_then(|pod| pod.status.clone());
+        status.and_then(|status| status.phase).unwrap_or_default()
+    };
+    let subscription = pods.subscribe(move |delta| {
+        let line = format!("{} {}>{}", delta.key, phase(delta.old), phase(delta.new));
+        log.lock().unwrap().push(line);
+    });
+    pods.change(&key("a"), Some(&stored("a", "Failed", 7)))
+        .unwrap();
+    pods.change(&key("b"), None).unwrap();
+    drop(subscription);
+    assert_eq!(
+        *seen.lock().unwrap(),
+        [
+            "ns/a >Running",
+            "ns/b >Running",
+            "ns/a Running>Failed",
+            "ns/b Running>"
+        ]
+    );
+    assert_eq!(pods.indexed(BY_END, ENDED).len(), 1);
+    assert!(pods.get("ns", "b").is_none());
+}
+
+#[test]
+fn a_list_tells_only_what_differs_from_what_the_store_has() {
+    let pods = pods_of_which_are_held(1);
+    pods.replace_stored(&[stored("a", "Running", 5), stored("b", "Running", 6)], 6)
+        .unwrap();
+    let told: Arc<Mutex<usize>> = Arc::default();
+    let count = Arc::clone(&told);
+    let _subscription = pods.subscribe(move |_| *count.lock().unwrap() += 1);
+    *told.lock().unwrap() = 0;
+    pods.replace_stored(&[stored("b", "Running", 6), stored("c", "Running", 7)], 8)
+        .unwrap();
+    assert_eq!(*told.lock().unwrap(), 2, "a is gone, c is new");
+    assert_eq!(pods.progress(), 8);
+}
+
+#[test]
+fn what_cannot_be_read_changes_nothing() {
+    let pods = pods_of_which_are_held(1);
+    let broken = crate::store::KeyValue::new("/objects/core/pods/ns/a".into(), "{".into(), 1, 5, 1);
+    let key = ObjectKey::new("ns", "a");
+    assert!(pods.change(&key, Some(&Arc::new(broken))).is_err());
+    assert!(pods.get("ns", "a").is_none());
+}
+
+#[test]
+fn candidates_are_found_by_their_rarest_label() {
+    let cache = Cache::empty();
+    let labeled = |name: &str, app: &str| {
+        let mut pod = pod(name, None).as_ref().clone();
+        let labels = [("app", app), ("all", "same")];
+        let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        pod.metadata.labels = Some(labels.into());
+        Arc::new(pod)
+    };
+    let pods = vec![
+        labeled("p", "one"),
+        labeled("q", "two"),
+        labeled("r", "two"),
+    ];
+    cache.pods.replace(pods, 1);
+    let named = |labels: &[(&str, &str)]| {
+        let labels: Vec<(String, String)> = labels
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        let pairs = labels.iter().map(|(key, value)| (key, value));
+        candidates(&cache.pods, "ns", pairs).len()
+    };
+    assert_eq!(named(&[("all", "same"), ("app", "one")]), 1);
+    assert_eq!(named(&[("all", "same")]), 3);
+    assert_eq!(named(&[]), 3);
+    assert_eq!(named(&[("app", "nobody")]), 0);
+}

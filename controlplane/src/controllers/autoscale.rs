@@ -17,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 
 use super::worker::Next;
-use crate::cache::{Cache, ObjectKey, Queue, Subscription};
+use crate::cache::{self, Cache, ObjectKey, Queue, Subscription};
 use crate::kinds::KindRef;
 use crate::registry::selector::{Requirement, parse_labels};
 use crate::registry::{ApiError, Client, EventType, WriteOptions, object, scale};
@@ -248,7 +248,8 @@ impl Controller {
 
     fn pods(&self, namespace: &str, scale: &Value) -> Result<Vec<Arc<Pod>>, String> {
         let wanted = selected(scale)?;
-        let mut pods = self.cache.pods.list(namespace);
+        let labels = wanted.iter().filter_map(Requirement::only);
+        let mut pods = cache::candidates(&self.cache.pods, namespace, labels);
         let none = BTreeMap::new();
         pods.retain(|pod| {
             let labels = pod.metadata.labels.as_ref().unwrap_or(&none);

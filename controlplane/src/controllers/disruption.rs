@@ -9,7 +9,7 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::worker::Next;
-use crate::cache::{Cache, ObjectKey, Queue, Subscription};
+use crate::cache::{self, Cache, ObjectKey, Queue, Subscription};
 use crate::registry::{ApiError, Client, EventType, object, scale};
 use crate::scheduler::Selector;
 
@@ -64,7 +64,9 @@ impl Controller {
         let Some(budget) = self.cache.disruption_budgets.get_key(&key) else {
             return Ok(Next::Wait);
         };
-        let mut pods = self.cache.pods.list(&key.namespace);
+        let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+        let labels = selector.iter().flat_map(|it| it.match_labels.iter());
+        let mut pods = cache::candidates(&self.cache.pods, &key.namespace, labels.flatten());
         pods.retain(|pod| selects(&budget, pod));
         let mut scales = Vec::new();
         for owner in plan::controllers(&pods) {

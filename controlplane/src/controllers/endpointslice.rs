@@ -10,8 +10,7 @@ use k8s_openapi::api::core::v1::{Endpoints, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use crate::cache::{
-    BY_LABEL, BY_NODE, BY_SERVICE, Cache, ObjectKey, Queue, Subscription, label_value, selects,
-    services_of,
+    self, BY_NODE, BY_SERVICE, Cache, ObjectKey, Queue, Subscription, selects, services_of,
 };
 use crate::registry::{ApiError, Client, DeleteOptions, EventType};
 
@@ -194,16 +193,14 @@ impl Controller {
     /// Pods that the selector selects, found through its rarest pair.
     fn pods(&self, service: &Service) -> Vec<Arc<Pod>> {
         let namespace = service.metadata.namespace.as_deref().unwrap_or_default();
-        let rarest = service
+        let selector = service
             .spec
-            .iter()
-            .flat_map(|spec| spec.selector.iter().flatten())
-            .map(|(key, value)| label_value(namespace, key, value))
-            .min_by_key(|value| self.cache.pods.count_indexed(BY_LABEL, value));
-        let Some(value) = rarest else {
+            .as_ref()
+            .and_then(|spec| spec.selector.as_ref());
+        let Some(selector) = selector.filter(|selector| !selector.is_empty()) else {
             return Vec::new();
         };
-        let mut pods = self.cache.pods.indexed(BY_LABEL, &value);
+        let mut pods = cache::candidates(&self.cache.pods, namespace, selector);
         pods.retain(|pod| selects(service, pod));
         pods
     }

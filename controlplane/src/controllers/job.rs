@@ -118,8 +118,12 @@ impl Controller {
                     .pods
                     .indexed(crate::cache::BY_CONTROLLER, uid)
             };
+            let version = |job: &Job| {
+                let metadata = &job.metadata;
+                (metadata.uid.clone(), metadata.resource_version.clone())
+            };
             let again = jobs.get_key(key);
-            if again.is_some_and(|again| Arc::ptr_eq(&again, &job)) {
+            if again.is_some_and(|again| version(&again) == version(&job)) {
                 return Ok(Some((job, pods)));
             }
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 
-use crate::cache::Cache;
+use crate::cache::{BY_END, BY_NODE, Cache, ENDED, ENDING};
 use crate::registry::{Client, DeleteOptions};
 
 use super::disruption_target::{self, Cause};
@@ -89,21 +89,31 @@ fn plan(
     remove
 }
 
-/// Brings the list of missing nodes up to date. Pure but for `now`.
+/// Brings the list of missing nodes up to date, given the nodes that pods are on. Pure but for `now`.
 fn note_missing(
     missing: &mut HashMap<String, Instant>,
-    pods: &[Arc<Pod>],
+    nodes: Vec<String>,
     is_there: impl Fn(&str) -> bool,
     now: Instant,
 ) {
-    let mut still = HashMap::new();
-    for node in pods.iter().filter_map(|pod| node_of(pod)) {
-        if !still.contains_key(node) && !is_there(node) {
-            let since = missing.get(node).copied().unwrap_or(now);
-            still.insert(node.to_owned(), since);
-        }
+    let gone = nodes.into_iter().filter(|node| !is_there(node));
+    *missing = gone
+        .map(|node| {
+            let since = missing.get(&node).copied().unwrap_or(now);
+            (node, since)
+        })
+        .collect();
+}
+
+/// Those of all pods that [`plan`] may remove.
+fn candidates(cache: &Cache, missing: &HashMap<String, Instant>) -> Vec<Arc<Pod>> {
+    let mut pods = cache.pods.indexed(BY_END, ENDED);
+    pods.extend(cache.pods.indexed(BY_END, ENDING));
+    for node in missing.keys() {
+        let there = cache.pods.indexed(BY_NODE, node);
+        pods.extend(there.into_iter().filter(|pod| podstate::is_active(pod)));
     }
-    *missing = still;
+    pods
 }
 
 pub(super) async fn run(client: Client, cache: Cache) {
@@ -112,14 +122,14 @@ pub(super) async fn run(client: Client, cache: Cache) {
     let mut tick = tokio::time::interval(PERIOD);
     loop {
         tick.tick().await;
-        let pods = cache.pods.list("");
         let now = Instant::now();
         note_missing(
             &mut missing,
-            &pods,
+            cache.pods.values(BY_NODE),
             |node| cache.nodes.get("", node).is_some(),
             now,
         );
+        let pods = candidates(&cache, &missing);
         let durations = missing
             .iter()
             .map(|(node, since)| (node.clone(), now.duration_since(*since)))
@@ -225,16 +235,41 @@ mod tests {
 
     #[test]
     fn a_node_is_missing_since_it_was_first_missed() {
-        let list = pods(vec![
-            pod("a", Some("gone"), None),
-            pod("b", Some("n"), None),
-        ]);
+        let used = || vec!["gone".to_owned(), "n".to_owned()];
         let start = Instant::now();
         let mut missing = HashMap::new();
-        note_missing(&mut missing, &list, |node| node == "n", start);
-        note_missing(&mut missing, &list, |node| node == "n", start + QUARANTINE);
+        note_missing(&mut missing, used(), |node| node == "n", start);
+        note_missing(&mut missing, used(), |node| node == "n", start + QUARANTINE);
         assert_eq!(missing, [("gone".to_owned(), start)].into());
-        note_missing(&mut missing, &list, |_| true, start);
+        note_missing(&mut missing, used(), |_| true, start);
         assert!(missing.is_empty());
+    }
+
+    #[test]
+    fn all_pods_that_may_go_are_looked_at_and_each_once() {
+        let cache = Cache::empty();
+        let mut ending = pod("ending", Some("gone"), None);
+        ending.metadata.deletion_timestamp = Some(Time(at(1)));
+        let mut ended = pod("ended", Some("gone"), None);
+        ended.status.as_mut().unwrap().phase = Some("Failed".into());
+        let list = vec![
+            ending,
+            ended,
+            pod("lost", Some("gone"), None),
+            pod("here", Some("n"), None),
+        ];
+        cache.pods.replace(pods(list), 1);
+        let missing = HashMap::from([("gone".to_owned(), Instant::now())]);
+        assert_eq!(
+            names(&candidates(&cache, &missing)),
+            ["ended", "ending", "lost"]
+        );
+        assert_eq!(
+            names(&candidates(&cache, &HashMap::new())),
+            ["ended", "ending"]
+        );
+        let mut nodes = cache.pods.values(BY_NODE);
+        nodes.sort();
+        assert_eq!(nodes, ["gone", "n"]);
     }
 }

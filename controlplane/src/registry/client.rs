@@ -114,33 +114,20 @@ impl Client {
         &self,
         namespace: &str,
     ) -> Result<(Vec<Arc<K>>, u64), ApiError> {
-        self.list_as(namespace, typed).await
+        let (stored, revision) = self.list_stored::<K>(namespace).await?;
+        let items = stored.iter().map(|kv| typed(kv).map(Arc::new));
+        Ok((items.collect::<Result<_, _>>()?, revision))
     }
 
-    /// The same, each as [`lean`] makes it.
-    pub(crate) async fn list_lean<K: Object>(
+    /// The same as the store has them: [`lean`] reads them.
+    pub(crate) async fn list_stored<K: Object>(
         &self,
         namespace: &str,
-    ) -> Result<(Vec<Arc<K>>, u64), ApiError> {
-        self.list_as(namespace, lean).await
-    }
-
-    async fn list_as<K: Object>(
-        &self,
-        namespace: &str,
-        read: fn(&KeyValue) -> Result<K, ApiError>,
-    ) -> Result<(Vec<Arc<K>>, u64), ApiError> {
+    ) -> Result<(Vec<Arc<KeyValue>>, u64), ApiError> {
         let kind = kind_of::<K>()?;
-        let page = self
-            .registry
-            .list(kind, namespace, &ListOptions::default())
-            .await?;
-        let items = page
-            .items
-            .iter()
-            .map(|kv| read(kv).map(Arc::new))
-            .collect::<Result<_, _>>()?;
-        Ok((items, page.revision))
+        let all = ListOptions::default();
+        let page = self.registry.list(kind, namespace, &all).await?;
+        Ok((page.items, page.revision))
     }
 
     pub(crate) async fn create<K: Object>(&self, object: &K) -> Result<K, ApiError> {

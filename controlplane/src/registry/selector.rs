@@ -25,6 +25,14 @@ pub(crate) enum Requirement {
 }
 
 impl Requirement {
+    /// The one value that the label must have, where there is one.
+    pub(crate) fn only(&self) -> Option<(&String, &String)> {
+        match self {
+            Self::In(key, values) if values.len() == 1 => Some((key, values.first()?)),
+            _ => None,
+        }
+    }
+
     pub(crate) fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         let number = |key: &str| labels.get(key).and_then(|value| value.parse::<i64>().ok());
         match self {

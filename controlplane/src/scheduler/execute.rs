@@ -231,18 +231,21 @@ impl Executor {
             .iter()
             .filter(|victim| !victim.is_going())
         {
-            let pod = victim.pod.as_ref();
-            let (namespace, name) = names(pod);
-            if let Ok(Some(live)) = self.client.get::<Pod>(namespace, name).await
-                && live.metadata.uid == pod.metadata.uid
-            {
-                let marked = as_target(&live, jiff::Timestamp::now());
-                if let Err(error) = self.client.update_status(&marked).await {
-                    tracing::debug!(name, %error, "condition DisruptionTarget not written");
+            let (namespace, name) = (&victim.class.namespace, victim.name.as_ref());
+            let live = match self.client.get::<Pod>(namespace, name).await {
+                Ok(Some(live)) if live.metadata.uid.as_deref() == Some(victim.uid()) => live,
+                Ok(_) => continue,
+                Err(error) => {
+                    tracing::debug!(name, %error, "victim not deleted");
+                    continue;
                 }
+            };
+            let marked = as_target(&live, jiff::Timestamp::now());
+            if let Err(error) = self.client.update_status(&marked).await {
+                tracing::debug!(name, %error, "condition DisruptionTarget not written");
             }
             let options = DeleteOptions {
-                uid: pod.metadata.uid.clone(),
+                uid: live.metadata.uid.clone(),
                 ..DeleteOptions::default()
             };
             match self.client.delete::<Pod>(namespace, name, options).await {
@@ -250,7 +253,7 @@ impl Executor {
                     let message =
                         format!("Preempted by pod {} on node {}", by.uid(), preemption.node);
                     self.client
-                        .event(pod, EventType::Normal, "Preempted", &message);
+                        .event(&live, EventType::Normal, "Preempted", &message);
                 }
                 Err(error) => tracing::debug!(name, %error, "victim not deleted"),
             }

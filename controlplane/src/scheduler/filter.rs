@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Taint;
 use super::affinity;
 use super::interpod;
 use super::node_info::{NodeInfo, Usage};
-use super::request::Request;
+use super::request::{Load, Request};
 use super::snapshot::Snapshot;
 use super::spread;
 use super::volumes::{Needs, Obstacle};
@@ -117,7 +117,7 @@ impl Prepared {
     pub(super) fn update(
         &mut self,
         request: &Request,
-        other: &Request,
+        other: &Load,
         snapshot: &Snapshot,
         slot: usize,
         by: i64,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::request::Request;
+use super::request::{Load, Request};
 use super::selector::Term;
 use super::snapshot::{Counts, Snapshot};
 
@@ -73,7 +73,7 @@ pub(super) struct Required {
     existing: Vec<Domains>,
 }
 
-fn is_about(term: &Term, request: &Request, snapshot: &Snapshot) -> bool {
+fn is_about(term: &Term, request: &Load, snapshot: &Snapshot) -> bool {
     let class = &request.class;
     term.matches(
         &class.namespace,
@@ -140,7 +140,7 @@ impl Required {
     pub(super) fn update(
         &mut self,
         request: &Request,
-        other: &Request,
+        other: &Load,
         snapshot: &Snapshot,
         slot: usize,
         by: i64,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Taint};
 
 use super::affinity;
-use super::request::{HostPort, Request};
+use super::request::{HostPort, Load, Request};
 use super::resources::{self, Resources};
 
 /// What is taken of a node.
@@ -19,14 +19,14 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    pub(super) fn add(&mut self, request: &Request) {
+    pub(super) fn add(&mut self, request: &Load) {
         self.pods += 1;
         self.requested.add(&request.resources);
         self.weight.add(&request.weight);
         self.ports.extend(request.ports.iter().cloned());
     }
 
-    pub(super) fn remove(&mut self, request: &Request) {
+    pub(super) fn remove(&mut self, request: &Load) {
         self.pods -= 1;
         self.requested.subtract(&request.resources);
         self.weight.subtract(&request.weight);
@@ -48,7 +48,7 @@ pub(super) struct NodeInfo {
     pub(super) images: HashMap<String, i64>,
     pub(super) usage: Usage,
     /// What runs there, or is assumed to.
-    pub(super) running: Vec<Arc<Request>>,
+    pub(super) running: Vec<Arc<Load>>,
 }
 
 impl NodeInfo {
@@ -96,20 +96,20 @@ impl NodeInfo {
             .unwrap_or_default()
     }
 
-    pub(super) fn add(&mut self, request: &Arc<Request>) {
+    pub(super) fn add(&mut self, request: &Arc<Load>) {
         self.usage.add(request);
         self.running.push(Arc::clone(request));
     }
 
     /// Another version of a pod that takes what it took.
-    pub(super) fn renew(&mut self, request: &Arc<Request>) {
+    pub(super) fn renew(&mut self, request: &Arc<Load>) {
         let mut running = self.running.iter_mut();
         if let Some(known) = running.find(|known| known.uid() == request.uid()) {
             *known = Arc::clone(request);
         }
     }
 
-    pub(super) fn remove(&mut self, request: &Request) {
+    pub(super) fn remove(&mut self, request: &Load) {
         let known = self
             .running
             .iter()

@@ -14,7 +14,7 @@ use rand::Rng;
 use super::decide::{self, Failures};
 use super::filter::{Prepared, filter};
 use super::node_info::Usage;
-use super::request::Request;
+use super::request::{Load, Request};
 use super::selector::Selector;
 use super::snapshot::Snapshot;
 
@@ -22,13 +22,13 @@ use super::snapshot::Snapshot;
 #[derive(Debug)]
 pub(super) struct Preemption {
     pub(super) node: String,
-    pub(super) victims: Vec<Arc<Request>>,
+    pub(super) victims: Vec<Arc<Load>>,
 }
 
 #[derive(Debug)]
 struct Candidate {
     slot: usize,
-    victims: Vec<Arc<Request>>,
+    victims: Vec<Arc<Load>>,
     /// Victims whose budget does not allow it.
     violations: usize,
 }
@@ -124,7 +124,7 @@ fn pain(candidate: &Candidate) -> impl Ord + use<> {
         .victims
         .iter()
         .filter(|victim| Some(victim.priority) == highest)
-        .map(|victim| victim.started())
+        .map(|victim| victim.started)
         .min();
     (
         candidate.violations,
@@ -143,7 +143,7 @@ fn victims(
     budgets: &[Arc<PodDisruptionBudget>],
 ) -> Result<Candidate, Vec<Cow<'static, str>>> {
     let node = snapshot.node(slot);
-    let mut lower: Vec<Arc<Request>> = node
+    let mut lower: Vec<Arc<Load>> = node
         .running
         .iter()
         .filter(|other| other.priority < request.priority)
@@ -168,12 +168,12 @@ fn victims(
         Some(reasons) => Err(reasons),
         None => {
             // The most important first: they are put back if there is room.
-            lower.sort_by_key(|other| (Reverse(other.priority), other.started()));
+            lower.sort_by_key(|other| (Reverse(other.priority), other.started));
             Ok(trial.reprieve(&lower, budgets))
         }
     };
     // As it was, for the next node.
-    let gone: &[Arc<Request>] = match &result {
+    let gone: &[Arc<Load>] = match &result {
         Ok(candidate) => &candidate.victims,
         Err(_) => &lower,
     };
@@ -204,7 +204,7 @@ impl Trial<'_> {
         Some(reasons.map(|reason| reason.to_string().into()).collect())
     }
 
-    fn put(&mut self, other: &Request, by: i64) {
+    fn put(&mut self, other: &Load, by: i64) {
         if by > 0 {
             self.usage.add(other);
         } else {
@@ -214,13 +214,9 @@ impl Trial<'_> {
             .update(self.request, other, self.snapshot, self.slot, by);
     }
 
-    fn reprieve(
-        &mut self,
-        lower: &[Arc<Request>],
-        budgets: &[Arc<PodDisruptionBudget>],
-    ) -> Candidate {
+    fn reprieve(&mut self, lower: &[Arc<Load>], budgets: &[Arc<PodDisruptionBudget>]) -> Candidate {
         let (violating, others) = by_budget(lower, budgets);
-        let mut victims: Vec<Arc<Request>> = Vec::new();
+        let mut victims: Vec<Arc<Load>> = Vec::new();
         let mut violations = 0;
         for (other, violates) in violating
             .into_iter()
@@ -234,7 +230,7 @@ impl Trial<'_> {
                 violations += usize::from(violates);
             }
         }
-        victims.sort_by_key(|other| (Reverse(other.priority), other.started()));
+        victims.sort_by_key(|other| (Reverse(other.priority), other.started));
         Candidate {
             slot: self.slot,
             victims,
@@ -245,9 +241,9 @@ impl Trial<'_> {
 
 /// Pods whose budgets do not allow that all of them go, and the others.
 fn by_budget<'a>(
-    pods: &'a [Arc<Request>],
+    pods: &'a [Arc<Load>],
     budgets: &[Arc<PodDisruptionBudget>],
-) -> (Vec<&'a Arc<Request>>, Vec<&'a Arc<Request>>) {
+) -> (Vec<&'a Arc<Load>>, Vec<&'a Arc<Load>>) {
     struct Left<'b> {
         budget: &'b PodDisruptionBudget,
         selector: Selector,
@@ -282,8 +278,7 @@ fn by_budget<'a>(
                 .status
                 .as_ref()
                 .and_then(|status| status.disrupted_pods.as_ref())
-                .zip(pod.pod.metadata.name.as_ref())
-                .is_some_and(|(counted, name)| counted.contains_key(name));
+                .is_some_and(|counted| counted.contains_key(pod.name.as_ref()));
             if counted {
                 continue;
             }

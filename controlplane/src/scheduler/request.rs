@@ -1,6 +1,7 @@
 //! What the scheduler needs to know of a pod, worked out once per version. Pure.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{NodeAffinity, Pod, PodSpec, Toleration};
@@ -131,10 +132,13 @@ fn constraints(spec: &PodSpec, labels: &Labels) -> Vec<Constraint> {
     .collect()
 }
 
+/// What a pod is to others on its node. It does not keep the pod itself: there are many, and who needs more reads the cache.
 #[derive(Debug, Clone)]
-pub(super) struct Request {
-    /// The newest version of it: the one that the cache has, too.
-    pub(super) pod: Arc<Pod>,
+pub(super) struct Load {
+    pub(super) name: Box<str>,
+    pub(super) uid: Box<str>,
+    /// Since when it runs; what has not begun is the youngest.
+    pub(super) started: jiff::Timestamp,
     /// What it takes from a node.
     pub(super) resources: Resources,
     /// What it counts as when nodes are compared.
@@ -145,50 +149,85 @@ pub(super) struct Request {
     pub(super) priority: i32,
     pub(super) class: Arc<Class>,
     pub(super) affinity: Option<Arc<Affinity>>,
-    pub(super) constraints: Vec<Constraint>,
-    /// Names of nodes, when it can be on no others.
-    pub(super) only: Option<Vec<String>>,
-    pub(super) images: Vec<String>,
     /// Its claims, as `namespace/name`.
     pub(super) claims: Vec<String>,
 }
 
-impl Request {
-    pub(super) fn new(pod: &Arc<Pod>) -> Self {
+impl Load {
+    pub(super) fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    pub(super) fn is_going(&self) -> bool {
+        self.class.going
+    }
+}
+
+pub(super) fn started(pod: &Pod) -> jiff::Timestamp {
+    let status = pod.status.as_ref();
+    status
+        .and_then(|status| status.start_time.as_ref())
+        .map_or(jiff::Timestamp::MAX, |time| time.0)
+}
+
+/// A pod that wants a node.
+#[derive(Debug, Clone)]
+pub(super) struct Request {
+    pub(super) load: Arc<Load>,
+    pub(super) pod: Arc<Pod>,
+    pub(super) constraints: Vec<Constraint>,
+    /// Names of nodes, when it can be on no others.
+    pub(super) only: Option<Vec<String>>,
+    pub(super) images: Vec<String>,
+}
+
+impl Deref for Request {
+    type Target = Load;
+
+    fn deref(&self) -> &Load {
+        &self.load
+    }
+}
+
+impl Load {
+    /// Its class is a known one where `known` has an equal one.
+    pub(super) fn new(pod: &Pod, known: impl FnOnce(&Class) -> Option<Arc<Class>>) -> Self {
         let (resources, weight) = resources::requested(pod);
         let empty = PodSpec::default();
         let spec = pod.spec.as_ref().unwrap_or(&empty);
-        let class = Arc::new(Class {
+        let class = Class {
             namespace: pod.metadata.namespace.clone().unwrap_or_default(),
             labels: pod.metadata.labels.clone().unwrap_or_default(),
             going: pod.metadata.deletion_timestamp.is_some(),
-        });
+        };
+        let class = known(&class).unwrap_or_else(|| Arc::new(class));
         Self {
+            name: pod.metadata.name.as_deref().unwrap_or_default().into(),
+            uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
+            started: started(pod),
             resources,
             weight,
             ports: ports(spec),
             group: group(pod),
             priority: spec.priority.unwrap_or(0),
             affinity: Affinity::new(spec, &class),
-            constraints: constraints(spec, &class.labels),
-            only: only(spec),
-            images: images(spec),
             claims: claims(pod, spec, &class.namespace),
             class,
-            pod: Arc::clone(pod),
         }
     }
+}
 
-    /// The same for another version of the pod, which has the same spec and labels.
-    pub(super) fn with_version(&self, pod: &Arc<Pod>) -> Self {
+impl Request {
+    pub(super) fn new(pod: &Arc<Pod>, load: Load) -> Self {
+        let empty = PodSpec::default();
+        let spec = pod.spec.as_ref().unwrap_or(&empty);
         Self {
+            constraints: constraints(spec, &load.class.labels),
+            only: only(spec),
+            images: images(spec),
+            load: Arc::new(load),
             pod: Arc::clone(pod),
-            ..self.clone()
         }
-    }
-
-    pub(super) fn uid(&self) -> &str {
-        self.pod.metadata.uid.as_deref().unwrap_or_default()
     }
 
     pub(super) fn tolerations(&self) -> &[Toleration] {
@@ -204,10 +243,6 @@ impl Request {
         affinity.node_affinity.as_ref()
     }
 
-    pub(super) fn is_going(&self) -> bool {
-        self.class.going
-    }
-
     /// Whether it may put others out.
     pub(super) fn preempts(&self) -> bool {
         let spec = self.pod.spec.as_ref();
@@ -219,14 +254,6 @@ impl Request {
         let status = self.pod.status.as_ref()?;
         let node = status.nominated_node_name.as_deref()?;
         (!node.is_empty()).then_some(node)
-    }
-
-    /// Since when it runs; what has not begun is the youngest.
-    pub(super) fn started(&self) -> jiff::Timestamp {
-        let status = self.pod.status.as_ref();
-        status
-            .and_then(|status| status.start_time.as_ref())
-            .map_or(jiff::Timestamp::MAX, |time| time.0)
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use super::node_info::NodeInfo;
-use super::request::{Affinity, Class, Request};
+use super::request::{self, Affinity, Class, Load, Request};
 use super::selector::Labels;
 
 pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
@@ -64,7 +64,7 @@ pub(super) struct Holders {
 #[derive(Debug)]
 struct Placed {
     node: String,
-    request: Arc<Request>,
+    load: Arc<Load>,
 }
 
 #[derive(Debug, Default)]
@@ -227,8 +227,8 @@ impl Snapshot {
         self.count_images(slot, 1);
         for uid in self.homeless.remove(&name).unwrap_or_default() {
             if let Some(placed) = self.placed.get(&uid) {
-                let request = Arc::clone(&placed.request);
-                self.enter(&request, slot);
+                let load = Arc::clone(&placed.load);
+                self.enter(&load, slot);
             }
         }
     }
@@ -274,7 +274,7 @@ impl Snapshot {
         }
     }
 
-    fn enter(&mut self, request: &Arc<Request>, slot: usize) {
+    fn enter(&mut self, request: &Arc<Load>, slot: usize) {
         for key in request.affinity.iter().flat_map(|affinity| affinity.keys()) {
             self.learn(key);
         }
@@ -284,7 +284,7 @@ impl Snapshot {
         self.index(request, slot, 1);
     }
 
-    fn index(&mut self, request: &Request, slot: usize, by: i64) {
+    fn index(&mut self, request: &Load, slot: usize, by: i64) {
         let zone = self.topology(ZONE).map_or(0, |zones| zones.of(slot));
         let group = self.groups.entry(request.group).or_default();
         count(&mut group.nodes, slot, by);
@@ -318,12 +318,12 @@ impl Snapshot {
     }
 
     /// The pod is (or is assumed to be) on the node. Placing it again replaces what was known.
-    pub(super) fn place(&mut self, request: Arc<Request>, node: &str) {
-        let uid = request.uid().to_owned();
+    pub(super) fn place(&mut self, load: Arc<Load>, node: &str) {
+        let uid = load.uid().to_owned();
         self.remove(&uid);
         self.forget_nomination(&uid);
         match self.slot(node) {
-            Some(slot) => self.enter(&request, slot),
+            Some(slot) => self.enter(&load, slot),
             None => {
                 self.homeless
                     .entry(node.to_owned())
@@ -332,30 +332,38 @@ impl Snapshot {
             }
         }
         let node = node.to_owned();
-        self.placed.insert(uid, Placed { node, request });
+        self.placed.insert(uid, Placed { node, load });
     }
 
-    /// Another version of a placed pod, with the same spec and labels: the one before is not kept.
-    pub(super) fn renew(&mut self, uid: &str, pod: &Arc<Pod>) {
+    /// Another version of a placed pod, with the same spec and labels.
+    pub(super) fn renew(&mut self, uid: &str, pod: &Pod) {
+        let started = request::started(pod);
         let Some(placed) = self.placed.get_mut(uid) else {
             return;
         };
-        let request = Arc::new(placed.request.with_version(pod));
-        placed.request = Arc::clone(&request);
+        if placed.load.started == started {
+            return;
+        }
+        let mut load = Load::clone(&placed.load);
+        load.started = started;
+        placed.load = Arc::new(load);
         if let Some(slot) = self.by_name.get(&placed.node)
             && let Some(info) = self.slots[*slot].as_mut()
         {
-            info.renew(&request);
+            info.renew(&placed.load);
         }
     }
 
-    /// The request with the class that others of its kind have.
+    /// What the pod is, with the class that others of its kind have.
+    pub(super) fn load(&self, pod: &Pod) -> Load {
+        Load::new(pod, |class| {
+            let known = self.classes.get_key_value(class);
+            known.map(|(class, _)| Arc::clone(class))
+        })
+    }
+
     pub(super) fn request(&self, pod: &Arc<Pod>) -> Arc<Request> {
-        let mut request = Request::new(pod);
-        if let Some((class, _)) = self.classes.get_key_value(&request.class) {
-            request.class = Arc::clone(class);
-        }
-        Arc::new(request)
+        Arc::new(Request::new(pod, self.load(pod)))
     }
 
     /// True when the pod was there.
@@ -365,9 +373,9 @@ impl Snapshot {
         };
         if let Some(slot) = self.slot(&placed.node) {
             if let Some(info) = self.slots[slot].as_mut() {
-                info.remove(&placed.request);
+                info.remove(&placed.load);
             }
-            self.index(&placed.request, slot, -1);
+            self.index(&placed.load, slot, -1);
         } else if let Some(uids) = self.homeless.get_mut(&placed.node) {
             uids.remove(uid);
             if uids.is_empty() {

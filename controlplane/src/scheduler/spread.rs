@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::node_info::NodeInfo;
-use super::request::{Constraint, Request};
+use super::request::{Constraint, Load, Request};
 use super::snapshot::{Snapshot, ZONE};
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
@@ -50,7 +50,7 @@ fn has_all<'a>(
     all.all(|constraint| value(snapshot, &constraint.key, slot) != 0)
 }
 
-fn matches(constraint: &Constraint, request: &Request, other: &Request) -> bool {
+fn matches(constraint: &Constraint, request: &Load, other: &Load) -> bool {
     !other.class.going
         && other.class.namespace == request.class.namespace
         && constraint.selector.matches(&other.class.labels)
@@ -122,7 +122,7 @@ impl Required {
     pub(super) fn update(
         &mut self,
         request: &Request,
-        other: &Request,
+        other: &Load,
         snapshot: &Snapshot,
         slot: usize,
         by: i64,

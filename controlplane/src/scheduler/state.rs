@@ -176,7 +176,7 @@ impl State {
             self.snapshot.renew(uid, new);
             return false;
         }
-        self.snapshot.place(self.snapshot.request(new), node);
+        self.snapshot.place(Arc::new(self.snapshot.load(new)), node);
         self.near = true;
         self.queue.has_parked()
     }
@@ -215,7 +215,10 @@ impl State {
             };
             let outcome = self.one(request);
             match &outcome.decision {
-                Decision::Node(node) => self.snapshot.place(Arc::clone(&outcome.request), node),
+                Decision::Node(node) => {
+                    let load = Arc::clone(&outcome.request.load);
+                    self.snapshot.place(load, node);
+                }
                 Decision::None(_) => self.queue.park(outcome.request.uid(), now),
             }
             outcomes.push(outcome);

@@ -12,7 +12,6 @@ use super::super::convert;
 use super::super::references::{self, Kind, Reference};
 use super::dirty::Dirty;
 use crate::cache::{Cache, ObjectKey};
-use crate::registry::Object;
 use crate::scheduler::{is_asked_for, tolerates};
 
 fn service(cache: &Cache, key: &ObjectKey) -> ServiceChange {
@@ -80,23 +79,20 @@ impl Full {
     }
 
     pub(super) fn get(&mut self, cache: &Cache) -> Arc<Shared> {
-        fn keys<K: Object>(objects: &[Arc<K>]) -> impl Iterator<Item = ObjectKey> {
-            objects.iter().map(|object| ObjectKey::of(object.as_ref()))
-        }
         if let Some(joined) = &self.joined {
             return Arc::clone(joined);
         }
         let services = self.services.get_or_insert_with(|| {
-            let services = cache.services.list("");
-            Shared::services(keys(&services).map(|key| service(cache, &key)))
+            let services = cache.services.keys();
+            Shared::services(services.iter().map(|key| service(cache, key)))
         });
         let slices = self.slices.get_or_insert_with(|| {
-            let slices = cache.endpoint_slices.list("");
-            Shared::endpoint_slices(keys(&slices).map(|key| slice(cache, &key)))
+            let slices = cache.endpoint_slices.keys();
+            Shared::endpoint_slices(slices.iter().map(|key| slice(cache, key)))
         });
         let nodes = self.nodes.get_or_insert_with(|| {
-            let nodes = cache.nodes.list("");
-            Shared::nodes(keys(&nodes).map(|key| node(cache, &key)))
+            let nodes = cache.nodes.keys();
+            Shared::nodes(nodes.iter().map(|key| node(cache, key)))
         });
         let joined = Arc::new(Shared::join([&*services, &*slices, &*nodes]));
         self.joined = Some(Arc::clone(&joined));
