@@ -14,9 +14,11 @@ use std::time::Instant;
 
 use self::database::Database;
 
+mod backing;
 mod database;
 #[cfg(test)]
 pub(super) mod fake;
+mod feeder;
 mod journal;
 mod rewrite;
 
@@ -154,7 +156,7 @@ impl Disk for SledDisk {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError> {
         self.with(|open| {
             open.settle()?;
-            let value = open.db.get(key).map_err(|e| sled_error("read", &e))?;
+            let value = open.sled().get(key).map_err(|e| sled_error("read", &e))?;
             Ok(value.map(|v| v.to_vec()))
         })
     }
@@ -166,8 +168,8 @@ impl Disk for SledDisk {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), DiskError> {
         self.with(|open| {
-            open.settle()?;
-            for item in open.db.range(start..end) {
+            open.settle_range(start, end)?;
+            for item in open.sled().range(start..end) {
                 let (key, value) = item.map_err(|e| sled_error("scan", &e))?;
                 if !visit(&key, &value) {
                     break;
@@ -224,7 +226,7 @@ impl Disk for SledDisk {
             return Err(DiskError::Full(why));
         }
         let new = rewrite::new_path(&self.path);
-        if let Err(error) = self.with(|open| rewrite::copy(&open.db, &new)) {
+        if let Err(error) = self.with(|open| rewrite::copy(open.sled(), &new)) {
             // A start would remove it too; until then it takes room.
             let _ = std::fs::remove_dir_all(&new);
             return Err(error);
@@ -244,7 +246,7 @@ impl Disk for SledDisk {
 /// Bytes of what it holds, all of which sled has then.
 fn live(open: &Database) -> Result<u64, DiskError> {
     open.settle()?;
-    rewrite::live(&open.db)
+    rewrite::live(open.sled())
 }
 
 fn available_bytes(path: &Path) -> Option<u64> {

@@ -27,8 +27,11 @@ pub(super) type Done = Box<dyn FnOnce(Result<(), DiskError>) + Send>;
 /// Keys `start..end`.
 pub(super) type KeyRange = (Vec<u8>, Vec<u8>);
 
-/// How many keys a slice of tidying looks at.
-const REMOVE_SLICE: usize = 128;
+/// How many keys a slice of tidying looks at: the next writes wait for it, so not many, but more than were written since the
+/// last one.
+const REMOVE_SLICE: std::ops::RangeInclusive<usize> = 32..=1_024;
+/// The same while nobody writes.
+const REMOVE_IDLE: usize = 128;
 /// Jobs that are taken into one sync at most, by bytes.
 const GROUP_BYTES: usize = 8 << 20;
 /// How often the size of the data is measured.
@@ -168,7 +171,7 @@ impl Writer {
                 tokio::time::sleep(latency()).await;
                 thread.commit(written);
                 let tidied = loop {
-                    match thread.tidy_up(false) {
+                    match thread.tidy_up(Some(0)) {
                         Ok(()) if !thread.removals.is_empty() => {}
                         tidied => break tidied,
                     }
@@ -349,22 +352,26 @@ impl Thread {
 
     /// Commits what waits, then tidies one slice: also under load the removals keep up with the writes.
     fn work(&mut self, group: Vec<Job>) -> Result<(), DiskError> {
-        let idle = group.is_empty();
-        if !idle {
+        let written = match group.is_empty() {
+            true => None,
+            false => Some(group.iter().map(|job| job.writes.len()).sum()),
+        };
+        if written.is_some() {
             let written = self.write_group(group);
             self.commit(written);
         }
-        self.tidy_up(idle)
+        self.tidy_up(written)
     }
 
-    fn tidy_up(&mut self, idle: bool) -> Result<(), DiskError> {
+    /// `written` is how many writes were made since it was done last, if there was anything to do.
+    fn tidy_up(&mut self, written: Option<usize>) -> Result<(), DiskError> {
         if self.failed.borrow().is_some() {
             self.removals.clear();
             return Ok(());
         }
         if !self.removals.is_empty() {
-            self.tidy()
-        } else if idle {
+            self.tidy(written.map_or(REMOVE_IDLE, slice))
+        } else if written.is_none() {
             self.sync_leftovers()
         } else {
             Ok(())
@@ -458,18 +465,22 @@ impl Thread {
     }
 
     /// Removes one slice of what is to be removed.
-    fn tidy(&mut self) -> Result<(), DiskError> {
-        let mut writes = Vec::new();
-        while writes.len() < REMOVE_SLICE
-            && let Some((start, end)) = self.removals.front()
+    fn tidy(&mut self, slice: usize) -> Result<(), DiskError> {
+        let mut writes: Vec<Write> = Vec::new();
+        while writes.len() < slice
+            && let Some((start, end)) = self.removals.front_mut()
         {
             // A record loses its head first, so that one that is half removed is known as such.
             self.disk.scan(start, end, &mut |key, _| {
                 writes.push((key.to_vec(), None));
-                writes.len() < REMOVE_SLICE
+                writes.len() < slice
             })?;
-            if writes.len() < REMOVE_SLICE {
+            if writes.len() < slice {
                 self.removals.pop_front();
+            } else if let Some((last, _)) = writes.last() {
+                // What was found is not looked at again: its removal may still be on its way.
+                start.clone_from(last);
+                start.push(0);
             }
         }
         if !writes.is_empty() {
@@ -496,6 +507,11 @@ impl Thread {
         }
         self.unsynced_since = None;
     }
+}
+
+/// How many keys are looked at after so many writes.
+fn slice(written: usize) -> usize {
+    (2 * written).clamp(*REMOVE_SLICE.start(), *REMOVE_SLICE.end())
 }
 
 fn size(writes: &[Write]) -> usize {

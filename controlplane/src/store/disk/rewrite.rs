@@ -12,7 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::database::{open_database, sync_files};
+use super::backing::{open_database, sync_files};
 use super::{DiskError, io_error, sled_error};
 
 /// A file that is smaller is left alone.
@@ -185,7 +185,8 @@ mod tests {
             fill(&disk, 0..20, 1);
             let kept = contents(&disk);
             if step > 0 {
-                disk.with(|open| copy(&open.db, &new_path(&path))).unwrap();
+                disk.with(|open| copy(open.sled(), &new_path(&path)))
+                    .unwrap();
             }
             drop(disk);
             match step {

@@ -132,3 +132,35 @@ async fn removals_keep_out_of_the_way_and_are_all_done() {
     thread.join().unwrap();
     assert_eq!(disk.unsynced(), 0);
 }
+
+#[test]
+fn more_is_removed_than_is_written_and_one_write_waits_for_little() {
+    assert_eq!(slice(0), 32);
+    assert_eq!(slice(3), 32);
+    assert_eq!(slice(200), 400);
+    assert_eq!(slice(1_000_000), 1_024);
+}
+
+/// A key whose removal is under way is not looked for again, so nobody waits for that.
+#[tokio::test]
+async fn what_was_found_once_is_not_looked_at_again() {
+    let disk = FakeDisk::default();
+    let (failed, _) = watch::channel(None);
+    let mut thread = Thread::new(
+        Arc::new(disk.clone()),
+        Watermark::in_memory(0),
+        DiskMetrics::default(),
+        failed,
+        Arc::default(),
+    );
+    let writes = (0..100u8).map(|n| (vec![n], Some(vec![0])));
+    disk.write(writes.collect()).unwrap();
+    thread.removals.push_back((vec![0], vec![90]));
+    thread.tidy(40).unwrap();
+    assert_eq!(thread.removals, [(vec![39, 0], vec![90])]);
+    thread.tidy(40).unwrap();
+    thread.tidy(40).unwrap();
+    assert!(thread.removals.is_empty());
+    assert_eq!(disk.get(&[89]).unwrap(), None);
+    assert!(disk.get(&[90]).unwrap().is_some());
+}
