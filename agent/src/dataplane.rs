@@ -77,7 +77,7 @@ use self::occupancy::Occupancy;
 pub use self::plan::HostPort;
 use self::plan::{Backend, Fixed, Gone};
 pub(crate) use self::pods::pod_link_name;
-use self::pods::{add_pod, count_opted_out, forget_vanished, opt_out, remove_pod};
+use self::pods::{add_pod, count_opted_out, forget_source, forget_vanished, opt_out, unreach};
 use self::reach::{Reach, Reached};
 use self::tables::{Outcome, Tables};
 use self::upkeep::keep_house;
@@ -389,11 +389,11 @@ impl DataPlane {
         closing::close(&self.inner, gone).await;
     }
 
-    /// Idempotent.
+    /// Nothing is sent to the pod any more. It is still to be removed ([`Self::remove_pod`]), which takes longer. Idempotent.
     ///
     /// # Errors
     /// When a map cannot be written.
-    pub async fn remove_pod(&self, interface: &PodInterface) -> Result<(), DataPlaneError> {
+    pub async fn unreach_pod(&self, interface: &PodInterface) -> Result<(), DataPlaneError> {
         let interface = interface.clone();
         let cookie = match self.inner.closing.remove(interface.host_ifindex) {
             Some(cookie) => Some(cookie),
@@ -403,10 +403,32 @@ impl DataPlane {
                 .ok()
                 .map(|namespace| namespace.cookie),
         };
-        run(&self.inner, move |state| {
-            remove_pod(state, &interface, cookie)
+        run(&self.inner, move |state| unreach(state, &interface, cookie)).await
+    }
+
+    /// Idempotent.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub async fn remove_pod(&self, interface: &PodInterface) -> Result<(), DataPlaneError> {
+        self.unreach_pod(interface).await?;
+        self.detach_pod(interface).await
+    }
+
+    /// Takes away the programs of a pod that nobody reaches any more ([`Self::unreach_pod`]). With tcx the kernel takes a grace
+    /// period of RCU for each, and holds RTNL meanwhile; the tables are not held. Idempotent.
+    ///
+    /// # Errors
+    /// When a map cannot be written.
+    pub async fn detach_pod(&self, interface: &PodInterface) -> Result<(), DataPlaneError> {
+        let index = interface.host_ifindex;
+        let departing = run(&self.inner, move |state| {
+            state.attachments.forget_pod(index)
         })
-        .await
+        .await;
+        blocking(move || departing.detach()).await;
+        let interface = interface.clone();
+        run(&self.inner, move |state| forget_source(state, &interface)).await
     }
 
     /// What new connections go by. It is reported as applied a moment later, when what talked to backends that are gone
@@ -509,7 +531,11 @@ async fn run<T: Send + 'static>(
     work: impl FnOnce(&mut State) -> T + Send + 'static,
 ) -> T {
     let inner = Arc::clone(inner);
-    match tokio::task::spawn_blocking(move || work(&mut inner.state())).await {
+    blocking(move || work(&mut inner.state())).await
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

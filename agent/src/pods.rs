@@ -439,6 +439,10 @@ impl<M: Machine> Pods<M> {
                 left.push(handle.key);
             }
         }
+        let detached = self.context.machine.networks_detached();
+        if tokio::time::timeout_at(deadline, detached).await.is_err() {
+            tracing::warn!("networks of pods that have ended are left");
+        }
         left
     }
 }

@@ -39,6 +39,27 @@ pub(crate) struct Attachments {
     touched: Instant,
 }
 
+/// The programs of a pod that goes. To detach one the kernel takes a grace period: nothing that others wait for may be held
+/// meanwhile.
+#[derive(Debug)]
+pub(crate) struct Departing {
+    directory: PathBuf,
+    index: u32,
+}
+
+impl Departing {
+    pub(crate) fn detach(&self) {
+        for (program, attach_type) in POD_HOOKS {
+            let path = self.directory.join(format!("{program}_{}", self.index));
+            if path.exists() {
+                remove(&path);
+            } else if let Some(name) = interface_name(self.index) {
+                detach_filter(&name, attach_type, program);
+            }
+        }
+    }
+}
+
 /// An interface by both its names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Interface {
@@ -416,18 +437,15 @@ impl Attachments {
         }
     }
 
-    pub(crate) fn remove_pod(&mut self, index: u32) {
+    /// Forgets the programs of a pod, which [`Departing::detach`] then takes away.
+    pub(crate) fn forget_pod(&mut self, index: u32) -> Departing {
         self.touched = Instant::now();
         self.filters.retain(|(other, _)| *other != index);
-        for (program, attach_type) in POD_HOOKS {
-            let pin = format!("{program}_{index}");
-            let path = self.directory.join(&pin);
-            if path.exists() {
-                remove(&path);
-            } else if let Some(name) = interface_name(index) {
-                detach_filter(&name, attach_type, program);
-            }
-            self.list.retain(|(other, _)| *other != pin);
+        let pins = POD_HOOKS.map(|(program, _)| format!("{program}_{index}"));
+        self.list.retain(|(other, _)| !pins.contains(other));
+        Departing {
+            directory: self.directory.clone(),
+            index,
         }
     }
 
@@ -449,7 +467,7 @@ impl Attachments {
             .map(|at| at.2)
             .collect();
         for index in pods {
-            self.remove_pod(index);
+            self.forget_pod(index).detach();
         }
         self.list.clear();
         self.filters.clear();

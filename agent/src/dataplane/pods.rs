@@ -95,7 +95,8 @@ pub(super) fn count_opted_out(state: &mut State) -> Result<(), DataPlaneError> {
     Ok(())
 }
 
-pub(super) fn remove_pod(
+/// Nobody reaches the pod any more; its own packets still pass its programs.
+pub(super) fn unreach(
     state: &mut State,
     interface: &PodInterface,
     cookie: Option<u64>,
@@ -113,13 +114,17 @@ pub(super) fn remove_pod(
             state.objects.flows.forget(key);
         }
     }
-    state.attachments.remove_pod(interface.host_ifindex);
-    remove_key(
-        state.objects.sources.remove(&interface.host_ifindex),
-        "SOURCES",
-    )?;
     state.pods = state.objects.pods.keys().flatten().count();
     Ok(())
+}
+
+/// Last: by it a later run finds the programs.
+pub(super) fn forget_source(
+    state: &mut State,
+    interface: &PodInterface,
+) -> Result<(), DataPlaneError> {
+    let source = state.objects.sources.remove(&interface.host_ifindex);
+    remove_key(source, "SOURCES")
 }
 
 /// Pods whose interface went while no agent was there.

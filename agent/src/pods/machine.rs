@@ -82,8 +82,10 @@ pub(crate) trait Machine: Send + Sync + 'static {
         uid: &str,
         wishes: &NetworkWishes,
     ) -> impl Future<Output = Result<Attached, String>> + Send;
-    /// Idempotent.
+    /// The pod cannot be reached any more when this returns; what is left of its network goes by itself. Idempotent.
     fn detach_network(&self, uid: &str) -> impl Future<Output = Result<(), String>> + Send;
+    /// Returns when nothing is left of the networks that were detached.
+    fn networks_detached(&self) -> impl Future<Output = ()> + Send;
     /// Uids that have a network.
     fn list_networks(&self) -> impl Future<Output = Result<Vec<String>, String>> + Send;
     fn start_sandbox(

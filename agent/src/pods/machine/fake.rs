@@ -308,6 +308,8 @@ impl Machine for FakeMachine {
         Ok(())
     }
 
+    async fn networks_detached(&self) {}
+
     async fn list_networks(&self) -> Result<Vec<String>, String> {
         Ok(self.lock().networks.iter().cloned().collect())
     }

@@ -136,6 +136,10 @@ impl<M: Machine> Machine for Mortal<M> {
         self.fate.step(self.machine.detach_network(uid)).await
     }
 
+    async fn networks_detached(&self) {
+        self.machine.networks_detached().await;
+    }
+
     async fn list_networks(&self) -> Result<Vec<String>, String> {
         self.machine.list_networks().await
     }

@@ -10,10 +10,13 @@ use tokio::sync::watch;
 use super::{Attached, ImageFailure, Machine, NetworkWishes, PodSandbox};
 use crate::dataplane::{DataPlane, HostPort, PodInterface};
 use crate::images::{Credentials, Image, ImageStore, PullPolicy};
-use crate::network::Networks;
+use crate::network::{NetworkError, Networks, PodNetwork};
 use crate::runtime::{ContainerSpec, ContainerState, ExecOutcome, Resources, Sandbox, SandboxSpec};
 use crate::userns::UserNamespace;
 use crate::volumes::{sub_path, tmpfs};
+
+mod departures;
+use departures::Departures;
 
 /// While one network waits for the kernel, the other is made a namespace.
 const WIRED_AT_ONCE: usize = 2;
@@ -27,10 +30,11 @@ pub(crate) struct NodeMachine {
     pub(crate) supervisor_program: PathBuf,
     /// Held while a network is made, in the order in which it was asked for: the kernel does one thing at a time here
     /// (RTNL). Pods that take turns at each of a dozen requests would all be ready at the end; so the first are while the
-    /// last wait. Networks are removed together, as what the kernel waits for then (RCU) it can wait for once.
+    /// last wait.
     wiring: tokio::sync::Semaphore,
     /// By pod uid; what must be told to the data plane when the pod goes.
     interfaces: Mutex<BTreeMap<String, PodInterface>>,
+    departures: Departures,
 }
 
 impl NodeMachine {
@@ -46,6 +50,7 @@ impl NodeMachine {
             supervisor_program,
             wiring: tokio::sync::Semaphore::new(WIRED_AT_ONCE),
             interfaces: Mutex::default(),
+            departures: Departures::new(),
         }
     }
 
@@ -53,6 +58,43 @@ impl NodeMachine {
         self.networks
             .get()
             .ok_or_else(|| "the node has no pod range yet".to_owned())
+    }
+
+    /// When there is no address left, the next that a pod gives back will do.
+    async fn make_network(
+        &self,
+        networks: &Networks,
+        uid: &str,
+        first_id: Option<u32>,
+    ) -> Result<PodNetwork, NetworkError> {
+        let made = networks.attach_in(uid, first_id).await;
+        if matches!(made, Err(NetworkError::Exhausted(_))) && self.departures.all_over().await {
+            return networks.attach_in(uid, first_id).await;
+        }
+        made
+    }
+
+    /// What the data plane knows of a pod's network, if there is one.
+    async fn interface(
+        &self,
+        networks: &Networks,
+        uid: &str,
+    ) -> Result<Option<PodInterface>, String> {
+        let known = self
+            .interfaces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(uid);
+        if known.is_some() {
+            return Ok(known);
+        }
+        let all = networks.list().await.map_err(text)?;
+        if !all.iter().any(|known| known == uid) {
+            return Ok(None);
+        }
+        // Attached by an earlier agent: asking again tells what it is.
+        let network = networks.attach(uid).await.ok();
+        Ok(network.map(|network| network.interface))
     }
 }
 
@@ -105,8 +147,10 @@ impl Machine for NodeMachine {
 
     async fn attach_network(&self, uid: &str, wishes: &NetworkWishes) -> Result<Attached, String> {
         let networks = self.networks()?;
+        // It had one before, and gets another one.
+        self.departures.over(uid).await;
         let turn = self.wiring.acquire().await.map_err(text)?;
-        let network = networks.attach_in(uid, wishes.first_id).await;
+        let network = self.make_network(networks, uid, wishes.first_id).await;
         let network = network.map_err(text)?;
         self.interfaces
             .lock()
@@ -140,34 +184,32 @@ impl Machine for NodeMachine {
         let Some(networks) = self.networks.get() else {
             return Ok(());
         };
-        let known = self
-            .interfaces
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(uid);
-        let interface = match known {
-            Some(interface) => Some(interface),
-            // Attached by an earlier agent: asking again tells what it is.
-            None if networks
-                .list()
-                .await
-                .map_err(text)?
-                .iter()
-                .any(|known| known == uid) =>
-            {
-                networks
-                    .attach(uid)
-                    .await
-                    .ok()
-                    .map(|network| network.interface)
-            }
-            None => None,
-        };
-        self.data_plane.set_host_ports(uid, Vec::new()).await;
-        if let Some(interface) = interface {
-            self.data_plane.remove_pod(&interface).await.map_err(text)?;
+        if self.departures.is_under_way(uid) {
+            return Ok(());
         }
-        networks.detach(uid).await.map_err(text)
+        let interface = self.interface(networks, uid).await?;
+        self.data_plane.set_host_ports(uid, Vec::new()).await;
+        if let Some(interface) = &interface {
+            let unreached = self.data_plane.unreach_pod(interface).await;
+            unreached.map_err(text)?;
+        }
+        let (data_plane, networks) = (self.data_plane.clone(), networks.clone());
+        let owned = uid.to_owned();
+        self.departures.begin(uid, move || {
+            let (data_plane, networks) = (data_plane.clone(), networks.clone());
+            let (interface, uid) = (interface.clone(), owned.clone());
+            async move {
+                if let Some(interface) = &interface {
+                    data_plane.detach_pod(interface).await.map_err(text)?;
+                }
+                networks.detach(&uid).await.map_err(text)
+            }
+        });
+        Ok(())
+    }
+
+    async fn networks_detached(&self) {
+        self.departures.all_over().await;
     }
 
     async fn list_networks(&self) -> Result<Vec<String>, String> {
