@@ -14,6 +14,7 @@
 //!   serve        the poll loop
 //!   containers   the table of containers: requests, exits, one runc per container at a time
 //!   runc         command lines, running and judging runc; copied: a copy of it that is started faster
+//!   removal      what runc has left of a container, without another run of it
 //!   console      terminals
 //!   attachment   who sees a container's output while it is written
 //!   output       pipe to log records; logfile: records to files, with rotation
@@ -36,6 +37,7 @@ pub mod logfile;
 mod output;
 pub mod protocol;
 pub mod record;
+mod removal;
 pub mod runc;
 mod serve;
 pub mod userns;

@@ -18,6 +18,7 @@ use nix::sched::CloneFlags;
 
 use super::config::{self, Config};
 use super::copied::Copied;
+use super::removal;
 
 /// Where and how runc is run for one pod.
 #[derive(Debug, Clone)]
@@ -194,6 +195,11 @@ impl Runc {
         let mut command = self.command(Some(&log_file(bundle)));
         command.args(["start", id]);
         self.spawn(command)
+    }
+
+    /// What [`Self::delete`] does, of a container that has ended; false where it has to be run for that.
+    pub(crate) fn remove(&self, id: &str, cgroups: &[PathBuf]) -> bool {
+        removal::remove(&self.root, id, cgroups)
     }
 
     pub fn delete(&self, id: &str, bundle: &Path) -> io::Result<u32> {

@@ -83,6 +83,8 @@ enum Begun {
     Wait(Job),
     /// Nothing came of creating: the container is taken off the table.
     Void(Failure),
+    /// So is one that is removed already.
+    Removed(Option<Failure>),
 }
 
 impl Containers {
@@ -109,6 +111,7 @@ impl Containers {
                     self.answer(reply, Answer::Failed(failure));
                     self.forget(id);
                 }
+                Begun::Removed(reason) => self.removed(id, reply, reason),
             }
         }
     }
@@ -158,12 +161,7 @@ impl Containers {
                 }
                 self.answer(run.reply, Answer::Done);
             }
-            (Verb::Delete, None) => {
-                record::remove_bundle(&container.spec.bundle);
-                let answer = run.reason.map_or(Answer::Done, Answer::Failed);
-                self.answer(run.reply, answer);
-                self.forget(id);
-            }
+            (Verb::Delete, None) => self.removed(id, run.reply, run.reason),
             (Verb::Delete, Some(failure)) if self.stopping || run.reason.is_some() => {
                 // Sweeping, by cgroup, is what comes after this.
                 eprintln!("delete {id}: {failure:?}");
@@ -173,6 +171,15 @@ impl Containers {
             }
             (_, Some(failure)) => self.answer(run.reply, Answer::Failed(failure)),
         }
+    }
+
+    /// Nothing is left of it but its bundle.
+    fn removed(&mut self, id: &str, reply: Option<Reply>, reason: Option<Failure>) {
+        if let Some(container) = self.table.get(id) {
+            record::remove_bundle(&container.spec.bundle);
+        }
+        self.answer(reply, reason.map_or(Answer::Done, Answer::Failed));
+        self.forget(id);
     }
 
     /// There is a container, begun when its program was started if it was.
@@ -252,6 +259,10 @@ impl Container {
                 if let Some(pid) = self.pid {
                     cgroup::send_signal(pid, libc::SIGKILL);
                     return Begun::Wait(Job::Delete(reason));
+                }
+                let ended = matches!(self.state, Some(ContainerState::Exited { .. }));
+                if ended && runc.remove(&self.spec.id, &self.spec.cgroups) {
+                    return Begun::Removed(reason);
                 }
                 (Verb::Delete, runc.delete(&self.spec.id, &bundle), reason)
             }

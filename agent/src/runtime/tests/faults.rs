@@ -239,6 +239,30 @@ async fn a_runc_that_hangs_while_starting_is_killed() {
     killed_when_it_hangs("start").await;
 }
 
+/// What `runc delete` would do the supervisor does itself, where that is all.
+#[tokio::test]
+async fn an_ended_container_is_removed_without_another_runc() {
+    let fixture = Fixture::new();
+    let mut pod = fixture.sandbox();
+    pod.runtime = hanging(&fixture, "delete");
+    let sandbox = Sandbox::start(&pod, &fixture.program()).await.unwrap();
+    let ended = fixture.container("ended", "exit 0");
+    sandbox.create_and_start(&ended).await;
+    sandbox.ended(&ended.id).await;
+    sandbox.delete(&ended.id).await.unwrap();
+    let cgroup = format!("/{}/pod{}/{}", pod.cgroup_parent, pod.pod_uid, ended.id);
+    for path in Hierarchies::detect().unwrap().directories(&cgroup) {
+        assert!(!path.exists(), "{} is left", path.display());
+    }
+    let state = config::runc_root(&fixture.path("run")).join(&ended.id);
+    assert!(!state.exists(), "runc's state is left");
+    // So does the end of the pod with what still runs.
+    let running = fixture.container("running", "sleep 1000");
+    sandbox.create_and_start(&running).await;
+    sandbox.stop().await.unwrap();
+    fixture.assert_clean().await;
+}
+
 #[tokio::test]
 async fn sweeping_waits_for_a_supervisor_that_is_starting() {
     let fixture = Fixture::new();
