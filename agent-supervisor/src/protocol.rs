@@ -117,6 +117,9 @@ pub struct Exec {
     /// Socket to which the command's terminal is to be sent.
     #[serde(default)]
     pub console: Option<PathBuf>,
+    /// With which that terminal begins: columns and rows.
+    #[serde(default)]
+    pub size: Option<(u16, u16)>,
     pub timeout: Duration,
 }
 

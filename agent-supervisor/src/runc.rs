@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
+use serde_json::{Value, json};
 
 use super::config::{self, Config};
 use super::copied::Copied;
@@ -44,6 +46,8 @@ pub struct Standard {
 pub struct ExecFiles {
     pub pid: PathBuf,
     pub log: PathBuf,
+    /// The process as the OCI specification has it, when arguments do not say it all.
+    pub process: PathBuf,
 }
 
 /// What a command reads and writes.
@@ -54,6 +58,8 @@ pub struct ExecStreams {
     pub errors: File,
     /// Socket to which its terminal is sent, which then takes the place of the others.
     pub console: Option<PathBuf>,
+    /// The process is in its file ([`write_process`]).
+    pub described: bool,
 }
 
 impl ExecFiles {
@@ -62,13 +68,14 @@ impl ExecFiles {
         Self {
             pid: output.with_extension("pid"),
             log: output.with_extension("log"),
+            process: output.with_extension("process"),
         }
     }
 }
 
 impl Drop for ExecFiles {
     fn drop(&mut self) {
-        for path in [&self.pid, &self.log] {
+        for path in [&self.pid, &self.log, &self.process] {
             // They may never have been written.
             let _ = std::fs::remove_file(path);
         }
@@ -178,8 +185,11 @@ impl Runc {
         match &streams.console {
             // The command's streams are the terminal; what runc says goes to its log.
             Some(console) => {
-                command.args(["--tty", "--env", "TERM=xterm", "--console-socket"]);
-                command.arg(console);
+                match streams.described {
+                    true => command.arg("--process").arg(&files.process),
+                    false => command.args(["--tty", "--env", TERM]),
+                };
+                command.arg("--console-socket").arg(console);
             }
             None => {
                 let input = streams.input.map_or_else(Stdio::null, Stdio::from);
@@ -187,7 +197,10 @@ impl Runc {
                 command.stdout(streams.output).stderr(streams.errors);
             }
         }
-        command.arg(id).args(args);
+        command.arg(id);
+        if !streams.described {
+            command.args(args);
+        }
         self.spawn(command)
     }
 
@@ -207,6 +220,44 @@ impl Runc {
         command.args(["delete", "--force", id]);
         self.spawn(command)
     }
+}
+
+/// What programs take a terminal for.
+const TERM: &str = "TERM=xterm";
+
+/// Describes a command with a terminal that has a size (columns and rows) before the command begins, which arguments cannot
+/// say: otherwise as the container's first process.
+pub(crate) fn write_process(
+    bundle: &Path,
+    args: &[String],
+    size: (u16, u16),
+    path: &Path,
+) -> io::Result<()> {
+    let mut config: Value = serde_json::from_slice(&std::fs::read(bundle.join("config.json"))?)?;
+    let process = described(config["process"].take(), args, size)?;
+    let mut options = File::options();
+    // A process may have passwords in its variables.
+    let file = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
+    Ok(serde_json::to_writer(file, &process)?)
+}
+
+fn described(mut process: Value, args: &[String], size: (u16, u16)) -> io::Result<Value> {
+    let fields = process.as_object_mut();
+    let fields = fields.ok_or_else(|| io::Error::other("the container has no process"))?;
+    fields.insert("args".to_owned(), args.into());
+    fields.insert("terminal".to_owned(), true.into());
+    let (columns, rows) = size;
+    let size = json!({"width": columns, "height": rows});
+    fields.insert("consoleSize".to_owned(), size);
+    let variables = fields.entry("env").or_insert_with(|| json!([]));
+    if let Some(variables) = variables.as_array_mut() {
+        variables.push(TERM.into());
+    }
+    Ok(process)
 }
 
 /// Takes a mount away for this process and those that it starts. Mounts elsewhere are seen as before, on both sides.

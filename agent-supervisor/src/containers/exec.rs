@@ -93,7 +93,13 @@ impl Containers {
         }
         let files = ExecFiles::beside(&exec.output);
         let owner = container.spec.owner;
-        let streams = streams(exec, owner).map_err(|error| internal("streams", &error))?;
+        let mut streams = streams(exec, owner).map_err(|error| internal("streams", &error))?;
+        if let (Some(size), Some(_)) = (exec.size, &exec.console) {
+            let described =
+                runc::write_process(&container.spec.bundle, &exec.args, size, &files.process);
+            described.map_err(|error| internal("process", &error))?;
+            streams.described = true;
+        }
         let pid = self.runc.exec(&exec.id, &exec.args, &files, streams);
         let pid = pid.map_err(|error| internal("exec", &error))?;
         let now = Instant::now();
@@ -226,6 +232,7 @@ fn streams(exec: &Exec, owner: Option<u32>) -> io::Result<ExecStreams> {
         output,
         errors,
         console: exec.console.clone(),
+        described: false,
     })
 }
 

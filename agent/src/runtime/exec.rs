@@ -40,6 +40,7 @@ pub(super) async fn run(
         errors: None,
         input: None,
         console: None,
+        size: None,
         timeout,
     });
     let limit = timeout.saturating_add(AFTERMATH);

@@ -24,6 +24,8 @@ pub(crate) struct Wanted {
     pub(crate) stdout: bool,
     pub(crate) stderr: bool,
     pub(crate) tty: bool,
+    /// With which a command's terminal begins: columns and rows.
+    pub(crate) size: Option<(u16, u16)>,
 }
 
 /// Where output came from.

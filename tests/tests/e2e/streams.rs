@@ -1,6 +1,6 @@
 //! Into pods: exec, attach, cp, port-forward and the proxies, with the current kubectl (WebSockets) and 1.20 (SPDY).
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -140,10 +140,10 @@ fn commands_run_in_pods() {
         let bytes = exec(&["exec", "a", "--", "dd", "if=/dev/zero", "bs=1M", "count=8"]);
         assert_eq!(bytes.ok().len(), 8 << 20);
 
-        // A terminal: its size, one output, the exit code.
+        // A terminal: its size from the beginning, one output, the exit code.
         let script = cluster.kubectl_command("script".as_ref());
         let line = format!(
-            "{} exec -it a -- sh -c 'until stty size | grep -q 100; do :; done; stty size; echo err >&2; exit 3'",
+            "{} exec -it a -- sh -c 'stty size; echo err >&2; exit 3'",
             program.display()
         );
         let terminal = on_terminal(script, &line);
@@ -243,6 +243,24 @@ fn containers_are_attached_to() {
             (log == "got one\ngot two\n").then_some(())
         };
         wait_until("both lines", Duration::from_secs(10), log);
+
+        // One that reads nothing: the client's input is nobody's, and what comes after its end is seen.
+        let name = format!("deaf-{index}");
+        let script = "until [ -e /go ]; do echo tick; sleep 0.1; done; echo late";
+        pod(&cluster, &name, "", script);
+        let mut attach = cluster.kubectl_command(&program);
+        let mut attached = attach
+            .args(["attach", "-i", &name])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(attached.stdout.take().unwrap()).lines();
+        let ticks = lines.by_ref().map_while(Result::ok);
+        assert_eq!(ticks.filter(|line| line == "tick").take(20).count(), 20);
+        run(&cluster, &program, &["exec", &name, "--", "touch", "/go"]).ok();
+        assert_eq!(lines.map_while(Result::ok).last().as_deref(), Some("late"));
+        assert!(attached.wait().unwrap().success());
 
         // From nothing to nothing, on a terminal. Clients tell the size beside what is typed, in either order.
         let name = format!("shell-{index}");

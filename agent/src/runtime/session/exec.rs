@@ -122,6 +122,7 @@ pub(crate) async fn exec(
         errors: None,
         input: None,
         console: None,
+        size: wanted.size.filter(|_| wanted.tty),
         timeout: FOREVER,
     };
     // Open as long as the command, wanted or not: else what it writes would end it.

@@ -8,6 +8,7 @@ const PLAIN: Wanted = Wanted {
     stdout: true,
     stderr: true,
     tty: false,
+    size: None,
 };
 
 /// What is put out, by source, to the end.
@@ -95,6 +96,40 @@ async fn a_terminal_has_a_size_and_one_output() {
     assert_eq!(out, "typed\r\n33 90\r\nxterm typed\r\n");
     assert_eq!((errors.as_str(), command.exit().unwrap()), ("", 4));
     drop(command);
+    sandbox.stop().await.unwrap();
+    fixture.assert_clean().await;
+}
+
+/// Whatever the command does first.
+#[tokio::test]
+async fn a_terminal_begins_with_its_size() {
+    let fixture = Fixture::new();
+    let sandbox = fixture.start().await;
+    let mut spec = fixture.container("main", "sleep 1000");
+    spec.user = "1000:1001".to_owned();
+    spec.working_dir = "/tmp".to_owned();
+    sandbox.create_and_start(&spec).await;
+    let script = shell("stty size; echo $TERM $FLOWER $PWD; id -u; id -g; exit 4");
+    let tty = Wanted {
+        tty: true,
+        size: Some((90, 33)),
+        ..PLAIN
+    };
+    let started = session::exec(&fixture.path("run"), &spec.id, &script, tty).await;
+    let mut command = started.unwrap();
+    let (out, errors) = outputs!(command);
+    assert_eq!(out, "33 90\r\nxterm clover /tmp\r\n1000\r\n1001\r\n");
+    assert_eq!((errors.as_str(), command.exit().unwrap()), ("", 4));
+    drop(command);
+    let missing = ["/no/such/program".to_owned()];
+    let started = session::exec(&fixture.path("run"), &spec.id, &missing, tty).await;
+    let mut command = started.unwrap();
+    assert_eq!(outputs!(command), (String::new(), String::new()));
+    let error = command.exit().unwrap_err();
+    assert!(error.to_string().contains("/no/such/program"), "{error}");
+    drop(command);
+    let left = std::fs::read_dir(fixture.path("run/exec")).unwrap();
+    assert_eq!(left.count(), 0, "files of commands are left");
     sandbox.stop().await.unwrap();
     fixture.assert_clean().await;
 }

@@ -1,23 +1,34 @@
 //! Exec and attach: between the frames of a call and the streams of a process.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
 use proto::node::v1 as wire;
 use proto::node::v1::stream_frame::Frame;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use super::sizes::Sizes;
+use super::sizes::{Size, Sizes};
 use super::{Call, FROM_POD, RESIZE, Refusal, STATUS, STDERR, TO_POD, data};
 use crate::pods::{Machine, Pods};
 use crate::runtime::RuntimeError;
 use crate::runtime::session::{self, Closer, Input, Output, Source, Terminal, Wanted};
+
+/// A client says the size of its terminal at once; for so long it is waited for, so that the command begins with it.
+const SIZE: Duration = Duration::from_millis(100);
+/// What a client says before its size, and is kept until the command runs.
+const MAX_EARLY: usize = 64 << 10;
 
 /// A container that runs.
 struct Place {
     dir: PathBuf,
     id: String,
     uid: String,
+    /// It reads what clients say.
+    stdin: bool,
 }
 
 /// As the kubelet says it, whatever the reason.
@@ -40,7 +51,20 @@ fn place<M: Machine>(pods: &Pods<M>, request: &wire::StreamRequest) -> Result<Pl
         dir: snapshot.dirs.run.clone(),
         id: format!("{uid}_{name}_{number}"),
         uid,
+        stdin: has_input(&snapshot.pod, name),
     })
+}
+
+/// Ephemeral containers are no containers by type; they have the same field.
+fn has_input(pod: &Pod, name: &str) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let init = spec.init_containers.iter().flatten();
+    let all = spec.containers.iter().chain(init);
+    let all = all.map(|container| (&container.name, container.stdin));
+    let ephemeral = spec.ephemeral_containers.iter().flatten();
+    let ephemeral = ephemeral.map(|container| (&container.name, container.stdin));
+    all.chain(ephemeral)
+        .any(|(known, stdin)| known == name && stdin == Some(true))
 }
 
 pub(super) async fn exec<M: Machine>(
@@ -50,14 +74,20 @@ pub(super) async fn exec<M: Machine>(
     call: &mut Call,
 ) -> Result<(), Refusal> {
     let place = place(pods, request)?;
-    let wanted = Wanted {
+    let mut wanted = Wanted {
         stdin: exec.stdin,
         stdout: exec.stdout,
         stderr: exec.stderr,
         tty: exec.tty,
+        size: None,
     };
     if call.accept(&place.uid).await.is_none() {
         return Ok(());
+    }
+    let mut said = Said::default();
+    if wanted.tty {
+        let size = said.first_size(&mut call.incoming).await;
+        wanted.size = size.map(|size| (size.width, size.height));
     }
     let started = session::exec(&place.dir, &place.id, &exec.command, wanted).await;
     let outcome = match started {
@@ -78,7 +108,7 @@ pub(super) async fn exec<M: Machine>(
                     Some(ended) => ended,
                     None => return Ok(()),
                 },
-                () = listen(&mut call.incoming, inlet) => return Ok(()),
+                () = listen(&mut call.incoming, said, inlet) => return Ok(()),
             }
         }
         Err(error) => Err(error),
@@ -100,10 +130,12 @@ pub(super) async fn attach<M: Machine>(
 ) -> Result<(), Refusal> {
     let place = place(pods, request)?;
     let wanted = Wanted {
-        stdin: attach.stdin,
+        // What a container is told that reads nothing goes nowhere, and its end is nobody's.
+        stdin: attach.stdin && place.stdin,
         stdout: attach.stdout,
         stderr: attach.stderr,
         tty: false,
+        size: None,
     };
     let mut container = session::attach(&place.dir, &place.id, wanted)
         .await
@@ -114,7 +146,7 @@ pub(super) async fn attach<M: Machine>(
     let inlet = Inlet {
         input: container.input.take(),
         terminal: container.terminal.clone(),
-        closer: Some(container.closer.clone()),
+        closer: wanted.stdin.then(|| container.closer.clone()),
     };
     let output = async {
         while let Output::Bytes(source, bytes) = container.output().await {
@@ -126,7 +158,7 @@ pub(super) async fn attach<M: Machine>(
     tokio::select! {
         // The container has ended, or the client is gone.
         ended = output => if ended.is_none() { return Ok(()) },
-        () = listen(incoming, inlet) => {}
+        () = listen(incoming, Said::default(), inlet) => {}
     }
     let success = json!({"metadata": {}, "status": "Success"});
     let _ = call
@@ -157,19 +189,78 @@ async fn tell(
 struct Inlet {
     input: Option<Input>,
     terminal: Option<Terminal>,
-    /// Of a container that is attached to.
+    /// Of a container that is attached to and reads.
     closer: Option<Closer>,
+}
+
+/// What the client has said and nobody has heard.
+#[derive(Default)]
+struct Said {
+    early: VecDeque<wire::StreamFrame>,
+    sizes: Sizes,
+    over: bool,
+}
+
+impl Said {
+    async fn next(
+        &mut self,
+        incoming: &mut tonic::Streaming<wire::StreamFrame>,
+    ) -> Option<wire::StreamFrame> {
+        match self.early.pop_front() {
+            Some(frame) => Some(frame),
+            None if self.over => None,
+            None => incoming.message().await.ok().flatten(),
+        }
+    }
+
+    /// The size of its terminal, if it says that soon; all else that it says is kept.
+    async fn first_size(
+        &mut self,
+        incoming: &mut tonic::Streaming<wire::StreamFrame>,
+    ) -> Option<Size> {
+        let deadline = Instant::now() + SIZE;
+        let mut kept = 0;
+        while kept < MAX_EARLY {
+            let message = tokio::time::timeout_at(deadline, incoming.message());
+            let Ok(message) = message.await else {
+                return None;
+            };
+            let Ok(Some(message)) = message else {
+                self.over = true;
+                return None;
+            };
+            match &message.frame {
+                Some(Frame::Data(said)) if said.channel == RESIZE => {
+                    if let Some(size) = self.sizes.push(&said.data) {
+                        return Some(size);
+                    }
+                }
+                Some(Frame::Data(said)) => {
+                    kept += said.data.len().max(1);
+                    self.early.push_back(message);
+                }
+                _ => {
+                    kept += 1;
+                    self.early.push_back(message);
+                }
+            }
+        }
+        None
+    }
 }
 
 /// What the client says; ends when it has hung up, or when it has said its last to a container that others may
 /// speak to after it.
-async fn listen(incoming: &mut tonic::Streaming<wire::StreamFrame>, mut inlet: Inlet) {
-    let mut sizes = Sizes::default();
-    while let Ok(Some(message)) = incoming.message().await {
+async fn listen(
+    incoming: &mut tonic::Streaming<wire::StreamFrame>,
+    mut said: Said,
+    mut inlet: Inlet,
+) {
+    while let Some(message) = said.next(incoming).await {
         match message.frame {
-            Some(Frame::Data(said)) if said.channel == TO_POD => {
+            Some(Frame::Data(it)) if it.channel == TO_POD => {
                 if let Some(input) = &mut inlet.input
-                    && input.write(&said.data).await.is_err()
+                    && input.write(&it.data).await.is_err()
                 {
                     // The process does not read any more; it may go on all the same.
                     inlet.input = None;
@@ -184,8 +275,8 @@ async fn listen(incoming: &mut tonic::Streaming<wire::StreamFrame>, mut inlet: I
                     closer.close().await;
                 }
             }
-            Some(Frame::Data(said)) if said.channel == RESIZE => {
-                if let (Some(terminal), Some(size)) = (&inlet.terminal, sizes.push(&said.data))
+            Some(Frame::Data(it)) if it.channel == RESIZE => {
+                if let (Some(terminal), Some(size)) = (&inlet.terminal, said.sizes.push(&it.data))
                     && let Err(error) = terminal.resize(size.width, size.height)
                 {
                     tracing::debug!(%error, "a terminal was not resized");
