@@ -103,6 +103,8 @@ pub struct LogFile {
     size: u64,
     /// Records not yet written; never more than one read from a pipe gives.
     pending: Vec<u8>,
+    /// Why no new file was begun; told with the next write.
+    unrotated: Option<io::Error>,
 }
 
 impl LogFile {
@@ -117,6 +119,7 @@ impl LogFile {
             file,
             size,
             pending: Vec::new(),
+            unrotated: None,
         })
     }
 
@@ -133,14 +136,20 @@ impl LogFile {
         let full = self.size + self.pending.len() as u64 > self.target.max_bytes;
         if full && self.size + before as u64 > 0 {
             let record = self.pending.split_off(before);
-            self.flush()?;
+            self.write_pending()?;
             self.pending = record;
-            self.rotate(now)?;
+            // Rather too much in one file than a record lost.
+            self.unrotated = self.rotate(now).err();
         }
         Ok(())
     }
 
     pub fn flush(&mut self) -> io::Result<()> {
+        self.write_pending()?;
+        self.unrotated.take().map_or(Ok(()), Err)
+    }
+
+    fn write_pending(&mut self) -> io::Result<()> {
         let pending = std::mem::take(&mut self.pending);
         if let Err(error) = self.file.write_all(&pending) {
             // No half a record may stay: the next one would be read as its end.
@@ -158,7 +167,11 @@ impl LogFile {
         let base = base.ok_or(io::ErrorKind::InvalidInput)?;
         let last = rotated.last().and_then(|last| last.file_name());
         let name = rotated_name(base, last.and_then(|last| last.to_str()), now);
-        std::fs::rename(path, path.with_file_name(name))?;
+        match std::fs::rename(path, path.with_file_name(name)) {
+            // Removed by somebody, or renamed by a try that came no further.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         self.file = open(path)?;
         self.size = 0;
         let keep = (self.target.max_files as usize).saturating_sub(2);

@@ -208,6 +208,44 @@ fn full_files_are_renamed_and_the_oldest_removed() {
     );
 }
 
+/// Whatever stands in the way of a new file, nothing is lost.
+#[test]
+fn a_file_that_cannot_be_rotated_is_written_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (here, aside) = (dir.path().join("here"), dir.path().join("aside"));
+    let path = here.join("0.log");
+    let target = LogTarget {
+        path: path.clone(),
+        max_bytes: 100,
+        max_files: 10,
+    };
+    let mut file = LogFile::open(target).unwrap();
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_136_214_245);
+    let time = super::logfile::format_time(now);
+    let mut write = |numbers: std::ops::Range<u32>| {
+        for number in numbers {
+            let text = format!("record {number}");
+            file.record(now, &time, Stream::Stdout, true, text.as_bytes())
+                .unwrap();
+        }
+        file.flush()
+    };
+    write(0..2).unwrap();
+    std::fs::rename(&here, &aside).unwrap();
+    assert!(write(2..5).is_err());
+    std::fs::rename(&aside, &here).unwrap();
+    write(5..7).unwrap();
+    // As if a try had come no further than to the renaming.
+    std::fs::rename(&path, here.join("0.log.20060102-150405.000007")).unwrap();
+    write(7..9).unwrap();
+    let files = rotated_files(&path).unwrap().into_iter().chain([path]);
+    let written: String = files
+        .map(|it| std::fs::read_to_string(it).unwrap())
+        .collect();
+    let numbers: Vec<&str> = written.lines().map(|it| &it[it.len() - 1..]).collect();
+    assert_eq!(numbers, ["0", "1", "2", "3", "4", "5", "6", "7", "8"]);
+}
+
 #[test]
 fn runc_says_why() {
     let log = br#"{"level":"error","msg":"first","time":"t"}

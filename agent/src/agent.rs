@@ -28,8 +28,8 @@ use crate::dns::{DnsConfig, DnsServer};
 use crate::images::ImageStore;
 use crate::node::{self, Heartbeat, Host, NodeFacts};
 use crate::pods::{
-    Clock, Context, EventType, Handlers, NodeMachine, Objects, PodKey, PodMetrics, Pods, Reporter,
-    Resolver, Settings, Turns, UserIds, has_app_armor,
+    Clock, Context, EventType, Handlers, LogLimits, NodeMachine, Objects, PodKey, PodMetrics, Pods,
+    Reporter, Resolver, Settings, Turns, UserIds, has_app_armor,
 };
 use crate::supervisor;
 use crate::sync::{Client, ClientConfig, ClientMetrics, Intake, Outbox};
@@ -47,7 +47,7 @@ mod usage;
 mod volumes;
 
 pub use error::AgentError;
-pub use options::PodOptions;
+pub use options::{LogSize, LogSizeError, PodOptions};
 use shared::{Facts, Shared};
 
 /// Where the node's DNS server listens: an address that the data plane puts on `lo` and that nothing else has, of the
@@ -679,6 +679,10 @@ fn settings(
         app_armor: has_app_armor(),
         allowed_sysctls: config.pods.allowed_unsafe_sysctls.clone(),
         pids_limit: config.pods.pids_limit.and_then(|it| i64::try_from(it).ok()),
+        log_limits: LogLimits {
+            max_bytes: config.pods.log_max_size.bytes,
+            max_files: config.pods.log_max_files,
+        },
         handlers,
     }
 }

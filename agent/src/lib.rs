@@ -38,4 +38,7 @@ mod tests;
 
 pub use node::{SoftThreshold, ThresholdError};
 
-pub use agent::{Agent, AgentConfig, AgentError, AgentStatus, PodOptions, PodSummary, Shutdown};
+pub use agent::{
+    Agent, AgentConfig, AgentError, AgentStatus, LogSize, LogSizeError, PodOptions, PodSummary,
+    Shutdown,
+};

@@ -61,6 +61,7 @@ mod worker;
 
 pub(crate) use admit::{Pressure, Refused};
 pub(crate) use app_armor::is_enabled as has_app_armor;
+pub(crate) use container::LogLimits;
 pub(crate) use context::{Clock, Context, Settings};
 pub(crate) use files::Resolver;
 use machine::PodSandbox;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use agent::{PodOptions, SoftThreshold};
+use agent::{LogSize, PodOptions, SoftThreshold};
 use anyhow::Context as _;
 
 #[derive(Debug, Clone, clap::Args)]
@@ -18,6 +18,12 @@ pub(crate) struct PodSettings {
     /// Processes that a pod may have at most.
     #[arg(long, value_name = "COUNT")]
     pod_max_pids: Option<u64>,
+    /// A container's log goes to a new file when the one being written would be larger than this.
+    #[arg(long, default_value = "10Mi", value_name = "BYTES")]
+    container_log_max_size: LogSize,
+    /// So many files of a container's log are kept, the one being written included.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..), value_name = "COUNT")]
+    container_log_max_files: u32,
     /// Unused images are removed when so much of the disk is used, in percent…
     #[arg(long, default_value_t = 85, value_parser = clap::value_parser!(u8).range(0..=100), value_name = "PERCENT")]
     image_gc_high_threshold: u8,
@@ -128,6 +134,8 @@ impl PodSettings {
             shutdown_critical: Duration::from_secs(self.shutdown_grace_period_critical_pods),
             registry_mirrors: self.registry_mirror.clone(),
             runtime_handlers: self.runtime_handler.clone(),
+            log_max_size: self.container_log_max_size.clone(),
+            log_max_files: self.container_log_max_files,
             eviction_pids_percent: self.eviction_pids,
             eviction_soft: soft,
             eviction_longest_grace: Duration::from_secs(self.eviction_max_pod_grace_period),

@@ -1,13 +1,14 @@
 //! How a node treats its pods, as an operator sets it: what the kubelet has in its configuration file.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::AgentConfig;
 use crate::images::ImageStore;
 use crate::node::{BUS, Evictor, Heartbeat, Manifests, Shutdown, SoftThreshold, Thresholds};
-use crate::pods::{NodeMachine, Pods};
+use crate::pods::{NodeMachine, Pods, quantity};
 
 /// Defaults are the kubelet's.
 #[derive(Debug, Clone)]
@@ -42,6 +43,41 @@ pub struct PodOptions {
     /// Programs that run containers, by the handler that a RuntimeClass names; besides `runc`, and `crun` where it is
     /// installed.
     pub runtime_handlers: Vec<(String, PathBuf)>,
+    /// A container's log goes to a new file when one is so large, and so many of them are kept.
+    pub log_max_size: LogSize,
+    pub log_max_files: u32,
+}
+
+/// As an operator writes it: `10Mi`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSize {
+    pub(super) bytes: u64,
+    shown: String,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("expected an amount of bytes more than 0, such as 10Mi, not {0:?}")]
+pub struct LogSizeError(String);
+
+impl FromStr for LogSize {
+    type Err = LogSizeError;
+
+    fn from_str(text: &str) -> Result<Self, LogSizeError> {
+        let bytes = quantity::bytes(text).filter(|bytes| *bytes > 0);
+        Ok(Self {
+            bytes: bytes.ok_or_else(|| LogSizeError(text.to_owned()))?,
+            shown: text.to_owned(),
+        })
+    }
+}
+
+impl Default for LogSize {
+    fn default() -> Self {
+        Self {
+            bytes: 10 << 20,
+            shown: "10Mi".to_owned(),
+        }
+    }
 }
 
 impl Default for PodOptions {
@@ -63,6 +99,8 @@ impl Default for PodOptions {
             shutdown_critical: Duration::ZERO,
             registry_mirrors: Vec::new(),
             runtime_handlers: Vec::new(),
+            log_max_size: LogSize::default(),
+            log_max_files: 5,
         }
     }
 }
@@ -105,6 +143,8 @@ pub(super) fn configuration(config: &AgentConfig) -> serde_json::Value {
         "clusterDNS": [config.cluster_dns],
         "maxPods": crate::node::MAX_PODS,
         "podPidsLimit": pods.pids_limit.map_or(-1, |most| i64::try_from(most).unwrap_or(i64::MAX)),
+        "containerLogMaxSize": pods.log_max_size.shown,
+        "containerLogMaxFiles": pods.log_max_files,
         "allowedUnsafeSysctls": pods.allowed_unsafe_sysctls,
         "imageGCHighThresholdPercent": pods.image_gc_high_percent,
         "imageGCLowThresholdPercent": pods.image_gc_low_percent,
@@ -142,5 +182,21 @@ pub(super) fn manifests(
         pods: Arc::clone(pods),
         node: config.node_name.clone(),
         folder: config.pods.manifests.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn sizes_of_logs() {
+        assert_eq!("10Mi".parse::<LogSize>().unwrap(), LogSize::default());
+        assert_eq!("1500".parse::<LogSize>().unwrap().bytes, 1500);
+        for wrong in ["", "0", "-1Mi", "10MiB", "much"] {
+            let error = wrong.parse::<LogSize>().unwrap_err().to_string();
+            assert!(error.contains(&format!("{wrong:?}")), "{error}");
+        }
     }
 }

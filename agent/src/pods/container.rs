@@ -10,9 +10,14 @@ use super::expand::expand;
 use super::qos;
 use crate::runtime::{Confinement, ContainerSpec, Mount};
 
-/// Logs are kept up to `LOG_MAX_FILES` times this.
-const LOG_MAX_BYTES: u64 = 10 << 20;
-const LOG_MAX_FILES: u32 = 5;
+/// How much of each container's log is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LogLimits {
+    /// Of one file.
+    pub(crate) max_bytes: u64,
+    /// The one being written included.
+    pub(crate) max_files: u32,
+}
 
 /// Where the message of a container's end is read from, when nothing else is said.
 const TERMINATION_LOG: &str = "/dev/termination-log";
@@ -45,6 +50,7 @@ pub(crate) struct Made<'a> {
     pub(crate) pod_dir: &'a Path,
     pub(crate) termination_log: PathBuf,
     pub(crate) log_path: PathBuf,
+    pub(crate) log_limits: LogLimits,
     pub(crate) node_memory_bytes: u64,
     pub(crate) confinement: Confinement,
 }
@@ -111,8 +117,8 @@ pub(crate) fn container_spec(
         oom_score_adj: qos::oom_score_adj(&spec, container, made.node_memory_bytes),
         resources,
         log_path: made.log_path,
-        log_max_bytes: LOG_MAX_BYTES,
-        log_max_files: LOG_MAX_FILES,
+        log_max_bytes: made.log_limits.max_bytes,
+        log_max_files: made.log_limits.max_files,
         terminal: container.tty == Some(true),
         stdin: container.stdin == Some(true),
         stdin_once: container.stdin_once == Some(true),

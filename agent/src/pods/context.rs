@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::time::Instant;
 
 use super::admit::Pressure;
+use super::container::LogLimits;
 use super::fields::Surroundings;
 use super::files::Resolver;
 use super::machine::WantedPort;
@@ -46,6 +47,7 @@ pub(crate) struct Settings {
     pub(crate) app_armor: bool,
     /// Processes that a pod may have.
     pub(crate) pids_limit: Option<i64>,
+    pub(crate) log_limits: LogLimits,
     pub(crate) handlers: Handlers,
 }
 

@@ -42,6 +42,10 @@ fn settings(dir: &std::path::Path) -> Settings {
         allowed_sysctls: Vec::new(),
         app_armor: false,
         pids_limit: None,
+        log_limits: LogLimits {
+            max_bytes: 10 << 20,
+            max_files: 5,
+        },
         handlers: [(DEFAULT_HANDLER.to_owned(), Default::default())].into(),
     }
 }

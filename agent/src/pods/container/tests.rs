@@ -26,6 +26,10 @@ fn built(
         pod_dir: Path::new("/pod"),
         termination_log: "/log".into(),
         log_path: "/c.log".into(),
+        log_limits: LogLimits {
+            max_bytes: 1 << 20,
+            max_files: 2,
+        },
         node_memory_bytes: 1 << 30,
         confinement: Confinement::default(),
     };

@@ -237,6 +237,7 @@ impl<M: Machine> Worker<M> {
             pod_dir: &self.dirs.data,
             termination_log,
             log_path,
+            log_limits: self.context.settings.log_limits,
             node_memory_bytes: self.context.settings.memory_bytes,
             confinement,
         })
