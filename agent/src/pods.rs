@@ -88,6 +88,8 @@ const INBOX: usize = 32;
 pub(crate) struct Pods<M: Machine> {
     context: Arc<Context<M>>,
     workers: Arc<Mutex<BTreeMap<String, Handle>>>,
+    /// The static pods that the control plane shows, by the uids of its copies.
+    mirrors: Mutex<BTreeMap<String, PodKey>>,
 }
 
 struct Handle {
@@ -105,6 +107,7 @@ impl<M: Machine> Pods<M> {
         let pods = Self {
             context,
             workers: Arc::default(),
+            mirrors: Mutex::default(),
         };
         let dir = pods.context.settings.data_dir.join("pods");
         std::fs::create_dir_all(&dir)?;
@@ -245,7 +248,12 @@ impl<M: Machine> Pods<M> {
             tracing::warn!("a pod without name or uid was passed over");
             return;
         };
-        if manifest::is_mirror(&pod) {
+        if let Some(hash) = manifest::mirrored(&pod) {
+            let shown = PodKey {
+                uid: hash.to_owned(),
+                ..key.clone()
+            };
+            self.mirrors().insert(key.uid.clone(), shown);
             // The copy of a static pod: nothing runs for it, so nothing has to end before it goes.
             if pod.metadata.deletion_timestamp.is_some() {
                 self.context.reporter.terminated(&key);
@@ -295,8 +303,27 @@ impl<M: Machine> Pods<M> {
         }
     }
 
+    fn mirrors(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, PodKey>> {
+        self.mirrors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Static pods that the control plane shows: by their own uids, which follow from their files.
+    pub(crate) fn shown_static_pods(&self) -> Vec<PodKey> {
+        self.mirrors().values().cloned().collect()
+    }
+
+    /// There is no such static pod any more, nor does anything of it run.
+    pub(crate) fn end_mirror(&self, shown: &PodKey) {
+        self.context.reporter.terminated(shown);
+    }
+
     /// The control plane has the pod no more.
     pub(crate) async fn gone(&self, uid: &str) {
+        let shown = self.mirrors().remove(uid);
+        if let Some(shown) = shown {
+            // Somebody has deleted the copy, not the pod: with its status it is made again.
+            return self.repeat(&shown.uid).await;
+        }
         let inbox = self.lock().get(uid).map(|handle| handle.inbox.clone());
         if let Some(inbox) = inbox {
             let _ = inbox.send(Command::Gone).await;
@@ -319,7 +346,9 @@ impl<M: Machine> Pods<M> {
             .filter(|(uid, handle)| !handle.is_static && !uids.contains(*uid))
             .map(|(uid, _)| uid.clone())
             .collect();
-        for uid in gone {
+        let mirrors: Vec<String> = self.mirrors().keys().cloned().collect();
+        let mirrors = mirrors.into_iter().filter(|uid| !uids.contains(uid));
+        for uid in gone.into_iter().chain(mirrors) {
             self.gone(&uid).await;
         }
     }

@@ -94,13 +94,20 @@ impl<M: Machine> Manifests<M> {
         manifest::parse(&text, &self.node, seen).map_err(|error| error.to_string())
     }
 
-    /// A pod of the same name ends before another begins.
+    /// A pod of the same name ends before another begins. What the control plane shows and nobody runs is of an earlier
+    /// life of the node.
     async fn apply(&self, files: &BTreeMap<PathBuf, Known>, repeat: bool) {
         let mut wanted: BTreeMap<String, &Pod> = BTreeMap::new();
         for pod in files.values().filter_map(|known| known.pod.as_ref()) {
             wanted.extend(pod.metadata.uid.clone().map(|uid| (uid, pod)));
         }
         let running = self.pods.static_pods();
+        let shown = self.pods.shown_static_pods().into_iter();
+        for orphan in shown
+            .filter(|shown| !wanted.contains_key(&shown.uid) && !running.contains_key(&shown.uid))
+        {
+            self.pods.end_mirror(&orphan);
+        }
         for uid in running.keys().filter(|uid| !wanted.contains_key(*uid)) {
             self.pods.end_static(uid).await;
         }

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Pod, Toleration};
+use k8s_openapi::api::core::v1::{Pod, PodSpec, Toleration};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use sha2::{Digest, Sha256};
+
+mod references;
 
 const SOURCE: &str = "kubernetes.io/config.source";
 const HASH: &str = "kubernetes.io/config.hash";
@@ -23,8 +25,10 @@ pub(crate) enum ManifestError {
     Nameless,
     #[error("it has no containers")]
     Empty,
-    #[error("static pods cannot refer to {0}")]
+    #[error("static pods may not reference {0}")]
     Refers(&'static str),
+    #[error("{0}: Required value")]
+    Required(String),
 }
 
 /// The pod of one file, as this node runs it. Its uid follows from what it says: another content is another pod.
@@ -36,19 +40,16 @@ pub(crate) fn parse(text: &str, node: &str, seen: Timestamp) -> Result<Pod, Mani
         other => return Err(ManifestError::Kind(other.unwrap_or("document").to_owned())),
     }
     let mut pod: Pod = serde_json::from_value(value.clone())
-        .map_err(|error| ManifestError::Syntax(error.to_string()))?;
+        .map_err(|error| ManifestError::Syntax(located(text, &error)))?;
     let name = pod.metadata.name.clone().filter(|name| !name.is_empty());
     let name = name.ok_or(ManifestError::Nameless)?;
     let spec = pod.spec.get_or_insert_default();
     if spec.containers.is_empty() {
         return Err(ManifestError::Empty);
     }
-    if spec
-        .service_account_name
-        .as_ref()
-        .is_some_and(|name| !name.is_empty())
-    {
-        return Err(ManifestError::Refers("service accounts"));
+    required(spec)?;
+    if let Some(referenced) = references::of(spec) {
+        return Err(ManifestError::Refers(referenced));
     }
     spec.node_name = Some(node.to_owned());
     spec.enable_service_links.get_or_insert(true);
@@ -73,6 +74,31 @@ pub(crate) fn parse(text: &str, node: &str, seen: Timestamp) -> Result<Pod, Mani
     Ok(pod)
 }
 
+/// What is wrong, and where in the file, if that can be told.
+fn located(text: &str, error: &serde_json::Error) -> String {
+    let again = serde_saphyr::from_str::<Pod>(text);
+    let text = again.map_or_else(|located| located.to_string(), |_| error.to_string());
+    // What follows shows the place.
+    let first = text.lines().next().unwrap_or_default();
+    first.trim_start_matches("error: ").to_owned()
+}
+
+fn required(spec: &PodSpec) -> Result<(), ManifestError> {
+    let init = spec.init_containers.iter().flatten().enumerate();
+    let init = init.map(|(index, it)| (format!("spec.initContainers[{index}]"), it));
+    let main = spec.containers.iter().enumerate();
+    let main = main.map(|(index, it)| (format!("spec.containers[{index}]"), it));
+    for (path, container) in init.chain(main) {
+        if container.name.is_empty() {
+            return Err(ManifestError::Required(format!("{path}.name")));
+        }
+        if container.image.as_deref().unwrap_or_default().is_empty() {
+            return Err(ManifestError::Required(format!("{path}.image")));
+        }
+    }
+    Ok(())
+}
+
 fn hash(value: &serde_json::Value, node: &str) -> String {
     let mut hasher = Sha256::new();
     hasher.update(node.as_bytes());
@@ -92,10 +118,10 @@ pub(crate) fn mirror(pod: &Pod) -> Pod {
     mirror
 }
 
-/// Whether this is such a copy.
-pub(crate) fn is_mirror(pod: &Pod) -> bool {
-    let annotations = pod.metadata.annotations.as_ref();
-    annotations.is_some_and(|all| all.contains_key(MIRROR))
+/// The uid of the static pod that this is the copy of, if it is one.
+pub(crate) fn mirrored(pod: &Pod) -> Option<&str> {
+    let annotations = pod.metadata.annotations.as_ref()?;
+    annotations.get(MIRROR).map(String::as_str)
 }
 
 #[cfg(test)]
@@ -119,11 +145,8 @@ mod tests {
         let other = parsed(&TEXT.replace("image: i", "image: j")).unwrap();
         assert_ne!(pod.metadata.uid, other.metadata.uid);
         let copy = mirror(&pod);
-        assert!(is_mirror(&copy) && !is_mirror(&pod));
-        assert_eq!(
-            copy.metadata.annotations.unwrap()[MIRROR],
-            pod.metadata.uid.unwrap()
-        );
+        assert_eq!(mirrored(&copy), pod.metadata.uid.as_deref());
+        assert_eq!(mirrored(&pod), None);
     }
 
     #[test]
@@ -136,6 +159,12 @@ mod tests {
                 &TEXT.replace("\n  - {name: c, image: i}\n", " []\n"),
                 "no containers",
             ),
+            (
+                &TEXT.replace(", image: i", ""),
+                "spec.containers[0].image: Required value",
+            ),
+            // The line and what is wrong there.
+            (&TEXT.replace("image: i", "image: i, stdin: soon"), "line 6"),
         ] {
             let error = parsed(text).unwrap_err().to_string();
             assert!(error.contains(said), "{error}");

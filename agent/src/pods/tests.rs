@@ -1,5 +1,5 @@
 //! Pods from their manifests to their ends: with a machine that is not there and a clock that does not wait
-//! (`life`, `hooks`, `changes`, `anew`,
+//! (`life`, `hooks`, `changes`, `anew`, `mirrors`,
 //! `killed`, `panicked`), and with real containers (`real`).
 #![allow(clippy::unwrap_used)]
 
@@ -8,6 +8,7 @@ mod changes;
 mod hooks;
 mod killed;
 mod life;
+mod mirrors;
 mod panicked;
 mod real;
 mod refused;

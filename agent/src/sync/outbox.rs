@@ -293,6 +293,8 @@ impl Reporter for Outbox {
 
     fn terminated(&self, pod: &PodKey) {
         self.put(|content| {
+            // It is shown no more.
+            content.mirrors.remove(&pod.uid);
             // Nothing more becomes of it.
             if let Some(status) = content.statuses.get_mut(&pod.uid)
                 && status.dirty

@@ -158,3 +158,29 @@ async fn a_waiting_reader_is_woken() {
     let message = waiting.await.unwrap().message.unwrap();
     assert!(matches!(message, Message::LeaseRenewal(_)));
 }
+
+/// Its status would make the control plane show it again.
+#[test]
+fn a_static_pod_that_has_ended_is_shown_no_more() {
+    let outbox = Outbox::default();
+    outbox.mirror(&key("hash"), &Pod::default());
+    outbox.status(&key("hash"), &status("Running"));
+    let shown = |message: Option<Message>| match message {
+        Some(Message::PodStatus(status)) => !status.mirror_json.is_empty(),
+        other => panic!("{other:?}"),
+    };
+    let later = Instant::now() + Duration::from_secs(60);
+    assert!(shown(outbox.take(later)));
+    // What the store has is the copy, which has another uid.
+    outbox.retain(&BTreeSet::from(["copy".to_owned()]));
+    outbox.begin();
+    assert!(shown(outbox.take(later)));
+    outbox.terminated(&key("hash"));
+    assert_eq!(drain(&outbox), ["hash ended"]);
+    outbox.begin();
+    assert!(!shown(outbox.take(later)));
+    assert_eq!(drain(&outbox), ["hash ended"]);
+    outbox.retain(&BTreeSet::new());
+    outbox.begin();
+    assert!(drain(&outbox).is_empty());
+}
