@@ -323,11 +323,15 @@ impl Networks {
     pub async fn detach(&self, pod_uid: &str) -> Result<(), NetworkError> {
         check_uid(pod_uid)?;
         let record = self.record(pod_uid);
+        // It is written when all of a network is there.
+        let whole = std::fs::read(&record).ok();
+        let whole: Option<PodInterface> = whole.and_then(|text| serde_json::from_slice(&text).ok());
         addresses::remove_file(&record).map_err(NetworkError::file("remove", &record))?;
         link::remove(pod_uid).await?;
         namespace::remove(&self.netns(pod_uid))?;
         // Last: until here the address is still in use.
-        self.inner.addresses.release(pod_uid)?;
+        let known = whole.as_ref().map(|whole| whole.addresses.as_slice());
+        self.inner.addresses.release(pod_uid, known)?;
         self.inner.unsettled().remove(pod_uid);
         Ok(())
     }

@@ -232,9 +232,18 @@ impl Addresses {
             .collect())
     }
 
-    /// Gives the pod's addresses back. Idempotent.
-    pub(super) fn release(&self, uid: &str) -> Result<(), NetworkError> {
-        for (path, holder) in self.entries()? {
+    /// Gives the pod's addresses back, which all entries are read for unless they are known. Idempotent.
+    pub(super) fn release(&self, uid: &str, known: Option<&[IpAddr]>) -> Result<(), NetworkError> {
+        let entries = match known {
+            Some(known) => {
+                let paths = known.iter().map(|it| self.directory.join(it.to_string()));
+                paths
+                    .filter_map(|path| std::fs::read_to_string(&path).ok().map(|uid| (path, uid)))
+                    .collect()
+            }
+            None => self.entries()?,
+        };
+        for (path, holder) in entries {
             if holder == uid {
                 remove_file(&path).map_err(NetworkError::file("remove", path))?;
             }
@@ -294,7 +303,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ledger = ledger(dir.path(), &["10.0.0.0/29"]);
         ledger.allocate("a").unwrap();
-        ledger.release("a").unwrap();
+        ledger.release("a", None).unwrap();
         let rest: Vec<String> = (0..5)
             .map(|pod| ledger.allocate(&format!("pod{pod}")).unwrap()[0].to_string())
             .collect();
@@ -344,7 +353,10 @@ mod tests {
         assert_eq!(second, ["10.0.1.2".parse::<IpAddr>().unwrap()]);
         ledger.set_ranges(vec!["10.0.0.0/30".parse().unwrap()]);
         ledger.allocate("c").unwrap_err();
-        ledger.release("a").unwrap();
+        // As it was given, and no other's.
+        ledger.release("a", Some(second.as_slice())).unwrap();
+        ledger.allocate("c").unwrap_err();
+        ledger.release("a", Some(first.as_slice())).unwrap();
         assert_eq!(ledger.allocate("c").unwrap(), first);
     }
 
@@ -414,8 +426,8 @@ mod tests {
                         Err(_) => prop_assert_eq!(held.len(), 5),
                     },
                     1 => {
-                        addresses.release(&uid).unwrap();
-                        held.remove(&uid);
+                        let known = held.remove(&uid).map(|address| [address]);
+                        addresses.release(&uid, known.as_ref().map(<[_; 1]>::as_slice)).unwrap();
                     }
                     _ => addresses = ledger(dir.path(), &["10.0.0.0/29"]),
                 }
