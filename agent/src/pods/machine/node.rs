@@ -6,6 +6,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::{Attached, ImageFailure, Machine, NetworkWishes, PodSandbox};
 use crate::dataplane::{DataPlane, HostPort, PodInterface};
@@ -20,6 +21,8 @@ use departures::Departures;
 
 /// While one network waits for the kernel, the other is made a namespace.
 const WIRED_AT_ONCE: usize = 2;
+/// How long a pod waits for a network that goes, until it says so and tries again.
+const DEPARTURE: Duration = Duration::from_secs(10);
 
 /// The node's parts. Networks come later than the rest: they need the node's pod range.
 #[derive(Debug)]
@@ -68,8 +71,11 @@ impl NodeMachine {
         first_id: Option<u32>,
     ) -> Result<PodNetwork, NetworkError> {
         let made = networks.attach_in(uid, first_id).await;
-        if matches!(made, Err(NetworkError::Exhausted(_))) && self.departures.all_over().await {
-            return networks.attach_in(uid, first_id).await;
+        if matches!(made, Err(NetworkError::Exhausted(_))) {
+            let all_over = timeout(DEPARTURE, self.departures.all_over()).await;
+            if all_over.unwrap_or(true) {
+                return networks.attach_in(uid, first_id).await;
+            }
         }
         made
     }
@@ -148,7 +154,8 @@ impl Machine for NodeMachine {
     async fn attach_network(&self, uid: &str, wishes: &NetworkWishes) -> Result<Attached, String> {
         let networks = self.networks()?;
         // It had one before, and gets another one.
-        self.departures.over(uid).await;
+        let over = timeout(DEPARTURE, self.departures.over(uid)).await;
+        over.map_err(|_| "the one that it had is not removed yet".to_owned())?;
         let turn = self.wiring.acquire().await.map_err(text)?;
         let network = self.make_network(networks, uid, wishes.first_id).await;
         let network = network.map_err(text)?;
