@@ -169,7 +169,7 @@ fn check(kind: &Kind<'_>, name: &str, options: &DeleteOptions) -> Result<(), Api
     }
 }
 
-fn check_preconditions(
+pub(super) fn check_preconditions(
     kind: &Kind<'_>,
     name: &str,
     live: &Value,

@@ -3,9 +3,10 @@
 
 use serde_json::{Value, json};
 
+use super::delete::check_preconditions;
 use super::list::ListOptions;
 use super::update::{Ownership, Place};
-use super::{ApiError, DeleteOptions, Registry, WriteOptions, object};
+use super::{ApiError, DeleteOptions, MAX_ATTEMPTS, Registry, WriteOptions, Written, object};
 use crate::kinds::access::{at, integer, list, map, text};
 use crate::kinds::{self, Kind, selector};
 use crate::store::Freshness;
@@ -19,6 +20,15 @@ fn kind(group: &str, plural: &str) -> Result<&'static Kind<'static>, ApiError> {
         .ok_or_else(|| ApiError::internal(format!("{plural} are not served")))
 }
 
+/// What allows an eviction.
+#[derive(Debug, PartialEq, Eq)]
+enum Grant {
+    /// Whatever becomes of the pod.
+    Given,
+    /// Only what the pod is: one that is ready would have to ask its budget. The budget's name, where it was asked.
+    AsSeen(Option<String>),
+}
+
 impl Registry {
     pub(crate) async fn evict(
         &self,
@@ -28,21 +38,57 @@ impl Registry {
         write: &WriteOptions,
     ) -> Result<(), ApiError> {
         let pods = kind("", "pods")?;
-        let kv = self
-            .get(pods, namespace, name, Freshness::Linearizable)
-            .await?;
-        let pod = object::decode(&kv);
-        if !needs_no_budget(&pod) {
-            self.take_from_budget(namespace, &pod, write).await?;
+        for _ in 0..MAX_ATTEMPTS {
+            let kv = self
+                .get(pods, namespace, name, Freshness::Linearizable)
+                .await?;
+            let pod = object::decode(&kv);
+            // Before anything is taken from the budget for nothing.
+            check_preconditions(pods, name, &pod, options)?;
+            let grant = match without_budget(&pod) {
+                Some(grant) => grant,
+                None => self.take_from_budget(namespace, &pod, write).await?,
+            };
+            let given = options.resource_version.is_some();
+            // Another pod of the same name is not meant, nor this one once it is what the grant is not for.
+            let mut options = DeleteOptions {
+                uid: Some(object::uid(&pod).to_owned()),
+                ..options.clone()
+            };
+            if matches!(grant, Grant::AsSeen(_)) && !given {
+                options.resource_version = Some(object::meta(&pod, "resourceVersion").to_owned());
+            }
+            let done = self.let_go(pods, namespace, &pod, options, write).await;
+            match (done, grant) {
+                (Err(error), Grant::AsSeen(budget)) if error.code() == 409 && !given => {
+                    if let Some(budget) = budget {
+                        return Err(not_looked_at(&budget));
+                    }
+                }
+                (done, _) => return done,
+            }
         }
-        if !write.dry_run && !object::is_terminating(&pod) {
-            self.mark_evicted(pods, namespace, name, write).await?;
+        Err(ApiError::modified(pods, name))
+    }
+
+    async fn let_go(
+        &self,
+        pods: &'static Kind<'static>,
+        namespace: &str,
+        pod: &Value,
+        mut options: DeleteOptions,
+        write: &WriteOptions,
+    ) -> Result<(), ApiError> {
+        let name = object::name(pod);
+        if !write.dry_run && !object::is_terminating(pod) {
+            let marked = self
+                .mark_evicted(pods, namespace, name, &options, write)
+                .await?;
+            // The mark has made another version of it.
+            if let Some(version) = &mut options.resource_version {
+                *version = object::meta(&marked.to_value(), "resourceVersion").to_owned();
+            }
         }
-        // Another pod of the same name is not meant.
-        let options = DeleteOptions {
-            uid: Some(object::uid(&pod).to_owned()),
-            ..options.clone()
-        };
         self.delete(pods, namespace, name, &options, write.dry_run)
             .await
             .map(drop)
@@ -53,7 +99,7 @@ impl Registry {
         namespace: &str,
         pod: &Value,
         write: &WriteOptions,
-    ) -> Result<(), ApiError> {
+    ) -> Result<Grant, ApiError> {
         let budgets = kind("policy", "poddisruptionbudgets")?;
         let page = self
             .list(budgets, namespace, &ListOptions::default())
@@ -64,7 +110,7 @@ impl Registry {
             .map(|kv| object::decode(kv))
             .filter(|budget| is_about(budget, pod));
         let Some(budget) = about.next() else {
-            return Ok(());
+            return Ok(Grant::Given);
         };
         if about.next().is_some() {
             return Err(ApiError::internal(
@@ -72,7 +118,7 @@ impl Registry {
             ));
         }
         if !is_ready(pod) && unhealthy_may_go(&budget) {
-            return Ok(());
+            return Ok(Grant::AsSeen(Some(object::name(&budget).to_owned())));
         }
         let place = Place {
             kind: budgets,
@@ -85,7 +131,7 @@ impl Registry {
             taken(live, object::name(pod), &now)
         })
         .await
-        .map(drop)
+        .map(|_| Grant::Given)
     }
 
     async fn mark_evicted(
@@ -93,8 +139,9 @@ impl Registry {
         pods: &'static Kind<'static>,
         namespace: &str,
         name: &str,
+        options: &DeleteOptions,
         write: &WriteOptions,
-    ) -> Result<(), ApiError> {
+    ) -> Result<Written, ApiError> {
         let place = Place {
             kind: pods,
             namespace,
@@ -103,6 +150,7 @@ impl Registry {
         };
         let now = object::now();
         self.modify(place, write, Ownership::Track, |live| {
+            check_preconditions(pods, name, live, options)?;
             let mut pod = live.clone();
             let mut conditions = list(live, &["status", "conditions"]).to_vec();
             conditions.retain(|known| known["type"] != "DisruptionTarget");
@@ -117,16 +165,17 @@ impl Registry {
             Ok(pod)
         })
         .await
-        .map(drop)
     }
 }
 
-/// What is no loss to anybody.
-fn needs_no_budget(pod: &Value) -> bool {
-    matches!(
-        text(pod, &["status", "phase"]),
-        "Succeeded" | "Failed" | "Pending"
-    ) || object::is_terminating(pod)
+/// The grant of what is no loss to anybody; one that is about to begin may be one soon.
+fn without_budget(pod: &Value) -> Option<Grant> {
+    match text(pod, &["status", "phase"]) {
+        "Succeeded" | "Failed" => Some(Grant::Given),
+        _ if object::is_terminating(pod) => Some(Grant::Given),
+        "Pending" => Some(Grant::AsSeen(None)),
+        _ => None,
+    }
 }
 
 fn is_about(budget: &Value, pod: &Value) -> bool {
@@ -149,18 +198,27 @@ fn unhealthy_may_go(budget: &Value) -> bool {
     number("desiredHealthy") > 0 && number("currentHealthy") >= number("desiredHealthy")
 }
 
+fn not_looked_at(budget: &str) -> ApiError {
+    let why = format!("The disruption budget {budget} is still being processed by the server.");
+    ApiError::too_many_requests(REFUSED, "DisruptionBudget", &why, 10)
+}
+
+/// What keeps the budget's controller from working it out.
+fn sync_failure(budget: &Value) -> Option<&str> {
+    list(budget, &["status", "conditions"])
+        .iter()
+        .find(|condition| {
+            condition["type"] == "DisruptionAllowed" && condition["reason"] == "SyncFailed"
+        })
+        .map(|condition| text(condition, &["message"]))
+}
+
 /// Pure: the budget after one more pod has gone, or why it may not.
 fn taken(budget: &Value, pod: &str, now: &str) -> Result<Value, ApiError> {
     let name = object::name(budget);
     let number = |path: &[&str]| integer(budget, path).unwrap_or(0);
     if number(&["status", "observedGeneration"]) < number(&["metadata", "generation"]) {
-        let why = format!("The disruption budget {name} is still being processed by the server.");
-        return Err(ApiError::too_many_requests(
-            REFUSED,
-            "DisruptionBudget",
-            &why,
-            10,
-        ));
+        return Err(not_looked_at(name));
     }
     let allowed = number(&["status", "disruptionsAllowed"]);
     let forbidden = |why: &str| {
@@ -181,11 +239,16 @@ fn taken(budget: &Value, pod: &str, now: &str) -> Result<Value, ApiError> {
         );
     }
     if allowed == 0 {
-        let why = format!(
-            "The disruption budget {name} needs {} healthy pods and has {} currently",
-            number(&["status", "desiredHealthy"]),
-            number(&["status", "currentHealthy"])
-        );
+        let why = match sync_failure(budget) {
+            Some(problem) => format!(
+                "The disruption budget {name} does not allow evicting pods currently because it failed sync: {problem}"
+            ),
+            None => format!(
+                "The disruption budget {name} needs {} healthy pods and has {} currently",
+                number(&["status", "desiredHealthy"]),
+                number(&["status", "currentHealthy"])
+            ),
+        };
         return Err(ApiError::too_many_requests(
             REFUSED,
             "DisruptionBudget",
@@ -247,6 +310,29 @@ mod tests {
             "status": {"observedGeneration": 1, "disruptionsAllowed": 1}});
         let error = taken(&budget, "p", "now").unwrap_err();
         assert_eq!(error.retry_after(), Some(10));
+    }
+
+    #[test]
+    fn a_budget_that_cannot_be_worked_out_says_why() {
+        let budget = json!({"metadata": {"name": "b", "generation": 1},
+            "status": {"observedGeneration": 1, "disruptionsAllowed": 0, "conditions": [
+                {"type": "DisruptionAllowed", "status": "False", "reason": "SyncFailed", "message": "no scale"}]}});
+        let error = taken(&budget, "p", "now").unwrap_err();
+        let cause = &error.status.details.unwrap().causes.unwrap()[0];
+        assert_eq!(
+            cause.message.as_deref(),
+            Some(
+                "The disruption budget b does not allow evicting pods currently because it failed sync: no scale"
+            )
+        );
+    }
+
+    #[test]
+    fn who_has_not_begun_goes_without_a_budget_only_as_long_as_that_is_so() {
+        let pod = |phase: &str| json!({"metadata": {"name": "p"}, "status": {"phase": phase}});
+        assert_eq!(without_budget(&pod("Pending")), Some(Grant::AsSeen(None)));
+        assert_eq!(without_budget(&pod("Failed")), Some(Grant::Given));
+        assert_eq!(without_budget(&pod("Running")), None);
     }
 
     #[test]

@@ -107,6 +107,30 @@ async fn bound_pods_go_in_their_own_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_eviction_is_of_the_pod_that_its_preconditions_mean() {
+    let member = member().await;
+    pod(&member, "a").await;
+    let path = format!("{PODS}/a/eviction");
+    let evict = |preconditions: serde_json::Value| {
+        json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "a"},
+            "deleteOptions": {"preconditions": preconditions}})
+    };
+    for other in [json!({"uid": "other"}), json!({"resourceVersion": "1"})] {
+        let refused = member.post(&path, &evict(other)).await;
+        assert_eq!(refused.code, 409, "{}", refused.json);
+        assert!(refused.message().contains("Precondition failed"));
+    }
+    let there = member.get(&format!("{PODS}/a")).await.json;
+    assert!(there["metadata"]["deletionTimestamp"].is_null());
+    // The mark that an eviction sets on the pod is not what is meant by another version.
+    let this = json!({"uid": there["metadata"]["uid"],
+        "resourceVersion": there["metadata"]["resourceVersion"]});
+    assert_eq!(member.post(&path, &evict(this)).await.code, 201);
+    assert_eq!(member.get(&format!("{PODS}/a")).await.code, 404);
+    member.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn evictions_and_logs() {
     let member = member().await;
     pod(&member, "a").await;
