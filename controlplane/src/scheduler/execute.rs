@@ -11,8 +11,8 @@ use serde_json::json;
 
 use super::decide::Decision;
 use super::preempt::Preemption;
-use super::request::Request;
-use super::state::Outcome;
+use super::request::{PREEMPTED, Request};
+use super::state::{Nomination, Outcome};
 use super::volumes::{Step, matching};
 use super::{NAME, SchedulerMetrics, Shared};
 use crate::cache::Cache;
@@ -195,9 +195,8 @@ impl Executor {
         let pod = outcome.request.pod.as_ref();
         self.client
             .event(pod, EventType::Warning, "FailedScheduling", why);
-        let node = outcome.preemption.as_ref().map(|made| made.node.as_str());
         let now = jiff::Timestamp::now();
-        if let Some(changed) = with_condition(pod, why, node, now) {
+        if let Some(changed) = with_condition(pod, why, outcome.nomination(), now) {
             // A conflict means that the pod changed meanwhile; the next attempt writes it.
             if let Err(error) = self.client.update_status(&changed).await {
                 tracing::debug!(pod = ?pod.metadata.name, %error, "condition PodScheduled not written");
@@ -306,7 +305,7 @@ fn as_target(pod: &Pod, now: jiff::Timestamp) -> Pod {
     conditions.push(PodCondition {
         type_: "DisruptionTarget".to_owned(),
         status: "True".to_owned(),
-        reason: Some("PreemptionByScheduler".to_owned()),
+        reason: Some(PREEMPTED.to_owned()),
         message: Some(format!(
             "{NAME}: preempting to accommodate a higher priority pod"
         )),
@@ -316,19 +315,22 @@ fn as_target(pod: &Pod, now: jiff::Timestamp) -> Pod {
     changed
 }
 
-/// The pod with `PodScheduled=False`; `None` when it says so already. `node` is where room is made for it.
+/// The pod with `PodScheduled=False`; `None` when it says so already.
 pub(super) fn with_condition(
     pod: &Pod,
     why: &str,
-    node: Option<&str>,
+    nomination: Nomination<'_>,
     now: jiff::Timestamp,
 ) -> Option<Pod> {
     let mut changed = pod.clone();
     let status = changed.status.get_or_insert_default();
-    let nominated = node.is_some_and(|node| status.nominated_node_name.as_deref() != Some(node));
-    if nominated {
-        status.nominated_node_name = node.map(str::to_owned);
+    let before = status.nominated_node_name.clone();
+    match nomination {
+        Nomination::Kept => {}
+        Nomination::Lost => status.nominated_node_name = None,
+        Nomination::Of(node) => status.nominated_node_name = Some(node.to_owned()),
     }
+    let nominated = status.nominated_node_name != before;
     let conditions = status.conditions.get_or_insert_default();
     let old = conditions
         .iter()

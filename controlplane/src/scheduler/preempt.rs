@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
+use std::fmt;
 use std::sync::Arc;
 
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -33,6 +34,24 @@ struct Candidate {
     violations: usize,
 }
 
+/// Why there is no room.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NoRoom {
+    /// The pod may not put others out, or not yet: what was made for it before stays its own.
+    NotEligible(&'static str),
+    /// Nobody's going would help anywhere.
+    NoCandidates(String),
+}
+
+impl fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotEligible(why) => f.write_str(why),
+            Self::NoCandidates(why) => f.write_str(why),
+        }
+    }
+}
+
 const NOT_HELPFUL: &str = "Preemption is not helpful for scheduling";
 const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
 
@@ -42,9 +61,11 @@ fn tries(nodes: usize) -> usize {
 }
 
 /// Whether the pod may put others out at all.
-fn eligible(request: &Request, snapshot: &Snapshot, failures: &Failures) -> Result<(), String> {
+fn eligible(request: &Request, snapshot: &Snapshot, failures: &Failures) -> Result<(), NoRoom> {
     if !request.preempts() {
-        return Err("not eligible due to preemptionPolicy=Never.".to_owned());
+        return Err(NoRoom::NotEligible(
+            "not eligible due to preemptionPolicy=Never.",
+        ));
     }
     let Some(slot) = request.nominated().and_then(|name| snapshot.slot(name)) else {
         return Ok(());
@@ -58,14 +79,16 @@ fn eligible(request: &Request, snapshot: &Snapshot, failures: &Failures) -> Resu
         .node(slot)
         .running
         .iter()
-        .any(|other| other.is_going() && other.priority < request.priority);
+        .any(|other| other.is_victim() && other.priority < request.priority);
     if waits && !hopeless {
-        return Err("not eligible due to a terminating pod on the nominated node.".to_owned());
+        return Err(NoRoom::NotEligible(
+            "not eligible due to a terminating pod on the nominated node.",
+        ));
     }
     Ok(())
 }
 
-/// Room for the pod, or the sentence that says why there is none.
+/// Room for the pod, or why there is none.
 pub(super) fn preempt(
     request: &Request,
     prepared: &mut Prepared,
@@ -73,7 +96,7 @@ pub(super) fn preempt(
     failures: &Failures,
     budgets: &[Arc<PodDisruptionBudget>],
     random: &mut impl Rng,
-) -> Result<Preemption, String> {
+) -> Result<Preemption, NoRoom> {
     eligible(request, snapshot, failures)?;
     let nodes = snapshot.len();
     let mut why: Vec<Cow<'static, str>> = Vec::new();
@@ -103,7 +126,10 @@ pub(super) fn preempt(
         }
     }
     let Some(best) = candidates.into_iter().min_by_key(pain) else {
-        return Err(decide::sentence(nodes, why.into_iter()));
+        return Err(NoRoom::NoCandidates(decide::sentence(
+            nodes,
+            why.into_iter(),
+        )));
     };
     Ok(Preemption {
         node: snapshot.node(best.slot).name.clone(),
@@ -124,7 +150,7 @@ fn pain(candidate: &Candidate) -> impl Ord + use<> {
         .victims
         .iter()
         .filter(|victim| Some(victim.priority) == highest)
-        .map(|victim| victim.started)
+        .map(|victim| victim.standing.started)
         .min();
     (
         candidate.violations,
@@ -168,7 +194,7 @@ fn victims(
         Some(reasons) => Err(reasons),
         None => {
             // The most important first: they are put back if there is room.
-            lower.sort_by_key(|other| (Reverse(other.priority), other.started));
+            lower.sort_by_key(|other| (Reverse(other.priority), other.standing.started));
             Ok(trial.reprieve(&lower, budgets))
         }
     };
@@ -230,7 +256,7 @@ impl Trial<'_> {
                 violations += usize::from(violates);
             }
         }
-        victims.sort_by_key(|other| (Reverse(other.priority), other.started));
+        victims.sort_by_key(|other| (Reverse(other.priority), other.standing.started));
         Candidate {
             slot: self.slot,
             victims,

@@ -9,6 +9,9 @@ use k8s_openapi::api::core::v1::{NodeAffinity, Pod, PodSpec, Toleration};
 use super::resources::{self, Resources};
 use super::selector::{Labels, Selector, Term, weighted};
 
+/// Reason of the condition `DisruptionTarget` of a pod that is put out.
+pub(super) const PREEMPTED: &str = "PreemptionByScheduler";
+
 /// A port of the host that a container wants. An empty address is all addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct HostPort {
@@ -137,8 +140,7 @@ fn constraints(spec: &PodSpec, labels: &Labels) -> Vec<Constraint> {
 pub(super) struct Load {
     pub(super) name: Box<str>,
     pub(super) uid: Box<str>,
-    /// Since when it runs; what has not begun is the youngest.
-    pub(super) started: jiff::Timestamp,
+    pub(super) standing: Standing,
     /// What it takes from a node.
     pub(super) resources: Resources,
     /// What it counts as when nodes are compared.
@@ -161,13 +163,40 @@ impl Load {
     pub(super) fn is_going(&self) -> bool {
         self.class.going
     }
+
+    /// Whether it goes because another pod puts it out. Who ends for another reason makes no room for anybody in
+    /// particular.
+    pub(super) fn is_victim(&self) -> bool {
+        self.is_going() && self.standing.put_out
+    }
 }
 
-pub(super) fn started(pod: &Pod) -> jiff::Timestamp {
-    let status = pod.status.as_ref();
-    status
-        .and_then(|status| status.start_time.as_ref())
-        .map_or(jiff::Timestamp::MAX, |time| time.0)
+/// What of a pod changes while it is on its node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Since when it runs; what has not begun is the youngest.
+    pub(super) started: jiff::Timestamp,
+    /// It was told that it is put out for another.
+    put_out: bool,
+}
+
+impl Standing {
+    pub(super) fn of(pod: &Pod) -> Self {
+        let status = pod.status.as_ref();
+        let mut conditions = status
+            .iter()
+            .flat_map(|status| status.conditions.iter().flatten());
+        Self {
+            started: status
+                .and_then(|status| status.start_time.as_ref())
+                .map_or(jiff::Timestamp::MAX, |time| time.0),
+            put_out: conditions.any(|condition| {
+                condition.type_ == "DisruptionTarget"
+                    && condition.status == "True"
+                    && condition.reason.as_deref() == Some(PREEMPTED)
+            }),
+        }
+    }
 }
 
 /// A pod that wants a node.
@@ -204,7 +233,7 @@ impl Load {
         Self {
             name: pod.metadata.name.as_deref().unwrap_or_default().into(),
             uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
-            started: started(pod),
+            standing: Standing::of(pod),
             resources,
             weight,
             ports: ports(spec),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
 use super::node_info::NodeInfo;
-use super::request::{self, Affinity, Class, Load, Request};
+use super::request::{Affinity, Class, Load, Request, Standing};
 use super::selector::Labels;
 
 pub(super) const ZONE: &str = "topology.kubernetes.io/zone";
@@ -337,15 +337,15 @@ impl Snapshot {
 
     /// Another version of a placed pod, with the same spec and labels.
     pub(super) fn renew(&mut self, uid: &str, pod: &Pod) {
-        let started = request::started(pod);
+        let standing = Standing::of(pod);
         let Some(placed) = self.placed.get_mut(uid) else {
             return;
         };
-        if placed.load.started == started {
+        if placed.load.standing == standing {
             return;
         }
         let mut load = Load::clone(&placed.load);
-        load.started = started;
+        load.standing = standing;
         placed.load = Arc::new(load);
         if let Some(slot) = self.by_name.get(&placed.node)
             && let Some(info) = self.slots[*slot].as_mut()

@@ -230,7 +230,9 @@ fn wished(request: &Request, snapshot: &Snapshot, nodes: &[usize]) -> Option<Vec
         // On one node only its own pods count, whatever the policies say.
         let is_node = constraint.key == HOSTNAME;
         matching(constraint, request, snapshot, |slot, pods| {
-            if let Some(count) = domains.get_mut(&value(snapshot, &constraint.key, slot))
+            // Pods on nodes without one of the labels count nowhere, as with hard constraints.
+            if has_all(snapshot, slot, soft())
+                && let Some(count) = domains.get_mut(&value(snapshot, &constraint.key, slot))
                 && (is_node || counts(constraint, request, snapshot.node(slot)))
             {
                 *count += pods;

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 
 use super::decide::{self, Decision};
 use super::filter::Prepared;
-use super::preempt::{self, Preemption};
+use super::preempt::{self, NoRoom, Preemption};
 use super::queue::Queue;
 use super::request::Request;
 use super::selector::Labels;
@@ -41,6 +41,26 @@ pub(super) struct Outcome {
     pub(super) preemption: Option<Preemption>,
     /// Pods of lower priority that room was made for on the node that this one gets.
     pub(super) displaced: Vec<Arc<Request>>,
+    /// What room was made for it before is of no use to it any more.
+    pub(super) lost: bool,
+}
+
+/// What becomes of the node that a pod waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Nomination<'a> {
+    Kept,
+    Lost,
+    Of(&'a str),
+}
+
+impl Outcome {
+    pub(super) fn nomination(&self) -> Nomination<'_> {
+        match &self.preemption {
+            Some(made) => Nomination::Of(&made.node),
+            None if self.lost => Nomination::Lost,
+            None => Nomination::Kept,
+        }
+    }
 }
 
 fn is_ours(pod: &Pod) -> bool {
@@ -232,6 +252,7 @@ impl State {
             steps: Vec::new(),
             preemption: None,
             displaced: Vec::new(),
+            lost: false,
             request: Arc::clone(&request),
         };
         let nodes = self.snapshot.len();
@@ -306,8 +327,13 @@ impl State {
                 outcome.preemption = Some(preemption);
             }
             Err(more) => {
+                // Others may have the room that it cannot use.
+                if matches!(more, NoRoom::NoCandidates(_)) {
+                    outcome.lost = true;
+                    self.snapshot.forget_nomination(request.uid());
+                }
                 why.push_str(" preemption: ");
-                why.push_str(&more);
+                why.push_str(&more.to_string());
             }
         }
         outcome.decision = Decision::None(why);

@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 
 use super::decide::Decision;
 use super::execute::with_condition;
-use super::state::{Outcome, node_of};
+use super::state::{Nomination, Outcome, node_of};
 use super::*;
 
 mod placement;
@@ -503,9 +503,9 @@ fn gated_foreign_and_finished_pods_are_left_alone() {
 #[test]
 fn the_condition_is_written_once() {
     let now = jiff::Timestamp::from_second(1).unwrap();
-    let changed = with_condition(&pod("p", "1"), "why", None, now).unwrap();
-    assert!(with_condition(&changed, "why", None, now).is_none());
-    assert!(with_condition(&changed, "other", None, now).is_some());
+    let changed = with_condition(&pod("p", "1"), "why", Nomination::Kept, now).unwrap();
+    assert!(with_condition(&changed, "why", Nomination::Kept, now).is_none());
+    assert!(with_condition(&changed, "other", Nomination::Kept, now).is_some());
 }
 
 proptest! {

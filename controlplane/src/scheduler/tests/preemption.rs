@@ -164,14 +164,55 @@ fn the_room_is_kept_for_the_one_that_it_was_made_for() {
     );
 }
 
-#[test]
-fn who_waits_for_its_victims_takes_no_others() {
-    let bench = Bench::new(vec![node("a", "1", "8Gi")]);
+/// It is deleted and has not ended yet.
+fn going(conditions: serde_json::Value) -> Pod {
     let mut going = with_priority("going", "1", 1, Some("a"));
     going.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
         jiff::Timestamp::UNIX_EPOCH,
     ));
-    bench.add(going);
+    going.status = serde_json::from_value(json!({ "conditions": conditions })).unwrap();
+    going
+}
+
+#[test]
+fn who_goes_for_another_reason_is_not_waited_for() {
+    let bench = Bench::new(vec![node("a", "1", "8Gi"), node("b", "1", "8Gi")]);
+    bench.add(going(json!([])));
+    bench.add(with_priority("low", "1", 1, Some("b")));
+    let mut high = with_priority("high", "1", 10, None);
+    high.status = Some(PodStatus {
+        nominated_node_name: Some("a".into()),
+        ..PodStatus::default()
+    });
+    assert!(only(&bench, high).preemption.is_some());
+}
+
+#[test]
+fn what_a_pod_cannot_use_is_not_kept_for_it() {
+    let mut bench = Bench::new(vec![node("a", "1", "8Gi")]);
+    // Somebody more important was quicker, or came by another way.
+    bench.add(with_priority("highest", "500m", 20, Some("a")));
+    let mut high = with_priority("high", "1", 10, None);
+    high.status = Some(PodStatus {
+        nominated_node_name: Some("a".into()),
+        ..PodStatus::default()
+    });
+    let outcome = only(&bench, high);
+    assert_eq!(outcome.nomination(), Nomination::Lost);
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    let pod = outcome.request.pod.as_ref();
+    let changed = with_condition(pod, "why", outcome.nomination(), now).unwrap();
+    assert_eq!(changed.status.unwrap().nominated_node_name, None);
+    bench.now += Duration::from_secs(1);
+    let small = only(&bench, with_priority("small", "500m", 0, None));
+    assert_eq!(small.decision, on("a"));
+}
+
+#[test]
+fn who_waits_for_its_victims_takes_no_others() {
+    let bench = Bench::new(vec![node("a", "1", "8Gi")]);
+    bench.add(going(json!([{"type": "DisruptionTarget", "status": "True",
+        "reason": "PreemptionByScheduler"}])));
     let mut high = with_priority("high", "1", 10, None);
     high.status = Some(PodStatus {
         nominated_node_name: Some("a".into()),
