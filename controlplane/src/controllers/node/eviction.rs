@@ -71,7 +71,8 @@ pub(super) enum Stay {
     For(i64),
 }
 
-/// Pure: the shortest that any of the taints allows.
+/// Pure: the shortest that any of the taints allows. Of several tolerations of one taint the first counts, as in
+/// Kubernetes, where an order is the only way to say which is meant.
 ///
 /// `since` is when the taints were first seen: one that people set says nothing of when it was added.
 pub(super) fn stay(
@@ -82,22 +83,14 @@ pub(super) fn stay(
 ) -> Stay {
     let mut least: Option<i64> = None;
     for taint in taints {
-        let mut tolerated = false;
-        let mut seconds: Option<i64> = None;
-        for toleration in tolerations
+        let first = tolerations
             .iter()
-            .filter(|toleration| tolerates(toleration, taint))
-        {
-            tolerated = true;
-            if let Some(allowed) = toleration.toleration_seconds {
-                let allowed = allowed.max(0);
-                seconds = Some(seconds.map_or(allowed, |other: i64| other.min(allowed)));
-            }
-        }
-        if !tolerated {
+            .find(|toleration| tolerates(toleration, taint));
+        let Some(toleration) = first else {
             return Stay::For(0);
-        }
-        if let Some(seconds) = seconds {
+        };
+        if let Some(seconds) = toleration.toleration_seconds {
+            let seconds = seconds.max(0);
             let added = taint.time_added.as_ref().map_or(since, |time| time.0);
             let left = (added.as_second() + seconds - now.as_second()).max(0);
             least = Some(least.map_or(left, |other| other.min(left)));

@@ -147,8 +147,33 @@ fn eviction_waits_as_long_as_tolerated() {
         stay(&[&taint], &[tolerate(Some(300))], at(50), at(1_000)),
         Stay::For(0)
     );
-    let both = [tolerate(Some(300)), tolerate(Some(10))];
+    // The first of those that are for the taint counts, whatever comes after it.
+    let both = [tolerate(Some(10)), tolerate(Some(300))];
     assert_eq!(stay(&[&taint], &both, at(0), at(0)), Stay::For(10));
+    let everything = Toleration {
+        operator: Some("Exists".into()),
+        ..Toleration::default()
+    };
+    for (tolerations, seconds) in [
+        ([tolerate(Some(300)), tolerate(Some(10))], Stay::For(300)),
+        ([everything.clone(), tolerate(Some(10))], Stay::ForEver),
+        ([tolerate(Some(10)), everything], Stay::For(10)),
+    ] {
+        assert_eq!(stay(&[&taint], &tolerations, at(0), at(0)), seconds);
+    }
+    // Of several taints the one that allows the least does.
+    let other = Taint {
+        key: "other".into(),
+        ..taint.clone()
+    };
+    let each = [
+        tolerate(Some(300)),
+        Toleration {
+            key: Some("other".into()),
+            ..tolerate(Some(20))
+        },
+    ];
+    assert_eq!(stay(&[&taint, &other], &each, at(0), at(0)), Stay::For(20));
     // Set by hand it has no time: what counts is when it was first seen, not each look anew.
     let mine = Taint {
         time_added: None,
