@@ -10,14 +10,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use crate::controllers::job;
 use crate::controllers::owner::controller_reference;
-use crate::kinds::schedule::{Schedule, until};
+use crate::kinds::schedule::{Schedule, ScheduleError, until};
 use crate::registry::EventType;
 
 #[cfg(test)]
 mod tests;
 
 const SCHEDULED_AT: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
-/// So many missed times without a deadline are told.
+/// More times than these, the one that is due included, are told.
 const TOO_MANY: i64 = 100;
 /// After a time that is due, so that it is past when it is looked at.
 const SLACK: Duration = Duration::from_millis(100);
@@ -165,7 +165,8 @@ fn forget(view: &View<'_>, plan: &mut Plan) {
     }
 }
 
-/// The last time at which it was due, and how many times before that were missed.
+/// The last time at which it was due, and how many there were with those before it that were missed; 0 where there
+/// was only this one.
 fn last_due(cron: &CronJob, schedule: &Schedule, now: Timestamp) -> Option<(Timestamp, i64)> {
     let created = cron.metadata.creation_timestamp.as_ref()?.0;
     let last = cron
@@ -197,13 +198,18 @@ fn last_due(cron: &CronJob, schedule: &Schedule, now: Timestamp) -> Option<(Time
         last = last.max(at);
         next = schedule.next(at);
     }
-    Some((last, missed - 1))
+    Some((last, missed))
 }
 
 fn start(view: &View<'_>, plan: &mut Plan) {
     let spec = spec(view.cron);
     let schedule = match Schedule::parse(&spec.schedule, spec.time_zone.as_deref()) {
         Ok(schedule) => schedule,
+        Err(ScheduleError::Zone(zone)) => {
+            let message = format!("invalid timeZone: {zone:?}: unknown time zone {zone}");
+            plan.event(EventType::Warning, "UnknownTimeZone", message);
+            return;
+        }
         Err(error) => {
             let message = format!("unparseable schedule: {:?} : {error}", spec.schedule);
             plan.event(EventType::Warning, "UnparseableSchedule", message);
@@ -218,12 +224,10 @@ fn start(view: &View<'_>, plan: &mut Plan) {
     let Some((due, missed)) = last_due(view.cron, &schedule, view.now) else {
         return;
     };
-    if missed > TOO_MANY && spec.starting_deadline_seconds.is_none() {
-        let message = format!(
-            "too many missed start times: {missed}. Set or decrease .spec.startingDeadlineSeconds or check clock \
-             skew"
-        );
-        plan.event(EventType::Warning, "TooManyMissedTimes", message);
+    if missed > TOO_MANY {
+        // Without the number, which would make another event of each.
+        let message = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
+        plan.event(EventType::Warning, "TooManyMissedTimes", message.to_owned());
     }
     if let Some(seconds) = spec.starting_deadline_seconds
         && view.now.duration_since(due) > SignedDuration::from_secs(seconds)
@@ -266,7 +270,8 @@ fn start(view: &View<'_>, plan: &mut Plan) {
     plan.create = Some((Box::new(job), due));
 }
 
-/// Its name follows from the time, so that one time makes one Job whoever tries.
+/// Its name follows from the time, so that one time makes one Job whoever tries. Of the template's metadata it has
+/// labels and annotations, as in Kubernetes: a finalizer would have to be taken off each.
 fn job_for(cron: &CronJob, schedule: &Schedule, due: Timestamp) -> Job {
     let template = spec(cron).job_template;
     let metadata = template.metadata.unwrap_or_default();
@@ -282,7 +287,6 @@ fn job_for(cron: &CronJob, schedule: &Schedule, due: Timestamp) -> Job {
             namespace: cron.metadata.namespace.clone(),
             labels: metadata.labels,
             annotations: Some(annotations),
-            finalizers: metadata.finalizers,
             owner_references: Some(vec![controller_reference(cron)]),
             creation_timestamp: None,
             ..ObjectMeta::default()

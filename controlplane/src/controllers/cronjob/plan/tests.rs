@@ -80,11 +80,56 @@ fn a_job_is_made_when_it_is_due_and_the_next_time_is_known() {
 }
 
 #[test]
+fn of_the_template_a_job_has_labels_and_annotations() {
+    let mut cron = cron("*/10 * * * *");
+    cron.spec.job_template.metadata = Some(ObjectMeta {
+        labels: Some([("app".to_owned(), "tick".to_owned())].into()),
+        finalizers: Some(vec!["example.com/hold".into()]),
+        name: Some("other".into()),
+        ..ObjectMeta::default()
+    });
+    let plan = look(&cron, &[], "2026-01-01T00:10:01Z");
+    let made = plan.create.unwrap().0.metadata;
+    assert_eq!(made.labels.unwrap()["app"], "tick");
+    assert_eq!(made.finalizers, None);
+    assert_eq!(made.name.as_deref(), Some("tick-29453770"));
+}
+
+#[test]
+fn a_zone_that_there_is_not_is_told_as_such() {
+    let mut cron = cron("*/10 * * * *");
+    cron.spec.time_zone = Some("Mars/Olympus".into());
+    let plan = look(&cron, &[], "2026-01-01T00:10:01Z");
+    let (_, reason, message) = &plan.events[0];
+    assert_eq!(
+        (reason.as_str(), message.as_str()),
+        (
+            "UnknownTimeZone",
+            "invalid timeZone: \"Mars/Olympus\": unknown time zone Mars/Olympus"
+        )
+    );
+}
+
+#[test]
 fn of_the_missed_times_only_the_last_is_made_up_for() {
     let mut cron = cron("* * * * *");
     let plan = look(&cron, &[], "2026-01-03T00:10:20Z");
     assert_eq!(due(&plan).unwrap(), "2026-01-03T00:10:00Z");
+    let (_, reason, message) = &plan.events[0];
+    assert_eq!(
+        (reason.as_str(), message.as_str()),
+        (
+            "TooManyMissedTimes",
+            "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew"
+        )
+    );
+    // A deadline that leaves as many says so as well; a hundred are not too many.
+    cron.spec.starting_deadline_seconds = Some(2 * 60 * 60);
+    let plan = look(&cron, &[], "2026-01-03T00:10:20Z");
     assert_eq!(plan.events[0].1, "TooManyMissedTimes");
+    cron.spec.starting_deadline_seconds = Some(100 * 60);
+    let plan = look(&cron, &[], "2026-01-03T00:10:20Z");
+    assert!(due(&plan).is_some() && plan.events.is_empty());
     cron.spec.starting_deadline_seconds = Some(10);
     assert_eq!(due(&look(&cron, &[], "2026-01-03T00:10:20Z")), None);
     assert!(due(&look(&cron, &[], "2026-01-03T00:10:09Z")).is_some());
