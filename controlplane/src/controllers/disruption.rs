@@ -69,15 +69,33 @@ impl Controller {
         let mut pods = cache::candidates(&self.cache.pods, &key.namespace, labels.flatten());
         pods.retain(|pod| selects(&budget, pod));
         let mut scales = Vec::new();
-        for owner in plan::controllers(&pods) {
-            scales.push(self.replicas(&key.namespace, &owner).await?);
+        for (owner, pod) in plan::controllers(&pods) {
+            scales.push(self.replicas(&key.namespace, &owner, &pod).await?);
         }
         let view = View {
             budget: &budget,
             pods: &pods,
-            scales: scales.into_iter().collect(),
+            scales,
         };
         let done = plan(&view, Timestamp::now());
+        if pods.is_empty() {
+            let message = "No matching pods found";
+            self.client
+                .event(budget.as_ref(), EventType::Normal, "NoPods", message);
+        }
+        if let Some(message) = plan::unmanaged(&view) {
+            self.client.event(
+                budget.as_ref(),
+                EventType::Warning,
+                "UnmanagedPods",
+                &message,
+            );
+        }
+        for pod in &done.kept {
+            let message = format!("Pod was expected by PDB {key} to be deleted but it wasn't");
+            self.client
+                .event(pod.as_ref(), EventType::Warning, "NotDeleted", &message);
+        }
         if let Some(problem) = &done.problem {
             self.client.event(
                 budget.as_ref(),
@@ -98,27 +116,42 @@ impl Controller {
         Ok(done.again.map_or(Next::Wait, Next::After))
     }
 
-    /// How many pods the controller of a pod wants; the Deployment's number for those of its ReplicaSets.
+    /// How many pods the controller of a pod wants, or why that cannot be known; the Deployment's number for those of
+    /// its ReplicaSets.
     async fn replicas(
         &self,
         namespace: &str,
         owner: &OwnerReference,
-    ) -> Result<Option<i64>, ApiError> {
+        pod: &str,
+    ) -> Result<Result<i64, String>, ApiError> {
+        let unknown = || Ok(Err(format!("found no controllers for pod {pod:?}")));
         let mut owner = owner.clone();
         loop {
-            let found = self
-                .client
-                .registry()
+            let registry = self.client.registry();
+            let found = registry
                 .scalable(&owner.api_version, &owner.kind, namespace, &owner.name)
                 .await;
             let (kind, found) = match found {
                 Ok(Some(found)) => found,
-                Ok(None) => return Ok(None),
-                Err(error) if error.is_not_found() => return Ok(None),
+                Ok(None) => {
+                    let (group, version) = owner
+                        .api_version
+                        .split_once('/')
+                        .unwrap_or(("", &owner.api_version));
+                    let Some(kind) = registry.kind_named(group, version, &owner.kind) else {
+                        return unknown();
+                    };
+                    let plural = kind.get().plural;
+                    let dot = if group.is_empty() { "" } else { "." };
+                    return Ok(Err(format!(
+                        "{plural}{dot}{group} does not implement the scale subresource"
+                    )));
+                }
+                Err(error) if error.is_not_found() => return unknown(),
                 Err(error) => return Err(error),
             };
             if object::uid(&found) != owner.uid {
-                return Ok(None);
+                return unknown();
             }
             let above = found["metadata"]["ownerReferences"].as_array();
             let above = above
@@ -131,7 +164,7 @@ impl Controller {
                 Some(above) => owner = above,
                 None => {
                     let scale = scale::of(&kind.get(), &found);
-                    return Ok(Some(scale["spec"]["replicas"].as_i64().unwrap_or(0)));
+                    return Ok(Ok(scale["spec"]["replicas"].as_i64().unwrap_or(0)));
                 }
             }
         }

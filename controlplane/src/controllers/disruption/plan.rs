@@ -11,14 +11,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::DELETION_TIMEOUT;
+use crate::controllers::owner::controller_of;
 use crate::controllers::podstate;
 use crate::kinds::int_or_percent;
 
 pub(super) struct View<'a> {
     pub(super) budget: &'a PodDisruptionBudget,
     pub(super) pods: &'a [Arc<Pod>],
-    /// Per controller of the pods how many it wants; `None` where that cannot be known.
-    pub(super) scales: Vec<Option<i64>>,
+    /// Per controller of the pods how many it wants, or why that cannot be known.
+    pub(super) scales: Vec<Result<i64, String>>,
 }
 
 #[derive(Debug, Default)]
@@ -26,21 +27,40 @@ pub(super) struct Done {
     /// `None` when it is right already.
     pub(super) status: Option<PodDisruptionBudgetStatus>,
     pub(super) problem: Option<String>,
+    /// Pods whose eviction is given up: nobody has deleted them.
+    pub(super) kept: Vec<Arc<Pod>>,
     pub(super) again: Option<Duration>,
 }
 
-/// Each controller of the pods once.
-pub(super) fn controllers(pods: &[Arc<Pod>]) -> Vec<OwnerReference> {
-    let mut found: BTreeMap<String, OwnerReference> = BTreeMap::new();
+/// Each controller of the pods once, with the name of one of its pods.
+pub(super) fn controllers(pods: &[Arc<Pod>]) -> Vec<(OwnerReference, String)> {
+    let mut found: BTreeMap<String, (OwnerReference, String)> = BTreeMap::new();
     for pod in pods {
-        let owners = pod.metadata.owner_references.iter().flatten();
-        for owner in owners.filter(|owner| owner.controller == Some(true)) {
+        if let Some(owner) = controller_of(&pod.metadata) {
+            let name = pod.metadata.name.clone().unwrap_or_default();
             found
                 .entry(owner.uid.clone())
-                .or_insert_with(|| owner.clone());
+                .or_insert_with(|| (owner.clone(), name));
         }
     }
     found.into_values().collect()
+}
+
+/// What is to be said of pods that nobody has a number for, where it would be needed.
+pub(super) fn unmanaged(view: &View<'_>) -> Option<String> {
+    let spec = view.budget.spec.as_ref()?;
+    let counted = spec.max_unavailable.is_some()
+        || matches!(spec.min_available, Some(IntOrString::String(_)));
+    let mut pods = view.pods.iter();
+    if !counted || pods.all(|pod| controller_of(&pod.metadata).is_some()) {
+        return None;
+    }
+    let selector = serde_json::to_string(&spec.selector).unwrap_or_default();
+    Some(format!(
+        "Pods selected by this PodDisruptionBudget (selector: {selector}) were found to be unmanaged. As a result, \
+         the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account \
+         for these pods please set \".spec.minAvailable\" field of the PDB to an integer value."
+    ))
 }
 
 fn resolve(value: &IntOrString, total: i64) -> i64 {
@@ -54,13 +74,7 @@ fn resolve(value: &IntOrString, total: i64) -> i64 {
 /// Pods that there should be, and that must be healthy.
 fn wanted(view: &View<'_>) -> Result<(i64, i64), String> {
     let there = i64::try_from(view.pods.len()).unwrap_or(i64::MAX);
-    let scale = || {
-        view.scales
-            .iter()
-            .copied()
-            .sum::<Option<i64>>()
-            .ok_or_else(|| "found no scale of a controller of the pods".to_owned())
-    };
+    let scale = || view.scales.iter().cloned().sum::<Result<i64, String>>();
     let Some(spec) = &view.budget.spec else {
         return Ok((there, 0));
     };
@@ -80,7 +94,11 @@ fn wanted(view: &View<'_>) -> Result<(i64, i64), String> {
 
 pub(super) fn plan(view: &View<'_>, now: Timestamp) -> Done {
     let old = view.budget.status.clone().unwrap_or_default();
-    let (disrupted, again) = disrupted(view, &old, now);
+    let Disrupted {
+        waited_for: disrupted,
+        kept,
+        again,
+    } = disrupted(view, &old, now);
     let healthy = view.pods.iter().filter(|pod| {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         !podstate::is_terminating(pod) && !disrupted.contains_key(name) && podstate::is_ready(pod)
@@ -119,32 +137,40 @@ pub(super) fn plan(view: &View<'_>, now: Timestamp) -> Done {
     Done {
         status: (status != old).then_some(status),
         problem,
+        kept,
         again,
     }
 }
 
-/// Evictions whose pods are not gone yet, and when the next of them is given up.
-fn disrupted(
-    view: &View<'_>,
-    old: &PodDisruptionBudgetStatus,
-    now: Timestamp,
-) -> (BTreeMap<String, Time>, Option<Duration>) {
-    let mut kept = BTreeMap::new();
-    let mut again: Option<Duration> = None;
+/// Evictions that the status tells of.
+#[derive(Debug, Default)]
+struct Disrupted {
+    /// Whose pods are not gone yet.
+    waited_for: BTreeMap<String, Time>,
+    /// Pods for whose end it was waited long enough.
+    kept: Vec<Arc<Pod>>,
+    /// When the next is given up.
+    again: Option<Duration>,
+}
+
+fn disrupted(view: &View<'_>, old: &PodDisruptionBudgetStatus, now: Timestamp) -> Disrupted {
+    let mut found = Disrupted::default();
     for (name, since) in old.disrupted_pods.iter().flatten() {
         let there = view
             .pods
             .iter()
-            .any(|pod| pod.metadata.name.as_ref() == Some(name) && !podstate::is_terminating(pod));
+            .find(|pod| pod.metadata.name.as_ref() == Some(name) && !podstate::is_terminating(pod));
+        let Some(pod) = there else { continue };
         let age = now.duration_since(since.0).unsigned_abs();
-        if !there || age >= DELETION_TIMEOUT {
+        if age >= DELETION_TIMEOUT {
+            found.kept.push(Arc::clone(pod));
             continue;
         }
         let left = DELETION_TIMEOUT - age;
-        again = Some(again.map_or(left, |sooner| sooner.min(left)));
-        kept.insert(name.clone(), since.clone());
+        found.again = Some(found.again.map_or(left, |sooner| sooner.min(left)));
+        found.waited_for.insert(name.clone(), since.clone());
     }
-    (kept, again)
+    found
 }
 
 fn conditions(
@@ -207,7 +233,7 @@ mod tests {
         let view = View {
             budget: &budget,
             pods,
-            scales: vec![Some(scale)],
+            scales: vec![Ok(scale)],
         };
         let status = plan(&view, Timestamp::UNIX_EPOCH).status.unwrap();
         assert_eq!(status.observed_generation, Some(3));
@@ -256,9 +282,35 @@ mod tests {
         let status = soon.status.unwrap();
         assert_eq!(status.current_healthy, Some(2));
         assert_eq!(status.disrupted_pods.unwrap().len(), 1);
-        let later = at(130).status.unwrap();
+        assert!(soon.kept.is_empty());
+        let later = at(130);
+        assert_eq!(later.kept[0].metadata.name.as_deref(), Some("p0"));
+        let later = later.status.unwrap();
         assert_eq!(later.current_healthy, Some(3));
         assert!(later.disrupted_pods.is_none());
+    }
+
+    #[test]
+    fn pods_without_a_controller_are_told_of_where_its_number_is_needed() {
+        let all = pods(1, 0);
+        let said = |spec: &Value| {
+            let budget = budget(spec, &json!({}));
+            unmanaged(&View {
+                budget: &budget,
+                pods: &all,
+                scales: Vec::new(),
+            })
+        };
+        assert_eq!(said(&json!({"minAvailable": 1})), None);
+        let selector = json!({"matchLabels": {"app": "web"}});
+        for spec in [
+            json!({"minAvailable": "50%", "selector": selector}),
+            json!({"maxUnavailable": 1, "selector": selector}),
+        ] {
+            let said = said(&spec).unwrap();
+            assert!(said.contains("were found to be unmanaged"), "{said}");
+            assert!(said.contains(r#"{"matchLabels":{"app":"web"}}"#), "{said}");
+        }
     }
 
     #[test]
@@ -268,11 +320,20 @@ mod tests {
         let view = View {
             budget: &budget,
             pods: &all,
-            scales: vec![None],
+            scales: vec![Err(
+                "daemonsets.apps does not implement the scale subresource".into(),
+            )],
         };
         let done = plan(&view, Timestamp::UNIX_EPOCH);
         let status = done.status.unwrap();
         assert_eq!(status.disruptions_allowed, Some(0));
-        assert_eq!(status.conditions.unwrap()[0].reason, "SyncFailed");
+        let condition = &status.conditions.unwrap()[0];
+        assert_eq!(
+            (condition.reason.as_str(), condition.message.as_str()),
+            (
+                "SyncFailed",
+                "daemonsets.apps does not implement the scale subresource"
+            )
+        );
     }
 }
