@@ -292,6 +292,7 @@ impl Controller {
                 node_grace: config.node_grace,
                 node_eviction: config.node_eviction,
                 usage: streams.usage.clone(),
+                extensions: Some(extensions.clone()),
                 pod_ranges: PodRanges::new(
                     config.pod_cidrs.clone(),
                     config.node_ranges.ipv4,

@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::{Cache, Queue};
+use crate::extension::Extensions;
 use crate::registry::{ApiError, Client};
 use crate::usage::UsageBook;
 
@@ -67,6 +68,8 @@ pub(crate) struct ControllersConfig {
     pub(crate) node_eviction: NodeEviction,
     /// What pods use, as their nodes report it.
     pub(crate) usage: UsageBook,
+    /// The way to servers that measure other things, if there is one.
+    pub(crate) extensions: Option<Extensions>,
 }
 
 /// Runs all controllers until `shutdown`. Call it while this member leads.
@@ -130,7 +133,7 @@ async fn run_all(
         controller!(
             autoscale,
             4,
-            autoscale::Controller::new(&client, &cache, &config.usage)
+            autoscale::Controller::new(&client, &cache, &config.usage, config.extensions.as_ref())
         ),
         controller!(disruption, 2, disruption::Controller::new(&client, &cache)),
         controller!(namespace, 2, namespace::Controller::new(&client, &cache)),

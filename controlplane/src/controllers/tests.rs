@@ -94,6 +94,7 @@ impl Cluster {
             ca_pem: "CA".to_owned(),
             pod_ranges: PodRanges::new(vec!["10.244.0.0/16".parse().unwrap()], 24, 64),
             usage: crate::usage::UsageBook::default(),
+            extensions: None,
         };
         cluster.tasks.spawn(super::run(
             cluster.client.clone(),

@@ -227,7 +227,11 @@ fn targets(object: &Value) -> String {
         } else {
             pair("value")
         };
-        all.push(format!("{name}{now}/{wanted}"));
+        // Of a resource or of pods it always is.
+        let share =
+            matches!(source, "object" | "external") && at(target, &["averageValue"]).is_some();
+        let share = if share { " (avg)" } else { "" };
+        all.push(format!("{name}{now}/{wanted}{share}"));
     }
     let more = all.len().saturating_sub(2);
     all.truncate(2);

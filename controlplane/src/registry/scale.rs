@@ -68,7 +68,7 @@ fn numbers(kind: &Kind<'_>, workload: &Value) -> (i64, i64, String) {
 }
 
 /// A LabelSelector, or the plain map of a ReplicationController, in the text form of `-l`.
-fn selector_text(selector: &Value) -> String {
+pub(crate) fn selector_text(selector: &Value) -> String {
     let mut parts: Vec<String> = Vec::new();
     let is_plain = selector.as_object().is_some_and(|all| {
         !all.contains_key("matchLabels") && !all.contains_key("matchExpressions")

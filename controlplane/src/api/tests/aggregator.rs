@@ -6,6 +6,7 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::StreamExt as _;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use rustls_pki_types::CertificateDer;
@@ -17,6 +18,7 @@ use super::{Member, member, send};
 
 const APIS: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 const GROUP: &str = "/apis/wardle.example.com/v1alpha1";
+const QUEUE: &str = "/apis/external.metrics.k8s.io/v1beta1/namespaces/default/queue";
 
 /// Says what it was asked, by whom, for whom. Takes only clients of that CA. Returns port and CA bundle.
 async fn extension(clients: &str) -> (u16, String) {
@@ -64,6 +66,11 @@ fn answer(request: &http::Request<hyper::body::Incoming>) -> Value {
         return json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "wardle.example.com/v1alpha1",
             "resources": [{"name": "flunders", "singularName": "", "namespaced": true, "kind": "Flunder",
                 "verbs": ["create", "get", "list"]}]});
+    }
+    if request.uri().path() == QUEUE {
+        let asked = request.uri().query() == Some("labelSelector=name%3Dq");
+        let items = asked.then(|| json!({"metricName": "queue", "value": "20"}));
+        return json!({"items": Vec::from_iter(items)});
     }
     if request.uri().path() == "/openapi/v3" {
         // One of its own, and one that would be another server's.
@@ -204,5 +211,49 @@ async fn requests_go_to_the_server_behind_the_service() {
     member.post(APIS, &apps).await.ok();
     let deployments = member.get("/apis/apps/v1/deployments").await.ok();
     assert_eq!(deployments["kind"], "DeploymentList");
+    member.controller.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_autoscaler_asks_the_server_that_measures_what_it_names() {
+    let member = member().await;
+    let published = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication";
+    let published = member.get(published).await.ok()["data"].clone();
+    let ca = published["requestheader-client-ca-file"].as_str().unwrap();
+    let (port, bundle) = extension(ca).await;
+    let service = json!({"metadata": {"name": "api"}, "spec": {"type": "ExternalName", "externalName": "localhost"}});
+    member
+        .post("/api/v1/namespaces/default/services", &service)
+        .await
+        .ok();
+    let api = json!({"metadata": {"name": "v1beta1.external.metrics.k8s.io"}, "spec": {
+        "group": "external.metrics.k8s.io", "version": "v1beta1", "groupPriorityMinimum": 100, "versionPriority": 100,
+        "caBundle": bundle, "service": {"namespace": "default", "name": "api", "port": port}}});
+    member.post(APIS, &api).await.ok();
+    condition(&member, "Passed").await;
+    let labels = json!({"app": "worker"});
+    let deployment = json!({"metadata": {"name": "worker"}, "spec": {"selector": {"matchLabels": labels},
+        "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "main", "image": "i"}]}}}});
+    member
+        .post("/apis/apps/v1/namespaces/default/deployments", &deployment)
+        .await
+        .ok();
+    let scaler = json!({"metadata": {"name": "worker"}, "spec": {"maxReplicas": 9,
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "worker"},
+        "metrics": [{"type": "External", "external": {
+            "metric": {"name": "queue", "selector": {"matchLabels": {"name": "q"}}},
+            "target": {"type": "AverageValue", "averageValue": "5"}}}]}});
+    let scalers = "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers";
+    member.post(scalers, &scaler).await.ok();
+    let deployments = kube::Api::<Deployment>::namespaced(member.client.clone(), "default");
+    let mut seen = watcher(deployments, watcher::Config::default())
+        .applied_objects()
+        .boxed();
+    loop {
+        let deployment = seen.next().await.unwrap().unwrap();
+        if deployment.spec.unwrap().replicas == Some(4) {
+            break;
+        }
+    }
     member.controller.shutdown().await;
 }

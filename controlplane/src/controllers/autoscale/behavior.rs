@@ -113,6 +113,56 @@ fn limit(
     found.unwrap_or(current)
 }
 
+const HELD_DOWN: (&str, &str) = (
+    "ScaleDownStabilized",
+    "recent recommendations were higher than current one, applying the highest recent recommendation",
+);
+const TOO_FAST: (&str, &str) = (
+    "ScaleUpLimit",
+    "the desired replica count is increasing faster than the maximum scale rate",
+);
+const TOO_MANY: (&str, &str) = (
+    "TooManyReplicas",
+    "the desired replica count is more than the maximum replica count",
+);
+const TOO_FEW: (&str, &str) = (
+    "TooFewReplicas",
+    "the desired replica count is less than the minimum replica count",
+);
+
+/// Without `behavior` the algorithm is the one that was there before it: up to twice as many pods, or four, at a time;
+/// and as many as the most that was recommended in the window, also when that is more than there are.
+fn plain(
+    spec: &HorizontalPodAutoscalerSpec,
+    current: i64,
+    wanted: i64,
+    history: &mut History,
+    now: Timestamp,
+) -> Limited {
+    let least = i64::from(spec.min_replicas.unwrap_or(1));
+    let most = i64::from(spec.max_replicas);
+    history
+        .recommended
+        .retain(|(at, _)| is_within(*at, DOWN_WINDOW, now));
+    history.recommended.push((now, wanted));
+    let all = history.recommended.iter().map(|(_, replicas)| *replicas);
+    let stable = all.max().unwrap_or(wanted);
+    let rate = current.saturating_mul(2).max(4);
+    let (replicas, limited) = if stable < least {
+        (least, Some(TOO_FEW))
+    } else if stable > most.min(rate) {
+        let why = if most > rate { TOO_FAST } else { TOO_MANY };
+        (most.min(rate), Some(why))
+    } else {
+        (stable, None)
+    };
+    Limited {
+        replicas,
+        stabilized: (stable != wanted).then_some(HELD_DOWN),
+        limited,
+    }
+}
+
 pub(super) fn apply(
     spec: &HorizontalPodAutoscalerSpec,
     current: i64,
@@ -120,9 +170,10 @@ pub(super) fn apply(
     history: &mut History,
     now: Timestamp,
 ) -> Limited {
-    let behavior = spec.behavior.as_ref();
-    let up = behavior.and_then(|behavior| behavior.scale_up.as_ref());
-    let down = behavior.and_then(|behavior| behavior.scale_down.as_ref());
+    let Some(behavior) = &spec.behavior else {
+        return plain(spec, current, wanted, history, now);
+    };
+    let (up, down) = (behavior.scale_up.as_ref(), behavior.scale_down.as_ref());
     let up_window =
         seconds(up.and_then(|rules| rules.stabilization_window_seconds)).unwrap_or_default();
     let down_window =
@@ -142,16 +193,13 @@ pub(super) fn apply(
     }
     history.recommended.push((now, wanted));
     let stable = current.max(lowest).min(highest);
-    let stabilized = (stable != wanted).then_some(if wanted > current {
+    let stabilized = (stable != wanted).then_some(if wanted >= current {
         (
             "ScaleUpStabilized",
             "recent recommendations were lower than current one, applying the lowest recent recommendation",
         )
     } else {
-        (
-            "ScaleDownStabilized",
-            "recent recommendations were higher than current one, applying the highest recent recommendation",
-        )
+        HELD_DOWN
     });
     let (replicas, limited) = bounded(spec, current, stable, history, now);
     Limited {
@@ -175,21 +223,9 @@ fn bounded(
         let rules = behavior.and_then(|behavior| behavior.scale_up.as_ref());
         let rate = limit(rules, false, current, history, now).max(current);
         let (allowed, why) = if rate < most {
-            (
-                rate,
-                (
-                    "ScaleUpLimit",
-                    "the desired replica count is increasing faster than the maximum scale rate",
-                ),
-            )
+            (rate, TOO_FAST)
         } else {
-            (
-                most,
-                (
-                    "TooManyReplicas",
-                    "the desired replica count is more than the maximum replica count",
-                ),
-            )
+            (most, TOO_MANY)
         };
         if wanted > allowed {
             return (allowed, Some(why));
@@ -206,13 +242,7 @@ fn bounded(
                 ),
             )
         } else {
-            (
-                least,
-                (
-                    "TooFewReplicas",
-                    "the desired replica count is less than the minimum replica count",
-                ),
-            )
+            (least, TOO_FEW)
         };
         if wanted < allowed {
             return (allowed, Some(why));

@@ -1,6 +1,7 @@
-//! How many pods a resource metric asks for. Pure.
+//! How many pods a metric asks for. Pure.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
@@ -30,13 +31,28 @@ pub(super) struct Metric {
     pub(super) container: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// What is wanted of an amount that is not measured pod by pod: thousandths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whole {
+    /// Of it as a whole.
+    Value(i64),
+    /// Of its share per pod.
+    Average(i64),
+}
+
+/// What was found, as the status shows it: thousandths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Percent of what is requested, and per pod.
+    Utilization(i64, i64),
+    Average(i64),
+    Value(i64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Proposal {
     pub(super) replicas: i64,
-    /// Percent of what is requested, where that was asked for.
-    pub(super) utilization: Option<i64>,
-    /// Thousandths per pod.
-    pub(super) average: i64,
+    pub(super) found: Found,
 }
 
 /// How far from the target is near enough, each way.
@@ -111,33 +127,27 @@ fn is_unready(metric: &Metric, pod: &Pod, usage: &PodUsage, now: Timestamp) -> b
     }
 }
 
-fn group<'a>(
-    metric: &Metric,
-    pods: &'a [std::sync::Arc<Pod>],
-    usage: &HashMap<&str, &PodUsage>,
-    now: Timestamp,
-) -> Grouped<'a> {
+/// How much a pod uses, and whether that is no sign of its work yet; `None` where nobody has measured it.
+type Measure<'a> = dyn Fn(&Pod) -> Option<(i64, bool)> + 'a;
+
+fn group<'a>(pods: &'a [Arc<Pod>], measure: &Measure<'_>) -> Grouped<'a> {
     let mut grouped = Grouped {
         measured: HashMap::new(),
         unready: Vec::new(),
         missing: Vec::new(),
     };
-    for pod in pods.iter().map(std::sync::Arc::as_ref) {
-        if podstate::is_terminating(pod) || podstate::phase(pod) == "Failed" {
+    for pod in pods.iter().map(Arc::as_ref) {
+        if podstate::is_terminating(pod) || podstate::is_finished(pod) {
             continue;
         }
         if podstate::phase(pod) == "Pending" {
             grouped.unready.push(pod);
             continue;
         }
-        let measured = usage.get(uid(pod)).and_then(|usage| {
-            let amount = used(metric, usage)?;
-            Some((*usage, amount))
-        });
-        match measured {
+        match measure(pod) {
             None => grouped.missing.push(pod),
-            Some((usage, _)) if is_unready(metric, pod, usage, now) => grouped.unready.push(pod),
-            Some((_, amount)) => {
+            Some((_, true)) => grouped.unready.push(pod),
+            Some((amount, false)) => {
                 grouped.measured.insert(uid(pod), amount);
             }
         }
@@ -160,7 +170,7 @@ fn requested(metric: &Metric, pod: &Pod) -> Result<i64, String> {
         .flat_map(|spec| spec.init_containers.iter().flatten())
         .filter(|container| container.restart_policy.as_deref() == Some("Always"));
     let containers = spec.iter().flat_map(|spec| spec.containers.iter());
-    let mut sum = 0;
+    let (mut sum, mut found) = (0, false);
     for container in containers.chain(sidecars) {
         if metric
             .container
@@ -185,16 +195,45 @@ fn requested(metric: &Metric, pod: &Pod) -> Result<i64, String> {
                 )
             })?;
         sum += one;
+        found = true;
     }
-    Ok(sum)
+    match &metric.container {
+        Some(wanted) if !found => Err(format!(
+            "container {wanted} not found in Pod {}",
+            pod.metadata.name.as_deref().unwrap_or_default()
+        )),
+        _ => Ok(sum),
+    }
 }
 
-/// What is needed for the target, from what ready pods use.
-#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
-pub(super) fn propose(
+/// That the container is there in every pod that says what it uses.
+fn check_container(
+    metric: &Metric,
+    pods: &[Arc<Pod>],
+    usage: &HashMap<&str, &PodUsage>,
+) -> Result<(), String> {
+    let Some(wanted) = &metric.container else {
+        return Ok(());
+    };
+    let running = pods
+        .iter()
+        .filter(|pod| podstate::phase(pod) == "Running" && !podstate::is_terminating(pod));
+    let without = running
+        .filter_map(|pod| usage.get(uid(pod)))
+        .find(|usage| usage.containers.iter().all(|(name, _)| name != wanted));
+    without.map_or(Ok(()), |usage| {
+        Err(format!(
+            "failed to get container metrics: container {wanted} not present in metrics for pod {}/{}",
+            usage.namespace, usage.name
+        ))
+    })
+}
+
+/// What is needed for the target, from what ready pods use of a resource.
+pub(super) fn of_resource(
     metric: &Metric,
     target: Target,
-    pods: &[std::sync::Arc<Pod>],
+    pods: &[Arc<Pod>],
     usage: &[PodUsage],
     current: i64,
     tolerance: Tolerance,
@@ -202,63 +241,171 @@ pub(super) fn propose(
 ) -> Result<Proposal, String> {
     let by_uid: HashMap<&str, &PodUsage> =
         usage.iter().map(|one| (one.uid.as_str(), one)).collect();
-    if pods.is_empty() {
-        return Err("no pods returned by selector while calculating replica count".to_owned());
-    }
-    let mut grouped = group(metric, pods, &by_uid, now);
-    if grouped.measured.is_empty() {
-        return Err("did not receive metrics for targeted pods (pods might be unready)".to_owned());
-    }
-    let by_name: HashMap<&str, &Pod> = pods.iter().map(|pod| (uid(pod), pod.as_ref())).collect();
+    let unmeasured = if pods.iter().any(|pod| by_uid.contains_key(uid(pod))) {
+        check_container(metric, pods, &by_uid)
+    } else {
+        Err("no metrics returned from resource metrics API".to_owned())
+    };
+    unmeasured.map_err(|why| {
+        let resource = &metric.resource;
+        format!("unable to get metrics for resource {resource}: {why}")
+    })?;
+    let measure = |pod: &Pod| {
+        let usage = by_uid.get(uid(pod))?;
+        Some((used(metric, usage)?, is_unready(metric, pod, usage, now)))
+    };
+    let grouped = measured(pods, &measure)?;
     let requests: HashMap<&str, i64> = match target {
-        Target::Utilization(_) => by_name
+        Target::Utilization(_) => pods
             .iter()
-            .map(|(uid, pod)| Ok((*uid, requested(metric, pod)?)))
+            .map(|pod| Ok((uid(pod), requested(metric, pod)?)))
             .collect::<Result<_, String>>()?,
         Target::Average(_) => HashMap::new(),
     };
-    // How much of the target the given pods use.
-    let ratio = |measured: &HashMap<&str, i64>| -> (f64, i64, i64) {
-        let sum: i64 = measured.values().sum();
-        let count = i64::try_from(measured.len()).unwrap_or(i64::MAX).max(1);
-        match target {
-            Target::Utilization(percent) => {
-                let asked: i64 = measured
-                    .keys()
-                    .filter_map(|uid| requests.get(uid))
-                    .sum::<i64>()
-                    .max(1);
-                let utilization = sum.saturating_mul(100) / asked;
-                (
-                    utilization as f64 / percent.max(1) as f64,
-                    utilization,
-                    sum / count,
-                )
+    weigh(grouped, target, &requests, current, tolerance)
+}
+
+/// The same from what another server has measured of each pod (thousandths by the pod's name), of which a pod is ready
+/// from the start.
+pub(super) fn of_pods(
+    amounts: &HashMap<String, i64>,
+    wanted: i64,
+    pods: &[Arc<Pod>],
+    current: i64,
+    tolerance: Tolerance,
+) -> Result<Proposal, String> {
+    let measure = |pod: &Pod| {
+        let amount = amounts.get(pod.metadata.name.as_deref()?)?;
+        Some((*amount, false))
+    };
+    let grouped = measured(pods, &measure)?;
+    let target = Target::Average(wanted);
+    weigh(grouped, target, &HashMap::new(), current, tolerance)
+}
+
+/// The same from one amount for all of them. `there` is how many pods the workload says that it has.
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
+pub(super) fn of_whole(
+    amount: i64,
+    wanted: Whole,
+    pods: &[Arc<Pod>],
+    (current, there): (i64, i64),
+    tolerance: Tolerance,
+) -> Result<Proposal, String> {
+    let used = amount as f64;
+    match wanted {
+        Whole::Value(wanted) => {
+            let ratio = used / wanted.max(1) as f64;
+            let replicas = if current == 0 {
+                ratio.ceil() as i64
+            } else if tolerance.covers(ratio) {
+                current
+            } else if pods.is_empty() {
+                return Err(format!("unable to calculate ready pods: {NO_PODS}"));
+            } else {
+                let ready = pods
+                    .iter()
+                    .filter(|pod| podstate::phase(pod) == "Running" && podstate::is_ready(pod));
+                (ratio * ready.count() as f64).ceil() as i64
+            };
+            Ok(Proposal {
+                replicas,
+                found: Found::Value(amount),
+            })
+        }
+        Whole::Average(wanted) => {
+            let wanted = wanted.max(1) as f64;
+            let replicas = if tolerance.covers(used / (wanted * there as f64)) {
+                there
+            } else {
+                (used / wanted).ceil() as i64
+            };
+            let share = if there == 0 {
+                0
+            } else {
+                (used / there as f64).ceil() as i64
+            };
+            Ok(Proposal {
+                replicas,
+                found: Found::Average(share),
+            })
+        }
+    }
+}
+
+const NO_PODS: &str = "no pods returned by selector while calculating replica count";
+
+fn measured<'a>(pods: &'a [Arc<Pod>], measure: &Measure<'_>) -> Result<Grouped<'a>, String> {
+    if pods.is_empty() {
+        return Err(NO_PODS.to_owned());
+    }
+    let grouped = group(pods, measure);
+    if grouped.measured.is_empty() {
+        return Err("did not receive metrics for targeted pods (pods might be unready)".to_owned());
+    }
+    Ok(grouped)
+}
+
+/// How much of the target pods use.
+struct Share {
+    ratio: f64,
+    found: Found,
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn share(
+    measured: &HashMap<&str, i64>,
+    target: Target,
+    requests: &HashMap<&str, i64>,
+) -> Result<Share, String> {
+    let sum: i64 = measured.values().sum();
+    let count = i64::try_from(measured.len()).unwrap_or(i64::MAX).max(1);
+    let average = sum / count;
+    Ok(match target {
+        Target::Utilization(percent) => {
+            let asked = measured.keys().filter_map(|uid| requests.get(uid));
+            let asked: i64 = asked.sum();
+            if asked == 0 {
+                return Err("no metrics returned matched known pods".to_owned());
             }
-            Target::Average(wanted) => {
-                let average = sum / count;
-                (average as f64 / wanted.max(1) as f64, 0, average)
+            let utilization = sum.saturating_mul(100) / asked;
+            Share {
+                ratio: utilization as f64 / percent.max(1) as f64,
+                found: Found::Utilization(utilization, average),
             }
         }
-    };
-    let (first, utilization, average) = ratio(&grouped.measured);
+        Target::Average(wanted) => Share {
+            ratio: average as f64 / wanted.max(1) as f64,
+            found: Found::Average(average),
+        },
+    })
+}
+
+#[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation)]
+fn weigh(
+    mut grouped: Grouped<'_>,
+    target: Target,
+    requests: &HashMap<&str, i64>,
+    current: i64,
+    tolerance: Tolerance,
+) -> Result<Proposal, String> {
+    let first = share(&grouped.measured, target, requests)?;
     let proposal = |replicas: i64| Proposal {
         replicas,
-        utilization: matches!(target, Target::Utilization(_)).then_some(utilization),
-        average,
+        found: first.found,
     };
     let ready = grouped.measured.len() as f64;
-    let with_unready = !grouped.unready.is_empty() && first > 1.0;
+    let with_unready = !grouped.unready.is_empty() && first.ratio > 1.0;
     if grouped.missing.is_empty() && !with_unready {
-        if tolerance.covers(first) {
+        if tolerance.covers(first.ratio) {
             return Ok(proposal(current));
         }
-        return Ok(proposal((first * ready).ceil() as i64));
+        return Ok(proposal((first.ratio * ready).ceil() as i64));
     }
     // Nobody knows what these use: the guess is against a change.
     for pod in &grouped.missing {
         let guess = match target {
-            _ if first > 1.0 => 0,
+            _ if first.ratio > 1.0 => 0,
             Target::Utilization(percent) => {
                 let asked = requests.get(uid(pod)).copied().unwrap_or(0);
                 asked * percent.max(100) / 100
@@ -272,8 +419,8 @@ pub(super) fn propose(
             grouped.measured.insert(uid(pod), 0);
         }
     }
-    let (second, _, _) = ratio(&grouped.measured);
-    let turned = (first < 1.0 && second > 1.0) || (first > 1.0 && second < 1.0);
+    let second = share(&grouped.measured, target, requests)?.ratio;
+    let turned = (first.ratio < 1.0 && second > 1.0) || (first.ratio > 1.0 && second < 1.0);
     if tolerance.covers(second) || turned {
         return Ok(proposal(current));
     }

@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
+
 use serde_json::json;
 
+use super::plan::Said;
 use super::*;
-use crate::usage::Amount;
+use crate::usage::{Amount, PodUsage};
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(100_000 + seconds).unwrap()
@@ -57,9 +60,30 @@ fn usage(milli: &[u64]) -> Vec<PodUsage> {
     milli.iter().enumerate().map(one).collect()
 }
 
+fn look(
+    spec: &HorizontalPodAutoscalerSpec,
+    current: i64,
+    pods: Result<&[Arc<Pod>], &Unselected>,
+    usage: &[PodUsage],
+    history: &mut History,
+    now: Timestamp,
+) -> Findings {
+    let view = View {
+        namespace: "ns",
+        spec,
+        current,
+        there: current,
+        pods,
+        usage,
+        said: &HashMap::new(),
+        now,
+    };
+    plan(&view, history)
+}
+
 fn wanted(spec: &HorizontalPodAutoscalerSpec, current: usize, milli: &[u64]) -> Findings {
     let current_count = i64::try_from(current).unwrap();
-    plan(
+    look(
         spec,
         current_count,
         Ok(&pods(current)),
@@ -91,7 +115,7 @@ fn utilization_decides_and_a_tenth_is_nothing() {
     let many = wanted(&spec, 2, &[1000, 1000]);
     assert_eq!(
         (many.replicas, reason(&many, "ScalingLimited")),
-        (6, "ScaleUpLimit")
+        (4, "ScaleUpLimit")
     );
 }
 
@@ -104,6 +128,7 @@ fn pods_that_are_not_measured_are_guessed_against_a_change() {
     assert_eq!(wanted(&spec, 4, &[10]).replicas, 4);
     let none = wanted(&spec, 2, &[]);
     assert_eq!(none.replicas, 2);
+    assert!(none.failed);
     assert_eq!(reason(&none, "ScalingActive"), "FailedGetResourceMetric");
 }
 
@@ -154,7 +179,7 @@ fn a_new_autoscaler_takes_nothing_away_before_its_window_has_passed() {
     let spec = spec(json!({}));
     let mut history = History::begun(5, at(0));
     let mut plan = |seconds| {
-        let findings = plan(
+        let findings = look(
             &spec,
             5,
             Ok(&pods(5)),
@@ -201,12 +226,15 @@ fn a_scale_says_which_pods_it_is_about() {
     assert!(all.iter().all(|one| one.matches(&labels)));
     assert!(!of("app=api").unwrap()[0].matches(&labels));
     let missing = of("").unwrap_err();
-    assert_eq!(missing, "the HPA target's scale is missing a selector");
-    of("a in").unwrap_err();
+    assert_eq!(
+        missing.message,
+        "the HPA target's scale is missing a selector"
+    );
+    assert_eq!(of("a in").unwrap_err().event.0, "InvalidSelector");
     // Bounds count without one.
     let mut history = History::default();
     let mut plan = |current| {
-        plan(
+        look(
             &spec(json!({})),
             current,
             Err(&missing),
@@ -221,6 +249,14 @@ fn a_scale_says_which_pods_it_is_about() {
         (held.replicas, reason(&held, "ScalingActive")),
         (3, "InvalidSelector")
     );
+    let said = "selector is required".to_owned();
+    assert_eq!(
+        held.warnings,
+        [
+            ("SelectorRequired", said.clone()),
+            ("FailedComputeMetricsReplicas", said)
+        ]
+    );
 }
 
 #[test]
@@ -232,9 +268,15 @@ fn metrics_that_are_not_known_are_told_with_reasons_of_their_own() {
             "target": {"type": "AverageValue", "averageValue": "1Mi"}}}]}));
     let found = wanted(&spec, 2, &[]);
     assert!(found.failed);
-    let none = "did not receive metrics for targeted pods (pods might be unready)";
-    let cpu = format!("failed to get cpu utilization: {none}");
-    let memory = format!("failed to get memory value: {none}");
+    let places: Vec<&str> = found.metrics.iter().map(|one| one.type_.as_str()).collect();
+    assert_eq!(places, ["", ""]);
+    let none = |name: &str| {
+        format!(
+            "unable to get metrics for resource {name}: no metrics returned from resource metrics API"
+        )
+    };
+    let cpu = format!("failed to get cpu utilization: {}", none("cpu"));
+    let memory = format!("failed to get memory usage: {}", none("memory"));
     let first = format!(
         "invalid metrics (2 invalid out of 2), first error is: failed to get cpu resource metric value: {cpu}"
     );
@@ -266,7 +308,7 @@ fn what_was_measured_before_a_pod_was_ready_does_not_count() {
     young.conditions.as_mut().unwrap()[0].last_transition_time = Some(Time(at(60)));
     let mut history = History::default();
     // Measured at 0, long before it was ready.
-    let found = plan(
+    let found = look(
         &spec,
         2,
         Ok(&all),
@@ -287,6 +329,225 @@ fn what_is_asked_for_the_whole_pod_is_what_use_is_compared_with() {
         spec.resources = serde_json::from_value(json!({"requests": {"cpu": "200m"}})).unwrap();
     }
     let mut history = History::default();
-    let found = plan(&spec, 2, Ok(&all), &usage(&[200, 200]), &mut history, at(0));
+    let found = look(&spec, 2, Ok(&all), &usage(&[200, 200]), &mut history, at(0));
     assert_eq!(found.replicas, 4);
+}
+
+#[test]
+fn without_behavior_pods_are_doubled_or_made_four() {
+    let spec = spec(json!({"maxReplicas": 100}));
+    let apply = |current, wanted, history: &mut History| {
+        let done = behavior::apply(&spec, current, wanted, history, at(0));
+        (done.replicas, done.limited.map(|why| why.0))
+    };
+    let fast = Some("ScaleUpLimit");
+    for (current, replicas) in [(1, 4), (2, 4), (3, 6), (10, 20)] {
+        let found = apply(current, 50, &mut History::default());
+        assert_eq!(found, (replicas, fast), "{current}");
+    }
+    // A change that was made a moment ago holds nothing back.
+    let mut history = History::default();
+    behavior::note(&mut history, 2, 4, at(0));
+    assert_eq!(apply(4, 50, &mut history), (8, fast));
+    assert_eq!(apply(60, 200, &mut history).1, Some("TooManyReplicas"));
+    // The most that was recommended lately counts upwards, too: somebody has taken pods away by hand.
+    let mut history = History::begun(9, at(0));
+    assert_eq!(apply(5, 6, &mut history), (9, None));
+}
+
+fn failure(findings: &Findings) -> &str {
+    assert!(findings.failed);
+    &findings.warnings[0].1
+}
+
+#[test]
+fn one_container_is_looked_for_where_it_runs() {
+    let of = |container: &str| {
+        spec(
+            json!({"metrics": [{"type": "ContainerResource", "containerResource": {
+            "name": "cpu", "container": container,
+            "target": {"type": "Utilization", "averageUtilization": 50}}}]}),
+        )
+    };
+    assert_eq!(wanted(&of("c"), 2, &[100, 100]).replicas, 4);
+    let found = wanted(&of("x"), 2, &[100, 100]);
+    assert_eq!(
+        reason(&found, "ScalingActive"),
+        "FailedGetContainerResourceMetric"
+    );
+    assert_eq!(
+        failure(&found),
+        "failed to get cpu utilization: unable to get metrics for resource cpu: failed to get container metrics: \
+         container x not present in metrics for pod ns/p0"
+    );
+    assert!(
+        found.warnings[1]
+            .1
+            .contains("first error is: failed to get x container metric value: ")
+    );
+}
+
+#[test]
+fn pods_that_have_ended_are_not_missed() {
+    let spec = spec(json!({}));
+    let mut all = pods(3);
+    Arc::make_mut(&mut all[2]).status.as_mut().unwrap().phase = Some("Succeeded".into());
+    let mut history = History::default();
+    // Were the third one missed, it would count as busy and hold the others.
+    let found = look(&spec, 3, Ok(&all), &usage(&[20, 20]), &mut history, at(0));
+    assert_eq!(found.replicas, 1);
+}
+
+#[test]
+fn nothing_asked_for_is_no_base_of_a_utilization() {
+    let spec = spec(json!({}));
+    let mut all = pods(1);
+    let container = &mut Arc::make_mut(&mut all[0]).spec.as_mut().unwrap().containers[0];
+    container.resources = serde_json::from_value(json!({"requests": {"cpu": "0"}})).unwrap();
+    let mut history = History::default();
+    let found = look(&spec, 1, Ok(&all), &usage(&[20]), &mut history, at(0));
+    assert_eq!(
+        failure(&found),
+        "failed to get cpu utilization: no metrics returned matched known pods"
+    );
+}
+
+#[test]
+fn two_autoscalers_of_the_same_pods_do_nothing() {
+    let key = |name: &str| ObjectKey::new("ns", name);
+    let selector = |text: &str| parse_labels(text).unwrap();
+    let mut all = pods(1);
+    Arc::make_mut(&mut all[0]).metadata.labels =
+        Some([("app".to_owned(), "web".to_owned())].into());
+    let mut rivals = Rivals::default();
+    rivals.put(&key("one"), selector("app=web"));
+    rivals.put(&key("other"), selector("app=api"));
+    rivals.put(&ObjectKey::new("elsewhere", "same"), selector("app=web"));
+    assert_eq!(rivals.check(&key("one"), "app=web", &all), Ok(()));
+    rivals.put(&key("any"), selector("app"));
+    let why = rivals.check(&key("one"), "app=web", &all).unwrap_err();
+    assert_eq!(
+        why.message,
+        "pods by selector app=web are controlled by more than one HPA (e.g. [{one ns} {any ns}])"
+    );
+    let mut history = History::default();
+    let found = look(
+        &spec(json!({})),
+        1,
+        Err(&why),
+        &usage(&[100]),
+        &mut history,
+        at(0),
+    );
+    assert_eq!(
+        (found.replicas, reason(&found, "ScalingActive")),
+        (1, "AmbiguousSelector")
+    );
+    rivals.forget(&key("any"));
+    assert_eq!(rivals.check(&key("one"), "app=web", &all), Ok(()));
+}
+
+/// What is wanted of three pods by one metric, of which a server has said something.
+fn told(metric: Value, said: Result<Said, String>) -> Findings {
+    let spec = spec(json!({ "metrics": [metric] }));
+    let view = View {
+        namespace: "ns",
+        spec: &spec,
+        current: 3,
+        there: 3,
+        pods: Ok(&pods(3)),
+        usage: &[],
+        said: &HashMap::from([(0, said)]),
+        now: at(0),
+    };
+    plan(&view, &mut History::default())
+}
+
+fn current(findings: &Findings) -> Value {
+    serde_json::to_value(&findings.metrics[0]).unwrap()
+}
+
+#[test]
+fn what_other_servers_measure_of_pods_counts_pod_by_pod() {
+    let metric = json!({"type": "Pods", "pods": {"metric": {"name": "requests"},
+        "target": {"type": "AverageValue", "averageValue": "10"}}});
+    let all = |amounts: [i64; 3]| {
+        let named = amounts.iter().enumerate();
+        let named = named.map(|(number, amount)| (format!("p{number}"), amount * 1_000));
+        Ok(Said::Pods(named.collect()))
+    };
+    let found = told(metric.clone(), all([20, 20, 15]));
+    assert_eq!(
+        (found.replicas, found.why.as_str()),
+        (6, "pods metric requests above target")
+    );
+    assert_eq!(
+        current(&found),
+        json!({"type": "Pods", "pods": {"metric": {"name": "requests"},
+            "current": {"averageValue": "18333m"}}})
+    );
+    // Those of which nothing is said are as on target when pods would go.
+    let one = Ok(Said::Pods([("p0".to_owned(), 1_000)].into()));
+    assert_eq!(told(metric.clone(), one).replicas, 3);
+    let none = told(
+        metric,
+        Err("no metrics returned from custom metrics API".into()),
+    );
+    assert_eq!(reason(&none, "ScalingActive"), "FailedGetPodsMetric");
+    assert_eq!(
+        failure(&none),
+        "unable to get metric requests: no metrics returned from custom metrics API"
+    );
+}
+
+#[test]
+fn an_amount_for_all_is_divided_among_pods_or_compared_as_it_is() {
+    let external = |target: Value| {
+        json!({"type": "External", "external": {
+            "metric": {"name": "queue", "selector": {"matchLabels": {"name": "q"}}}, "target": target}})
+    };
+    let average = external(json!({"type": "AverageValue", "averageValue": "5"}));
+    let whole = external(json!({"type": "Value", "value": "10"}));
+    let said = |amount: i64| Ok(Said::Whole(amount * 1_000));
+    let found = told(average.clone(), said(26));
+    assert_eq!(found.replicas, 6);
+    assert_eq!(
+        current(&found)["external"]["current"],
+        json!({"averageValue": "8667m"})
+    );
+    assert_eq!(
+        told(average.clone(), said(16)).replicas,
+        3,
+        "a tenth is nothing"
+    );
+    let found = told(whole.clone(), said(19));
+    assert_eq!(found.replicas, 6);
+    assert_eq!(
+        current(&found)["external"]["current"],
+        json!({"value": "19"})
+    );
+    let selector = "&LabelSelector{MatchLabels:map[string]string{name: q,},MatchExpressions:[]LabelSelectorRequirement{},}";
+    assert_eq!(
+        found.why,
+        format!("external metric queue({selector}) above target")
+    );
+    let failed = told(average, Err("it is not there".into()));
+    assert_eq!(reason(&failed, "ScalingActive"), "FailedGetExternalMetric");
+    assert_eq!(
+        failure(&failed),
+        format!("unable to get external metric ns/queue/{selector}: it is not there")
+    );
+    let object = json!({"type": "Object", "object": {"metric": {"name": "hits"},
+        "describedObject": {"apiVersion": "v1", "kind": "Service", "name": "web"},
+        "target": {"type": "Value", "value": "2k"}}});
+    let found = told(object.clone(), said(4_000));
+    assert_eq!(
+        (found.replicas, found.why.as_str()),
+        (6, "Service metric hits above target")
+    );
+    let failed = told(object, Err("x".into()));
+    assert_eq!(
+        failure(&failed),
+        "unable to get metric hits on Service ns/web: x"
+    );
 }

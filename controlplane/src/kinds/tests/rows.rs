@@ -500,3 +500,31 @@ fn selectors_match_labels() {
     assert!(expr("none", "DoesNotExist", json!([])));
     assert!(!expr("tier", "Gt", json!(["1"])));
 }
+
+#[test]
+fn an_autoscaler_shows_each_metric_beside_its_target() {
+    let metric = |kind: &str, source: &str, target: Value| json!({"type": kind, (source): {"target": target}});
+    let average = json!({"type": "AverageValue", "averageValue": "5"});
+    let autoscaler = |metrics: [Value; 2], current: Value| {
+        json!({"metadata": {"name": "web"}, "spec": {"maxReplicas": 3, "metrics": metrics},
+            "status": {"currentMetrics": current}})
+    };
+    let queue = metric("External", "external", average.clone());
+    let mut cpu = metric(
+        "Resource",
+        "resource",
+        json!({"type": "Utilization", "averageUtilization": 50}),
+    );
+    cpu["resource"]["name"] = "cpu".into();
+    // One that is not known keeps its place.
+    let current = json!([{"type": ""},
+        {"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": 20}}}]);
+    let shown = row("HorizontalPodAutoscaler", autoscaler([queue, cpu], current));
+    assert_eq!(shown[2], "<unknown>/5 (avg), cpu: 20%/50%");
+    let hits = metric("Object", "object", json!({"type": "Value", "value": "2k"}));
+    let pods = metric("Pods", "pods", average);
+    let current = json!([{"type": "Object", "object": {"current": {"value": "1500"}}},
+        {"type": "Pods", "pods": {"current": {"averageValue": "4"}}}]);
+    let shown = row("HorizontalPodAutoscaler", autoscaler([hits, pods], current));
+    assert_eq!(shown[2], "1500/2k, 4/5");
+}
