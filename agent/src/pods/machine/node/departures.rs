@@ -179,7 +179,7 @@ mod tests {
         tokio::pin!(all_over);
         let soon = Duration::from_millis(1);
         assert!(timeout(soon, &mut all_over).await.is_err());
-        departures.begin("b", || std::future::pending());
+        departures.begin("b", std::future::pending);
         release.notify_one();
         assert!(timeout(soon, all_over).await.unwrap());
         assert!(departures.is_under_way("b"));
