@@ -12,6 +12,7 @@ mod duplicates;
 mod facts;
 mod load;
 mod openapi;
+mod presence;
 #[cfg(test)]
 mod tests;
 
@@ -21,7 +22,7 @@ use serde_json::Value;
 
 use crate::kinds::{self, Kind, custom::Version};
 
-pub(crate) use crate::types::{ListType, Node, PatchStrategy, Schema};
+pub(crate) use crate::types::{ListType, Node, PatchStrategy, Presence, Schema};
 pub(crate) use openapi::Custom;
 #[cfg(test)]
 pub(crate) use openapi::group_versions;
@@ -193,6 +194,13 @@ pub(crate) fn normalize_values<'a>(of: impl Into<TypeRef<'a>>, body: &mut Value)
         Some(_) => custom::normalize(body),
         None => check::normalize_values(of.schema, of.definition, body),
     }
+}
+
+/// Removes what Kubernetes does not write because it is zero, `paused: false` or an empty list, by the type that has it.
+/// Custom resources are kept as they were written, but for their metadata.
+pub(crate) fn drop_unset<'a>(of: impl Into<TypeRef<'a>>, object: &mut Value) {
+    let of = of.into();
+    check::drop_unset(of.schema, &of.schema.root(of.definition), object);
 }
 
 /// OpenAPI v3 document of one group version (`/openapi/v3/apis/apps/v1`), as JSON.

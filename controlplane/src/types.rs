@@ -5,6 +5,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use serde_json::Value;
+
 /// A name that many places of a schema share.
 pub(crate) type Name = Arc<str>;
 
@@ -26,8 +28,21 @@ pub(crate) struct PatchStrategy {
     pub(crate) merge: bool,
     /// `$retainKeys` applies.
     pub(crate) retain_keys: bool,
+    /// Objects are replaced, not merged.
+    pub(crate) replace: bool,
     /// Entries with this key are the same entry; empty for lists of scalars.
     pub(crate) key: &'static str,
+}
+
+/// How a field is there when it is not set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Presence {
+    /// It is written whatever it is: its zero value stands for it.
+    Always,
+    /// It is absent.
+    WhenSet,
+    /// It is absent, and its zero value is the same as that.
+    WhenNotZero,
 }
 
 /// One node of a type's schema.
@@ -66,6 +81,24 @@ pub(crate) struct Field {
     pub(crate) patch: PatchStrategy,
     /// Server-side apply takes the value as a whole although it is an object or a map.
     pub(crate) atomic: bool,
+    pub(crate) presence: Presence,
+}
+
+impl Field {
+    /// Whether this value is the same as none.
+    pub(crate) fn is_unset(&self, value: &Value) -> bool {
+        self.presence == Presence::WhenNotZero
+            && match (&self.node, value) {
+                (Node::String | Node::Bytes, Value::String(text)) => text.is_empty(),
+                (Node::Boolean, Value::Bool(value)) => !value,
+                (Node::Int32 | Node::Int64 | Node::Number, Value::Number(number)) => {
+                    number.as_f64() == Some(0.0)
+                }
+                (Node::List { .. }, Value::Array(list)) => list.is_empty(),
+                (Node::Map(_), Value::Object(map)) => map.is_empty(),
+                _ => false,
+            }
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -321,7 +321,9 @@ impl Controller {
         let status = HorizontalPodAutoscalerStatus {
             conditions: Some(merged(old.conditions.clone(), &findings.conditions, now)),
             current_metrics: (!findings.metrics.is_empty()).then(|| findings.metrics.clone()),
-            current_replicas: current.map(number).or(old.current_replicas),
+            // None of them are not written.
+            current_replicas: (current.map(number).or(old.current_replicas))
+                .filter(|count| *count > 0),
             desired_replicas: if findings.failed {
                 old.desired_replicas
             } else {

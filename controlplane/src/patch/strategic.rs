@@ -94,7 +94,9 @@ impl Merge<'_> {
             let below = self.schema.child(node, key);
             let merged = match (original.remove(key), value) {
                 (_, Value::Null) => continue,
-                (Some(Value::Object(before)), Value::Object(change)) => {
+                (Some(Value::Object(before)), Value::Object(change))
+                    if !self.strategy(node, key).replace =>
+                {
                     Value::Object(self.objects(below, before, change)?)
                 }
                 (Some(Value::Array(before)), Value::Array(change)) => {

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod json_and_merge;
+mod presence;
 mod server_side;
 mod strategic_merge;
 

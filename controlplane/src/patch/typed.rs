@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::PatchError;
 use super::fields::{Fields, field_step};
-use crate::schema::{ListType, Node, Schema};
+use crate::schema::{ListType, Node, Presence, Schema};
 
 /// A place in a type: its node, and whether it is taken as a whole.
 #[derive(Debug, Clone, Copy)]
@@ -26,17 +26,37 @@ enum Shape<'v, 'a> {
     List(&'v [Value], &'a ListType),
 }
 
-/// Fields of this name are structures that are always there; owning something inside does not mean owning
-/// them.
-const ALWAYS_THERE: &[&str] = &[
-    "containers",
-    "loadBalancer",
-    "metadata",
-    "spec",
-    "status",
-    "strategy",
-    "template",
-];
+/// What one of two values that are compared has at a place.
+#[derive(Debug, Clone, Copy)]
+enum Side<'v> {
+    Absent,
+    /// Nothing is written, and yet the zero value is there: the structure around it has the field in any case.
+    Zero,
+    Value(&'v Value),
+}
+
+impl<'v> Side<'v> {
+    fn given(value: Option<&'v Value>) -> Self {
+        value
+            .filter(|value| !value.is_null())
+            .map_or(Self::Absent, Self::Value)
+    }
+
+    fn value(self) -> Option<&'v Value> {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::Absent | Self::Zero => None,
+        }
+    }
+
+    /// The field of a structure that is this side.
+    fn field(self, value: Option<&'v Value>, always: bool) -> Self {
+        match (Self::given(value), self) {
+            (Self::Absent, Self::Value(_) | Self::Zero) if always => Self::Zero,
+            (given, _) => given,
+        }
+    }
+}
 
 /// The value that a list key has where it is left out.
 fn key_default(key: &str) -> Option<Value> {
@@ -150,31 +170,25 @@ impl<'a> Typed<'a> {
         before: Option<&Value>,
         after: Option<&Value>,
     ) -> Changes {
-        self.compare(place, before, after, false)
+        self.compare(place, Side::given(before), Side::given(after))
     }
 
-    fn compare(
-        &self,
-        place: Place<'a>,
-        before: Option<&Value>,
-        after: Option<&Value>,
-        always_there: bool,
-    ) -> Changes {
+    fn compare(&self, place: Place<'a>, before: Side<'_>, after: Side<'_>) -> Changes {
         let mut out = Changes::default();
-        let before = before.filter(|value| !value.is_null());
-        let after = after.filter(|value| !value.is_null());
-        if before == after {
+        if before.value() == after.value() {
             return out;
         }
-        let old = before.map(|value| self.parts(place, value));
-        let new = after.map(|value| self.parts(place, value));
+        let old = before.value().map(|value| self.parts(place, value));
+        let new = after.value().map(|value| self.parts(place, value));
         // A value that is taken as a whole on either side has no parts to compare.
         if matches!(old, Some(None)) || matches!(new, Some(None)) {
-            match after {
-                Some(_) => out.changed.member = true,
-                None => out.removed.member = true,
+            match (before, after) {
+                (Side::Zero, Side::Value(value)) | (Side::Value(value), Side::Zero)
+                    if is_zero(value) => {}
+                (_, Side::Value(_) | Side::Zero) => out.changed.member = true,
+                (_, Side::Absent) => out.removed.member = true,
             }
-            if let (Some(Some(_)), Some(before)) = (&old, before) {
+            if let (Some(Some(_)), Some(before)) = (&old, before.value()) {
                 out.removed = self.fields(place, before);
             }
             return out;
@@ -183,23 +197,30 @@ impl<'a> Typed<'a> {
         let (old, new) = (old.unwrap_or_default(), new.unwrap_or_default());
         let steps: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
         for step in steps {
-            let (before, after) = (old.get(step), new.get(step));
-            let Some(below) = after.or(before).map(|(_, place)| *place) else {
+            let (was, is) = (old.get(step), new.get(step));
+            let Some(below) = is.or(was).map(|(_, place)| *place) else {
                 continue;
             };
             let name = step.strip_prefix("f:").unwrap_or("");
+            let always = self
+                .schema
+                .field(place.node, name)
+                .is_some_and(|field| field.presence == Presence::Always);
             let changes = self.compare(
                 below,
-                before.map(|(value, _)| *value),
-                after.map(|(value, _)| *value),
-                ALWAYS_THERE.contains(&name),
+                before.field(was.map(|(value, _)| *value), always),
+                after.field(is.map(|(value, _)| *value), always),
             );
             out.changed.insert(step.clone(), changes.changed);
             out.removed.insert(step.clone(), changes.removed);
         }
         match (before, after) {
-            (None, Some(_)) => out.changed.member = !always_there || new.is_empty(),
-            (Some(_), None) => out.removed.member = true,
+            (Side::Absent, _) => out.changed.member = true,
+            (_, Side::Absent) => out.removed.member = true,
+            // A list or map of nothing is another value than none.
+            (Side::Zero, Side::Value(value)) => {
+                out.changed.member = is_empty(value) && !matches!(place.node, Node::Object(_));
+            }
             _ => {}
         }
         out
@@ -443,6 +464,16 @@ fn is_empty(value: &Value) -> bool {
         Value::Object(map) => map.is_empty(),
         Value::Array(list) => list.is_empty(),
         _ => false,
+    }
+}
+
+/// What a scalar has that is not set.
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Bool(value) => !value,
+        Value::Number(value) => value.as_f64() == Some(0.0),
+        Value::String(value) => value.is_empty(),
+        Value::Null | Value::Array(_) | Value::Object(_) => false,
     }
 }
 

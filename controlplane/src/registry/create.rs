@@ -10,7 +10,7 @@ use super::{
     service_alloc,
 };
 use crate::kinds::{self, Kind, Scope, meta};
-use crate::schema::check_and_prune;
+use crate::schema::{check_and_prune, drop_unset};
 use crate::store::{Compare, Freshness, Op, Txn};
 
 impl Registry {
@@ -167,6 +167,7 @@ impl Registry {
         if node_ranges::concerns(kind, &object, None) {
             self.guard_ranges(kind, &object, &mut txn).await?;
         }
+        drop_unset(kind, &mut object);
         track_create(kind, &mut object, &options.manager);
         if options.dry_run {
             return Ok(Ok(Written::Unstored(object)));

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::kinds::{Cause, Kind, meta};
 use crate::patch::track_update;
+use crate::schema::drop_unset;
 use crate::store::{Compare, Freshness, KeyValue, Op, Txn};
 
 /// Kinds whose whole-object updates must name the version they replace.
@@ -253,6 +254,7 @@ impl Registry {
         if node_ranges::concerns(kind, &new, Some(&old)) {
             self.guard_ranges(kind, &new, &mut txn).await?;
         }
+        drop_unset(kind, &mut new);
         let through = match ownership {
             Ownership::Track => Some(subresource),
             Ownership::TrackScale => Some("scale"),

@@ -178,6 +178,10 @@ impl Check<'_> {
                     continue;
                 }
                 self.value(&field.node, child, &below, definition.short_name());
+                // Once it is read, nobody can tell that it was given.
+                if self.prune && is_scalar(&field.node) && field.is_unset(child) {
+                    map.remove(&name);
+                }
             }
         }
     }
@@ -195,6 +199,37 @@ impl Check<'_> {
             };
             self.value(items, item, &below, holder);
         }
+    }
+}
+
+fn is_scalar(node: &Node) -> bool {
+    !matches!(node, Node::List { .. } | Node::Map(_))
+}
+
+/// Removes what is not written because it is zero, at the end of a write: what was given as empty is judged before.
+pub(super) fn drop_unset(schema: &Schema, node: &Node, value: &mut Value) {
+    match (node, value) {
+        (Node::Object(id), Value::Object(map)) => {
+            let definition = schema.at(*id);
+            map.retain(|name, value| {
+                let Some(field) = definition.field(name) else {
+                    return true;
+                };
+                drop_unset(schema, &field.node, value);
+                !field.is_unset(value)
+            });
+        }
+        (Node::Map(items), Value::Object(map)) => {
+            for value in map.values_mut() {
+                drop_unset(schema, items, value);
+            }
+        }
+        (Node::List { items, .. }, Value::Array(list)) => {
+            for value in list {
+                drop_unset(schema, items, value);
+            }
+        }
+        _ => {}
     }
 }
 

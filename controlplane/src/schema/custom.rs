@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{FieldProblem, ProblemKind, check};
 use crate::kinds::custom::Version;
 use crate::kinds::custom::structural::{Additional, Structural, Type};
-use crate::types::{Definition, Field, ListType, Node, PatchStrategy, Schema};
+use crate::types::{Definition, Field, ListType, Node, PatchStrategy, Presence, Schema};
 
 /// What every object's metadata is made of.
 const METADATA: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
@@ -123,6 +123,7 @@ impl Builder {
                 node: self.node(property),
                 patch: PatchStrategy::default(),
                 atomic: property.atomic_map,
+                presence: Presence::WhenSet,
             })
             .collect();
         if schema.is_resource() {
@@ -131,6 +132,7 @@ impl Builder {
                 node,
                 patch: PatchStrategy::default(),
                 atomic: false,
+                presence: Presence::WhenSet,
             };
             fields.push(field("apiVersion", Node::String));
             fields.push(field("kind", Node::String));

@@ -27,12 +27,20 @@ const ATOMIC: ListType = ListType::Atomic;
 const NONE: PatchStrategy = PatchStrategy {
     merge: false,
     retain_keys: false,
+    replace: false,
     key: "",
 };
 const MERGE: PatchStrategy = merge("");
 const RETAIN: PatchStrategy = PatchStrategy {
     merge: false,
     retain_keys: true,
+    replace: false,
+    key: "",
+};
+const REPLACE: PatchStrategy = PatchStrategy {
+    merge: false,
+    retain_keys: false,
+    replace: true,
     key: "",
 };
 
@@ -40,6 +48,7 @@ const fn merge(key: &'static str) -> PatchStrategy {
     PatchStrategy {
         merge: true,
         retain_keys: false,
+        replace: false,
         key,
     }
 }
@@ -48,6 +57,7 @@ const fn merge_retain(key: &'static str) -> PatchStrategy {
     PatchStrategy {
         merge: true,
         retain_keys: true,
+        replace: false,
         key,
     }
 }
@@ -123,6 +133,17 @@ pub(super) const FIELDS: &[Fact] = &[
     ("io.k8s.api.flowcontrol.v1.FlowSchemaStatus", "conditions", ListType::Map(&["type"]), merge("type")),
     ("io.k8s.api.flowcontrol.v1.PriorityLevelConfigurationStatus", "conditions", ListType::Map(&["type"]), merge("type")),
     ("io.k8s.api.policy.v1.PodDisruptionBudgetStatus", "conditions", ListType::Map(&["type"]), merge("type")),
+    ("io.k8s.api.admissionregistration.v1.MutatingAdmissionPolicySpec", "matchConditions", ListType::Map(&["name"]), merge("name")),
+    ("io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicyStatus", "conditions", ListType::Map(&["type"]), NONE),
+    ("io.k8s.api.flowcontrol.v1.NonResourcePolicyRule", "nonResourceURLs", SET, NONE),
+    ("io.k8s.api.flowcontrol.v1.NonResourcePolicyRule", "verbs", SET, NONE),
+    ("io.k8s.api.flowcontrol.v1.ResourcePolicyRule", "apiGroups", SET, NONE),
+    ("io.k8s.api.flowcontrol.v1.ResourcePolicyRule", "namespaces", SET, NONE),
+    ("io.k8s.api.flowcontrol.v1.ResourcePolicyRule", "resources", SET, NONE),
+    ("io.k8s.api.flowcontrol.v1.ResourcePolicyRule", "verbs", SET, NONE),
+    ("io.k8s.api.policy.v1.PodDisruptionBudgetSpec", "selector", ATOMIC, REPLACE),
+    ("io.k8s.api.storage.v1.CSIDriverSpec", "volumeLifecycleModes", SET, NONE),
+    ("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps", "x-kubernetes-validations", ListType::Map(&["rule"]), merge("rule")),
 ];
 
 /// Maps of a field that server-side apply takes as a whole.
@@ -153,4 +174,13 @@ pub(super) const ATOMIC_TYPES: &[&str] = &[
     "io.k8s.api.autoscaling.v1.CrossVersionObjectReference",
     "io.k8s.api.discovery.v1.EndpointPort",
     "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector",
+    "io.k8s.api.admissionregistration.v1.MatchResources",
+    "io.k8s.api.admissionregistration.v1.NamedRuleWithOperations",
+    "io.k8s.api.admissionregistration.v1.ParamKind",
+    "io.k8s.api.admissionregistration.v1.ParamRef",
+    "io.k8s.api.admissionregistration.v1.Variable",
+    "io.k8s.api.networking.v1.ServiceBackendPort",
+    "io.k8s.api.rbac.v1.RoleRef",
+    "io.k8s.api.rbac.v1.Subject",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference",
 ];

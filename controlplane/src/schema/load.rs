@@ -7,7 +7,7 @@ use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
-use super::facts;
+use super::{facts, presence};
 use crate::kinds;
 use crate::types::{Definition, Field, ListType, Name, Node, PatchStrategy, Schema};
 
@@ -73,10 +73,13 @@ impl Builder {
             .iter()
             .map(|(field, schema)| {
                 let (list_type, patch) = field_facts(&name, field);
+                let node = self.node(schema, list_type);
+                let is_structure = matches!(node, Node::Object(_));
                 Field {
                     name: self.intern(field),
-                    node: self.node(schema, list_type),
+                    node,
                     patch,
+                    presence: presence::of(&name, field, is_structure),
                     atomic: facts::ATOMIC_MAPS.contains(&(&*name, field.as_str())),
                 }
             })

@@ -210,6 +210,7 @@ fn annotate(definition: &str, field: &str, property: &mut Map<String, Value>) {
         (true, true) => "merge,retainKeys",
         (true, false) => "merge",
         (false, true) => "retainKeys",
+        (false, false) if patch.replace => "replace",
         (false, false) => return,
     };
     property.insert("x-kubernetes-patch-strategy".into(), strategy.into());

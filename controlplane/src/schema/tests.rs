@@ -318,3 +318,38 @@ fn fields(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
     }
     out
 }
+
+#[test]
+fn what_is_not_written_is_not_kept() {
+    let (_, mut body) = messages(
+        DEPLOYMENT,
+        json!({"spec": {
+            "replicas": 0, "paused": false, "minReadySeconds": 0, "selector": {"matchLabels": {}},
+            "template": {"metadata": {"labels": {}}, "spec": {
+                "hostNetwork": false, "nodeName": "", "nodeSelector": {}, "securityContext": {},
+                "automountServiceAccountToken": false,
+                "containers": [{"name": "", "args": [], "env": [{"name": "a", "value": ""}]}],
+            }},
+        }}),
+    );
+    // Who judges the object sees lists and maps that were given as empty.
+    assert_eq!(body["spec"]["template"]["metadata"]["labels"], json!({}));
+    drop_unset(DEPLOYMENT, &mut body);
+    assert_eq!(
+        body,
+        json!({"spec": {
+            "replicas": 0, "selector": {},
+            "template": {"metadata": {}, "spec": {
+                "securityContext": {}, "automountServiceAccountToken": false,
+                "containers": [{"name": "", "env": [{"name": "a"}]}],
+            }},
+        }})
+    );
+    // Data of the user's own has no such fields.
+    let (_, mut body) = messages(
+        "io.k8s.api.core.v1.ConfigMap",
+        json!({"data": {"a": ""}, "immutable": false}),
+    );
+    drop_unset("io.k8s.api.core.v1.ConfigMap", &mut body);
+    assert_eq!(body, json!({"data": {"a": ""}, "immutable": false}));
+}
