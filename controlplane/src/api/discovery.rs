@@ -13,12 +13,12 @@ use sha2::{Digest, Sha256};
 
 use super::aggregator::Extended;
 use super::dispatch::header;
-use super::negotiate::media_ranges;
+use super::negotiate::{Encoding, accept_object, media_ranges};
 use super::{component_status, respond, usage};
 use crate::kinds::{self, Kind, KindRef, Scope};
-use crate::registry::Registry;
 use crate::registry::definitions::Defined;
 use crate::registry::versions::{self, precedence};
+use crate::registry::{ApiError, Registry};
 
 const MAJOR: &str = "1";
 const MINOR: &str = "36";
@@ -249,24 +249,19 @@ fn platform() -> &'static str {
     }
 }
 
-/// Answers everything below `/api` and `/apis`, and `/` itself.
+/// Answers everything below `/api` and `/apis`, and `/` itself; `None` where there is nothing.
 pub(super) fn serve(
     registry: &Registry,
     extended: &[Extended],
     segments: &[&str],
     headers: &HeaderMap,
-) -> Option<Response<Body>> {
+) -> Option<Result<Response<Body>, ApiError>> {
     let defined = &*registry.defined();
     if matches!(segments, ["api"] | ["apis"])
         && let Some(version) = aggregated_version(header(headers, &ACCEPT))
     {
-        return Some(serve_aggregated(
-            defined,
-            extended,
-            segments[0],
-            version,
-            headers,
-        ));
+        let answer = serve_aggregated(defined, extended, segments[0], version, headers);
+        return Some(Ok(answer));
     }
     let value = match segments {
         [] => json!({"paths": paths(defined, extended)}),
@@ -292,7 +287,13 @@ pub(super) fn serve(
         ["apis", group, version] => resource_list(defined, group, version)?,
         _ => return None,
     };
-    Some(respond::value(StatusCode::OK, &value))
+    // The list of paths is JSON for everybody.
+    let encoding = match segments {
+        [] => Ok(Encoding::Json),
+        _ => accept_object(header(headers, &ACCEPT)),
+    };
+    let body = value.to_string().into();
+    Some(encoding.and_then(|encoding| respond::object(StatusCode::OK, encoding, body)))
 }
 
 fn paths(defined: &Defined, extended: &[Extended]) -> Vec<String> {

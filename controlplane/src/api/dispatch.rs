@@ -193,7 +193,7 @@ impl Api {
                     }
                     found => found,
                 };
-                found.ok_or_else(ApiError::no_such_resource)
+                found.ok_or_else(ApiError::no_such_resource)?
             }
             ["openapi", rest @ ..] => {
                 let mut others = Others::default();
@@ -203,7 +203,7 @@ impl Api {
                     _ => {}
                 }
                 super::openapi::serve(&self.registry, &others, rest, &parts.headers)
-                    .ok_or_else(ApiError::no_such_resource)
+                    .ok_or_else(ApiError::no_such_resource)?
             }
             _ => Err(ApiError::no_such_resource()),
         }

@@ -125,16 +125,28 @@ fn wants(header: &str, view: &str) -> bool {
 }
 
 /// For what is answered and not stored: it has no rows and no metadata of its own.
-pub(crate) fn accept_object(header: &str) -> Result<(), ApiError> {
-    let plain = |range: &MediaRange<'_>| format(range).filter(|found| found.shape == Shape::Object);
-    if header.trim().is_empty()
-        || media_ranges(header)
-            .iter()
-            .any(|range| plain(range).is_some())
-    {
+pub(crate) fn accept_object(header: &str) -> Result<Encoding, ApiError> {
+    if header.trim().is_empty() {
+        return Ok(Encoding::Json);
+    }
+    media_ranges(header)
+        .iter()
+        .find_map(|range| format(range).filter(|found| found.shape == Shape::Object))
+        .map(|found| found.encoding)
+        .ok_or_else(|| ApiError::not_acceptable(PRODUCED))
+}
+
+/// For documents that there are in these media types only.
+pub(crate) fn accept_one_of(header: &str, produced: &[&str]) -> Result<(), ApiError> {
+    let all = ["*/*", "application/*"];
+    let fits = |range: &MediaRange<'_>| {
+        let wanted = range.media_type.as_str();
+        all.contains(&wanted) || produced.contains(&wanted)
+    };
+    if header.trim().is_empty() || media_ranges(header).iter().any(fits) {
         return Ok(());
     }
-    Err(ApiError::not_acceptable(PRODUCED))
+    Err(ApiError::not_acceptable(&produced.join(", ")))
 }
 
 fn format(range: &MediaRange<'_>) -> Option<Format> {

@@ -22,11 +22,11 @@ use sha2::{Digest, Sha256};
 
 use self::merge::Described;
 use super::dispatch::header;
-use super::negotiate::{accepts_gzip, media_ranges};
+use super::negotiate::{accept_one_of, accepts_gzip, media_ranges};
 use super::respond;
 use crate::kinds::custom::Version;
-use crate::registry::Registry;
 use crate::registry::definitions::Defined;
+use crate::registry::{ApiError, Registry};
 use crate::schema;
 
 /// A document, gzip, and its hash.
@@ -205,15 +205,24 @@ pub(super) fn serve(
     others: &Others,
     segments: &[&str],
     headers: &HeaderMap,
-) -> Option<Response<Body>> {
+) -> Option<Result<Response<Body>, ApiError>> {
     let documents = Documents::of(registry);
+    let wanted = header(headers, &ACCEPT);
     match segments {
-        ["v2"] => Some(documents.v2(&others.v2, headers)),
-        ["v3"] => Some(respond::value(StatusCode::OK, &documents.index(&others.v3))),
+        ["v2"] => {
+            let produced = [&["application/json"], V2_PROTOBUF].concat();
+            let accepted = accept_one_of(wanted, &produced);
+            Some(accepted.map(|()| documents.v2(&others.v2, headers)))
+        }
+        ["v3"] => {
+            let index = documents.index(&others.v3);
+            Some(Ok(respond::value(StatusCode::OK, &index)))
+        }
         ["v3", path @ ..] => {
             let path = path.join("/");
             let (_, document) = documents.all().find(|(known, _)| *known == path)?;
-            Some(document.serve("application/json", headers))
+            let accepted = accept_one_of(wanted, &["application/json"]);
+            Some(accepted.map(|()| document.serve("application/json", headers)))
         }
         _ => None,
     }

@@ -1,5 +1,6 @@
 //! The listening side: TCP, TLS with optional client certificates, HTTP/1.1 and HTTP/2, and the drain at the
-//! end. gRPC (node sync) shares the port; its paths go to its own router. `server/reader` lets go of who does not read.
+//! end. gRPC (node sync) shares the port; its paths go to its own router. `server/reader` lets go of who does not read,
+//! `server/refusal` says what hyper does not.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,8 +24,10 @@ use super::dispatch::goes_on;
 use crate::auth::User;
 
 mod reader;
+mod refusal;
 
 use reader::{Limit, Limits, Reader};
+use refusal::{Completed, Ours};
 
 /// For the handshake, and then for the head of each request. Tests do not wait that long.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
@@ -134,9 +137,11 @@ async fn connection(
         }
     };
     let limits = Limits::default();
+    let ours = Ours::default();
+    let stream = Completed::new(stream, ours.clone());
     let stream = Reader::new(stream, limits.clone());
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let (served, limits) = (served.clone(), limits.clone());
+        let (served, limits, ours) = (served.clone(), limits.clone(), ours.clone());
         let limit = limit(&request);
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Peer(peer));
@@ -147,6 +152,10 @@ async fn connection(
             let response = answer(served, request).await;
             let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             limits.set(if upgraded { Limit::None } else { limit });
+            match upgraded {
+                true => ours.all(),
+                false => ours.next(),
+            }
             Ok::<_, std::convert::Infallible>(response)
         }
     });

@@ -251,3 +251,36 @@ async fn the_slow_and_the_large_are_let_go() {
     assert_eq!(member.get("/healthz").await.code, 200);
     member.controller.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_that_cannot_be_read_are_answered_with_a_status() {
+    let member = member().await;
+    let long = format!("/{}", "a".repeat(100 * 1024));
+    for (path, headers, wanted, reason) in [
+        ("/api/v1/pods?labelSelector=a>1", "", 400, "BadRequest"),
+        ("/version", "no colon\r\n", 400, "BadRequest"),
+        (&long, "", 414, "RequestURITooLong"),
+    ] {
+        let (code, text) = ask(&member, path, headers).await;
+        let (_, body) = text.split_once("\r\n\r\n").unwrap();
+        let status: Value = serde_json::from_str(body).unwrap();
+        assert_eq!(
+            (code, &status["reason"]),
+            (wanted, &reason.into()),
+            "{text}"
+        );
+        assert_eq!(status["kind"], "Status");
+    }
+    // Also behind an answer of our own on the same connection.
+    let mut stream = raw(&member).await;
+    let both = "GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    stream.write_all(both.as_bytes()).await.unwrap();
+    let mut first = vec![0; 4096];
+    let read = stream.read(&mut first).await.unwrap();
+    assert!(first[..read].starts_with(b"HTTP/1.1 200 "));
+    let wrong = "GET /<version> HTTP/1.1\r\nHost: localhost\r\n\r\n";
+    stream.write_all(wrong.as_bytes()).await.unwrap();
+    let text = answer(&mut stream).await;
+    assert!(text.contains("\"reason\":\"BadRequest\""), "{text}");
+    member.controller.shutdown().await;
+}

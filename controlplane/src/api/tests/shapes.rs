@@ -171,6 +171,19 @@ async fn the_api_describes_itself() {
     assert!(
         member.get("/openapi/v2").await.ok()["definitions"]["io.k8s.api.core.v1.Pod"].is_object()
     );
+    // What cannot be served is not served in another form.
+    let lists = ["/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1"];
+    for path in lists.iter().chain(&["/openapi/v2", "/openapi/v3/api/v1"]) {
+        let refused = member.get_as(path, "text/plain").await;
+        assert_eq!((refused.code, refused.reason()), (406, "NotAcceptable"));
+    }
+    for path in lists {
+        let yaml = member.get_as(path, "application/yaml").await;
+        assert_eq!(yaml.headers["content-type"], "application/yaml", "{path}");
+        assert!(String::from_utf8_lossy(&yaml.bytes).contains("kind: API"));
+        let other = "application/json;g=apidiscovery.k8s.io;v=v9;as=APIGroupDiscoveryList";
+        assert_eq!(member.get_as(path, other).await.code, 406, "{path}");
+    }
     let proto = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
     let proto = member.get_as("/openapi/v2", proto).await;
     assert!(proto.code == 200 && proto.json.is_null() && proto.bytes.len() > 10_000);
