@@ -141,30 +141,19 @@ impl Strategy for Event {
 
     fn validate(&self, object: &Value, old: Option<&Value>, _subresource: &str) -> Vec<FieldError> {
         let mut errors = Errors::new();
-        if !self.is_core() {
-            match old {
-                None => strict(object, &mut errors),
-                Some(old) => settled(object, old, &mut errors),
-            }
+        if self.is_core() {
+            common(object, "reportingComponent", &mut errors);
             return errors.into_vec();
         }
-        let namespace = text(object, &["metadata", "namespace"]);
-        let about = text(object, &[self.about, "namespace"]);
-        // Events about things outside namespaces live in `default`.
-        let right = if about.is_empty() {
-            namespace.is_empty() || namespace == "default" || namespace == "kube-system"
-        } else {
-            about == namespace
-        };
-        if !right {
-            errors.invalid(
-                format!("{}.namespace", self.about),
-                about,
-                "does not match event.namespace",
-            );
-        }
-        if !text(object, &["eventTime"]).is_empty() {
-            new_style(object, &mut errors);
+        common(&to_core(object), "reportingController", &mut errors);
+        match old {
+            None => strict(object, &mut errors),
+            Some(old) => {
+                if object.get("series") != old.get("series") {
+                    series(object, &mut errors);
+                }
+                settled(object, old, &mut errors);
+            }
         }
         errors.into_vec()
     }
@@ -293,15 +282,33 @@ impl Strategy for Event {
     }
 }
 
+/// What is asked of events of both groups. Complaints have the names of core/v1, but for who has reported it.
+fn common(core: &Value, controller: &str, errors: &mut Errors) {
+    let namespace = text(core, &["metadata", "namespace"]);
+    let about = text(core, &["involvedObject", "namespace"]);
+    // Events about things outside namespaces live in `default`.
+    let right = if about.is_empty() {
+        namespace.is_empty() || namespace == "default" || namespace == "kube-system"
+    } else {
+        about == namespace
+    };
+    if !right {
+        let why = "does not match event.namespace";
+        errors.invalid("involvedObject.namespace", about, why);
+    }
+    if !text(core, &["eventTime"]).is_empty() {
+        new_style(core, controller, errors);
+    }
+}
+
 /// What events that have an `eventTime` say.
-fn new_style(object: &Value, errors: &mut Errors) {
-    let controller = "reportingComponent";
+fn new_style(object: &Value, controller: &str, errors: &mut Errors) {
     let required = |field: &str, value: &str, errors: &mut Errors| {
         if value.is_empty() {
             errors.required(field, "");
         }
     };
-    let name = text(object, &[controller]);
+    let name = text(object, &["reportingComponent"]);
     required(controller, name, errors);
     errors.format(controller, name, names::qualified_name(name));
     for field in ["reportingInstance", "action", "reason"] {
@@ -318,14 +325,7 @@ fn new_style(object: &Value, errors: &mut Errors) {
 
 /// What `events.k8s.io/v1` asks for beyond core/v1; fields have their names in core/v1 in complaints.
 fn strict(object: &Value, errors: &mut Errors) {
-    if at(object, &["series"]).is_some() {
-        if integer(object, &["series", "count"]).unwrap_or(0) < 2 {
-            errors.invalid("series.count", "", "should be at least 2");
-        }
-        if text(object, &["series", "lastObservedTime"]).is_empty() {
-            errors.required("series.lastObservedTime", "");
-        }
-    }
+    series(object, errors);
     if text(object, &["eventTime"]).is_empty() {
         errors.required("eventTime", "");
     }
@@ -348,6 +348,18 @@ fn strict(object: &Value, errors: &mut Errors) {
         if set {
             errors.invalid(*core, "", "needs to be unset");
         }
+    }
+}
+
+fn series(object: &Value, errors: &mut Errors) {
+    if at(object, &["series"]).is_none() {
+        return;
+    }
+    if integer(object, &["series", "count"]).unwrap_or(0) < 2 {
+        errors.invalid("series.count", "", "should be at least 2");
+    }
+    if text(object, &["series", "lastObservedTime"]).is_empty() {
+        errors.required("series.lastObservedTime", "");
     }
 }
 

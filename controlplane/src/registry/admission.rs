@@ -22,6 +22,24 @@ fn forbidden(kind: &Kind<'_>, object: &Value, why: &str) -> ApiError {
     ApiError::forbidden(kind.group, kind.plural, object::name(object), why)
 }
 
+/// A new node gets no pods before it is ready (the admission plugin TaintNodesByCondition), unless it says that it is.
+fn keep_pods_away(node: &mut Value) {
+    const NOT_READY: &str = "node.kubernetes.io/not-ready";
+    let ready = list(node, &["status", "conditions"])
+        .iter()
+        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True");
+    let taints = list(node, &["spec", "taints"]);
+    let tainted = taints
+        .iter()
+        .any(|taint| taint["key"] == NOT_READY && taint["effect"] == "NoSchedule");
+    if ready || tainted {
+        return;
+    }
+    let mut taints = taints.to_vec();
+    taints.push(json!({"key": NOT_READY, "effect": "NoSchedule"}));
+    object_mut(node, &["spec"]).insert("taints".into(), taints.into());
+}
+
 impl Registry {
     /// Before the validation of a new object.
     pub(super) async fn admit_create(
@@ -45,6 +63,10 @@ impl Registry {
                 Ok(())
             }
             ("scheduling.k8s.io", "priorityclasses") => self.only_default(kind, object).await,
+            ("", "nodes") => {
+                keep_pods_away(object);
+                Ok(())
+            }
             _ => Ok(()),
         }
     }

@@ -127,7 +127,10 @@ fn volume(
                     }],
                 }),
             }),
-            persistent_volume_reclaim_policy: class.reclaim_policy.clone(),
+            persistent_volume_reclaim_policy: class
+                .reclaim_policy
+                .clone()
+                .filter(|policy| !policy.is_empty()),
             storage_class_name: class.metadata.name.clone(),
             volume_mode: Some("Filesystem".to_owned()),
             ..PersistentVolumeSpec::default()

@@ -50,7 +50,8 @@ impl Strategy for StorageClass {
         }
         validate_parameters(object, false, &mut errors);
         let policy = text(object, &["reclaimPolicy"]);
-        if !matches!(policy, "Delete" | "Retain") {
+        // One that is given as empty is left to the volumes' own default.
+        if !matches!(policy, "" | "Delete" | "Retain") {
             errors.not_supported("reclaimPolicy", policy, &["Delete", "Retain"]);
         }
         let mode = text(object, &["volumeBindingMode"]);

@@ -39,3 +39,28 @@ fn of_default_classes_the_newest_wins() {
     assert_eq!(object::name(default_class(&all).unwrap()), "a");
     assert!(default_class(&all[1..2]).is_none());
 }
+
+#[test]
+fn new_nodes_get_no_pods_until_they_are_ready() {
+    let taint = json!({"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"});
+    let tainted = |mut node: Value| {
+        keep_pods_away(&mut node);
+        node["spec"]["taints"].clone()
+    };
+    assert_eq!(tainted(json!({})), json!([taint]));
+    let other = json!({"key": "a", "effect": "NoExecute"});
+    assert_eq!(
+        tainted(json!({"spec": {"taints": [other]}})),
+        json!([other, taint])
+    );
+    assert_eq!(
+        tainted(json!({"spec": {"taints": [taint]}})),
+        json!([taint])
+    );
+    let ready = |status: &str| {
+        let condition = json!({"type": "Ready", "status": status});
+        tainted(json!({"status": {"conditions": [condition]}}))
+    };
+    assert_eq!(ready("False"), json!([taint]));
+    assert_eq!(ready("True"), Value::Null);
+}
