@@ -48,6 +48,7 @@ mod table;
 mod token;
 mod upgrade;
 mod usage;
+mod waiting;
 mod watch;
 mod write;
 
@@ -56,6 +57,7 @@ pub(crate) mod tests;
 
 pub(crate) use aggregator::Aggregator;
 pub(crate) use metrics::Metrics;
+pub(crate) use waiting::Waiting;
 
 /// The API server's state; one per member.
 #[derive(Debug)]

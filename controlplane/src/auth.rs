@@ -7,7 +7,7 @@ mod pki;
 pub(crate) mod token;
 
 pub(crate) use authorizer::{Attributes, Authorizer, Chain, rbac};
-pub(crate) use identity::User;
+pub(crate) use identity::{MASTERS, User};
 pub use pki::NodeIdentity;
 pub(crate) use pki::front_proxy::FrontProxy;
 pub(crate) use pki::member::{MemberTls, is_member};

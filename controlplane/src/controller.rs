@@ -1,9 +1,9 @@
 //! The composition root of the control plane: opens the store, then starts what runs on it, and stops it
 //! in the opposite order.
 //!
-//! Order of start: data directory, store (whose lock tells a second process; with other members it waits for a
-//! majority of them), port, certificates, bootstrap
-//! objects, what runs while this member leads, and the server last, when all it serves is there.
+//! Order of start: data directory, store (whose lock tells a second process), port, certificates, the server, which says
+//! that there is nothing yet (`api/waiting`), the other members (a majority of them), bootstrap objects, what runs while
+//! this member leads; at last the server gets all that it serves.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -24,8 +24,8 @@ use crate::api::cluster_status::View;
 pub use crate::api::cluster_status::{ClusterStatus, DataPlane, MemberStatus, NodeStatus};
 use crate::api::flow::Flow;
 pub use crate::api::members::{Admission, JoinRequest};
-use crate::api::server::{Served, serve};
-use crate::api::{Aggregator, Api, Means, Metrics};
+use crate::api::server::{Door, Served, serve};
+use crate::api::{Aggregator, Api, Means, Metrics, Waiting};
 pub use crate::auth::TokenConfig;
 use crate::auth::rbac::Rbac;
 pub use crate::auth::{CaStep, NodeIdentity};
@@ -183,10 +183,16 @@ impl Controller {
         let data_dir = &config.data_dir;
         prepare(data_dir)?;
         let stop = CancellationToken::new();
-        let store = members::open_store(&config, &stop).await?;
+        // Whoever gives the start up ends what it has begun.
+        let ends = stop.clone().drop_guard();
+        let store = members::begin_store(&config, &stop).await?;
         match Self::start_on(&config, store.clone(), stop).await {
-            Ok(controller) => Ok(controller),
+            Ok(controller) => {
+                ends.disarm();
+                Ok(controller)
+            }
             Err(error) => {
+                drop(ends);
                 // The next start must find the directory unlocked.
                 let _ = store.close().await;
                 Err(error)
@@ -223,6 +229,12 @@ impl Controller {
             node_ports: config.node_ports.clone(),
         };
         let (registry, recorder) = Registry::new(store.clone(), ranges);
+        let metrics = Arc::new(Metrics::new());
+        metrics.register(|all| store.register_metrics(all));
+        let door = Door::new(Waiting::new(&registry, &metrics));
+        let server = serve(listener, tls, door.clone(), stop.clone(), DRAIN);
+        let server = tokio::spawn(server);
+        members::await_store(config, &store).await?;
         registry
             .bootstrap(config.cluster_dns, &endpoints)
             .await
@@ -308,9 +320,7 @@ impl Controller {
             controller_metrics: ControllerMetrics::default(),
             scheduler_metrics: SchedulerMetrics::default(),
         };
-        let metrics = Arc::new(Metrics::new());
         metrics.register(|all| {
-            store.register_metrics(all);
             sync_metrics.register(all);
             leading.controller_metrics.register(all);
             leading.scheduler_metrics.register(all);
@@ -321,7 +331,7 @@ impl Controller {
         roles.extend(flows);
         // Nobody is refused because the roles are not read yet.
         cache.synced().await;
-        let served = Served {
+        door.open(Served {
             api: Arc::new(Api::new(Means {
                 registry,
                 rbac,
@@ -335,8 +345,7 @@ impl Controller {
                 stopping: stop.clone(),
             })),
             grpc: Some(node_sync),
-        };
-        let server = tokio::spawn(serve(listener, tls, served, stop.clone(), DRAIN));
+        });
         let leading = tokio::spawn(leading.run(stop.clone()));
         let recorder = {
             let stop = stop.clone();
@@ -549,6 +558,14 @@ fn sans(config: &ControllerConfig, listening: SocketAddr, endpoints: &[SocketAdd
         sans.add(extra);
     }
     sans
+}
+
+/// The administrator's, as that of a member which has not started is.
+#[cfg(test)]
+pub(crate) fn admin_kubeconfig_of(pki: &Path, server: &str) -> String {
+    let pki = Pki::open(pki, &Sans::default(), jiff::Timestamp::now()).expect("its files");
+    let (certificate, key) = pki.admin();
+    kubeconfig(server, pki.ca_pem(), certificate, key)
 }
 
 fn kubeconfig(server: &str, ca: &str, certificate: &str, key: &str) -> String {

@@ -419,8 +419,27 @@ impl std::fmt::Debug for Store {
 const FUTURE: std::time::Duration = std::time::Duration::from_secs(3);
 
 impl Store {
-    /// Opens (or creates) the store and waits until this member can serve. Fails when another process owns
-    /// the directory, when the data is of an unknown format version, or when a record is corrupt.
+    /// Opens (or creates) the store. Fails when another process owns the directory, when the data is of an unknown
+    /// format version, or when a record is corrupt. Until it is [`Self::ready`], only what this member has can be read
+    /// ([`Freshness::Local`]).
+    pub(crate) async fn begin(config: StoreConfig) -> Result<Self, StoreError> {
+        let member = member::Member::begin(config, member::Options::default()).await?;
+        Ok(Self {
+            member: Arc::new(member),
+        })
+    }
+
+    /// Waits until this member can serve; with other members that takes a majority of them.
+    pub(crate) async fn ready(&self) -> Result<(), StoreError> {
+        self.member.become_ready().await
+    }
+
+    /// Why it is not ready, as far as that is known yet.
+    pub(crate) fn waits_for(&self) -> String {
+        self.member.waits_for()
+    }
+
+    #[cfg(test)]
     pub(crate) async fn open(config: StoreConfig) -> Result<Self, StoreError> {
         let member = member::Member::open(config, member::Options::default()).await?;
         Ok(Self {

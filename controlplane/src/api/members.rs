@@ -188,7 +188,10 @@ async fn remove(store: &Store, who: &str) -> Result<Response<Body>, ApiError> {
     Ok(respond::value(StatusCode::OK, &gone))
 }
 
-async fn snapshot(store: &Store, freshness: Freshness) -> Result<Response<Body>, ApiError> {
+pub(super) async fn snapshot(
+    store: &Store,
+    freshness: Freshness,
+) -> Result<Response<Body>, ApiError> {
     let pieces = store.backup(freshness).await?;
     let stream = futures::stream::iter(pieces.map(Ok::<_, std::convert::Infallible>));
     let mut response = Response::new(Body::from_stream(stream));

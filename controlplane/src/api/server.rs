@@ -3,7 +3,7 @@
 //! `server/refusal` says what hyper does not.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -18,9 +18,9 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::Api;
 use super::audit::Peer;
 use super::dispatch::goes_on;
+use super::{Api, Waiting};
 use crate::auth::User;
 
 mod reader;
@@ -54,11 +54,33 @@ pub(crate) struct Served {
     pub(crate) grpc: Option<axum::Router>,
 }
 
+/// What is behind the listener: at first somebody who says that there is nothing yet.
+#[derive(Debug, Clone)]
+pub(crate) struct Door {
+    waiting: Arc<Waiting>,
+    served: Arc<OnceLock<Served>>,
+}
+
+impl Door {
+    pub(crate) fn new(waiting: Waiting) -> Self {
+        Self {
+            waiting: Arc::new(waiting),
+            served: Arc::default(),
+        }
+    }
+
+    /// From now on this is served.
+    pub(crate) fn open(&self, served: Served) {
+        // Who opens it twice has not changed what is behind it.
+        let _ = self.served.set(served);
+    }
+}
+
 /// Serves until `stop`, then lets open requests end, at most for `drain`.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
-    served: Served,
+    door: Door,
     stop: CancellationToken,
     drain: Duration,
 ) {
@@ -80,9 +102,9 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        let (acceptor, served, stop) = (acceptor.clone(), served.clone(), stop.clone());
+        let (acceptor, door, stop) = (acceptor.clone(), door.clone(), stop.clone());
         connections.spawn(async move {
-            connection(stream, peer, acceptor, served, stop).await;
+            connection(stream, peer, acceptor, door, stop).await;
             drop(permit);
         });
     }
@@ -109,7 +131,7 @@ async fn connection(
     stream: TcpStream,
     peer: SocketAddr,
     acceptor: TlsAcceptor,
-    served: Served,
+    door: Door,
     stop: CancellationToken,
 ) {
     // Nagle's algorithm would hold back single watch events.
@@ -141,7 +163,7 @@ async fn connection(
     let stream = Completed::new(stream, ours.clone());
     let stream = Reader::new(stream, limits.clone());
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let (served, limits, ours) = (served.clone(), limits.clone(), ours.clone());
+        let (door, limits, ours) = (door.clone(), limits.clone(), ours.clone());
         let limit = limit(&request);
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Peer(peer));
@@ -149,7 +171,7 @@ async fn connection(
             request.extensions_mut().insert(user.clone());
         }
         async move {
-            let response = answer(served, request).await;
+            let response = answer(&door, request).await;
             let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             limits.set(if upgraded { Limit::None } else { limit });
             match upgraded {
@@ -214,14 +236,18 @@ fn user(stream: &TlsStream<TcpStream>) -> Result<Option<User>, ()> {
     }
 }
 
-async fn answer(served: Served, request: Request<Body>) -> Response<Body> {
-    match served.grpc {
+async fn answer(door: &Door, request: Request<Body>) -> Response<Body> {
+    let Some(served) = door.served.get() else {
+        return Box::pin(door.waiting.answer(request)).await;
+    };
+    match &served.grpc {
         Some(router) if request.uri().path().starts_with(GRPC_PREFIX) => router
+            .clone()
             .oneshot(request)
             .await
             .unwrap_or_else(|never| match never {}),
         // What is kept for the request while its answer is sent (for hours, of a watch or a node's stream) has room for
         // this future, if it is not in a place of its own.
-        _ => Box::pin(served.api.handle(request)).await,
+        _ => Box::pin(Arc::clone(&served.api).handle(request)).await,
     }
 }

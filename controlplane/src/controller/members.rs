@@ -120,8 +120,18 @@ pub fn inspect_snapshot(file: &Path) -> Result<SnapshotInfo, StartError> {
     backup::inspect(file).map_err(|error| store_error(file, error))
 }
 
-/// The store, ready to serve; with other members that takes a majority of them.
-pub(super) async fn open_store(
+/// Waits until the store can serve; with other members that takes a majority of them.
+pub(super) async fn await_store(
+    config: &ControllerConfig,
+    store: &Store,
+) -> Result<(), StartError> {
+    let dir = store_dir(&config.data_dir);
+    let ready = store.ready().await;
+    ready.map_err(|error| store_error(&dir, error))
+}
+
+/// The store, which is not ready to serve yet.
+pub(super) async fn begin_store(
     config: &ControllerConfig,
     stop: &CancellationToken,
 ) -> Result<Store, StartError> {
@@ -156,7 +166,7 @@ pub(super) async fn open_store(
         0 => Start::Found,
         _ => Start::Join,
     };
-    let store = Store::open(StoreConfig {
+    let store = Store::begin(StoreConfig {
         dir: dir.clone(),
         identity: card.identity(),
         node: describe(config, listening),

@@ -101,10 +101,12 @@ pub(super) struct Member {
     sealed: Option<Weak<SealedDisk<SledDisk>>>,
     /// Where Raft runs, if not where this member was started.
     lane: Option<Lane>,
+    waits_for: Mutex<String>,
 }
 
 impl Member {
-    pub(super) async fn open(config: StoreConfig, options: Options) -> Result<Self, StoreError> {
+    /// A member that is not ready yet: what is on its disk can be read, and the others reach it.
+    pub(super) async fn begin(config: StoreConfig, options: Options) -> Result<Self, StoreError> {
         let metrics = Metrics::default();
         let (foundation, sealed) = {
             let metrics = metrics.clone();
@@ -139,13 +141,20 @@ impl Member {
         };
         let mut member = match config.peers {
             None => {
+                let here = Handle::current();
                 let nobody = Arc::new(Nobody);
-                Self::start(role, foundation, options, metrics, nobody, None).await?
+                Self::start_beside(&here, role, foundation, options, metrics, nobody, None).await?
             }
             Some(peers) => Self::start_with(role, foundation, options, metrics, peers).await?,
         };
         member.sealed = Some(sealed);
         Ok(member)
+    }
+
+    /// The same, ready to serve.
+    #[cfg(test)]
+    pub(super) async fn open(config: StoreConfig, options: Options) -> Result<Self, StoreError> {
+        Self::begin(config, options).await?.or_closed().await
     }
 
     /// On a thread of its own, with the transport of a real cluster.
@@ -214,6 +223,8 @@ impl Member {
         Self::start(role, foundation, options, metrics, Arc::new(Nobody), None).await
     }
 
+    /// A member that is ready, on the caller's runtime.
+    #[cfg(test)]
     pub(super) async fn start(
         role: Role,
         foundation: Foundation,
@@ -223,7 +234,20 @@ impl Member {
         listen: Option<Listen>,
     ) -> Result<Self, StoreError> {
         let here = Handle::current();
-        Self::start_beside(&here, role, foundation, options, metrics, transport, listen).await
+        let begun =
+            Self::start_beside(&here, role, foundation, options, metrics, transport, listen);
+        begun.await?.or_closed().await
+    }
+
+    #[cfg(test)]
+    async fn or_closed(self) -> Result<Self, StoreError> {
+        match self.become_ready().await {
+            Ok(()) => Ok(self),
+            Err(error) => {
+                self.close().await?;
+                Err(error)
+            }
+        }
     }
 
     /// Changes are handed to watchers on the runtime of those.
@@ -313,8 +337,9 @@ impl Member {
             tasks,
             sealed: None,
             lane: None,
+            waits_for: Mutex::default(),
         };
-        match member.become_ready().await {
+        match member.found().await {
             Ok(()) => Ok(member),
             Err(error) => {
                 member.close().await?;
@@ -323,8 +348,8 @@ impl Member {
         }
     }
 
-    /// Founds the cluster at the first start, and waits until this member can serve.
-    async fn become_ready(&mut self) -> Result<(), StoreError> {
+    /// Founds the cluster at the first start, and takes this member's place in it.
+    async fn found(&mut self) -> Result<(), StoreError> {
         let raft = &self.group.raft;
         let initialized = raft.is_initialized().await;
         let initialized = initialized.map_err(|e| proposals::fatal_error(&e))?;
@@ -341,6 +366,11 @@ impl Member {
         }
         let settle = settle(Arc::clone(&self.group), self.role.node.clone());
         self.tasks.push(tokio::spawn(settle));
+        Ok(())
+    }
+
+    /// Waits until this member can serve.
+    pub(super) async fn become_ready(&self) -> Result<(), StoreError> {
         let started = tokio::time::Instant::now();
         let mut said = started;
         loop {
@@ -360,12 +390,19 @@ impl Member {
                 said = tokio::time::Instant::now();
                 tracing::warn!(why, "waiting for the other members");
             }
+            *self.waits_for.lock().expect("no panic while holding it") = why;
             let mut failure = self.failure.clone();
             tokio::select! {
                 _ = failure.wait_for(Option::is_some) => {}
                 () = tokio::time::sleep(SETTLE_PAUSE) => {}
             }
         }
+    }
+
+    /// Why it could not serve when it last tried, while it begins.
+    pub(super) fn waits_for(&self) -> String {
+        let why = self.waits_for.lock().expect("no panic while holding it");
+        why.clone()
     }
 
     pub(super) fn group(&self) -> &Group {

@@ -164,6 +164,35 @@ fn a_minority_refuses_at_once_and_says_why() {
     let said = saved.ok();
     assert!(said.contains("no majority was asked"), "{said}");
     members.cluster(leader, &["snapshot", "status", &path]).ok();
+    // A member that has started again and found nobody says the same, and gives what it has.
+    members.kill(leader);
+    members.boot(leader, &[]);
+    let (code, message) = wait_until("the member to say so", LIMIT, || {
+        match get(&members, leader, "/api/v1/namespaces") {
+            Err(kube::Error::Api(status)) => Some((status.code, status.message.clone())),
+            _ => None,
+        }
+    });
+    assert_eq!(code, 503, "{message}");
+    assert!(message.contains("no leader"), "{message}");
+    let (code, message) = refusal(get(&members, leader, "/readyz"));
+    assert_eq!(code, 500, "{message}");
+    assert!(members.metrics(leader).contains("waggle_store_"));
+    let fresh = members.scratch().join("fresh");
+    let path = fresh.to_string_lossy().into_owned();
+    members
+        .cluster(leader, &["snapshot", "save", "--stale", &path])
+        .ok();
+    let shown = |path: &str| members.cluster(leader, &["snapshot", "status", path]).ok();
+    let revision = |text: String| -> u64 {
+        let (_, rest) = text.split_once("at revision ").expect("a revision");
+        let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().expect("a number")
+    };
+    assert_eq!(
+        revision(shown(&path)),
+        revision(shown(&file.to_string_lossy()))
+    );
     members.boot(one, &[]);
     members.await_api(one);
     members.await_api(leader);
