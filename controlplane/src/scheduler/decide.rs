@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
+use std::sync::Arc;
 
 use rand::Rng;
 
 use super::filter::{Failure, Prepared, Reason, filter};
-use super::node_info::Usage;
 use super::request::Request;
 use super::score;
 use super::snapshot::Snapshot;
@@ -125,30 +125,31 @@ pub(super) fn check(
     slot: usize,
 ) -> Option<Failure> {
     let node = snapshot.node(slot);
-    if let Some(usage) = with_nominated(request, snapshot, slot, &node.usage)
-        && let Some(failure) = filter(request, prepared, snapshot, slot, &usage)
-    {
-        return Some(failure);
+    let mut first = nominated_first(request, snapshot, slot).peekable();
+    if first.peek().is_some() {
+        let (mut usage, mut with) = (node.usage.clone(), prepared.clone());
+        for other in first {
+            usage.add(other);
+            with.update(request, other, snapshot, slot, 1);
+        }
+        let failure = filter(request, &with, snapshot, slot, &usage);
+        if failure.is_some() {
+            return failure;
+        }
     }
     filter(request, prepared, snapshot, slot, &node.usage)
 }
 
-/// What is used with the pods that room was made for, if there are any that go first.
-pub(super) fn with_nominated(
-    request: &Request,
-    snapshot: &Snapshot,
+/// Pods that room was made for on the node, and that go first.
+pub(super) fn nominated_first<'a>(
+    request: &'a Request,
+    snapshot: &'a Snapshot,
     slot: usize,
-    usage: &Usage,
-) -> Option<Usage> {
-    let mut more = snapshot
+) -> impl Iterator<Item = &'a Arc<Request>> {
+    snapshot
         .nominated(&snapshot.node(slot).name)
         .iter()
         .filter(|other| other.priority >= request.priority && other.uid() != request.uid())
-        .peekable();
-    more.peek()?;
-    let mut usage = usage.clone();
-    more.for_each(|other| usage.add(other));
-    Some(usage)
 }
 
 /// One of the best at random.

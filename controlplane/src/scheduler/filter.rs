@@ -1,6 +1,7 @@
 //! Whether a pod can run on a node, and why not in the words that Kubernetes uses. Pure.
 
 use std::fmt;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Taint;
 
@@ -96,11 +97,11 @@ impl Failure {
 }
 
 /// What was worked out once for all nodes.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Prepared {
     pub(super) spread: Option<spread::Required>,
     pub(super) interpod: Option<interpod::Required>,
-    pub(super) volumes: Option<Needs>,
+    pub(super) volumes: Option<Arc<Needs>>,
 }
 
 impl Prepared {
@@ -124,6 +125,14 @@ impl Prepared {
     ) {
         if let Some(spread) = &mut self.spread {
             spread.update(request, other, snapshot, slot, by);
+        }
+        // Where nothing had to be looked at, what the other one keeps away may have to be now.
+        let keeps_away = other
+            .affinity
+            .as_ref()
+            .is_some_and(|all| !all.anti.is_empty());
+        if self.interpod.is_none() && keeps_away {
+            self.interpod = Some(interpod::Required::default());
         }
         if let Some(interpod) = &mut self.interpod {
             interpod.update(request, other, snapshot, slot, by);

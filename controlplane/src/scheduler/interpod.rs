@@ -10,7 +10,7 @@ use super::snapshot::{Counts, Snapshot};
 const SYMMETRIC: i64 = 1;
 
 /// Pods per value of one label.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Domains {
     key: String,
     counts: HashMap<u32, i64>,
@@ -64,7 +64,7 @@ pub(super) enum Conflict {
 }
 
 /// What one pod's required terms, and those of others about it, say of nodes.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Required {
     affinity: Vec<Domains>,
     /// No pod matches all terms anywhere, but the pod itself would.

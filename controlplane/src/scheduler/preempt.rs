@@ -223,9 +223,18 @@ struct Trial<'a> {
 
 impl Trial<'_> {
     fn failure(&self) -> Option<Vec<Cow<'static, str>>> {
-        let nominated = decide::with_nominated(self.request, self.snapshot, self.slot, &self.usage);
-        let usage = nominated.as_ref().unwrap_or(&self.usage);
-        let failure = filter(self.request, self.prepared, self.snapshot, self.slot, usage)?;
+        let (request, snapshot, slot) = (self.request, self.snapshot, self.slot);
+        let mut first = decide::nominated_first(request, snapshot, slot).peekable();
+        let failure = if first.peek().is_some() {
+            let (mut usage, mut with) = (self.usage.clone(), self.prepared.clone());
+            for other in first {
+                usage.add(other);
+                with.update(request, other, snapshot, slot, 1);
+            }
+            filter(request, &with, snapshot, slot, &usage)?
+        } else {
+            filter(request, self.prepared, snapshot, slot, &self.usage)?
+        };
         let reasons = failure.reasons.iter();
         Some(reasons.map(|reason| reason.to_string().into()).collect())
     }

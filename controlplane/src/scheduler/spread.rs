@@ -18,7 +18,7 @@ pub(super) enum Conflict {
     Skew,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Hard {
     constraint: Constraint,
     /// Matching pods per domain; every domain that counts is there.
@@ -27,7 +27,7 @@ struct Hard {
 }
 
 /// The hard constraints of a pod.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Required(Vec<Hard>);
 
 /// Whether the node's pods and domain count for the constraint.

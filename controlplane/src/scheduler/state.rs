@@ -271,7 +271,7 @@ impl State {
         };
         decide::learn(&request, &mut self.snapshot);
         let mut prepared = Prepared::new(&request, &self.snapshot);
-        prepared.volumes = needs;
+        prepared.volumes = needs.map(Arc::new);
         let found = decide::decide(
             &request,
             &prepared,

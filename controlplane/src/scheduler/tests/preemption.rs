@@ -209,6 +209,41 @@ fn what_a_pod_cannot_use_is_not_kept_for_it() {
 }
 
 #[test]
+fn nobody_comes_into_the_way_of_one_that_room_was_made_for() {
+    let bench = Bench::new(vec![node("a", "4", "8Gi")]);
+    let mut high = with_priority("high", "3", 10, None);
+    high.spec.as_mut().unwrap().affinity = serde_json::from_value(json!({"podAntiAffinity": {
+        "requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "kubernetes.io/hostname",
+            "labelSelector": {"matchLabels": {"name": "small"}}}]}}))
+    .unwrap();
+    high.status = Some(PodStatus {
+        nominated_node_name: Some("a".into()),
+        ..PodStatus::default()
+    });
+    // It has to wait for what is not on this node, such as its volume.
+    {
+        let mut state = bench.shared.lock();
+        let request = state.snapshot.request(&Arc::new(high));
+        for key in request.affinity.iter().flat_map(|affinity| affinity.keys()) {
+            state.snapshot.learn(key);
+        }
+        state.snapshot.nominate(&request, "a");
+    }
+    let small = only(&bench, with_priority("small", "100m", 0, None));
+    let Decision::None(why) = small.decision else {
+        panic!("there is room, but not beside that one")
+    };
+    assert!(
+        why.starts_with(
+            "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules."
+        ),
+        "{why}"
+    );
+    let other = only(&bench, with_priority("other", "100m", 0, None));
+    assert_eq!(other.decision, on("a"));
+}
+
+#[test]
 fn who_waits_for_its_victims_takes_no_others() {
     let bench = Bench::new(vec![node("a", "1", "8Gi")]);
     bench.add(going(json!([{"type": "DisruptionTarget", "status": "True",
