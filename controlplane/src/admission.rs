@@ -96,9 +96,12 @@ impl Judges for Admission {
             if is_exempt(kind) {
                 return Ok(false);
             }
+            let others = registry.equivalents(kind);
             for configurations in [&MUTATING, &VALIDATING] {
                 for webhook in webhooks(registry, configurations).await? {
-                    if matching::may_match(&webhook.said, "rules", kind) {
+                    let concerns =
+                        |kind: &Kind<'_>| matching::may_match(&webhook.said, "rules", kind);
+                    if concerns(kind) || others.iter().any(|other| concerns(&other.get())) {
                         return Ok(true);
                     }
                 }
@@ -205,9 +208,7 @@ async fn mutate(
     }
     for (index, webhook) in webhooks.iter().enumerate() {
         let turn = Turn::mutating(0, index);
-        if let Some(answer) = ask(registry, dialer, webhook, changing.now(), turn).await? {
-            let new = answer.apply(webhook, changing.object.as_ref())?;
-            note_change(webhook, turn, &answer, new.is_some(), attempt.remarks);
+        if let Some(new) = ask(registry, dialer, webhook, changing.now(), turn).await? {
             changing.take(new);
             asked.push((index, webhook, changing.changes));
         }
@@ -223,30 +224,34 @@ async fn mutate(
         let turn = Turn::mutating(1, index);
         if again
             && changing.changes > seen
-            && let Some(answer) = ask(registry, dialer, webhook, changing.now(), turn).await?
+            && let Some(new) = ask(registry, dialer, webhook, changing.now(), turn).await?
         {
-            let new = answer.apply(webhook, changing.object.as_ref())?;
-            note_change(webhook, turn, &answer, new.is_some(), attempt.remarks);
             changing.take(new);
         }
     }
     Ok(changing.object.filter(|_| changing.changes > 0))
 }
 
-impl review::Answer {
-    /// The object with the patch that the webhook answered; `None` when there is none.
-    fn apply(&self, webhook: &Webhook, object: Option<&Value>) -> Result<Option<Value>, ApiError> {
-        let (Some(patch), Some(object)) = (&self.patch, object) else {
-            return Ok(None);
-        };
-        let patched = json_patch(object, patch).map_err(|error| {
-            let name = text(&webhook.said, &["name"]);
-            ApiError::internal(format!(
-                "failed calling webhook {name:?}: applying the patch: {error}"
-            ))
-        })?;
-        Ok((patched != *object).then_some(patched))
-    }
+/// The object with the patch that the webhook answered; `None` when nothing is changed by it.
+fn patched(
+    name: &str,
+    answer: &review::Answer,
+    object: Option<&Value>,
+) -> Result<Option<Value>, ApiError> {
+    let Some(patch) = &answer.patch else {
+        return Ok(None);
+    };
+    let Some(object) = object else {
+        return Err(ApiError::internal(format!(
+            "admission webhook {name:?} attempted to modify the object, which is not supported for this operation"
+        )));
+    };
+    let patched = json_patch(object, patch).map_err(|error| {
+        ApiError::internal(format!(
+            "failed calling webhook {name:?}: applying the patch: {error}"
+        ))
+    })?;
+    Ok((patched != *object).then_some(patched))
 }
 
 /// When a webhook is asked: names of annotations in the audit log say so.
@@ -269,6 +274,10 @@ impl Turn {
             round: 0,
             index,
         }
+    }
+
+    fn mutates(self) -> bool {
+        self.sort == "mutation"
     }
 
     fn place(self) -> String {
@@ -302,29 +311,35 @@ fn note_change(
     }
 }
 
-/// `None` when the webhook is not about this write, or could not be asked and does not insist.
+/// What the webhook has made of the object, where it has changed it. `None` when the webhook is not about this write, or
+/// could not be asked and does not insist.
 async fn ask(
     registry: &Registry,
     dialer: &Dialer,
     webhook: &Webhook,
     attempt: Attempt<'_>,
     turn: Turn,
-) -> Result<Option<review::Answer>, ApiError> {
+) -> Result<Option<Option<Value>>, ApiError> {
     let said = &webhook.said;
     let name = text(said, &["name"]);
-    if !matching::rules_match(said, "rules", attempt)
-        || !matching::selectors_match(registry, said, attempt).await?
-    {
+    let Some(version) = matching::rules_match(registry, said, "rules", attempt) else {
+        return Ok(None);
+    };
+    if !matching::selectors_match(registry, said, attempt).await? {
         return Ok(None);
     }
+    let requested = attempt;
+    let shown = matching::Shown::of(registry, requested, version).await?;
+    let kind = shown.kind(requested.kind);
+    let attempt = shown.attempt(&kind, requested);
     let insists = text(said, &["failurePolicy"]) != "Ignore";
-    match matching::conditions_hold(registry, said, attempt) {
-        Ok(true) => {}
-        Ok(false) => return Ok(None),
-        Err(_) if !insists => return Ok(None),
-        Err(problem) => {
-            let why = format!("admission webhook {name:?} denied the request: {problem}");
-            return Err(refused(attempt, &why));
+    if !list(said, &["matchConditions"]).is_empty() {
+        let variables = matching::variables(registry, attempt);
+        match matching::conditions_hold(said, &variables) {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(_) if !insists => return Ok(None),
+            Err(problem) => return Err(refused(requested, &problem)),
         }
     }
     let effects = text(said, &["sideEffects"]);
@@ -333,15 +348,9 @@ async fn ask(
             "admission webhook {name:?} does not support dry run"
         )));
     }
-    let uid = uuid::Uuid::new_v4().to_string();
-    let body = review::request(&uid, attempt);
-    let answered = match call::post(registry, dialer, said, &body).await {
-        Ok(answered) => review::answer(name, &uid, &answered),
-        Err(problem) => Err(review::Unusable(problem)),
-    };
-    let answer = match answered {
+    let answer = match answered(registry, dialer, webhook, attempt, turn).await {
         Ok(answer) => answer,
-        Err(review::Unusable(problem)) if insists => {
+        Err(problem) if insists => {
             tracing::debug!(
                 webhook = name,
                 configuration = webhook.configuration,
@@ -349,10 +358,10 @@ async fn ask(
                 "a webhook failed"
             );
             return Err(ApiError::internal(format!(
-                "failed calling webhook {name:?}: failed to call webhook: {problem}"
+                "failed calling webhook {name:?}: {problem}"
             )));
         }
-        Err(review::Unusable(problem)) => {
+        Err(problem) => {
             tracing::warn!(
                 webhook = name,
                 problem,
@@ -371,13 +380,50 @@ async fn ask(
         let key = format!("{name}/{key}");
         attempt.remarks.annotate(key, value.clone());
     }
-    match &answer.refusal {
-        Some(refusal) => Err(refusal.clone()),
-        None => Ok(Some(answer)),
+    if let Some(refusal) = &answer.refusal {
+        return Err(refusal.clone());
     }
+    if !turn.mutates() {
+        return Ok(Some(None));
+    }
+    let new = patched(name, &answer, attempt.object)?;
+    note_change(webhook, turn, &answer, new.is_some(), attempt.remarks);
+    match new {
+        None => Ok(Some(None)),
+        Some(new) => {
+            let new = shown.back(registry, requested, new).await?;
+            Ok(Some(Some(new)))
+        }
+    }
+}
+
+/// What the webhook says, or why that is not known.
+async fn answered(
+    registry: &Registry,
+    dialer: &Dialer,
+    webhook: &Webhook,
+    attempt: Attempt<'_>,
+    turn: Turn,
+) -> Result<review::Answer, String> {
+    let said = &webhook.said;
+    let version = review::version(said).map_err(|review::Unusable(why)| why)?;
+    let uid = uuid::Uuid::new_v4().to_string();
+    let body = review::question(version, &uid, attempt);
+    let answer = call::post(registry, dialer, said, &body).await;
+    let answer = answer.map_err(|why| format!("failed to call webhook: {why}"))?;
+    let asked = review::Asked {
+        webhook: text(said, &["name"]),
+        uid: &uid,
+        version,
+        mutates: turn.mutates(),
+    };
+    review::answer(asked, &answer).map_err(|review::Unusable(why)| match why {
+        why if why.starts_with("received ") => why,
+        why => format!("received invalid webhook response: {why}"),
+    })
 }
 
 fn refused(attempt: Attempt<'_>, why: &str) -> ApiError {
     let kind = attempt.kind;
-    ApiError::forbidden(kind.group, kind.plural, attempt.name, why)
+    ApiError::forbidden(kind.group, kind.plural, attempt.shown_name(), why)
 }

@@ -112,6 +112,8 @@ pub(crate) struct DeleteOptions {
     pub(crate) resource_version: Option<String>,
     /// "Background", "Foreground" or "Orphan".
     pub(crate) propagation: Option<String>,
+    /// It follows from an eviction.
+    pub(crate) is_eviction: bool,
     pub(crate) requester: Option<judges::Requester>,
     pub(crate) remarks: judges::Remarks,
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::review;
 use crate::kinds::access::{at, list, text};
 use crate::kinds::custom::expressions::{self, Authorizer, Budget, Question};
-use crate::kinds::{Kind, Scope, by_plural, selector};
+use crate::kinds::{Kind, KindRef, Scope, by_plural, selector};
 use crate::registry::judges::Attempt;
 use crate::registry::{ApiError, Registry, object};
 use crate::store::Freshness;
@@ -52,29 +52,127 @@ pub(super) fn may_match(matching: &Value, rules: &str, kind: &Kind<'_>) -> bool 
     })
 }
 
-/// With the policy `Equivalent`, a rule about another version of the same resource matches as well.
-pub(super) fn rules_match(matching: &Value, rules: &str, attempt: Attempt<'_>) -> bool {
-    let one = |rule: &Value| is_about(matching, rule, attempt);
-    list(matching, &[rules]).iter().any(one)
-        && !list(matching, &["excludeResourceRules"]).iter().any(one)
+/// In which version the write is what the rules are about; `None` when they are not. With the policy `Equivalent` that
+/// may be another one than that of the request.
+pub(super) fn rules_match(
+    registry: &Registry,
+    matching: &Value,
+    rules: &str,
+    attempt: Attempt<'_>,
+) -> Option<Seen> {
+    let excluded = list(matching, &["excludeResourceRules"]);
+    if versions_match(registry, matching, excluded, attempt).is_some() {
+        return None;
+    }
+    versions_match(registry, matching, list(matching, &[rules]), attempt)
+}
+
+/// A version in which a write is looked at; none is its own.
+pub(super) type Seen = Option<KindRef>;
+
+/// What a webhook or a policy gets to see.
+#[derive(Debug)]
+pub(super) struct Shown {
+    version: Seen,
+    object: Option<Value>,
+    old: Option<Value>,
+}
+
+impl Shown {
+    pub(super) async fn of(
+        registry: &Registry,
+        attempt: Attempt<'_>,
+        version: Seen,
+    ) -> Result<Self, ApiError> {
+        let (mut object, mut old) = (None, None);
+        if let Some(other) = &version {
+            let kind = &other.get();
+            for (from, to) in [(attempt.object, &mut object), (attempt.old, &mut old)] {
+                *to = match from {
+                    // What a subresource speaks has the same form everywhere.
+                    Some(from) if attempt.speaks.is_none() => {
+                        Some(registry.one_to_served(kind, from.clone()).await?)
+                    }
+                    from => from.cloned(),
+                };
+            }
+        }
+        Ok(Self {
+            version,
+            object,
+            old,
+        })
+    }
+
+    pub(super) fn kind<'a>(&'a self, own: &'a Kind<'a>) -> Kind<'a> {
+        self.version.as_ref().map_or(*own, KindRef::get)
+    }
+
+    pub(super) fn attempt<'a>(&'a self, kind: &'a Kind<'a>, attempt: Attempt<'a>) -> Attempt<'a> {
+        match self.version {
+            None => attempt,
+            Some(_) => Attempt {
+                kind,
+                requested: Some(attempt.kind),
+                object: self.object.as_ref(),
+                old: self.old.as_ref(),
+                ..attempt
+            },
+        }
+    }
+
+    /// An object that was changed, as the request has it.
+    pub(super) async fn back(
+        &self,
+        registry: &Registry,
+        attempt: Attempt<'_>,
+        changed: Value,
+    ) -> Result<Value, ApiError> {
+        match &self.version {
+            Some(_) if attempt.speaks.is_some() => Ok(changed),
+            None => Ok(changed),
+            Some(KindRef::BuiltIn(kind)) => Ok(kind.strategy.to_stored(changed)),
+            Some(KindRef::Custom(_)) => registry.one_to_served(attempt.kind, changed).await,
+        }
+    }
+}
+
+fn versions_match(
+    registry: &Registry,
+    matching: &Value,
+    rules: &[Value],
+    attempt: Attempt<'_>,
+) -> Option<Seen> {
+    if rules.iter().any(|rule| is_about(rule, attempt)) {
+        return Some(None);
+    }
+    if rules.is_empty() || text(matching, &["matchPolicy"]) == "Exact" {
+        return None;
+    }
+    let others = registry.equivalents(attempt.kind);
+    rules.iter().find_map(|rule| {
+        let other = others.iter().find(|other| {
+            let kind = &other.get();
+            is_about(rule, Attempt { kind, ..attempt })
+        });
+        other.cloned().map(Some)
+    })
 }
 
 /// The same for what a binding says, where no rule is about everything.
-pub(super) fn restricts_to(resources: &Value, attempt: Attempt<'_>) -> bool {
+pub(super) fn restricts_to(registry: &Registry, resources: &Value, attempt: Attempt<'_>) -> bool {
     if !list(resources, &["resourceRules"]).is_empty() {
-        return rules_match(resources, "resourceRules", attempt);
+        return rules_match(registry, resources, "resourceRules", attempt).is_some();
     }
-    !list(resources, &["excludeResourceRules"])
-        .iter()
-        .any(|rule| is_about(resources, rule, attempt))
+    let excluded = list(resources, &["excludeResourceRules"]);
+    versions_match(registry, resources, excluded, attempt).is_none()
 }
 
-fn is_about(matching: &Value, rule: &Value, attempt: Attempt<'_>) -> bool {
+fn is_about(rule: &Value, attempt: Attempt<'_>) -> bool {
     let kind = attempt.kind;
-    let exact = text(matching, &["matchPolicy"]) == "Exact";
     has(rule, "operations", attempt.operation.name())
         && has(rule, "apiGroups", kind.group)
-        && (!exact || has(rule, "apiVersions", kind.version))
+        && has(rule, "apiVersions", kind.version)
         && resource_matches(rule, kind.plural, attempt.subresource)
         && scope_matches(rule, kind)
         && names_match(rule, attempt.name)
@@ -95,8 +193,10 @@ pub(super) async fn selectors_match(
         && !selector::is_empty(wanted)
     {
         let labels = |object: Option<&Value>| {
+            // What a connection is made with has no metadata, so that nothing selects it.
             object.is_some_and(|object| {
-                selector::matches(wanted, at(object, &["metadata", "labels"]))
+                object.get("metadata").is_some()
+                    && selector::matches(wanted, at(object, &["metadata", "labels"]))
             })
         };
         if !labels(attempt.object) && !labels(attempt.old) {
@@ -180,33 +280,29 @@ fn without_objects(mut request: Value) -> Value {
 
 /// Whether all `matchConditions` hold; one that is false counts more than one that fails.
 pub(super) fn conditions_hold(
-    registry: &Registry,
     holder: &Value,
-    attempt: Attempt<'_>,
+    variables: &[(&'static str, cel::Value)],
 ) -> Result<bool, String> {
-    let conditions = list(holder, &["matchConditions"]);
-    if conditions.is_empty() {
-        return Ok(true);
-    }
-    let variables = variables(registry, attempt);
     let mut budget = Budget::of_conditions();
-    let mut problem = None;
-    for condition in conditions {
-        let holds = expressions::compiled(text(condition, &["expression"])).and_then(|program| {
+    let mut problems = Vec::new();
+    for condition in list(holder, &["matchConditions"]) {
+        let source = text(condition, &["expression"]);
+        let holds = expressions::compiled(source).and_then(|program| {
             program
-                .holds(&variables, &mut budget)
-                .map_err(|error| error.to_string())
+                .holds(variables, &mut budget)
+                .map_err(|error| expressions::failure(source, &error))
         });
         match holds {
             Ok(true) => {}
             Ok(false) => return Ok(false),
-            Err(error) => {
-                let name = text(condition, &["name"]);
-                problem = Some(format!("match condition {name:?}: {error}"));
-            }
+            Err(problem) => problems.push(problem),
         }
     }
-    problem.map_or(Ok(true), Err)
+    match problems.as_slice() {
+        [] => Ok(true),
+        [one] => Err(one.clone()),
+        all => Err(format!("[{}]", all.join(", "))),
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 
 use serde_json::Value;
 
-use super::{all, matching};
+use super::all;
+use super::matching::{self, Seen, Shown};
 use crate::kinds::Kind;
 use crate::kinds::access::{at, list, text};
 use crate::kinds::custom::expressions::{self, Budget};
@@ -58,10 +59,10 @@ struct Evaluation {
 /// What is to be done about a write.
 enum Applies {
     Not,
-    /// A condition or a parameter is at fault; for the failure policy to judge.
-    Failed(String),
-    /// Once with each parameter, or once where there are none.
-    With(Vec<Evaluation>),
+    /// Policy or binding cannot be put into force; for the failure policy to judge.
+    Misconfigured(String),
+    /// Once with each parameter, or once where there are none. An evaluation whose conditions fail is what is said of it.
+    With(Shown, Vec<Result<Evaluation, String>>),
 }
 
 impl Bound {
@@ -78,64 +79,64 @@ impl Bound {
         registry: &Registry,
         attempt: Attempt<'_>,
     ) -> Result<Applies, ApiError> {
-        if !self.matches(registry, attempt).await? {
+        let Some(version) = self.matches(registry, attempt).await? else {
             return Ok(Applies::Not);
-        }
-        let spec = self.spec();
-        match matching::conditions_hold(registry, spec, attempt) {
-            Ok(true) => {}
-            Ok(false) => return Ok(Applies::Not),
-            Err(problem) => return Ok(Applies::Failed(problem)),
-        }
-        let mut variables = matching::variables(registry, attempt);
-        let namespace = match attempt.namespace {
-            "" => None,
-            name => matching::namespace(registry, name).await?,
         };
-        let namespace = namespace.unwrap_or(Value::Null);
-        variables.push(("namespaceObject", expressions::plain(&namespace)));
-        let with = |variables| Evaluation {
+        let found = match parameters(registry, self.spec(), &self.binding, attempt).await? {
+            Ok(found) => found,
+            Err(why) => return Ok(Applies::Misconfigured(why)),
+        };
+        let shown = Shown::of(registry, attempt, version).await?;
+        let evaluations = {
+            let kind = shown.kind(attempt.kind);
+            let attempt = shown.attempt(&kind, attempt);
+            let mut variables = matching::variables(registry, attempt);
+            let namespace = match attempt.namespace {
+                "" => None,
+                name => matching::namespace(registry, name).await?,
+            };
+            let namespace = namespace.unwrap_or(Value::Null);
+            variables.push(("namespaceObject", expressions::plain(&namespace)));
+            let each = found.iter().map(|parameter| {
+                let mut variables = variables.clone();
+                variables.push(("params", expressions::plain(parameter)));
+                self.evaluation(variables)
+            });
+            each.filter_map(Result::transpose).collect()
+        };
+        Ok(Applies::With(shown, evaluations))
+    }
+
+    /// `None` where the policy's conditions do not hold.
+    fn evaluation(
+        &self,
+        variables: Vec<(&'static str, cel::Value)>,
+    ) -> Result<Option<Evaluation>, String> {
+        let holds = matching::conditions_hold(self.spec(), &variables)?;
+        Ok(holds.then(|| Evaluation {
             variables,
             own: std::collections::HashMap::new(),
             budget: Budget::of_rules(),
-        };
-        let Some(kind) = at(spec, &["paramKind"]) else {
-            return Ok(Applies::With(vec![with(variables)]));
-        };
-        let found = parameters(registry, kind, &self.binding, attempt).await?;
-        if found.is_empty() {
-            let reference = ["spec", "paramRef", "parameterNotFoundAction"];
-            return Ok(if text(&self.binding, &reference) == "Allow" {
-                Applies::Not
-            } else {
-                Applies::Failed(
-                    "failed to configure binding: no params found for policy binding with `Deny` \
-                     parameterNotFoundAction"
-                        .to_owned(),
-                )
-            });
-        }
-        let each = found.iter().map(|parameter| {
-            let mut variables = variables.clone();
-            variables.push(("params", expressions::plain(parameter)));
-            with(variables)
-        });
-        Ok(Applies::With(each.collect()))
+        }))
     }
 
     /// Its constraints, and those of its binding.
-    async fn matches(&self, registry: &Registry, attempt: Attempt<'_>) -> Result<bool, ApiError> {
+    async fn matches(
+        &self,
+        registry: &Registry,
+        attempt: Attempt<'_>,
+    ) -> Result<Option<Seen>, ApiError> {
         let constraints = &self.spec()["matchConstraints"];
-        if !matching::rules_match(constraints, "resourceRules", attempt)
-            || !matching::selectors_match(registry, constraints, attempt).await?
-        {
-            return Ok(false);
+        let version = matching::rules_match(registry, constraints, "resourceRules", attempt);
+        if version.is_none() || !matching::selectors_match(registry, constraints, attempt).await? {
+            return Ok(None);
         }
         let Some(resources) = at(&self.binding, &["spec", "matchResources"]) else {
-            return Ok(true);
+            return Ok(version);
         };
-        Ok(matching::restricts_to(resources, attempt)
-            && matching::selectors_match(registry, resources, attempt).await?)
+        let restricts = matching::restricts_to(registry, resources, attempt)
+            && matching::selectors_match(registry, resources, attempt).await?;
+        Ok(version.filter(|_| restricts))
     }
 }
 
@@ -158,13 +159,13 @@ impl Evaluation {
     fn value(&mut self, source: &str) -> Result<cel::Value, String> {
         expressions::compiled(source)?
             .evaluate(&self.variables, &mut self.budget)
-            .map_err(|error| failure(source, &error))
+            .map_err(|error| expressions::failure(source, &error))
     }
 
     fn holds(&mut self, source: &str) -> Result<bool, String> {
         expressions::compiled(source)?
             .holds(&self.variables, &mut self.budget)
-            .map_err(|error| failure(source, &error))
+            .map_err(|error| expressions::failure(source, &error))
     }
 
     fn text(&mut self, source: &str) -> Option<String> {
@@ -173,37 +174,48 @@ impl Evaluation {
     }
 }
 
-fn failure(source: &str, error: &expressions::EvaluationError) -> String {
-    match error {
-        expressions::EvaluationError::Budget => error.to_string(),
-        _ => format!("expression '{}' resulted in error: {error}", source.trim()),
-    }
-}
-
-/// The objects that a binding names, or selects.
+/// The objects that a binding names, or selects: null where the policy has no parameters, or the binding gives none.
+/// The inner error is a fault of policy or binding.
 async fn parameters(
     registry: &Registry,
-    of: &Value,
+    spec: &Value,
     binding: &Value,
     attempt: Attempt<'_>,
-) -> Result<Vec<Value>, ApiError> {
-    let api_version = text(of, &["apiVersion"]);
+) -> Result<Result<Vec<Value>, String>, ApiError> {
+    let none = || Ok(Ok(vec![Value::Null]));
+    let Some(of) = at(spec, &["paramKind"]) else {
+        return none();
+    };
+    let (api_version, kind) = (text(of, &["apiVersion"]), text(of, &["kind"]));
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let Some(handle) = registry.kind_named(group, version, text(of, &["kind"])) else {
-        return Ok(Vec::new());
+    let Some(handle) = registry.kind_named(group, version, kind) else {
+        return Ok(Err(format!(
+            "failed to configure policy: failed to find resource referenced by paramKind: '{api_version}, Kind={kind}'"
+        )));
     };
+    let Some(reference) = at(binding, &["spec", "paramRef"]) else {
+        return none();
+    };
+    let wrong = |why: &str| Ok(Err(format!("failed to configure binding: {why}")));
     let kind = &handle.get();
-    let reference = &binding["spec"]["paramRef"];
-    let namespace = match text(reference, &["namespace"]) {
-        _ if !kind.is_namespaced() => "",
-        "" => attempt.namespace,
-        given => given,
+    let given = text(reference, &["namespace"]);
+    let namespace = match (kind.is_namespaced(), given, attempt.namespace) {
+        (false, "", _) => "",
+        (false, ..) => {
+            return wrong(
+                "paramRef.namespace must not be provided for a cluster-scoped `paramKind`",
+            );
+        }
+        (true, "", "") => {
+            return wrong(
+                "cannot use namespaced paramRef in policy binding that matches cluster-scoped resources",
+            );
+        }
+        (true, "", own) => own,
+        (true, given, _) => given,
     };
-    if kind.is_namespaced() && namespace.is_empty() {
-        return Ok(Vec::new());
-    }
     let name = text(reference, &["name"]);
-    let found = if name.is_empty() {
+    let found: Vec<Value> = if name.is_empty() {
         let wanted = &reference["selector"];
         let options = ListOptions {
             resource_version: Some(0),
@@ -222,5 +234,8 @@ async fn parameters(
             Err(error) => return Err(error),
         }
     };
-    registry.to_served(kind, found).await
+    if found.is_empty() && text(reference, &["parameterNotFoundAction"]) == "Deny" {
+        return wrong("no params found for policy binding with `Deny` parameterNotFoundAction");
+    }
+    registry.to_served(kind, found).await.map(Ok)
 }

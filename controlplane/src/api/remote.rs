@@ -252,15 +252,11 @@ impl Api {
             super::discovery::subresource(subject.kind, subject.subresource);
         options["kind"] = name.into();
         options["apiVersion"] = version.into();
-        let kind = crate::kinds::Kind {
-            group,
-            version,
-            kind: name,
-            ..*subject.kind
-        };
         self.registry
-            .judge_connect(Attempt {
-                kind: &kind,
+            .judge_part(Attempt {
+                kind: subject.kind,
+                speaks: Some((group, version, name)),
+                requested: None,
                 namespace: subject.namespace,
                 name: subject.name,
                 subresource: subject.subresource,
@@ -273,6 +269,8 @@ impl Api {
                 remarks: &Remarks::default(),
             })
             .await
+            // What others would change about it is not followed.
+            .map(drop)
     }
 
     /// The pod and the node that it is on.

@@ -8,6 +8,7 @@ mod cluster_status;
 mod definitions;
 mod doors;
 mod grpc_doors;
+mod judged_parts;
 mod kube_client;
 mod lists;
 mod members;

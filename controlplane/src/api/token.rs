@@ -31,12 +31,8 @@ impl Api {
                 "{kind} cannot be handled as a TokenRequest"
             )));
         }
-        let mut request: TokenRequest = serde_json::from_value(with_spec(body)).map_err(|why| {
-            ApiError::bad_request(format!(
-                "TokenRequest in version \"v1\" cannot be handled as a TokenRequest: {why}"
-            ))
-        })?;
-        let mut spec = request.spec.take().unwrap_or_default();
+        let body = with_spec(body);
+        let request = read(body.clone())?;
         let given = &request.metadata;
         for (field, given, wanted) in [
             ("metadata.name", &given.name, account),
@@ -53,6 +49,9 @@ impl Api {
                 ));
             }
         }
+        let dry_run = write.query.dry_run(write.options)?;
+        let mut request = read(self.admit_part(write, body, dry_run).await?)?;
+        let mut spec = request.spec.take().unwrap_or_default();
         let issued = self
             .tokens
             .request(Wanted {
@@ -75,6 +74,7 @@ impl Api {
         let answer = serde_json::to_value(&request).map_err(ApiError::internal)?;
         let mut response = respond::value(StatusCode::CREATED, &answer);
         respond::warn(&mut response, &issued.warnings);
+        respond::warn(&mut response, &write.remarks.take_warnings());
         Ok(response)
     }
 
@@ -98,6 +98,14 @@ impl Api {
     pub(super) fn jwks(&self) -> Response<Body> {
         cached("application/jwk-set+json", &self.tokens.jwks())
     }
+}
+
+fn read(body: Value) -> Result<TokenRequest, ApiError> {
+    serde_json::from_value(body).map_err(|why| {
+        ApiError::bad_request(format!(
+            "TokenRequest in version \"v1\" cannot be handled as a TokenRequest: {why}"
+        ))
+    })
 }
 
 /// A request without a `spec` asks for a token as it comes; nothing in it may be null.

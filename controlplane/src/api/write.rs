@@ -17,7 +17,7 @@ use crate::auth::User;
 use crate::kinds::{Cause, Kind};
 use crate::registry::delete::Deleted;
 use crate::registry::error::field_error;
-use crate::registry::judges::{Remarks, Requester};
+use crate::registry::judges::{Attempt, Operation, Remarks, Requester};
 use crate::registry::list::ListPage;
 use crate::registry::patch::{PatchRequest, PatchType};
 use crate::registry::scale::{self, SCALE};
@@ -178,7 +178,9 @@ impl Api {
                 .registry
                 .update_scale(kind, namespace, name, &scale, &options)
                 .await?;
-            return self.show_scale(kind, &written, write.wish).await;
+            let mut response = self.show_scale(kind, &written, write.wish).await?;
+            respond::warn(&mut response, &options.remarks.take_warnings());
+            return Ok(response);
         }
         let (object, mut warnings) = write.object_of(kind)?;
         let written = self
@@ -325,8 +327,49 @@ impl Api {
         )
     }
 
+    /// Asks webhooks and policies about what a subresource of an object is created with. The answer is what they have
+    /// made of it.
+    pub(super) async fn admit_part(
+        &self,
+        write: &Write<'_>,
+        mut part: Value,
+        dry_run: bool,
+    ) -> Result<Value, ApiError> {
+        let subject = write.subject;
+        let (speaks, _) = super::discovery::subresource(subject.kind, subject.subresource);
+        let (group, version, kind) = speaks;
+        if !part.is_object() {
+            let why = format!("{kind} in version {version:?} cannot be handled as a {kind}");
+            return Err(ApiError::bad_request(why));
+        }
+        part["kind"] = kind.into();
+        part["apiVersion"] = match group {
+            "" => version.into(),
+            group => format!("{group}/{version}").into(),
+        };
+        object::set_meta(&mut part, "name", subject.name);
+        object::set_meta(&mut part, "namespace", subject.namespace);
+        let attempt = Attempt {
+            kind: subject.kind,
+            speaks: Some(speaks),
+            requested: None,
+            namespace: subject.namespace,
+            name: subject.name,
+            subresource: subject.subresource,
+            operation: Operation::Create,
+            object: Some(&part),
+            old: None,
+            dry_run,
+            requester: &requester(write.user),
+            remarks: &write.remarks,
+        };
+        let changed = self.registry.judge_part(attempt).await?;
+        Ok(changed.unwrap_or(part))
+    }
+
     async fn bind(&self, write: &Write<'_>) -> Result<Response<Body>, ApiError> {
-        let binding = write.parsed()?;
+        let dry_run = write.query.dry_run(write.options)?;
+        let binding = self.admit_part(write, write.parsed()?, dry_run).await?;
         let node = binding["target"]["name"].as_str().unwrap_or("");
         if node.is_empty() {
             return Err(ApiError::invalid_named(
@@ -340,8 +383,8 @@ impl Api {
                 )],
             ));
         }
-        if write.query.dry_run(write.options)? {
-            return Ok(respond::value(StatusCode::CREATED, &created_status()));
+        if dry_run {
+            return Ok(created(&write.remarks));
         }
         let request = Binding {
             namespace: write.subject.namespace.to_owned(),
@@ -352,7 +395,7 @@ impl Api {
         for result in self.registry.bind(&[request]).await {
             result?;
         }
-        Ok(respond::value(StatusCode::CREATED, &created_status()))
+        Ok(created(&write.remarks))
     }
 
     async fn evict(&self, write: &Write<'_>) -> Result<Response<Body>, ApiError> {
@@ -363,20 +406,29 @@ impl Api {
                 "name in URL does not match name in Eviction object",
             ));
         }
+        let dry_run = write.query.dry_run(write.options)?;
+        let dry_run = dry_run || asks_dry_run(&eviction["deleteOptions"])?;
+        let eviction = self.admit_part(write, eviction, dry_run).await?;
         let mut options = options_from(&eviction["deleteOptions"], write.query)?;
         options.requester = Some(requester(write.user));
         options.remarks = write.remarks.clone();
         let mut how = write.options()?;
-        how.dry_run |= asks_dry_run(&eviction["deleteOptions"])?;
+        how.dry_run = dry_run;
         self.registry
             .evict(write.subject.namespace, write.subject.name, &options, &how)
             .await?;
-        Ok(respond::value(StatusCode::CREATED, &created_status()))
+        Ok(created(&write.remarks))
     }
 }
 
-fn created_status() -> Value {
-    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
+/// What was made is nothing that could be shown.
+fn created(remarks: &Remarks) -> Response<Body> {
+    let status = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201,
+    });
+    let mut response = respond::value(StatusCode::CREATED, &status);
+    respond::warn(&mut response, &remarks.take_warnings());
+    response
 }
 
 fn success(kind: &Kind<'_>, last: &Value) -> Value {

@@ -50,7 +50,7 @@ impl Registry {
                 kind.strategy.default(&mut object);
             }
             match self
-                .create_once(kind, namespace, object.clone(), options)
+                .create_once(kind, namespace, object.clone(), options, generated)
                 .await?
             {
                 Ok(written) => return Ok(written),
@@ -104,6 +104,7 @@ impl Registry {
         namespace: &str,
         mut object: Value,
         options: &WriteOptions,
+        generated: bool,
     ) -> Result<Result<Written, Retry>, ApiError> {
         let name = object::name(&object).to_owned();
         let mut txn = Txn::default();
@@ -118,8 +119,11 @@ impl Registry {
         let requester = options.requester();
         let attempt = Attempt {
             kind,
+            speaks: None,
+            requested: None,
             namespace,
-            name: &name,
+            // Who has the name made for them has not named anything (AdmissionRequest's `name`).
+            name: if generated { "" } else { &name },
             subresource: "",
             operation: Operation::Create,
             object: None,

@@ -49,13 +49,15 @@ impl Registry {
                 .await?;
             let live = object::decode(&kv);
             check_preconditions(kind, name, &live, options)?;
-            if self.is_judged(kind).await? {
+            if !options.is_eviction && self.is_judged(kind).await? {
                 let requester = options
                     .requester
                     .clone()
                     .unwrap_or_else(|| Requester::controller("waggle"));
                 let attempt = Attempt {
                     kind,
+                    speaks: None,
+                    requested: None,
                     namespace,
                     name,
                     subresource: "",

@@ -53,6 +53,8 @@ impl Registry {
             // Another pod of the same name is not meant, nor this one once it is what the grant is not for.
             let mut options = DeleteOptions {
                 uid: Some(object::uid(&pod).to_owned()),
+                // Judges are asked about the eviction, not about the deletion that follows.
+                is_eviction: true,
                 ..options.clone()
             };
             if matches!(grant, Grant::AsSeen(_)) && !given {

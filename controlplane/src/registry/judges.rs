@@ -97,10 +97,17 @@ impl Operation {
     }
 }
 
+/// Group, version and kind.
+pub(crate) type GroupKind<'a> = (&'a str, &'a str, &'a str);
+
 /// A write that is judged.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Attempt<'a> {
     pub(crate) kind: &'a Kind<'a>,
+    /// What the object is, where the subresource speaks another kind (`Scale`, `Eviction`).
+    pub(crate) speaks: Option<GroupKind<'a>>,
+    /// The kind of the request, where the objects are shown in another version.
+    pub(crate) requested: Option<&'a Kind<'a>>,
     pub(crate) namespace: &'a str,
     pub(crate) name: &'a str,
     pub(crate) subresource: &'a str,
@@ -110,6 +117,16 @@ pub(crate) struct Attempt<'a> {
     pub(crate) dry_run: bool,
     pub(crate) requester: &'a Requester,
     pub(crate) remarks: &'a Remarks,
+}
+
+impl<'a> Attempt<'a> {
+    /// What refusals call the object: one that gets its name from the server has it by then.
+    pub(crate) fn shown_name(&self) -> &'a str {
+        match (self.name, self.object) {
+            ("", Some(object)) => super::object::name(object),
+            (name, _) => name,
+        }
+    }
 }
 
 pub(crate) trait Judges: std::fmt::Debug + Send + Sync {
@@ -164,14 +181,16 @@ impl Registry {
         }
     }
 
-    /// Asks about a connection: `attempt.object` is what it is made with, of the kind that `attempt.kind` names
-    /// (`PodExecOptions`). What others would change about it is not followed.
-    pub(crate) async fn judge_connect(&self, attempt: Attempt<'_>) -> Result<(), ApiError> {
-        if self.is_judged(attempt.kind).await? {
-            self.mutated(attempt).await?;
-            self.judged(attempt).await?;
+    /// Asks about what is no write of an object: a connection, an eviction, a token. `attempt.object` is what it is
+    /// asked with; the answer is what others have made of that, where they have changed it.
+    pub(crate) async fn judge_part(&self, attempt: Attempt<'_>) -> Result<Option<Value>, ApiError> {
+        if !self.is_judged(attempt.kind).await? {
+            return Ok(None);
         }
-        Ok(())
+        let changed = self.mutated(attempt).await?;
+        let object = changed.as_ref().or(attempt.object);
+        self.judged(Attempt { object, ..attempt }).await?;
+        Ok(changed)
     }
 
     pub(super) async fn mutated(&self, attempt: Attempt<'_>) -> Result<Option<Value>, ApiError> {

@@ -105,7 +105,7 @@ pub(crate) fn selector_text(selector: &Value) -> String {
 }
 
 /// The workload with the replicas of the Scale.
-fn scaled(kind: &Kind<'_>, workload: &Value, scale: &Value) -> Result<Value, ApiError> {
+pub(super) fn scaled(kind: &Kind<'_>, workload: &Value, scale: &Value) -> Result<Value, ApiError> {
     let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
     if i32::try_from(replicas).is_err() || replicas < 0 {
         return Err(ApiError::invalid_named(
@@ -206,6 +206,8 @@ impl Registry {
         .await
     }
 }
+
+pub(super) const SPEAKS: super::judges::GroupKind<'static> = ("autoscaling", "v1", "Scale");
 
 /// Scale is stored nowhere; this is what patches need to know of it.
 pub(crate) static SCALE: Kind = Kind {

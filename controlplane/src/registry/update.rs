@@ -1,6 +1,7 @@
 //! Update of an object or a subresource: read, compute, compare-and-set, again when another write came in
 //! between. Patches and the status and scale subresources go through here too.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
@@ -203,24 +204,34 @@ impl Registry {
         }
         self.admit_update(kind, &mut new, &old, subresource).await?;
         let requester = options.requester();
+        // Who scales is judged by the Scale that is written.
+        let scales = ownership == Ownership::TrackScale;
+        let before = judged_as(kind, &old, scales);
         let attempt = Attempt {
             kind,
+            speaks: scales.then_some(super::scale::SPEAKS),
+            requested: None,
             namespace: place.namespace,
             name,
-            subresource,
+            subresource: if scales { "scale" } else { subresource },
             operation: Operation::Update,
             object: None,
-            old: Some(&old),
+            old: Some(&before),
             dry_run: options.dry_run,
             requester: &requester,
             remarks: &options.remarks,
         };
-        let asked = Attempt {
-            object: Some(&new),
-            ..attempt
+        let mutated = {
+            let wanted = judged_as(kind, &new, scales);
+            let object = Some(&*wanted);
+            self.mutated(Attempt { object, ..attempt }).await?
         };
-        if let Some(mutated) = self.mutated(asked).await? {
-            new = super::create::accepted(kind, &new, mutated)?;
+        if let Some(mutated) = mutated {
+            new = match scales {
+                true => super::scale::scaled(kind, &new, &mutated)?,
+                false => super::create::accepted(kind, &new, mutated)?,
+            };
+            object::remove_meta(&mut new, "resourceVersion");
             kind.strategy.prepare_update(&mut new, &old, subresource);
         }
         let mut errors = meta::validate(kind, &new, Some(&old));
@@ -229,11 +240,11 @@ impl Registry {
             return Err(ApiError::invalid(kind, name, &errors));
         }
         options.judge(Some(&old), &new)?;
-        let asked = Attempt {
-            object: Some(&new),
-            ..attempt
-        };
-        self.judged(asked).await?;
+        {
+            let wanted = judged_as(kind, &new, scales);
+            let object = Some(&*wanted);
+            self.judged(Attempt { object, ..attempt }).await?;
+        }
         let mut txn = Txn::default();
         if service_alloc::concerns(kind) && subresource.is_empty() {
             let plan = self.allocate(kind, &mut new, Some(&old)).await?;
@@ -304,6 +315,13 @@ impl Registry {
             .ok()
             .and_then(|versions| versions.into_iter().next())
             .map(Written::Stored))
+    }
+}
+
+fn judged_as<'a>(kind: &Kind<'_>, object: &'a Value, scales: bool) -> Cow<'a, Value> {
+    match scales {
+        true => Cow::Owned(super::scale::of(kind, object)),
+        false => Cow::Borrowed(object),
     }
 }
 

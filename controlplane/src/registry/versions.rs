@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{ApiError, Registry};
 use crate::kinds::access::text;
 use crate::kinds::custom::{Conversion, Version};
-use crate::kinds::{Kind, KindRef};
+use crate::kinds::{self, Kind, KindRef};
 
 pub(crate) type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -45,6 +45,28 @@ pub(crate) fn stored<'a>(kind: &'a Kind<'a>) -> &'a Kind<'a> {
 }
 
 impl Registry {
+    /// The other versions in which objects of the kind are served.
+    pub(crate) fn equivalents(&self, kind: &Kind<'_>) -> Vec<KindRef> {
+        let is_other =
+            |other: &Kind<'_>| (other.group, other.version) != (kind.group, kind.version);
+        if kind.is_custom() {
+            let defined = self.defined();
+            let others = defined.served().filter(|version| {
+                let other = version.kind();
+                (other.group, other.plural) == (kind.group, kind.plural) && is_other(&other)
+            });
+            return others.cloned().map(KindRef::Custom).collect();
+        }
+        fn place<'a>(kind: &Kind<'a>) -> (&'a str, &'a str, &'a str) {
+            (kind.group, kind.version, kind.plural)
+        }
+        let own = place(stored(kind));
+        let others = kinds::all()
+            .iter()
+            .filter(|other| place(stored(other)) == own && is_other(other));
+        others.map(|other| KindRef::BuiltIn(other)).collect()
+    }
+
     /// Stored objects as `kind` shows them.
     pub(crate) async fn to_served(
         &self,

@@ -3,7 +3,6 @@
 use serde_json::{Value, json};
 
 use super::{Applies, Bound, Evaluation, bound};
-use crate::kinds::Kind;
 use crate::kinds::access::{list, text};
 use crate::kinds::admission::mutating_policy::{BINDING, KIND};
 use crate::kinds::custom::expressions;
@@ -36,22 +35,21 @@ impl Bound {
         };
         let problem = match self.applies(registry, attempt).await? {
             Applies::Not => return Ok(None),
-            Applies::Failed(problem) => problem,
-            Applies::With(evaluations) => {
-                let mut changed = object.clone();
-                let mut problem = None;
-                for evaluation in evaluations {
-                    match mutated(self.spec(), evaluation, attempt.kind, &changed) {
-                        Ok(next) => changed = next,
-                        Err(why) => {
-                            problem = Some(why);
-                            break;
-                        }
-                    }
-                }
-                match problem {
-                    None => return Ok(Some(changed)),
-                    Some(problem) => problem,
+            Applies::Misconfigured(problem) => problem,
+            Applies::With(shown, evaluations) => {
+                let changed = {
+                    let kind = shown.kind(attempt.kind);
+                    let seen = shown.attempt(&kind, attempt);
+                    let object = seen.object.unwrap_or(object).clone();
+                    evaluations
+                        .into_iter()
+                        .try_fold(object, |object, evaluation| {
+                            mutated(self.spec(), evaluation?, seen, &object)
+                        })
+                };
+                match changed {
+                    Ok(changed) => return shown.back(registry, attempt, changed).await.map(Some),
+                    Err(problem) => problem,
                 }
             }
         };
@@ -69,7 +67,7 @@ impl Bound {
             object::name(&self.binding)
         );
         let kind = attempt.kind;
-        let error = ApiError::forbidden(kind.group, kind.plural, attempt.name, &said);
+        let error = ApiError::forbidden(kind.group, kind.plural, attempt.shown_name(), &said);
         Err(error.with_reason("Invalid", &said))
     }
 }
@@ -78,9 +76,10 @@ impl Bound {
 fn mutated(
     spec: &Value,
     mut evaluation: Evaluation,
-    kind: &Kind<'_>,
+    attempt: Attempt<'_>,
     object: &Value,
 ) -> Result<Value, String> {
+    evaluation.see(object);
     let mut object = object.clone();
     // Variables may be about the object as the last mutation left it.
     evaluation.define(spec)?;
@@ -92,7 +91,7 @@ fn mutated(
         let made = evaluation.value(text(mutation, &[field, "expression"]))?;
         let made = expressions::to_json(&made)?;
         object = if configures {
-            configured(kind, &object, made)?
+            configured(attempt, &object, made)?
         } else {
             patched(&object, &made)?
         };
@@ -111,14 +110,25 @@ impl Evaluation {
     }
 }
 
-fn configured(kind: &Kind<'_>, object: &Value, mut made: Value) -> Result<Value, String> {
+fn configured(attempt: Attempt<'_>, object: &Value, mut made: Value) -> Result<Value, String> {
     if !made.is_object() {
         return Err("the expression of an ApplyConfiguration must make an Object".to_owned());
     }
     for field in ["apiVersion", "kind"] {
         made[field] = object[field].clone();
     }
-    apply_configuration(kind, object, &made).map_err(|error| error.to_string())
+    let applied = match attempt.speaks {
+        None => apply_configuration(attempt.kind, object, &made),
+        Some((group, version, kind)) => {
+            let group = match group.split('.').next() {
+                None | Some("") => "core",
+                Some(group) => group,
+            };
+            let definition = format!("io.k8s.api.{group}.{version}.{kind}");
+            apply_configuration(definition.as_str(), object, &made)
+        }
+    };
+    applied.map_err(|error| error.to_string())
 }
 
 fn patched(object: &Value, made: &Value) -> Result<Value, String> {

@@ -15,25 +15,33 @@ pub(in crate::admission) async fn validate(
     attempt: Attempt<'_>,
 ) -> Result<(), ApiError> {
     let (mut annotations, mut failures) = (Annotations::new(), Vec::new());
-    let mut verdict = Ok(());
+    let mut denials = Vec::new();
     for bound in bound(registry, &KIND, &BINDING).await? {
-        let refusal = match bound.applies(registry, attempt).await? {
-            Applies::Not => None,
-            Applies::Failed(why) => bound.failed(why),
-            Applies::With(evaluations) => {
-                let mut refusal = None;
-                for evaluation in evaluations {
-                    let judged = judge(&bound, evaluation, &mut annotations);
-                    refusal = refusal.or(judged.unwrap_or_else(|why| bound.failed(why)));
-                }
-                refusal
+        let evaluations = match bound.applies(registry, attempt).await? {
+            Applies::Not => continue,
+            // Whatever its binding wants done about what is not valid: this is another matter.
+            Applies::Misconfigured(why) => {
+                denials.extend(bound.failed(why).map(|it| denial(&bound, &it, attempt)));
+                continue;
             }
+            Applies::With(_, evaluations) => evaluations,
         };
-        if let Some(refusal) = refusal {
-            if bound.does("Audit") {
-                failures.push(failure(&bound, &refusal));
+        for evaluation in evaluations {
+            let judged = match evaluation {
+                Ok(evaluation) => judge(&bound, evaluation, &mut annotations),
+                Err(why) => Judged {
+                    refusals: bound.failed(why).into_iter().collect(),
+                    ..Judged::default()
+                },
+            };
+            for refusal in &judged.refusals {
+                if bound.does("Audit") {
+                    failures.push(failure(&bound, refusal));
+                }
+                denials.extend(act(&bound, refusal, attempt));
             }
-            verdict = verdict.and(act(&bound, &refusal, attempt));
+            let unsaid = judged.unsaid.iter();
+            denials.extend(unsaid.map(|refusal| denial(&bound, refusal, attempt)));
         }
     }
     for (name, values) in annotations {
@@ -44,32 +52,37 @@ pub(in crate::admission) async fn validate(
         let all = Value::Array(failures).to_string();
         attempt.remarks.annotate(name.to_owned(), all);
     }
-    verdict
+    denials.into_iter().next().map_or(Ok(()), Err)
 }
 
 /// For the audit log: what policies want to be said, by the annotation's name. Each value once.
 type Annotations = BTreeMap<String, Vec<String>>;
 
+/// What a policy says of a write.
+#[derive(Debug, Default)]
+struct Judged {
+    refusals: Vec<Refusal>,
+    /// Annotations that could not be made. They deny, whatever the binding does about what is not valid.
+    unsaid: Vec<Refusal>,
+}
+
 #[derive(Debug, PartialEq, Eq)]
 struct Refusal {
     message: String,
     reason: &'static str,
-    /// Which of the policy's validations; none if another part of it failed.
-    validation: Option<usize>,
+    /// Which of the policy's validations; the first one stands for other parts of it.
+    validation: usize,
 }
 
 /// What the audit log says of a refusal that its binding wants there.
 fn failure(bound: &Bound, refusal: &Refusal) -> Value {
-    let mut failure = json!({
+    json!({
         "message": refusal.message,
         "policy": object::name(&bound.policy),
         "binding": object::name(&bound.binding),
         "validationActions": bound.binding["spec"]["validationActions"],
-    });
-    if let Some(index) = refusal.validation {
-        failure["expressionIndex"] = index.into();
-    }
-    failure
+        "expressionIndex": refusal.validation,
+    })
 }
 
 impl Bound {
@@ -78,7 +91,7 @@ impl Bound {
         self.insists().then_some(Refusal {
             message,
             reason: "Invalid",
-            validation: None,
+            validation: 0,
         })
     }
 
@@ -90,74 +103,129 @@ impl Bound {
 }
 
 /// Warns and denies, as the binding says.
-fn act(bound: &Bound, refusal: &Refusal, attempt: Attempt<'_>) -> Result<(), ApiError> {
-    let name = object::name(&bound.policy);
-    let binding = object::name(&bound.binding);
-    let message = &refusal.message;
+fn act(bound: &Bound, refusal: &Refusal, attempt: Attempt<'_>) -> Option<ApiError> {
     if bound.does("Warn") {
         attempt.remarks.warn(format!(
-            "Validation failed for ValidatingAdmissionPolicy '{name}' with binding '{binding}': {message}"
+            "Validation failed for ValidatingAdmissionPolicy '{}' with binding '{}': {}",
+            object::name(&bound.policy),
+            object::name(&bound.binding),
+            refusal.message
         ));
     }
-    if !bound.does("Deny") {
-        return Ok(());
-    }
-    let said = format!(
-        "ValidatingAdmissionPolicy '{name}' with binding '{binding}' denied request: {message}"
-    );
-    let kind = attempt.kind;
-    let error = ApiError::forbidden(kind.group, kind.plural, attempt.name, &said);
-    Err(error.with_reason(refusal.reason, &said))
+    bound.does("Deny").then(|| denial(bound, refusal, attempt))
 }
 
-/// The first validation that does not hold. `Err` is an expression that failed.
-fn judge(
-    bound: &Bound,
-    mut evaluation: Evaluation,
-    annotations: &mut Annotations,
-) -> Result<Option<Refusal>, String> {
+fn denial(bound: &Bound, refusal: &Refusal, attempt: Attempt<'_>) -> ApiError {
+    let said = format!(
+        "ValidatingAdmissionPolicy '{}' with binding '{}' denied request: {}",
+        object::name(&bound.policy),
+        object::name(&bound.binding),
+        refusal.message
+    );
+    let kind = attempt.kind;
+    let error = ApiError::forbidden(kind.group, kind.plural, attempt.shown_name(), &said);
+    error.with_reason(refusal.reason, &said)
+}
+
+/// All validations that do not hold, and what is to be said of the write.
+fn judge(bound: &Bound, mut evaluation: Evaluation, annotations: &mut Annotations) -> Judged {
     let spec = bound.spec();
-    evaluation.define(spec)?;
-    for annotation in list(spec, &["auditAnnotations"]) {
-        let said = evaluation.value(text(annotation, &["valueExpression"]))?;
-        // Null: nothing is said.
-        let cel::Value::String(value) = said else {
-            continue;
-        };
-        let name = format!(
-            "{}/{}",
-            object::name(&bound.policy),
-            text(annotation, &["key"])
-        );
-        let values = annotations.entry(name).or_default();
-        if !value.trim().is_empty() && !values.contains(&value) {
-            values.push(value.to_string());
-        }
+    let mut judged = Judged::default();
+    if let Err(why) = evaluation.define(spec) {
+        judged.refusals.extend(bound.failed(why));
+        return judged;
     }
     for (index, validation) in list(spec, &["validations"]).iter().enumerate() {
         let source = text(validation, &["expression"]);
-        if evaluation.holds(source)? {
-            continue;
-        }
-        let made = match text(validation, &["messageExpression"]) {
-            "" => None,
-            source => evaluation.text(source),
+        let refusal = match evaluation.holds(source) {
+            Ok(true) => None,
+            Ok(false) => Some(Refusal {
+                message: message(validation, &mut evaluation),
+                validation: index,
+                reason: reason(validation),
+            }),
+            Err(why) => bound.failed(why).map(|refusal| Refusal {
+                validation: index,
+                ..refusal
+            }),
         };
-        let message = match (made, text(validation, &["message"])) {
-            (Some(made), _) if !made.trim().is_empty() => made.trim().to_owned(),
-            (_, "") => format!("failed expression: {}", source.trim()),
-            (_, message) => message.trim().to_owned(),
-        };
-        return Ok(Some(Refusal {
-            message,
-            validation: Some(index),
-            reason: match text(validation, &["reason"]) {
-                "Unauthorized" => "Unauthorized",
-                "Forbidden" => "Forbidden",
-                "RequestEntityTooLarge" => "RequestEntityTooLarge",
-                _ => "Invalid",
-            },
-        }));
+        judged.refusals.extend(refusal);
     }
-    Ok(None)
+    for annotation in list(spec, &["auditAnnotations"]) {
+        let source = text(annotation, &["valueExpression"]);
+        let problem = match evaluation.value(source) {
+            // Null: nothing is said.
+            Ok(cel::Value::Null) => None,
+            Ok(cel::Value::String(value)) => {
+                let name = format!(
+                    "{}/{}",
+                    object::name(&bound.policy),
+                    text(annotation, &["key"])
+                );
+                note(annotations, name, value.trim());
+                None
+            }
+            Ok(other) => Some(Refusal {
+                message: format!(
+                    "valueExpression '{source}' resulted in unsupported return type: {}. Return type must be either \
+                     string or null.",
+                    other.type_of()
+                ),
+                reason: "Invalid",
+                validation: 0,
+            }),
+            Err(why) => bound.failed(why),
+        };
+        judged.unsaid.extend(problem);
+    }
+    judged
+}
+
+/// Longest value of an annotation.
+const MAX_ANNOTATION: usize = 10 << 10;
+
+fn note(annotations: &mut Annotations, name: String, value: &str) {
+    if value.is_empty() {
+        return;
+    }
+    let mut end = value.len().min(MAX_ANNOTATION);
+    while !value.is_char_boundary(end) {
+        end -= 1;
+    }
+    let values = annotations.entry(name).or_default();
+    if !values.iter().any(|known| *known == value[..end]) {
+        values.push(value[..end].to_owned());
+    }
+}
+
+/// Longest message that an expression may make.
+const MAX_MESSAGE: usize = 5 << 10;
+
+/// What is said of a validation that does not hold: what its expression makes, if that is one line, else its message.
+fn message(validation: &Value, evaluation: &mut Evaluation) -> String {
+    let made = match text(validation, &["messageExpression"]) {
+        "" => None,
+        source => evaluation.text(source),
+    };
+    let usable =
+        |made: &&str| !made.is_empty() && made.len() <= MAX_MESSAGE && !made.contains('\n');
+    if let Some(made) = made.as_deref().map(str::trim).filter(usable) {
+        return made.to_owned();
+    }
+    match text(validation, &["message"]).trim() {
+        "" => format!(
+            "failed expression: {}",
+            text(validation, &["expression"]).trim()
+        ),
+        message => message.to_owned(),
+    }
+}
+
+fn reason(validation: &Value) -> &'static str {
+    match text(validation, &["reason"]) {
+        "Unauthorized" => "Unauthorized",
+        "Forbidden" => "Forbidden",
+        "RequestEntityTooLarge" => "RequestEntityTooLarge",
+        _ => "Invalid",
+    }
 }

@@ -203,6 +203,14 @@ impl Program {
     }
 }
 
+/// The sentence about an expression of a webhook or a policy that has no value.
+pub(crate) fn failure(source: &str, error: &EvaluationError) -> String {
+    match error {
+        EvaluationError::Budget => error.to_string(),
+        _ => format!("expression '{}' resulted in error: {error}", source.trim()),
+    }
+}
+
 /// JSON of unknown type.
 pub(crate) fn plain(value: &Value) -> cel::Value {
     match value {
