@@ -237,7 +237,7 @@ pub(super) fn variables(
     registry: &Registry,
     attempt: Attempt<'_>,
 ) -> Vec<(&'static str, cel::Value)> {
-    let request = review::request("", attempt)["request"].clone();
+    let request = review::request("", attempt);
     let value = |object: Option<&Value>| expressions::plain(object.unwrap_or(&Value::Null));
     let mut variables = vec![
         ("object", value(attempt.object)),
