@@ -244,6 +244,9 @@ mod tests {
             fields["allowed"] = true.into();
             body(fields)
         };
+        let said = with(json!({"patchType": "JSONPatch", "patch": patch}));
+        let read = answer(ASKED, &said).unwrap().patch.unwrap();
+        assert_eq!(read[0]["path"], "/a");
         let of = |asked: Asked<'_>, said: &Value| {
             answer(asked, said)
                 .map(|answer| answer.patch.is_some())

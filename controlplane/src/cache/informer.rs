@@ -90,6 +90,10 @@ impl<K: Object> Kept<K> {
     }
 }
 
+fn read_again<K: Object>(kv: &KeyValue) -> Arc<K> {
+    Arc::new(lean(kv).expect("what could be read once can be read again"))
+}
+
 struct Snapshot<K> {
     objects: BTreeMap<ObjectKey, Kept<K>>,
     /// Per index: value to keys.
@@ -202,29 +206,32 @@ impl<K: Object> Informer<K> {
         Some(self.open(key, &kept))
     }
 
+    /// The object if it is held read, else what it can be read from.
+    fn held<'a>(&self, key: &ObjectKey, kept: &'a Kept<K>) -> Result<Arc<K>, &'a KeyValue> {
+        match kept {
+            Kept::Read(object) => Ok(Arc::clone(object)),
+            Kept::Stored(kv) => {
+                let recent = self.shared.recent.as_ref();
+                let known = recent.and_then(|recent| recent.get(key, kv.mod_revision));
+                known.ok_or(kv.as_ref())
+            }
+        }
+    }
+
     /// The object, which is probably wanted again.
     fn open(&self, key: &ObjectKey, kept: &Kept<K>) -> Arc<K> {
-        let object = self.glance(key, kept);
-        if let (Some(recent), Kept::Stored(kv)) = (&self.shared.recent, kept)
-            && recent.get(key, kv.mod_revision).is_none()
-        {
-            recent.put(key, kv.mod_revision, &object);
-        }
-        object
+        self.held(key, kept).unwrap_or_else(|kv| {
+            let object = read_again(kv);
+            if let Some(recent) = &self.shared.recent {
+                recent.put(key, kv.mod_revision, &object);
+            }
+            object
+        })
     }
 
     /// The object for somebody who looks at very many.
     fn glance(&self, key: &ObjectKey, kept: &Kept<K>) -> Arc<K> {
-        match kept {
-            Kept::Read(object) => Arc::clone(object),
-            Kept::Stored(kv) => {
-                let recent = self.shared.recent.as_ref();
-                let known = recent.and_then(|recent| recent.get(key, kv.mod_revision));
-                known.unwrap_or_else(|| {
-                    Arc::new(lean(kv).expect("what could be read once can be read again"))
-                })
-            }
-        }
+        self.held(key, kept).unwrap_or_else(read_again)
     }
 
     fn kept(&self, namespace: &str) -> Vec<(ObjectKey, Kept<K>)> {
