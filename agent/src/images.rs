@@ -37,6 +37,15 @@ pub use self::error::ImageError;
 use self::reference::Reference;
 use crate::userns::UserNamespace;
 
+/// What an image is mounted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The root of a container: what something is mounted at in all of them is there, also if the image does not have it.
+    Root,
+    /// A volume: the image's files and no others.
+    Volume,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PullPolicy {
     Always,
@@ -307,7 +316,7 @@ impl ImageStore {
     /// Mounts the image's layers with a writable upper directory in `dir` (`dir/upper`, `dir/work`); the
     /// root file system is `dir/rootfs`. Idempotent. The layers stay until [`Self::unmount`].
     pub async fn mount(&self, image: &Image, dir: &Path) -> Result<PathBuf, ImageError> {
-        self.mount_for(image, dir, None).await
+        self.mount_for(image, dir, Purpose::Volume, None).await
     }
 
     /// The same, with the image's files owned by the users of a pod.
@@ -315,11 +324,12 @@ impl ImageStore {
         &self,
         image: &Image,
         dir: &Path,
+        purpose: Purpose,
         users: Option<&UserNamespace>,
     ) -> Result<PathBuf, ImageError> {
         let (disk, image, dir) = (self.disk.clone(), image.clone(), dir.to_path_buf());
         let users = users.cloned();
-        blocking(move || mount_image(&disk, &image, &dir, users.as_ref())).await
+        blocking(move || mount_image(&disk, &image, &dir, purpose, users.as_ref())).await
     }
 
     /// Idempotent. What the container wrote stays in `dir/upper`; `dir` is the caller's.
@@ -364,6 +374,7 @@ fn mount_image(
     disk: &Disk,
     image: &Image,
     dir: &Path,
+    purpose: Purpose,
     users: Option<&UserNamespace>,
 ) -> Result<PathBuf, ImageError> {
     let _lock = disk.lock_shared()?;
@@ -384,10 +395,13 @@ fn mount_image(
         dir: dir.to_path_buf(),
         layers,
     })?;
-    let mut lower = image.layers.clone();
-    if lower.is_empty() {
-        lower.push(disk.root.join("empty"));
+    let mut lower = Vec::with_capacity(image.layers.len() + 1);
+    if purpose == Purpose::Root {
+        lower.push(disk.mount_points());
+    } else if image.layers.is_empty() {
+        lower.push(disk.empty());
     }
+    lower.extend(image.layers.iter().cloned());
     mount::mount_overlay(&lower, dir, users).map_err(|e| ImageError::io("mount overlay at", dir, e))
 }
 

@@ -8,6 +8,7 @@
 //!   images/<hash of name>.json   a name and what it stands for
 //!   mounts/<hash of dir>.json    a mount and the layers below it, which are therefore in use
 //!   empty/                       the lower directory of an image without layers
+//!   mount-points/                the lowest directory of a container's root: what runc mounts something at
 //!   tmp/                         everything unfinished
 //! ```
 //! Whatever is under its final name is complete and durable: it was written in `tmp`, synced and renamed.
@@ -16,6 +17,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -26,6 +28,9 @@ use super::digest::{Digest, Hasher};
 use super::error::ImageError;
 
 const FORMAT: &str = "waggle-images-1";
+
+const EMPTY: &str = "empty";
+const MOUNT_POINTS: &str = "mount-points";
 
 /// The store's directory.
 #[derive(Debug, Clone)]
@@ -58,14 +63,33 @@ pub(super) struct MountRecord {
 #[derive(Debug)]
 pub(super) struct Lock(#[allow(dead_code)] File);
 
+/// Idempotent. As in the images of distributions: directories that all may read, empty files.
+fn make_mount_points(layer: &Path) -> Result<(), ImageError> {
+    let make = || -> io::Result<()> {
+        for directory in ["", "dev", "etc", "proc", "sys"] {
+            let path = layer.join(directory);
+            fs::create_dir_all(&path)?;
+            fs::set_permissions(&path, PermissionsExt::from_mode(0o755))?;
+        }
+        for file in ["etc/hostname", "etc/hosts", "etc/resolv.conf"] {
+            let path = layer.join(file);
+            File::options().append(true).create(true).open(&path)?;
+            fs::set_permissions(&path, PermissionsExt::from_mode(0o644))?;
+        }
+        Ok(())
+    };
+    make().map_err(|e| ImageError::io("create", layer, e))
+}
+
 impl Disk {
     pub(super) fn create(root: &Path) -> Result<Self, ImageError> {
-        for sub in ["blobs/sha256", "layers", "images", "mounts", "empty", "tmp"] {
+        for sub in ["blobs/sha256", "layers", "images", "mounts", EMPTY, "tmp"] {
             let path = root.join(sub);
             fs::create_dir_all(&path).map_err(|e| ImageError::io("create", &path, e))?;
         }
+        make_mount_points(&root.join(MOUNT_POINTS))?;
         // Layers hold set-uid programs, perhaps with known holes: not for this machine's users.
-        let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        let private = PermissionsExt::from_mode(0o700);
         fs::set_permissions(root, private).map_err(|e| ImageError::io("protect", root, e))?;
         let disk = Self {
             root: root.to_path_buf(),
@@ -88,6 +112,17 @@ impl Disk {
             }
             Err(e) => Err(ImageError::io("read", &path, e)),
         }
+    }
+
+    /// A layer without anything.
+    pub(super) fn empty(&self) -> PathBuf {
+        self.root.join(EMPTY)
+    }
+
+    /// A layer with what every container has something mounted at. Without it runc makes these in each container, where
+    /// a file costs the file system a copy of its directory, too.
+    pub(super) fn mount_points(&self) -> PathBuf {
+        self.root.join(MOUNT_POINTS)
     }
 
     fn open_lock(&self) -> Result<(PathBuf, File), ImageError> {

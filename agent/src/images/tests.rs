@@ -175,6 +175,31 @@ async fn an_image_is_found_by_its_digest() {
 }
 
 #[tokio::test]
+async fn in_the_root_of_a_container_there_is_what_is_mounted_at_and_nothing_is_made_for_it() {
+    let f = Fixture::new().await;
+    let image = f.image(1, "localhost/one").await;
+    let dir = f.dir.path().join("container");
+    let mounted = f.store.mount_for(&image, &dir, Purpose::Root, None).await;
+    let rootfs = mounted.unwrap();
+    let etc = names(&rootfs.join("etc"));
+    let made = names(&dir.join("upper"));
+    let mode = fs::metadata(rootfs.join("etc/hosts")).map(|it| it.mode() & 0o7777);
+    // An image's own file is above it.
+    let hello = fs::read_to_string(rootfs.join("etc/hello"));
+    f.store.unmount(&dir).await.unwrap();
+    assert_eq!(etc, ["hello", "hostname", "hosts", "resolv.conf"]);
+    assert_eq!(made, Vec::<String>::new());
+    assert_eq!(mode.unwrap(), 0o644);
+    assert_eq!(hello.unwrap(), "hello 1");
+
+    let dir = f.dir.path().join("volume");
+    let mounted = f.store.mount_for(&image, &dir, Purpose::Volume, None).await;
+    let etc = names(&mounted.unwrap().join("etc"));
+    f.store.unmount(&dir).await.unwrap();
+    assert_eq!(etc, ["hello"], "a volume has the image's files");
+}
+
+#[tokio::test]
 async fn removing_keeps_what_other_names_and_mounts_need() {
     let f = Fixture::new().await;
     let one = f.image(1, "localhost/one").await;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::cluster::Protocol;
-use crate::images::{Credentials, Image, PullPolicy};
+use crate::images::{Credentials, Image, PullPolicy, Purpose};
 use crate::runtime::{ContainerSpec, ContainerState, ExecOutcome, Resources, SandboxSpec};
 use crate::userns::UserNamespace;
 
@@ -73,6 +73,7 @@ pub(crate) trait Machine: Send + Sync + 'static {
         &self,
         image: &Image,
         dir: &Path,
+        purpose: Purpose,
         users: Option<&UserNamespace>,
     ) -> impl Future<Output = Result<PathBuf, String>> + Send;
     fn unmount_image(&self, dir: &Path) -> impl Future<Output = Result<(), String>> + Send;

@@ -1,7 +1,9 @@
 //! What is known of one pod, and survives the agent: attempts, restart counts, back-off, deadlines.
 //!
-//! The worker of the pod is the only writer. A change is written (new file, then rename) before the step
-//! that it announces is taken, so that after `kill -9` the next agent knows of everything that may exist.
+//! The worker of the pod is the only writer. A change is written before the step that it announces is taken, so that
+//! after `kill -9` the next agent knows of everything that may exist.
+
+mod journal;
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -17,7 +19,7 @@ use super::backoff::Backoff;
 use super::wanted::Wanted;
 use crate::runtime::User;
 
-/// Layout of `state.json`; a record of another version is not read.
+/// Layout of a record in `state.jsonl`; one of another version is not read.
 pub(crate) const VERSION: u32 = 1;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -314,34 +316,35 @@ impl PodDirs {
         self.data.join("volumes")
     }
 
-    /// Writes a file in the pod's directory so that a reader sees all of it or what was there before.
-    fn write(&self, file: &str, content: &[u8]) -> io::Result<()> {
-        std::fs::create_dir_all(&self.data)?;
-        let temporary = self.data.join(format!(".{file}.new"));
-        // A specification may have passwords in its variables.
-        let mut new = std::fs::File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        new.write_all(content)?;
-        std::fs::rename(&temporary, self.data.join(file))
-    }
-
+    /// It is in force when this returns without an error; else the one before is.
     pub(crate) fn save_record(&self, record: &Record) -> io::Result<()> {
-        self.write("state.json", &serde_json::to_vec(record)?)
+        journal::append(&self.data, &serde_json::to_vec(record)?)
     }
 
     pub(crate) fn save_pod(&self, pod: &Pod) -> io::Result<()> {
-        self.write("pod.json", &serde_json::to_vec(pod)?)
+        replace(&self.data, "pod.json", &serde_json::to_vec(pod)?)
     }
+}
+
+/// Writes a file so that a reader sees all of it or what was there before.
+fn replace(dir: &Path, file: &str, content: &[u8]) -> io::Result<()> {
+    std::fs::create_dir_all(dir)?;
+    let temporary = dir.join(format!(".{file}.new"));
+    // A specification may have passwords in its variables.
+    let mut new = std::fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    new.write_all(content)?;
+    std::fs::rename(&temporary, dir.join(file))
 }
 
 /// A pod that an earlier agent had, read back.
 pub(crate) fn load(dir: &Path) -> io::Result<(Pod, Record)> {
     let pod: Pod = serde_json::from_slice(&std::fs::read(dir.join("pod.json"))?)?;
-    let record: Record = serde_json::from_slice(&std::fs::read(dir.join("state.json"))?)?;
+    let record: Record = serde_json::from_slice(&journal::last(dir)?)?;
     if record.version != VERSION {
         return Err(io::Error::other(format!(
             "record version {} is unknown",

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 
 use super::{Attached, ImageFailure, Machine, NetworkWishes, PodSandbox};
-use crate::images::{Credentials, Image, PullPolicy};
+use crate::images::{Credentials, Image, PullPolicy, Purpose};
 use crate::runtime::{ContainerSpec, ContainerState, ExecOutcome, Resources, SandboxSpec};
 use crate::userns::UserNamespace;
 
@@ -269,6 +269,7 @@ impl Machine for FakeMachine {
         &self,
         _image: &Image,
         dir: &Path,
+        _purpose: Purpose,
         _users: Option<&UserNamespace>,
     ) -> Result<PathBuf, String> {
         self.step(Moment::Before).await;

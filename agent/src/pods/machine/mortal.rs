@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::{Attached, ImageFailure, Machine, NetworkWishes, PodSandbox};
-use crate::images::{Credentials, Image, PullPolicy};
+use crate::images::{Credentials, Image, PullPolicy, Purpose};
 use crate::runtime::{ContainerSpec, ContainerState, ExecOutcome, Resources, SandboxSpec};
 use crate::userns::UserNamespace;
 
@@ -117,9 +117,10 @@ impl<M: Machine> Machine for Mortal<M> {
         &self,
         image: &Image,
         dir: &Path,
+        purpose: Purpose,
         users: Option<&UserNamespace>,
     ) -> Result<PathBuf, String> {
-        let act = self.machine.mount_image(image, dir, users);
+        let act = self.machine.mount_image(image, dir, purpose, users);
         self.fate.step(act).await
     }
 

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::{Attached, ImageFailure, Machine, NetworkWishes, PodSandbox};
 use crate::dataplane::{DataPlane, HostPort, PodInterface};
-use crate::images::{Credentials, Image, ImageStore, PullPolicy};
+use crate::images::{Credentials, Image, ImageStore, PullPolicy, Purpose};
 use crate::network::{NetworkError, Networks, PodNetwork};
 use crate::runtime::{ContainerSpec, ContainerState, ExecOutcome, Resources, Sandbox, SandboxSpec};
 use crate::userns::UserNamespace;
@@ -141,9 +141,10 @@ impl Machine for NodeMachine {
         &self,
         image: &Image,
         dir: &Path,
+        purpose: Purpose,
         users: Option<&UserNamespace>,
     ) -> Result<PathBuf, String> {
-        let mounted = self.images.mount_for(image, dir, users).await;
+        let mounted = self.images.mount_for(image, dir, purpose, users).await;
         mounted.map_err(text)
     }
 

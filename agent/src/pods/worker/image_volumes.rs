@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::Container;
 
 use super::Worker;
 use super::image::policy;
-use crate::images::{Credentials, Image, PullPolicy};
+use crate::images::{Credentials, Image, PullPolicy, Purpose};
 use crate::pods::machine::{ImageFailure, Machine};
 
 /// A volume's name, the image and when it is pulled.
@@ -55,7 +55,7 @@ impl<M: Machine> Worker<M> {
             let users = self.users();
             self.context
                 .machine
-                .mount_image(image, &dir, users.as_ref())
+                .mount_image(image, &dir, Purpose::Volume, users.as_ref())
                 .await?;
         }
         Ok(())

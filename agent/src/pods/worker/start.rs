@@ -8,7 +8,7 @@ use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Container;
 
 use super::{Worker, claims};
-use crate::images::Image;
+use crate::images::{Image, Purpose};
 use crate::pods::confine;
 use crate::pods::container::{self, Made};
 use crate::pods::environment;
@@ -219,7 +219,7 @@ impl<M: Machine> Worker<M> {
         let rootfs = self
             .context
             .machine
-            .mount_image(image, dir, self.users().as_ref())
+            .mount_image(image, dir, Purpose::Root, self.users().as_ref())
             .await
             .map_err(Refusal::create)?;
         let Given {
