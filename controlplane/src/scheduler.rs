@@ -15,6 +15,7 @@ use crate::cache::{Cache, Subscription};
 use crate::registry::Client;
 
 mod affinity;
+mod condition;
 mod decide;
 mod execute;
 mod filter;

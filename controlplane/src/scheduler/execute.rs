@@ -3,18 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{
-    ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, PodCondition,
-};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
 use serde_json::json;
 
+use super::condition::{Refusal, as_target, with_condition};
 use super::decide::Decision;
 use super::preempt::Preemption;
-use super::request::{PREEMPTED, Request};
+use super::request::Request;
 use super::state::{Nomination, Outcome};
 use super::volumes::{Step, matching};
-use super::{NAME, SchedulerMetrics, Shared};
+use super::{SchedulerMetrics, Shared};
 use crate::cache::Cache;
 use crate::registry::{ApiError, Binding, Client, DeleteOptions, EventType};
 
@@ -73,7 +71,10 @@ impl Executor {
                 }
                 // Gone or bound by another hand: the watch says so, and the pod leaves the queue.
                 Err(error) if matches!(error.code(), 404 | 409) => self.withdraw(request),
-                Err(error) => self.failed(request, &format!("binding rejected: {error}")),
+                Err(error) => {
+                    let why = format!("binding rejected: {error}");
+                    self.failed(request, &why).await;
+                }
             }
         }
     }
@@ -84,11 +85,30 @@ impl Executor {
         self.shared.changed.notify_one();
     }
 
-    fn failed(&self, request: &Request, why: &str) {
+    /// It had its node and could not be bound to it.
+    async fn failed(&self, request: &Request, why: &str) {
         self.withdraw(request);
         let pod = request.pod.as_ref();
         self.client
             .event(pod, EventType::Warning, "FailedScheduling", why);
+        self.write_condition(pod, Refusal::Error, why, Nomination::Kept)
+            .await;
+    }
+
+    async fn write_condition(
+        &self,
+        pod: &Pod,
+        refusal: Refusal,
+        why: &str,
+        nomination: Nomination<'_>,
+    ) {
+        let now = jiff::Timestamp::now();
+        if let Some(changed) = with_condition(pod, refusal, why, nomination, now) {
+            // A conflict means that the pod changed meanwhile; the next attempt writes it.
+            if let Err(error) = self.client.update_status(&changed).await {
+                tracing::debug!(pod = ?pod.metadata.name, %error, "condition PodScheduled not written");
+            }
+        }
     }
 
     /// Readies the volumes of a pod that has its node, waits for them, and binds it.
@@ -96,15 +116,16 @@ impl Executor {
         let Decision::Node(node) = &outcome.decision else {
             return;
         };
+        self.expect(&outcome.request.pod, Some(node)).await;
         for step in &outcome.steps {
             if let Err(error) = self.ready(step, node).await {
                 let why = format!("running PreBind plugin \"VolumeBinding\": {error}");
-                return self.failed(&outcome.request, &why);
+                return self.failed(&outcome.request, &why).await;
             }
         }
         if let Err(why) = self.volumes_bound(&outcome, node).await {
             let why = format!("running PreBind plugin \"VolumeBinding\": binding volumes: {why}");
-            return self.failed(&outcome.request, &why);
+            return self.failed(&outcome.request, &why).await;
         }
         let binding = binding(&outcome.request, node);
         self.bind(&[outcome.request], &[binding]).await;
@@ -195,31 +216,28 @@ impl Executor {
         let pod = outcome.request.pod.as_ref();
         self.client
             .event(pod, EventType::Warning, "FailedScheduling", why);
-        let now = jiff::Timestamp::now();
-        if let Some(changed) = with_condition(pod, why, outcome.nomination(), now) {
-            // A conflict means that the pod changed meanwhile; the next attempt writes it.
-            if let Err(error) = self.client.update_status(&changed).await {
-                tracing::debug!(pod = ?pod.metadata.name, %error, "condition PodScheduled not written");
-            }
-        }
+        self.write_condition(pod, Refusal::Unschedulable, why, outcome.nomination())
+            .await;
         if let Some(preemption) = &outcome.preemption {
             for other in &outcome.displaced {
-                self.forget_nomination(&other.pod).await;
+                self.expect(&other.pod, None).await;
             }
             self.put_out(preemption, &outcome.request).await;
         }
     }
 
-    async fn forget_nomination(&self, pod: &Pod) {
+    /// Tells where the pod is about to go, or that this is not so any more. Whoever looks at it, such as one that adds
+    /// nodes, counts on that; nothing fails without it.
+    async fn expect(&self, pod: &Pod, node: Option<&str>) {
         let patch =
-            json!({"metadata": {"uid": pod.metadata.uid}, "status": {"nominatedNodeName": null}});
+            json!({"metadata": {"uid": pod.metadata.uid}, "status": {"nominatedNodeName": node}});
         let (namespace, name) = names(pod);
         if let Err(error) = self
             .client
             .merge_patch::<Pod>(namespace, name, "status", &patch)
             .await
         {
-            tracing::debug!(name, %error, "nomination not taken back");
+            tracing::debug!(name, ?node, %error, "nomination not written");
         }
     }
 
@@ -294,63 +312,4 @@ pub(crate) fn reserve(volume: &mut PersistentVolume, claim: &PersistentVolumeCla
         .annotations
         .get_or_insert_default()
         .insert(matching::BOUND_BY_CONTROLLER.to_owned(), "yes".to_owned());
-}
-
-/// The pod that is put out, with the condition that says so.
-fn as_target(pod: &Pod, now: jiff::Timestamp) -> Pod {
-    let mut changed = pod.clone();
-    let status = changed.status.get_or_insert_default();
-    let conditions = status.conditions.get_or_insert_default();
-    conditions.retain(|condition| condition.type_ != "DisruptionTarget");
-    conditions.push(PodCondition {
-        type_: "DisruptionTarget".to_owned(),
-        status: "True".to_owned(),
-        reason: Some(PREEMPTED.to_owned()),
-        message: Some(format!(
-            "{NAME}: preempting to accommodate a higher priority pod"
-        )),
-        last_transition_time: Some(Time(now)),
-        ..PodCondition::default()
-    });
-    changed
-}
-
-/// The pod with `PodScheduled=False`; `None` when it says so already.
-pub(super) fn with_condition(
-    pod: &Pod,
-    why: &str,
-    nomination: Nomination<'_>,
-    now: jiff::Timestamp,
-) -> Option<Pod> {
-    let mut changed = pod.clone();
-    let status = changed.status.get_or_insert_default();
-    let before = status.nominated_node_name.clone();
-    match nomination {
-        Nomination::Kept => {}
-        Nomination::Lost => status.nominated_node_name = None,
-        Nomination::Of(node) => status.nominated_node_name = Some(node.to_owned()),
-    }
-    let nominated = status.nominated_node_name != before;
-    let conditions = status.conditions.get_or_insert_default();
-    let old = conditions
-        .iter()
-        .find(|condition| condition.type_ == "PodScheduled");
-    let was_false = old.is_some_and(|old| old.status == "False");
-    if !nominated && was_false && old.is_some_and(|old| old.message.as_deref() == Some(why)) {
-        return None;
-    }
-    let since = old
-        .filter(|_| was_false)
-        .and_then(|old| old.last_transition_time.clone())
-        .unwrap_or(Time(now));
-    conditions.retain(|condition| condition.type_ != "PodScheduled");
-    conditions.push(PodCondition {
-        type_: "PodScheduled".to_owned(),
-        status: "False".to_owned(),
-        reason: Some("Unschedulable".to_owned()),
-        message: Some(why.to_owned()),
-        last_transition_time: Some(since),
-        ..PodCondition::default()
-    });
-    Some(changed)
 }

@@ -16,10 +16,7 @@ use super::volumes::{Needs, Obstacle};
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Reason {
     Unschedulable,
-    Taint {
-        key: String,
-        value: String,
-    },
+    Taint,
     Affinity,
     /// The pod names nodes, and this is none of them.
     NotNamed,
@@ -36,9 +33,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Unschedulable => "node(s) were unschedulable",
-            Self::Taint { key, value } => {
-                return write!(f, "node(s) had untolerated taint {{{key}: {value}}}");
-            }
+            Self::Taint => "node(s) had untolerated taint(s)",
             Self::Affinity => "node(s) didn't match Pod's node affinity/selector",
             Self::NotNamed => "node(s) didn't satisfy plugin(s) [NodeAffinity]",
             Self::Ports => "node(s) didn't have free ports for the requested pod ports",
@@ -53,6 +48,7 @@ impl fmt::Display for Reason {
             Self::Volume(Obstacle::NoVolume) => {
                 "node(s) didn't find available persistent volumes to bind"
             }
+            Self::Volume(Obstacle::Zone) => "node(s) had no available volume zone",
             Self::Spread(spread::Conflict::MissingLabel) => {
                 "node(s) didn't match pod topology spread constraints (missing required label)"
             }
@@ -200,11 +196,8 @@ fn unschedulable(request: &Request, node: &NodeInfo) -> Option<Failure> {
 
 fn taints(request: &Request, node: &NodeInfo) -> Option<Failure> {
     let effects = ["NoSchedule", "NoExecute"];
-    let taint = affinity::untolerated(node.taints(), request.tolerations(), &effects).next()?;
-    Failure::fixed(Reason::Taint {
-        key: taint.key.clone(),
-        value: taint.value.clone().unwrap_or_default(),
-    })
+    affinity::untolerated(node.taints(), request.tolerations(), &effects).next()?;
+    Failure::fixed(Reason::Taint)
 }
 
 fn ports(request: &Request, usage: &Usage) -> Option<Failure> {

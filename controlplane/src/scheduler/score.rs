@@ -23,9 +23,8 @@ pub(super) fn scores(request: &Request, snapshot: &Snapshot, slots: &[usize]) ->
     let mut total: Vec<f64> = nodes
         .iter()
         .map(|node| {
-            let (cpu, memory) = fractions(request, node);
-            LEAST_ALLOCATED * least_allocated(cpu, memory)
-                + BALANCED * balanced(cpu, memory)
+            LEAST_ALLOCATED * least_allocated(request, node)
+                + BALANCED * balanced(request, node)
                 + IMAGES * images.score(node)
         })
         .collect();
@@ -41,35 +40,36 @@ pub(super) fn scores(request: &Request, snapshot: &Snapshot, slots: &[usize]) ->
     total
 }
 
-/// Used parts of CPU and memory with the pod on the node, 0 to 1.
+/// The used part of what a node has, with the pod on it: 0 to 1.
 #[allow(clippy::cast_precision_loss)]
-fn fractions(request: &Request, node: &NodeInfo) -> (f64, f64) {
-    let part = |want: i64, used: i64, have: i64| {
-        if have <= 0 {
-            return 1.0;
-        }
-        (want.saturating_add(used) as f64 / have as f64).min(1.0)
-    };
-    (
-        part(
-            request.weight.milli_cpu,
-            node.usage.weight.milli_cpu,
-            node.allocatable.milli_cpu,
-        ),
-        part(
-            request.weight.memory,
-            node.usage.weight.memory,
-            node.allocatable.memory,
-        ),
-    )
+fn part(want: i64, used: i64, have: i64) -> f64 {
+    if have <= 0 {
+        return 1.0;
+    }
+    (want.saturating_add(used) as f64 / have as f64).min(1.0)
 }
 
-fn least_allocated(cpu: f64, memory: f64) -> f64 {
+/// Pods that ask for nothing count as if they did, or they would all go to one node.
+fn least_allocated(request: &Request, node: &NodeInfo) -> f64 {
+    let (want, used, have) = (&request.weight, &node.usage.weight, &node.allocatable);
+    let cpu = part(want.milli_cpu, used.milli_cpu, have.milli_cpu);
+    let memory = part(want.memory, used.memory, have.memory);
     (2.0 - cpu - memory) / 2.0 * BEST
 }
 
-/// CPU and memory should be used up at the same pace.
-fn balanced(cpu: f64, memory: f64) -> f64 {
+/// CPU and memory should be used up at the same pace. Here what is really asked for counts, so that a pod that asks for
+/// nothing has no say.
+fn balanced(request: &Request, node: &NodeInfo) -> f64 {
+    let (want, used, have) = (&request.resources, &node.usage.requested, &node.allocatable);
+    if want.milli_cpu == 0 && want.memory == 0 {
+        return 0.0;
+    }
+    // There is no pace without both.
+    if have.milli_cpu == 0 || have.memory == 0 {
+        return BEST;
+    }
+    let cpu = part(want.milli_cpu, used.milli_cpu, have.milli_cpu);
+    let memory = part(want.memory, used.memory, have.memory);
     (1.0 - (cpu - memory).abs() / 2.0) * BEST
 }
 

@@ -167,7 +167,10 @@ impl State {
             Some(node) => self.bound(old, new, node),
             None if is_ours(new) => {
                 let request = self.snapshot.request(new);
-                if let Some(node) = request.nominated() {
+                // One that has its node, and waits for its volumes there, is counted there already.
+                let nominated = request.nominated();
+                let nominated = nominated.filter(|_| !self.snapshot.is_placed(request.uid()));
+                if let Some(node) = nominated {
                     let node = node.to_owned();
                     self.snapshot.nominate(&request, &node);
                 } else if !self.queue.is_in_hand(request.uid()) {

@@ -15,8 +15,8 @@ use proptest::prelude::*;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 
+use super::condition::{Refusal, with_condition};
 use super::decide::Decision;
-use super::execute::with_condition;
 use super::state::{Nomination, Outcome, node_of};
 use super::*;
 
@@ -219,7 +219,7 @@ fn nothing_fits_and_the_sentence_says_why() {
     assert_eq!(
         bench.one(pod("p", "2")),
         none(
-            "0/4 nodes are available: 1 node(s) had untolerated taint {gpu: yes}, \
+            "0/4 nodes are available: 1 node(s) had untolerated taint(s), \
              1 node(s) were unschedulable, 2 Insufficient cpu. preemption: 0/4 nodes are available: \
              4 Preemption is not helpful for scheduling."
         )
@@ -503,9 +503,40 @@ fn gated_foreign_and_finished_pods_are_left_alone() {
 #[test]
 fn the_condition_is_written_once() {
     let now = jiff::Timestamp::from_second(1).unwrap();
-    let changed = with_condition(&pod("p", "1"), "why", Nomination::Kept, now).unwrap();
-    assert!(with_condition(&changed, "why", Nomination::Kept, now).is_none());
-    assert!(with_condition(&changed, "other", Nomination::Kept, now).is_some());
+    let write = |pod: &Pod, refusal, why| with_condition(pod, refusal, why, Nomination::Kept, now);
+    let mut pod = pod("p", "1");
+    pod.metadata.generation = Some(3);
+    let mut changed = write(&pod, Refusal::Unschedulable, "why").unwrap();
+    assert!(write(&changed, Refusal::Unschedulable, "why").is_none());
+    assert!(write(&changed, Refusal::Unschedulable, "other").is_some());
+    let failed = write(&changed, Refusal::Error, "why").unwrap();
+    let status = failed.status.unwrap();
+    let condition = &status.conditions.as_ref().unwrap()[0];
+    assert_eq!(condition.reason.as_deref(), Some("SchedulerError"));
+    assert_eq!(condition.observed_generation, Some(3));
+    changed.metadata.generation = Some(4);
+    assert!(write(&changed, Refusal::Unschedulable, "why").is_some());
+}
+
+#[test]
+fn a_pod_that_asks_for_nothing_goes_where_most_is_left() {
+    let bench = Bench::new(vec![node("uneven", "4", "4Gi"), node("even", "4", "4Gi")]);
+    let alone = |name: &str| {
+        let mut pod = pod(name, "0");
+        pod.metadata.owner_references = None;
+        pod
+    };
+    for (on, cpu, memory) in [("uneven", "2", "0"), ("even", "1", "1424Mi")] {
+        let mut pod = alone(on);
+        let spec = pod.spec.as_mut().unwrap();
+        spec.node_name = Some(on.into());
+        spec.containers[0].resources.as_mut().unwrap().requests =
+            Some(quantities(&[("cpu", cpu), ("memory", memory)]));
+        bench.add(pod);
+    }
+    let mut nothing = alone("nothing");
+    nothing.spec.as_mut().unwrap().containers[0].resources = None;
+    assert_eq!(bench.one(nothing), on("uneven"));
 }
 
 proptest! {

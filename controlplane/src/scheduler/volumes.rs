@@ -2,6 +2,7 @@
 //! that one has to be made. Pure; the objects are looked up through [`Lookup`].
 
 pub(crate) mod matching;
+mod zone;
 
 use std::sync::Arc;
 
@@ -45,6 +46,8 @@ impl Lookup for Cache {
 pub(super) enum Obstacle {
     NodeAffinity,
     NoVolume,
+    /// A volume is in another zone or region.
+    Zone,
 }
 
 /// What has to be done for a claim before its pod is bound.
@@ -71,6 +74,7 @@ struct Open {
 #[derive(Debug, Default)]
 pub(super) struct Needs {
     bound: Vec<NodeSelector>,
+    zones: Vec<zone::Place>,
     open: Vec<Open>,
     /// Claims that only one pod may use.
     pub(super) exclusive: Vec<String>,
@@ -104,6 +108,7 @@ impl Needs {
                         .volume(volume)
                         .ok_or_else(|| format!("persistentvolume \"{volume}\" not found"))?;
                     needs.bound.extend(node_selector(&volume).cloned());
+                    needs.zones.extend(zone::places(&volume));
                 }
                 Some(_) => waiting = true,
                 None => match wait_for_consumer(&claim, lookup) {
@@ -159,6 +164,9 @@ impl Needs {
                 }),
                 None => return Err(Obstacle::NoVolume),
             }
+        }
+        if !zone::all_at(&self.zones, node) {
+            return Err(Obstacle::Zone);
         }
         Ok(steps)
     }

@@ -211,7 +211,7 @@ spec:
     let why = "{.status.conditions[?(@.type==\"PodScheduled\")].message}";
     until(&lab, &["pod", "goes"], why, |it| {
         it.contains("1 node(s) didn't match Pod's node affinity/selector")
-            && it.contains("1 node(s) had untolerated taint")
+            && it.contains("1 node(s) had untolerated taint(s)")
     });
     lab.kubectl(&["taint", "node", "node-2", "work-"]).ok();
     wait_for(&lab, &["pod", "goes"], "{.status.phase}", "Running");

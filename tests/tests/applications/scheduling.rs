@@ -30,7 +30,7 @@ fn the_event_says_of_each_node_why_not_and_preemption_spares_what_a_budget_prote
     let message = until(&lab, &["pod", "huge"], WHY, |it| it.starts_with("0/3"));
     assert_eq!(
         message,
-        "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint {for: others}, 1 node(s) were \
+        "0/3 nodes are available: 1 Insufficient cpu, 1 node(s) had untolerated taint(s), 1 node(s) were \
          unschedulable. preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
     );
     let events = [
@@ -41,7 +41,7 @@ fn the_event_says_of_each_node_why_not_and_preemption_spares_what_a_budget_prote
     ];
     let events = lab.kubectl(&events).ok();
     assert!(
-        events.contains("1 Insufficient cpu, 1 node(s) had untolerated taint"),
+        events.contains("1 Insufficient cpu, 1 node(s) had untolerated taint(s)"),
         "{events}"
     );
     lab.kubectl(&["delete", "pod", "huge"]).ok();

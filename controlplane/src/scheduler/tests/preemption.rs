@@ -201,7 +201,14 @@ fn what_a_pod_cannot_use_is_not_kept_for_it() {
     assert_eq!(outcome.nomination(), Nomination::Lost);
     let now = jiff::Timestamp::UNIX_EPOCH;
     let pod = outcome.request.pod.as_ref();
-    let changed = with_condition(pod, "why", outcome.nomination(), now).unwrap();
+    let changed = with_condition(
+        pod,
+        Refusal::Unschedulable,
+        "why",
+        outcome.nomination(),
+        now,
+    )
+    .unwrap();
     assert_eq!(changed.status.unwrap().nominated_node_name, None);
     bench.now += Duration::from_secs(1);
     let small = only(&bench, with_priority("small", "500m", 0, None));

@@ -151,3 +151,52 @@ fn a_bound_claim_keeps_the_pod_at_its_volume_and_may_be_for_one_pod() {
         "2 node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode"
     ), "{why}");
 }
+
+#[test]
+fn a_volume_with_zones_keeps_the_pod_in_one_of_them() {
+    let bound = json!({
+        "metadata": {"annotations": {"pv.kubernetes.io/bind-completed": "yes"}},
+        "spec": {"volumeName": "v"},
+    });
+    let volume = json!({"metadata": {"name": "v", "labels": {
+        "failure-domain.beta.kubernetes.io/zone": "z2__z3", "topology.kubernetes.io/region": "r"}}});
+    let objects = Objects {
+        claims: vec![claim(bound)],
+        volumes: vec![Arc::new(serde_json::from_value(volume).unwrap())],
+        ..Objects::default()
+    };
+    let zoned = |name: &str, zone: &str, region: &str| {
+        let mut node = node(name, "8", "8Gi");
+        let labels = node.metadata.labels.as_mut().unwrap();
+        labels.insert("topology.kubernetes.io/zone".into(), zone.into());
+        labels.insert("topology.kubernetes.io/region".into(), region.into());
+        node
+    };
+    let nodes = vec![zoned("a", "z1", "r"), zoned("b", "z2", "other")];
+    let bench = Bench::with(nodes, objects);
+    assert_eq!(
+        bench.one(user("p")),
+        none(
+            "0/2 nodes are available: 2 node(s) had no available volume zone. preemption: 0/2 nodes are available: \
+             2 Preemption is not helpful for scheduling."
+        )
+    );
+    let new = Arc::new(zoned("c", "z3", "r"));
+    bench.shared.lock().node_changed("c", None, Some(&new));
+    assert_eq!(bench.one(user("q")), on("c"));
+}
+
+#[test]
+fn a_pod_that_waits_for_its_volume_is_counted_once() {
+    let bench = Bench::new(vec![node("a", "2", "8Gi")]);
+    let mut first = pod("first", "1");
+    assert_eq!(bench.one(first.clone()), on("a"));
+    // The node that it is about to have is in its status before it is bound.
+    let old = Arc::new(first.clone());
+    first.status.get_or_insert_default().nominated_node_name = Some("a".into());
+    let new = Arc::new(first);
+    let mut state = bench.shared.lock();
+    state.pod_changed(Some(&old), Some(&new), bench.now);
+    drop(state);
+    assert_eq!(bench.one(pod("second", "1")), on("a"));
+}
