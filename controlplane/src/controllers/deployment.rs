@@ -137,8 +137,15 @@ impl Controller {
                 let now = Timestamp::now();
                 let failed = if error.reason() == "AlreadyExists" {
                     self.collided(&deployment, set)
+                } else if error.is_namespace_terminating() {
+                    return Ok(Next::Wait);
                 } else {
-                    status::create_failed(&deployment, &error, now)
+                    let name = set.metadata.name.as_deref().unwrap_or_default();
+                    let message = format!("Failed to create new replica set {name:?}: {error}");
+                    let reason = status::CREATE_FAILED;
+                    self.client
+                        .event(deployment.as_ref(), EventType::Warning, reason, &message);
+                    status::create_failed(&deployment, &message, now)
                 };
                 if let Some(failed) = failed {
                     self.write_status(&deployment, failed).await?;

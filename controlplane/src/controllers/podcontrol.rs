@@ -203,6 +203,10 @@ impl PodControl {
                 }
             }
             if let Some(error) = failure {
+                // The owner goes with its namespace: there is nothing to tell and nothing to try again.
+                if error.is_namespace_terminating() {
+                    return Ok(());
+                }
                 let message = format!("Error creating: {error}");
                 self.client
                     .event(owner, EventType::Warning, "FailedCreate", &message);

@@ -65,11 +65,13 @@ impl<K: Replicated> Controller<K> {
         self.pods.caught_up(&key).await?;
         let chosen = set.spec.clone().unwrap_or_default().selector;
         let pods = self.pods.claim(owner.as_ref(), &chosen).await?;
+        let now = Timestamp::now();
         let plan = plan::plan(&plan::View {
             set: &set,
             pods: &pods,
             deleting: &self.pods.deleting(&key, &pods),
             neighbours: &self.neighbours(&set, &pods),
+            now,
         });
         let failure = match &plan {
             plan::Plan::Keep => None,
@@ -82,7 +84,6 @@ impl<K: Replicated> Controller<K> {
                 self.pods.delete(&key, owner.as_ref(), victims).await.err()
             }
         };
-        let now = Timestamp::now();
         let (status, recheck) =
             plan::status(&set, &pods, failure.as_ref().map(|f| (&plan, f)), now);
         if let Some(status) = status {

@@ -14,6 +14,8 @@ use crate::store::StoreError;
 const EXPIRED_CONTINUE: &str = "The provided continue parameter is too old to display a consistent list \
      result. You can start a new list without the continue parameter.";
 
+const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
+
 /// `deployments.apps`, or `pods` for the core group.
 pub(crate) fn qualified_resource(kind: &Kind<'_>) -> String {
     qualify(kind.plural, kind.group)
@@ -88,6 +90,14 @@ impl ApiError {
 
     pub(crate) fn is_not_found(&self) -> bool {
         self.code() == 404
+    }
+
+    /// A namespace that is going takes nothing new.
+    pub(crate) fn is_namespace_terminating(&self) -> bool {
+        let details = self.status.details.as_ref();
+        let causes = details.and_then(|details| details.causes.as_deref());
+        let mut causes = causes.unwrap_or_default().iter();
+        causes.any(|cause| cause.reason.as_deref() == Some(NAMESPACE_TERMINATING))
     }
 
     pub(crate) fn is_already_exists(&self) -> bool {
@@ -199,7 +209,7 @@ impl ApiError {
         .with_causes(vec![StatusCause {
             field: Some("metadata.namespace".to_owned()),
             message: Some(format!("namespace {namespace} is being terminated")),
-            reason: Some("NamespaceTerminating".to_owned()),
+            reason: Some(NAMESPACE_TERMINATING.to_owned()),
         }])
     }
 

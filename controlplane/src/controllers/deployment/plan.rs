@@ -49,11 +49,9 @@ pub(super) fn plan(view: &View<'_>) -> Plan {
     let (new, old) = revision::split(deployment, view.sets);
     let mut actions = Vec::new();
     let mut created = None;
+    let spec = deployment.spec.as_ref();
+    let paused = spec.is_some_and(|spec| spec.paused == Some(true));
     if deployment.metadata.deletion_timestamp.is_none() {
-        let paused = deployment
-            .spec
-            .as_ref()
-            .is_some_and(|spec| spec.paused == Some(true));
         if paused || was_scaled(view) {
             actions = scale(view, new, &old);
         } else {
@@ -73,7 +71,7 @@ pub(super) fn plan(view: &View<'_>) -> Plan {
     let shown = created.as_ref().or(new.map(AsRef::as_ref));
     let (status, recheck) = status::status(deployment, shown, view.sets, step, view.now);
     if actions.is_empty() || only_annotation(&actions) {
-        let idle = status::is_complete(deployment, &status);
+        let idle = paused || status::is_complete(deployment, &status);
         if idle && deployment.metadata.deletion_timestamp.is_none() {
             let surplus = revision::superfluous(deployment, &old);
             actions.extend(surplus.into_iter().map(Action::Delete));

@@ -14,6 +14,8 @@ pub(super) const REVISION: &str = "deployment.kubernetes.io/revision";
 const REVISION_HISTORY: &str = "deployment.kubernetes.io/revision-history";
 pub(super) const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 pub(super) const MAX: &str = "deployment.kubernetes.io/max-replicas";
+/// Bytes of that annotation at most.
+const MOST_HISTORY: usize = 2000;
 const HASH_LABEL: &str = "pod-template-hash";
 /// Annotations of a Deployment that its ReplicaSets do not inherit.
 const OWN: [&str; 6] = [
@@ -105,6 +107,19 @@ pub(super) fn hash(template: &PodTemplateSpec, collisions: i32) -> String {
         .collect()
 }
 
+/// The revisions that a set had before, with one more; of very many only the last ones are kept.
+fn longer_history(history: &str, more: &str) -> String {
+    let mut kept = history;
+    while !kept.is_empty() && kept.len() + 1 + more.len() > MOST_HISTORY {
+        kept = kept.split_once(',').map_or("", |(_, rest)| rest);
+    }
+    if kept.is_empty() {
+        more.to_owned()
+    } else {
+        format!("{kept},{more}")
+    }
+}
+
 /// Annotations of the new set: the Deployment's, its own revision and the sizes that scaling needs.
 fn annotations(
     deployment: &Deployment,
@@ -124,10 +139,7 @@ fn annotations(
     if old < revision_number {
         if old > 0 {
             let history = all.entry(REVISION_HISTORY.to_owned()).or_default();
-            if !history.is_empty() {
-                history.push(',');
-            }
-            history.push_str(&old.to_string());
+            *history = longer_history(history, &old.to_string());
         }
         all.insert(REVISION.to_owned(), revision_number.to_string());
     }

@@ -8,7 +8,6 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStat
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::rolling;
-use crate::registry::ApiError;
 
 const COMPLETE: &str = "NewReplicaSetAvailable";
 const TIMED_OUT: &str = "ProgressDeadlineExceeded";
@@ -97,7 +96,7 @@ pub(super) fn status(
         ),
         ready_replicas: some(sum(|status| status.ready_replicas.unwrap_or(0))),
         available_replicas: some(available),
-        unavailable_replicas: some(rolling::total(all).max(replicas) - available),
+        unavailable_replicas: some(rolling::total(all) - available),
         collision_count: old.collision_count,
         conditions: None,
         terminating_replicas: some(sum(|status| status.terminating_replicas.unwrap_or(0))),
@@ -260,19 +259,25 @@ fn failures(all: &[Arc<ReplicaSet>], conditions: &mut Vec<DeploymentCondition>) 
     }
 }
 
-/// The new ReplicaSet was refused.
+pub(super) const CREATE_FAILED: &str = "ReplicaSetCreateError";
+
+/// The new ReplicaSet was refused, which is told where progress is.
 pub(super) fn create_failed(
     deployment: &Deployment,
-    error: &ApiError,
+    message: &str,
     now: Timestamp,
 ) -> Option<DeploymentStatus> {
+    let spec = deployment.spec.as_ref();
+    if spec.and_then(|spec| spec.progress_deadline_seconds) == Some(i32::MAX) {
+        return None;
+    }
     let mut status = deployment.status.clone().unwrap_or_default();
     let mut conditions = status.conditions.take().unwrap_or_default();
     let before = conditions.clone();
-    let reason = "ReplicaSetCreateError";
+    let message = message.to_owned();
     set(
         &mut conditions,
-        condition("Progressing", "False", reason, error.to_string(), now),
+        condition("Progressing", "False", CREATE_FAILED, message, now),
     );
     let changed = conditions != before;
     status.conditions = Some(conditions);

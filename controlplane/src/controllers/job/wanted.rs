@@ -49,7 +49,7 @@ pub(super) fn adjust(view: &View<'_>, count: &Count, census: &Census, plan: &mut
         ranked.sort_by_cached_key(|pod| {
             // High indexes go first: the low ones are done in order.
             let index = pods::index(pod).map(std::cmp::Reverse);
-            (index, rank_of(pod, &around))
+            (index, rank_of(pod, &around, view.now))
         });
         ranked.truncate(kept.len() - keep);
         surplus.extend(ranked);

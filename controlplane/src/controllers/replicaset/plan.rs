@@ -24,6 +24,7 @@ pub(super) struct View<'a> {
     /// Uids whose deletion was asked for already.
     pub(super) deleting: &'a HashSet<String>,
     pub(super) neighbours: &'a Neighbours,
+    pub(super) now: Timestamp,
 }
 
 #[derive(Debug, PartialEq)]
@@ -66,7 +67,7 @@ pub(super) fn plan(view: &View<'_>) -> Plan {
     }
     let surplus = active.len() - wanted;
     let mut ranked: Vec<Arc<Pod>> = active.into_iter().map(Arc::clone).collect();
-    ranked.sort_by_cached_key(|pod| rank::rank(pod, view.neighbours));
+    ranked.sort_by_cached_key(|pod| rank::rank(pod, view.neighbours, view.now));
     ranked.truncate(surplus);
     Plan::Delete(ranked)
 }

@@ -217,6 +217,68 @@ fn history_beyond_the_limit_goes() {
 }
 
 #[test]
+fn history_goes_while_paused_too() {
+    let mut cluster = Cluster::new(deployment("web", 1));
+    for version in 1..5 {
+        cluster.image(&format!("echo:{version}"));
+        cluster.run();
+    }
+    let spec = cluster.deployment.spec.as_mut().unwrap();
+    (spec.paused, spec.revision_history_limit) = (Some(true), Some(1));
+    // It waits for a pod, so that it is not complete either.
+    cluster.settle(|_| 0);
+    cluster.step();
+    assert_eq!(cluster.sets.len(), 2);
+}
+
+#[test]
+fn of_very_many_revisions_of_a_set_the_last_are_known() {
+    let mut cluster = Cluster::new(deployment("web", 1));
+    cluster.run();
+    let set = Arc::make_mut(&mut cluster.sets[0]);
+    let annotations = set.metadata.annotations.as_mut().unwrap();
+    let many: Vec<String> = (1000..1400).map(|revision| revision.to_string()).collect();
+    let name = "deployment.kubernetes.io/revision-history";
+    annotations.insert(name.to_owned(), many.join(","));
+    annotations.insert(revision::REVISION.to_owned(), "1400".into());
+    cluster.image("echo:2");
+    cluster.run();
+    cluster.image("echo:1");
+    cluster.run();
+    let history = revision::annotation(&cluster.sets[0].metadata, name).unwrap();
+    assert_eq!(history.len(), 1999);
+    assert!(history.starts_with("1001,") && history.ends_with(",1399,1400"));
+}
+
+#[test]
+fn what_is_unavailable_is_what_is_wanted_and_is_not_there() {
+    let mut cluster = Cluster::new(deployment("web", 4));
+    cluster.run();
+    // Told to be smaller, and not smaller yet: all that is wanted is there.
+    cluster.scale(2);
+    cluster.step();
+    let plan = cluster.step();
+    let status = plan.status.or(cluster.deployment.status.clone()).unwrap();
+    assert_eq!(status.replicas, Some(4));
+    assert_eq!(status.unavailable_replicas, None);
+}
+
+#[test]
+fn a_set_that_is_refused_is_told_where_progress_is() {
+    let mut refused = deployment("web", 1);
+    let now = at(1);
+    let failed = status::create_failed(&refused, "Failed to create", now).unwrap();
+    let condition = &failed.conditions.unwrap()[0];
+    assert_eq!(condition.type_, "Progressing");
+    assert_eq!(condition.message.as_deref(), Some("Failed to create"));
+    refused.spec.as_mut().unwrap().progress_deadline_seconds = Some(i32::MAX);
+    assert_eq!(
+        status::create_failed(&refused, "Failed to create", now),
+        None
+    );
+}
+
+#[test]
 fn recreate_waits_until_the_last_old_pod_is_gone() {
     let mut start = deployment("web", 2);
     start.spec.as_mut().unwrap().strategy = Some(DeploymentStrategy {
