@@ -82,7 +82,19 @@ fn plan(
         }
     }
     if ended.len() > max_ended {
-        ended.sort_by_key(|pod| pod.metadata.creation_timestamp.clone());
+        // Those that a node put out are of no use to whoever counts ends.
+        ended.sort_by_key(|pod| {
+            let reason = pod
+                .status
+                .as_ref()
+                .and_then(|status| status.reason.as_deref());
+            let metadata = &pod.metadata;
+            (
+                reason != Some("Evicted"),
+                metadata.creation_timestamp.clone(),
+                metadata.name.clone(),
+            )
+        });
         let surplus = ended.len() - max_ended;
         remove.extend(ended.into_iter().take(surplus).cloned());
     }
@@ -226,6 +238,14 @@ mod tests {
                     pod
                 })
                 .collect(),
+        );
+        let mut evicted = list.clone();
+        let mut first = list[0].as_ref().clone();
+        first.status.as_mut().unwrap().reason = Some("Evicted".into());
+        evicted[0] = Arc::new(first);
+        assert_eq!(
+            names(&plan(&evicted, &HashMap::new(), &HashSet::new(), 3)),
+            ["p0", "p4"]
         );
         assert_eq!(
             names(&plan(&list, &HashMap::new(), &HashSet::new(), 3)),

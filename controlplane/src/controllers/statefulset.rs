@@ -191,6 +191,10 @@ impl Controller {
         match action {
             Action::Create(pod) => self.create(key, set, pod).await,
             Action::Repair(pod) => self.repair(key, set, pod).await,
+            Action::Claims(pod) => {
+                let name = pod.metadata.name.as_deref().unwrap_or_default();
+                self.create_claims(set, name).await
+            }
             Action::Restart(pod) => {
                 let failed = podstate::phase(pod) == "Failed";
                 let (reason, how) = if failed {

@@ -49,7 +49,7 @@ pub(super) struct Plan {
 pub(super) struct Place<'a> {
     pub(super) node: &'a str,
     pub(super) fit: Fit,
-    /// Terminating ones included, the oldest first.
+    /// Terminating ones included; those that are bound first, and of them the oldest.
     pub(super) pods: Vec<&'a Arc<Pod>>,
 }
 
@@ -92,7 +92,9 @@ pub(super) fn places<'a>(view: &View<'a>) -> (Vec<Place<'a>>, Vec<&'a Arc<Pod>>)
         let name = node.metadata.name.as_deref().unwrap_or_default();
         let mut here = by_node.remove(name).unwrap_or_default();
         here.sort_by_key(|pod| {
+            let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
             (
+                node.is_none_or(str::is_empty),
                 pod.metadata.creation_timestamp.clone(),
                 pod.metadata.name.clone(),
             )

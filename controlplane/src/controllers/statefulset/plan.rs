@@ -44,6 +44,8 @@ pub(super) enum Action {
     Restart(Arc<Pod>),
     /// Its name, labels or claims are not as they must be.
     Repair(Arc<Pod>),
+    /// It waits, perhaps for a claim that is not there any more.
+    Claims(Arc<Pod>),
     /// Scaled away: its claims go the way that the retention policy says.
     Remove(Arc<Pod>),
     /// It is of an older revision.
@@ -226,8 +228,12 @@ fn fill(
             }
             continue;
         }
-        if state != State::Terminating && !has_identity(pod, ordinal) {
-            plan.actions.push(Action::Repair(Arc::clone(pod)));
+        if state != State::Terminating {
+            if !has_identity(pod, ordinal) {
+                plan.actions.push(Action::Repair(Arc::clone(pod)));
+            } else if podstate::phase(pod) == "Pending" && has_claims(view.set) {
+                plan.actions.push(Action::Claims(Arc::clone(pod)));
+            }
         }
         if let State::Waiting(left) = state {
             plan.wait(left);
@@ -237,6 +243,12 @@ fn fill(
         }
     }
     true
+}
+
+fn has_claims(set: &StatefulSet) -> bool {
+    let spec = set.spec.as_ref();
+    let claims = spec.and_then(|spec| spec.volume_claim_templates.as_ref());
+    claims.is_some_and(|claims| !claims.is_empty())
 }
 
 fn has_identity(pod: &Pod, ordinal: i32) -> bool {

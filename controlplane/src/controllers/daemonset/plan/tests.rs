@@ -104,6 +104,19 @@ fn every_node_that_it_is_meant_for_gets_one_pod() {
 }
 
 #[test]
+fn of_two_pods_the_one_that_is_bound_stays() {
+    let set = set("RollingUpdate", 1, 0);
+    let mut waits = pod("a", "n", "new", false).as_ref().clone();
+    waits.spec = Some(
+        pods::pod_for(&set, &pods::pod_spec(&set), "new", "n")
+            .spec
+            .unwrap(),
+    );
+    let pods = [Arc::new(waits), pod("b", "n", "new", true)];
+    assert_eq!(planned(&set, &[node("n", &[])], &pods).1, ["a"]);
+}
+
+#[test]
 fn a_pod_is_for_one_node_and_stands_its_troubles() {
     let set = set("RollingUpdate", 1, 0);
     let made = pods::pod_for(&set, &pods::pod_spec(&set), "h", "a");

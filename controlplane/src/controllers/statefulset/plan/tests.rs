@@ -6,6 +6,7 @@ use k8s_openapi::api::apps::v1::{
     RollingUpdateStatefulSetStrategy, StatefulSetOrdinals, StatefulSetSpec,
     StatefulSetUpdateStrategy,
 };
+use k8s_openapi::api::core::v1::PersistentVolumeClaim;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::*;
@@ -76,6 +77,7 @@ fn shown(plan: &Plan) -> Vec<String> {
             Action::Create(pod) => format!("create {} {}", name(pod), revision_of(pod)),
             Action::Restart(pod) => format!("restart {}", name(pod)),
             Action::Repair(pod) => format!("repair {}", name(pod)),
+            Action::Claims(pod) => format!("claims {}", name(pod)),
             Action::Remove(pod) => format!("remove {}", name(pod)),
             Action::Replace(pod) => format!("replace {}", name(pod)),
         })
@@ -282,4 +284,16 @@ fn a_pod_has_its_name_its_claims_and_its_place() {
         owners(&set, Some(&pod), &kept, Keeper::Pod).unwrap()[0].kind,
         "Pod"
     );
+}
+
+#[test]
+fn a_pod_that_waits_has_its_claims_looked_after() {
+    let mut set = set(2, "OrderedReady");
+    let mut waiting = member(0, "r1", false).as_ref().clone();
+    waiting.status.as_mut().unwrap().phase = Some("Pending".into());
+    let pods = [Arc::new(waiting)];
+    assert!(planned(&set, &pods, ("r1", "r1")).is_empty());
+    let spec = set.spec.as_mut().unwrap();
+    spec.volume_claim_templates = Some(vec![PersistentVolumeClaim::default()]);
+    assert_eq!(planned(&set, &pods, ("r1", "r1")), ["claims db-0"]);
 }
