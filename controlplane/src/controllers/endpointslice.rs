@@ -78,12 +78,13 @@ pub(super) fn subscribe(cache: &Cache, queue: &Queue<ObjectKey>) -> Vec<Subscrip
     vec![services, endpoints, slices, pods, nodes(cache, queue)]
 }
 
-/// A node's zone is in the endpoints of its pods; its CPUs weigh for the Services that ask for that.
+/// A node's zone is in the endpoints of its pods, which go with it; its CPUs weigh for the Services that ask for that.
 fn nodes(cache: &Cache, queue: &Queue<ObjectKey>) -> Subscription {
     let (queue, services, pods) = (queue.clone(), cache.services.clone(), cache.pods.clone());
     cache.nodes.subscribe(move |delta| {
         let (old, new) = (delta.old.map(Arc::as_ref), delta.new.map(Arc::as_ref));
-        if old.and_then(hints::zone_of) != new.and_then(hints::zone_of) {
+        let moved = old.and_then(hints::zone_of) != new.and_then(hints::zone_of);
+        if moved || old.is_none() != new.is_none() {
             for pod in pods.indexed(BY_NODE, &delta.key.name) {
                 for service in services_of(&services, &pod) {
                     queue.add(ObjectKey::of(service.as_ref()));
@@ -171,12 +172,13 @@ impl Controller {
         pods: &[Arc<Pod>],
         existing: &[Arc<EndpointSlice>],
     ) -> pack::Changes {
-        let zone = |node: &str| {
+        let node = |node: &str| {
             let node = self.cache.nodes.get("", node)?;
-            hints::zone_of(&node).cloned()
+            let zone = hints::zone_of(&node).cloned();
+            Some(endpoint::Place { zone })
         };
         let topology = endpoint::Topology {
-            zone: &zone,
+            node: &node,
             cpus: hints::is_auto(service)
                 .then(|| hints::cpus(&self.cache.nodes.list("")))
                 .flatten(),

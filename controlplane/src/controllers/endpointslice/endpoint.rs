@@ -146,13 +146,12 @@ fn endpoint(
     service: &Service,
     pod: &Pod,
     addresses: Vec<String>,
-    zone: &dyn Fn(&str) -> Option<String>,
+    zone: Option<String>,
 ) -> Endpoint {
     let serving = podstate::is_ready(pod);
     let terminating = podstate::is_terminating(pod);
     let ready = publishes_not_ready(service) || (serving && !terminating);
     let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
-    let zone = node.as_deref().and_then(zone);
     Endpoint {
         addresses,
         conditions: Some(EndpointConditions {
@@ -200,10 +199,16 @@ fn hints(
     }
 }
 
+/// Where a node is that there is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) zone: Option<String>,
+}
+
 /// What the plan needs of the nodes.
 pub(super) struct Topology<'a> {
-    /// The zone of a node, by its name.
-    pub(super) zone: &'a dyn Fn(&str) -> Option<String>,
+    /// A node, by its name.
+    pub(super) node: &'a dyn Fn(&str) -> Option<Place>,
     /// Looked at for Services that leave the hints to us.
     pub(super) cpus: Option<hints::Cpus>,
 }
@@ -217,6 +222,13 @@ pub(super) fn plan(
     let mut groups: Vec<Group> = Vec::new();
     let families = families(service);
     for pod in pods.iter().filter(|pod| !podstate::is_finished(pod)) {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
+        let place = node.map(topology.node);
+        // Nobody would say that it has ended: it has gone with its node.
+        if place == Some(None) && !publishes_not_ready(service) {
+            continue;
+        }
+        let zone = place.flatten().and_then(|place| place.zone);
         let all = addresses(pod);
         for family in &families {
             let of_family: Vec<String> = all
@@ -227,7 +239,7 @@ pub(super) fn plan(
             if of_family.is_empty() {
                 continue;
             }
-            let endpoint = endpoint(service, pod, of_family, topology.zone);
+            let endpoint = endpoint(service, pod, of_family, zone.clone());
             pack::add(&mut groups, family, ports(service, pod), endpoint);
         }
     }

@@ -38,13 +38,14 @@ fn addressed(name: &str, ip: &str, ready: bool) -> Arc<Pod> {
     Arc::new(pod)
 }
 
-fn zone(_: &str) -> Option<String> {
-    Some("z1".into())
+fn node(name: &str) -> Option<endpoint::Place> {
+    let zone = Some("z1".into());
+    (name != "gone").then_some(endpoint::Place { zone })
 }
 
 fn topology() -> endpoint::Topology<'static> {
     endpoint::Topology {
-        zone: &zone,
+        node: &node,
         cpus: None,
     }
 }
@@ -403,4 +404,19 @@ fn endpoints_beyond_a_thousand_are_cut_off_and_it_is_said() {
     // Who is ready is named first.
     assert_eq!(subset.addresses.as_ref().unwrap().len(), 900);
     assert_eq!(subset.not_ready_addresses.as_ref().unwrap().len(), 100);
+}
+
+#[test]
+fn pods_go_with_their_node_unless_all_are_published() {
+    let mut lost = addressed("lost", "10.0.0.2", true).as_ref().clone();
+    lost.spec.as_mut().unwrap().node_name = Some("gone".into());
+    let pods = [addressed("there", "10.0.0.1", true), Arc::new(lost)];
+    let count = |service: &Service| {
+        let changes = endpoint::plan(service, &pods, &[], &topology());
+        changes.create[0].endpoints.as_ref().unwrap().len()
+    };
+    let mut service = service();
+    assert_eq!(count(&service), 1);
+    service.spec.as_mut().unwrap().publish_not_ready_addresses = Some(true);
+    assert_eq!(count(&service), 2);
 }
