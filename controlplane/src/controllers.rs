@@ -136,6 +136,11 @@ async fn run_all(
             autoscale::Controller::new(&client, &cache, &config.usage, config.extensions.as_ref())
         ),
         controller!(disruption, 2, disruption::Controller::new(&client, &cache)),
+        controller!(
+            disruption::stale,
+            1,
+            disruption::stale::Controller::new(&client, &cache)
+        ),
         controller!(namespace, 2, namespace::Controller::new(&client, &cache)),
         controller!(volumes, 4, volumes::Controller::new(&client, &cache)),
         controller!(

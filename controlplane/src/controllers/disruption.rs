@@ -14,6 +14,7 @@ use crate::registry::{ApiError, Client, EventType, object, scale};
 use crate::scheduler::Selector;
 
 mod plan;
+pub(super) mod stale;
 
 use plan::{View, plan};
 

@@ -8,7 +8,7 @@ use crate::registry::{ApiError, Client};
 
 use super::podstate;
 
-const CONDITION: &str = "DisruptionTarget";
+pub(super) const CONDITION: &str = "DisruptionTarget";
 
 /// Why a pod is taken away.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +38,7 @@ fn marked(pod: &Pod, cause: Cause, now: Timestamp) -> Option<Pod> {
             reason: Some(cause.reason.to_owned()),
             message: Some(cause.message.to_owned()),
             last_transition_time: Some(Time(now)),
+            observed_generation: pod.metadata.generation,
             ..PodCondition::default()
         });
     }
@@ -69,15 +70,13 @@ mod tests {
             message: "gone",
             ended: true,
         };
-        let first = marked(&pod("p", Some("n"), None), cause, at(1)).unwrap();
+        let mut pod = pod("p", Some("n"), None);
+        pod.metadata.generation = Some(2);
+        let first = marked(&pod, cause, at(1)).unwrap();
         assert_eq!(podstate::phase(&first), "Failed");
-        assert_eq!(
-            podstate::condition(&first, CONDITION)
-                .unwrap()
-                .reason
-                .as_deref(),
-            Some("DeletionByPodGC")
-        );
+        let condition = podstate::condition(&first, CONDITION).unwrap();
+        assert_eq!(condition.reason.as_deref(), Some("DeletionByPodGC"));
+        assert_eq!(condition.observed_generation, Some(2));
         assert_eq!(marked(&first, cause, at(2)), None);
     }
 }
