@@ -162,13 +162,13 @@ fn named(view: &View<'_>, name: &str) -> Vec<Change> {
             format!("volume \"{name}\" already bound to a different claim."),
         );
     }
-    if !matching::satisfies(volume, view.claim) {
+    // One that is the claim's already stays so.
+    let why = matching::mismatch(volume, view.claim).filter(|_| !taken);
+    if let Some(why) = why {
         return tell(
             EventType::Warning,
             "VolumeMismatch",
-            format!(
-                "Cannot bind to requested volume \"{name}\": the volume does not satisfy the claim"
-            ),
+            format!("Cannot bind to requested volume \"{name}\": {why}"),
         );
     }
     bind(view.claim, volume)

@@ -86,6 +86,43 @@ fn the_smallest_volume_is_bound_step_by_step() {
 }
 
 #[test]
+fn why_a_volume_that_is_named_is_not_the_claims_is_told() {
+    let claim = claim(json!({"spec": {"volumeName": "v"}}));
+    let told = |size: &str, more: Value| {
+        let volumes = [Arc::new(volume("v", size, more))];
+        let changes = plan_of(&claim, None, &volumes);
+        let [Change::Tell(EventType::Warning, "VolumeMismatch", message)] = &changes[..] else {
+            panic!("{changes:?}");
+        };
+        let head = "Cannot bind to requested volume \"v\": ";
+        message.strip_prefix(head).unwrap().to_owned()
+    };
+    assert_eq!(told("1Gi", json!({})), "requested PV is too small");
+    for (more, why) in [
+        (
+            json!({"storageClassName": "slow"}),
+            "storageClassName does not match",
+        ),
+        (
+            json!({"volumeAttributesClassName": "gold"}),
+            "volumeAttributesClassName does not match",
+        ),
+        (json!({"volumeMode": "Block"}), "incompatible volumeMode"),
+        (
+            json!({"accessModes": ["ReadOnlyMany"]}),
+            "incompatible accessMode",
+        ),
+    ] {
+        assert_eq!(told("5Gi", json!({"spec": more})), why);
+    }
+    let going = json!({"metadata": {"deletionTimestamp": "2020-01-01T00:00:00Z"}});
+    assert_eq!(
+        told("5Gi", going),
+        "the volume is marked for deletion \"v\""
+    );
+}
+
+#[test]
 fn a_volume_reserved_for_another_is_not_touched() {
     let reserved = json!({"spec": {"claimRef": {"namespace": "ns", "name": "other"}}});
     let volumes = [Arc::new(volume("v", "10Gi", reserved))];

@@ -79,29 +79,41 @@ pub(crate) fn is_for(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -
         })
 }
 
-/// What the volume has is what the claim asks for, whoever has it now.
-pub(crate) fn satisfies(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
-    let (Some(has), Some(asks)) = (&volume.spec, &claim.spec) else {
-        return false;
+/// Why what the volume has is not what the claim asks for, whoever has it now.
+pub(crate) fn mismatch(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> Option<String> {
+    let name = volume.metadata.name.as_deref().unwrap_or_default();
+    let (has, asks) = (volume.spec.as_ref(), claim.spec.as_ref());
+    let attributes = |class: Option<&String>| class.cloned().unwrap_or_default();
+    let mode = |mode: Option<&String>| mode.map_or("Filesystem", String::as_str).to_owned();
+    let offered = has.and_then(|has| has.access_modes.as_deref());
+    let offered = offered.unwrap_or_default();
+    let why = if volume.metadata.deletion_timestamp.is_some() {
+        return Some(format!("the volume is marked for deletion {name:?}"));
+    } else if size(volume) < wanted(claim) {
+        "requested PV is too small"
+    } else if class_of_volume(volume) != class_of(claim).unwrap_or("") {
+        "storageClassName does not match"
+    } else if attributes(has.and_then(|has| has.volume_attributes_class_name.as_ref()))
+        != attributes(asks.and_then(|asks| asks.volume_attributes_class_name.as_ref()))
+    {
+        "volumeAttributesClassName does not match"
+    } else if mode(has.and_then(|has| has.volume_mode.as_ref()))
+        != mode(asks.and_then(|asks| asks.volume_mode.as_ref()))
+    {
+        "incompatible volumeMode"
+    } else if !modes(claim).all(|mode| offered.iter().any(|offered| offered == mode)) {
+        "incompatible accessMode"
+    } else {
+        return None;
     };
-    let mode = |mode: &Option<String>| mode.clone().unwrap_or_else(|| "Filesystem".to_owned());
-    let offered = has.access_modes.as_deref().unwrap_or_default();
-    size(volume) >= wanted(claim)
-        && mode(&has.volume_mode) == mode(&asks.volume_mode)
-        && class_of_volume(volume) == class_of(claim).unwrap_or("")
-        && modes(claim).all(|mode| offered.iter().any(|offered| offered == mode))
-        && has.volume_attributes_class_name.as_deref().unwrap_or("")
-            == asks.volume_attributes_class_name.as_deref().unwrap_or("")
+    Some(why.to_owned())
 }
 
 /// The claim may have the volume.
 pub(crate) fn fits(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
     let spec = volume.spec.as_ref();
     let reserved = spec.is_some_and(|spec| spec.claim_ref.is_some());
-    if volume.metadata.deletion_timestamp.is_some()
-        || (reserved && !is_for(volume, claim))
-        || !satisfies(volume, claim)
-    {
+    if (reserved && !is_for(volume, claim)) || mismatch(volume, claim).is_some() {
         return false;
     }
     if reserved {
