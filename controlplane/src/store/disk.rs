@@ -47,6 +47,16 @@ pub(super) trait Disk: Send + Sync + 'static {
         visit: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<(), DiskError>;
 
+    /// The same of keys alone: their values are not looked at.
+    fn scan_keys(
+        &self,
+        start: &[u8],
+        end: &[u8],
+        visit: &mut dyn FnMut(&[u8]) -> bool,
+    ) -> Result<(), DiskError> {
+        self.scan(start, end, &mut |key, _| visit(key))
+    }
+
     /// Makes the writes in order; readable on return, durable after the next `sync`.
     fn write(&self, writes: Vec<Write>) -> Result<(), DiskError>;
 

@@ -471,7 +471,7 @@ impl Thread {
             && let Some((start, end)) = self.removals.front_mut()
         {
             // A record loses its head first, so that one that is half removed is known as such.
-            self.disk.scan(start, end, &mut |key, _| {
+            self.disk.scan_keys(start, end, &mut |key| {
                 writes.push((key.to_vec(), None));
                 writes.len() < slice
             })?;
@@ -492,7 +492,7 @@ impl Thread {
     /// Removes a range from its end, so that a crash in between leaves no hole.
     fn remove_backwards(&self, start: &[u8], end: &[u8]) -> Result<(), DiskError> {
         let mut writes = Vec::new();
-        self.disk.scan(start, end, &mut |key, _| {
+        self.disk.scan_keys(start, end, &mut |key| {
             writes.push((key.to_vec(), None));
             true
         })?;
