@@ -5,10 +5,9 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
-use super::graph::{Graph, Item};
+use super::graph::{Graph, Item, Metadata};
 use crate::cache::{ObjectKey, Queue};
 use crate::registry::{ApiError, Registry};
 use crate::store::{Freshness, KeyValue, RangeRequest, WatchEnd, WatchEvent};
@@ -18,9 +17,15 @@ const EVENTS: &str = "/objects/core/events/";
 const PAGE: usize = 500;
 const RETRY: Duration = Duration::from_millis(500);
 
+/// Of an object, what the graph keeps: who manages its fields, and all else, is skipped unread.
 #[derive(Deserialize)]
-struct OnlyMetadata {
-    metadata: ObjectMeta,
+struct Read<T> {
+    metadata: T,
+}
+
+#[derive(Deserialize)]
+struct Identity {
+    uid: Option<String>,
 }
 
 pub(super) struct Feed {
@@ -52,8 +57,7 @@ impl Feed {
             for event in &events {
                 match event {
                     WatchEvent::Put { kv, previous } => {
-                        let old = previous.as_ref().and_then(|old| self.item(old));
-                        self.put(kv, old);
+                        self.put(kv, previous.as_deref());
                     }
                     WatchEvent::Delete { previous, .. } => {
                         if let Some(gone) = self.item(previous) {
@@ -105,18 +109,19 @@ impl Feed {
             return None;
         }
         let kind = self.registry.kind_at(&kv.key)?;
-        let read: OnlyMetadata = serde_json::from_slice(&kv.value).ok()?;
-        Some(Item::new(kind, &read.metadata))
+        let read: Read<Metadata> = serde_json::from_slice(&kv.value).ok()?;
+        Some(Item::new(kind, read.metadata))
     }
 
     /// Returns the uid of what was taken in.
-    fn put(&self, kv: &KeyValue, old: Option<Item>) -> Option<String> {
+    fn put(&self, kv: &KeyValue, old: Option<&KeyValue>) -> Option<String> {
         let new = self.item(kv)?;
         let uid = new.uid.clone();
+        let replaced = old.and_then(uid_of).filter(|old| *old != uid);
         let mut touched = Vec::new();
         let mut graph = self.graph.lock().expect("no panic while held");
-        if let Some(old) = old.filter(|old| old.uid != uid) {
-            touched.extend(graph.remove(&old.uid));
+        if let Some(replaced) = replaced {
+            touched.extend(graph.remove(&replaced));
         }
         touched.extend(graph.put(new));
         drop(graph);
@@ -134,4 +139,9 @@ impl Feed {
             self.queue.add(super::uid_key(&uid));
         }
     }
+}
+
+fn uid_of(kv: &KeyValue) -> Option<String> {
+    let read: Read<Identity> = serde_json::from_slice(&kv.value).ok()?;
+    read.metadata.uid
 }

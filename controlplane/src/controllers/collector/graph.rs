@@ -2,12 +2,26 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::kinds::KindRef;
 
 pub(super) const FOREGROUND: &str = "foregroundDeletion";
 pub(super) const ORPHAN: &str = "orphan";
+
+/// What is read of an object's metadata.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Metadata {
+    namespace: Option<String>,
+    name: Option<String>,
+    uid: Option<String>,
+    owner_references: Option<Vec<OwnerReference>>,
+    deletion_timestamp: Option<IgnoredAny>,
+    finalizers: Option<Vec<String>>,
+}
 
 #[derive(Debug, Clone)]
 pub(super) struct Item {
@@ -21,15 +35,15 @@ pub(super) struct Item {
 }
 
 impl Item {
-    pub(super) fn new(kind: KindRef, metadata: &ObjectMeta) -> Self {
+    pub(super) fn new(kind: KindRef, metadata: Metadata) -> Self {
         Self {
             kind,
-            namespace: metadata.namespace.clone().unwrap_or_default(),
-            name: metadata.name.clone().unwrap_or_default(),
-            uid: metadata.uid.clone().unwrap_or_default(),
-            owners: metadata.owner_references.clone().unwrap_or_default(),
+            namespace: metadata.namespace.unwrap_or_default(),
+            name: metadata.name.unwrap_or_default(),
+            uid: metadata.uid.unwrap_or_default(),
+            owners: metadata.owner_references.unwrap_or_default(),
             deleting: metadata.deletion_timestamp.is_some(),
-            finalizers: metadata.finalizers.clone().unwrap_or_default(),
+            finalizers: metadata.finalizers.unwrap_or_default(),
         }
     }
 

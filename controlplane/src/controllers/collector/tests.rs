@@ -26,18 +26,18 @@ fn owner(uid: &str, block: bool) -> OwnerReference {
 }
 
 fn item(uid: &str, owners: &[OwnerReference], deleting: bool, finalizers: &[&str]) -> Item {
-    Item::new(
-        kind("pods"),
-        &ObjectMeta {
-            namespace: Some("ns".into()),
-            name: Some(uid.into()),
-            uid: Some(uid.into()),
-            owner_references: Some(owners.to_vec()),
-            deletion_timestamp: deleting.then(|| Time(at(1))),
-            finalizers: Some(finalizers.iter().map(|name| (*name).to_owned()).collect()),
-            ..ObjectMeta::default()
-        },
-    )
+    let metadata = ObjectMeta {
+        namespace: Some("ns".into()),
+        name: Some(uid.into()),
+        uid: Some(uid.into()),
+        owner_references: Some(owners.to_vec()),
+        deletion_timestamp: deleting.then(|| Time(at(1))),
+        finalizers: Some(finalizers.iter().map(|name| (*name).to_owned()).collect()),
+        ..ObjectMeta::default()
+    };
+    // As the store has it.
+    let stored = serde_json::to_value(metadata).unwrap();
+    Item::new(kind("pods"), serde_json::from_value(stored).unwrap())
 }
 
 fn shown(actions: &[Action]) -> Vec<String> {
