@@ -16,7 +16,8 @@ use crate::patch::json_patch;
 use crate::registry::judges::{Attempt, Judges, PATCH_ANNOTATIONS, Remarks};
 use crate::registry::list::ListOptions;
 use crate::registry::versions::Boxed;
-use crate::registry::{ApiError, Registry, object};
+use crate::registry::{ApiError, Registry, key, object};
+use crate::store::{Freshness, RangeRequest};
 
 mod call;
 mod conversion;
@@ -62,6 +63,18 @@ fn is_exempt(kind: &Kind<'_>) -> bool {
         )
 }
 
+/// Whether there is nobody at all who has a say, as in most clusters: each write asks three times.
+async fn nobody(registry: &Registry) -> Result<bool, ApiError> {
+    let request = RangeRequest {
+        prefix: key::group(admission::GROUP),
+        after: None,
+        limit: 1,
+        revision: None,
+        freshness: Freshness::Local,
+    };
+    Ok(registry.store().range(request).await?.items.is_empty())
+}
+
 /// Everything of a kind, as this member has it.
 async fn all(registry: &Registry, kind: &Kind<'_>) -> Result<Vec<Value>, ApiError> {
     let options = ListOptions {
@@ -93,7 +106,7 @@ impl Judges for Admission {
         kind: &'a Kind<'a>,
     ) -> Boxed<'a, Result<bool, ApiError>> {
         Box::pin(async move {
-            if is_exempt(kind) {
+            if is_exempt(kind) || nobody(registry).await? {
                 return Ok(false);
             }
             let others = registry.equivalents(kind);
@@ -124,7 +137,7 @@ impl Judges for Admission {
         attempt: Attempt<'a>,
     ) -> Boxed<'a, Result<Option<Value>, ApiError>> {
         Box::pin(async move {
-            if is_exempt(attempt.kind) {
+            if is_exempt(attempt.kind) || nobody(registry).await? {
                 return Ok(None);
             }
             let policies = policies::mutating::policies(registry).await?;
@@ -142,7 +155,7 @@ impl Judges for Admission {
         attempt: Attempt<'a>,
     ) -> Boxed<'a, Result<(), ApiError>> {
         Box::pin(async move {
-            if is_exempt(attempt.kind) {
+            if is_exempt(attempt.kind) || nobody(registry).await? {
                 return Ok(());
             }
             policies::validating::validate(registry, attempt).await?;

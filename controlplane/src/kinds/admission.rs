@@ -10,7 +10,7 @@ pub(crate) mod mutating_policy;
 pub(crate) mod validating_policy;
 pub(crate) mod webhooks;
 
-pub(super) const GROUP: &str = "admissionregistration.k8s.io";
+pub(crate) const GROUP: &str = "admissionregistration.k8s.io";
 
 const OPERATIONS: &[&str] = &["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
 const POLICIES: &[&str] = &["Fail", "Ignore"];

@@ -7,16 +7,20 @@ use crate::kinds::{Kind, Scope};
 pub(crate) fn prefix(kind: &Kind<'_>, namespace: &str) -> String {
     // Another served version, perhaps of another group, of what is stored once.
     let kind = kind.strategy.stored().unwrap_or(kind);
-    let group = if kind.group.is_empty() {
-        "core"
-    } else {
-        kind.group
-    };
-    if namespace.is_empty() || kind.scope == Scope::Cluster {
-        format!("/objects/{group}/{}/", kind.plural)
-    } else {
-        format!("/objects/{group}/{}/{namespace}/", kind.plural)
+    let mut prefix = group(kind.group);
+    prefix.push_str(kind.plural);
+    prefix.push('/');
+    if !namespace.is_empty() && kind.scope != Scope::Cluster {
+        prefix.push_str(namespace);
+        prefix.push('/');
     }
+    prefix
+}
+
+/// Where all objects of a group are, of whatever kind.
+pub(crate) fn group(group: &str) -> String {
+    let group = if group.is_empty() { "core" } else { group };
+    format!("/objects/{group}/")
 }
 
 pub(crate) fn object(kind: &Kind<'_>, namespace: &str, name: &str) -> String {
