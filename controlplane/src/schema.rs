@@ -12,6 +12,7 @@ mod duplicates;
 mod facts;
 mod load;
 mod openapi;
+mod path;
 mod presence;
 #[cfg(test)]
 mod tests;

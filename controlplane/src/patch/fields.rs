@@ -4,6 +4,7 @@
 //! it one.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use serde_json::{Map, Value};
 
@@ -34,8 +35,14 @@ impl Fields {
 
     /// Adds a subtree, unless there is nothing in it.
     pub(super) fn insert(&mut self, step: String, fields: Self) {
-        if !fields.is_empty() {
-            self.below.entry(step).or_default().add(&fields);
+        if fields.is_empty() {
+            return;
+        }
+        match self.below.entry(step) {
+            Entry::Vacant(place) => {
+                place.insert(fields);
+            }
+            Entry::Occupied(there) => there.into_mut().add(&fields),
         }
     }
 

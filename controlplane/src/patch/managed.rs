@@ -61,15 +61,15 @@ pub(super) fn read(object: &Value) -> Vec<Entry> {
 /// Writes the entries into the object; those that own nothing are dropped.
 pub(super) fn write(object: &mut Value, mut entries: Vec<Entry>) {
     entries.retain(|entry| !entry.fields.is_empty());
-    let order = |entry: &Entry| {
-        (
-            entry.operation.clone(),
-            entry.time.clone(),
-            entry.manager.clone(),
-            entry.subresource.clone(),
-        )
-    };
-    entries.sort_by_key(order);
+    fn order(entry: &Entry) -> [&str; 4] {
+        [
+            &entry.operation,
+            &entry.time,
+            &entry.manager,
+            &entry.subresource,
+        ]
+    }
+    entries.sort_by(|a, b| order(a).cmp(&order(b)));
     let json: Vec<Value> = entries
         .into_iter()
         .map(|entry| {
@@ -132,15 +132,13 @@ pub(super) fn track_update(
     old: Option<&Value>,
     new: &mut Value,
 ) {
-    let given = new
-        .get("metadata")
-        .and_then(|meta| meta.get("managedFields"))
-        .cloned();
+    let given = list(new, &["metadata", "managedFields"]);
     // What owns which field is changed through the object itself only: a controller that writes a status without
     // naming a version, from a copy that others have changed since, must not take their ownership away.
     // (Kubernetes: ignoreManagedFieldsFromRequestObject in the field manager of subresources.)
     let is_subresource = !request.subresource.is_empty();
-    let is_reset = given == Some(json!([{}])) && !is_subresource;
+    let is_nothing = |entry: &Value| entry.as_object().is_some_and(Map::is_empty);
+    let is_reset = matches!(given, [only] if is_nothing(only)) && !is_subresource;
     let mut entries = if is_subresource {
         Vec::new()
     } else {

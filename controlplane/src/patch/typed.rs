@@ -178,6 +178,12 @@ impl<'a> Typed<'a> {
         if before.value() == after.value() {
             return out;
         }
+        if let (Some(was), Some(is)) = (before.value(), after.value())
+            && let (Shape::Object(was), Shape::Object(is)) =
+                (self.shape(place, was), self.shape(place, is))
+        {
+            return self.compare_fields(place, was, is);
+        }
         let old = before.value().map(|value| self.parts(place, value));
         let new = after.value().map(|value| self.parts(place, value));
         // A value that is taken as a whole on either side has no parts to compare.
@@ -201,11 +207,7 @@ impl<'a> Typed<'a> {
             let Some(below) = is.or(was).map(|(_, place)| *place) else {
                 continue;
             };
-            let name = step.strip_prefix("f:").unwrap_or("");
-            let always = self
-                .schema
-                .field(place.node, name)
-                .is_some_and(|field| field.presence == Presence::Always);
+            let always = self.is_always(place, step.strip_prefix("f:").unwrap_or(""));
             let changes = self.compare(
                 below,
                 before.field(was.map(|(value, _)| *value), always),
@@ -222,6 +224,42 @@ impl<'a> Typed<'a> {
                 out.changed.member = is_empty(value) && !matches!(place.node, Node::Object(_));
             }
             _ => {}
+        }
+        out
+    }
+
+    fn is_always(&self, place: Place<'a>, name: &str) -> bool {
+        let field = self.schema.field(place.node, name);
+        field.is_some_and(|field| field.presence == Presence::Always)
+    }
+
+    /// The same of two objects. Most fields of most writes are as they were: for them nothing is made.
+    fn compare_fields(
+        &self,
+        place: Place<'a>,
+        old: &Map<String, Value>,
+        new: &Map<String, Value>,
+    ) -> Changes {
+        let mut out = Changes::default();
+        let added = new.keys().filter(|name| !old.contains_key(*name));
+        for name in old.keys().chain(added) {
+            let (was, is) = (old.get(name), new.get(name));
+            if was == is || !self.is_known(place, name) {
+                continue;
+            }
+            let side = |value| match Side::given(value) {
+                Side::Absent if self.is_always(place, name) => Side::Zero,
+                side => side,
+            };
+            let changes = self.compare(self.child(place, name), side(was), side(is));
+            for (all, found) in [
+                (&mut out.changed, changes.changed),
+                (&mut out.removed, changes.removed),
+            ] {
+                if !found.is_empty() {
+                    all.insert(field_step(name), found);
+                }
+            }
         }
         out
     }

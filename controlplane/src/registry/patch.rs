@@ -48,9 +48,36 @@ pub(super) fn patched(
     judge: Judge<'_>,
 ) -> Result<Value, ApiError> {
     let kind = request.kind;
-    if matches!(request.patch_type, PatchType::Apply { .. }) {
+    let is_apply = matches!(request.patch_type, PatchType::Apply { .. });
+    if is_apply {
         declared(request)?;
     }
+    let mut wanted = applied(request, live, options)?;
+    let judged = judge(&check_and_prune(kind, &mut wanted));
+    if is_apply {
+        judged?;
+    } else if let Err(error) = judged {
+        // It is the patch that is invalid, not the body of the request, so that `kubectl edit` opens it again.
+        let shown = match request.patch_type {
+            PatchType::Strategic => request.patch.to_string(),
+            _ => {
+                let mut shown = applied(request, live, options)?;
+                object::remove_meta(&mut shown, "managedFields");
+                shown.to_string()
+            }
+        };
+        return Err(refused(kind, &shown, error));
+    }
+    Ok(wanted)
+}
+
+/// The patched object as it comes out.
+fn applied(
+    request: &PatchRequest<'_>,
+    live: &Value,
+    options: &WriteOptions,
+) -> Result<Value, ApiError> {
+    let kind = request.kind;
     let result = match request.patch_type {
         PatchType::Json => json_patch(live, request.patch),
         PatchType::Merge => Ok(merge_patch(live, request.patch)),
@@ -84,20 +111,6 @@ pub(super) fn patched(
     }
     check_name(&wanted, request.name)?;
     object::strip_absent(kind, &mut wanted);
-    let shown = match request.patch_type {
-        PatchType::Strategic => request.patch.to_string(),
-        _ => {
-            let mut shown = wanted.clone();
-            object::remove_meta(&mut shown, "managedFields");
-            shown.to_string()
-        }
-    };
-    let judged = judge(&check_and_prune(kind, &mut wanted));
-    match request.patch_type {
-        PatchType::Apply { .. } => judged?,
-        // It is the patch that is invalid, not the body of the request, so that `kubectl edit` opens it again.
-        _ => judged.map_err(|error| refused(kind, &shown, error))?,
-    }
     Ok(wanted)
 }
 

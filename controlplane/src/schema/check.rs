@@ -4,10 +4,11 @@
 use base64::Engine;
 use serde_json::{Number, Value};
 
+use super::path::Path;
 use super::{FieldProblem, ProblemKind};
 use crate::kinds::quantity::Quantity;
 use crate::kinds::time;
-use crate::types::{Node, Schema};
+use crate::types::{Definition, Node, Schema};
 
 pub(super) fn check_and_prune(
     schema: &Schema,
@@ -19,7 +20,7 @@ pub(super) fn check_and_prune(
         prune: true,
         problems: Vec::new(),
     };
-    check.value(&schema.root(definition), body, "", "");
+    check.value(&schema.root(definition), body, &Path::At(""), "");
     check.problems
 }
 
@@ -35,7 +36,7 @@ pub(super) fn check_at(
         prune: true,
         problems: Vec::new(),
     };
-    check.value(&schema.root(definition), part, path, "");
+    check.value(&schema.root(definition), part, &Path::At(path), "");
     check.problems
 }
 
@@ -46,7 +47,7 @@ pub(super) fn normalize_values(schema: &Schema, definition: &str, body: &mut Val
         prune: false,
         problems: Vec::new(),
     };
-    check.value(&schema.root(definition), body, "", "");
+    check.value(&schema.root(definition), body, &Path::At(""), "");
 }
 
 struct Check<'a> {
@@ -57,14 +58,14 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    fn report(&mut self, path: &str, kind: ProblemKind) {
+    fn report(&mut self, path: &Path<'_>, kind: ProblemKind) {
         self.problems.push(FieldProblem {
-            path: path.to_owned(),
+            path: path.to_string(),
             kind,
         });
     }
 
-    fn wrong_type(&mut self, node: &Node, value: &Value, path: &str, holder: &str) {
+    fn wrong_type(&mut self, node: &Node, value: &Value, path: &Path<'_>, holder: &str) {
         let found = match value {
             Value::Null => "null".to_owned(),
             Value::Bool(_) => "bool".to_owned(),
@@ -88,7 +89,7 @@ impl Check<'_> {
         );
     }
 
-    fn value(&mut self, node: &Node, value: &mut Value, path: &str, holder: &str) {
+    fn value(&mut self, node: &Node, value: &mut Value, path: &Path<'_>, holder: &str) {
         let fits = match node {
             Node::Any | Node::Deduced => true,
             Node::Object(_) | Node::Map(_) => value.is_object(),
@@ -113,7 +114,7 @@ impl Check<'_> {
                     if item.is_null() {
                         *item = zero(items);
                     }
-                    self.value(items, item, &format!("{path}[{at}]"), holder);
+                    self.value(items, item, &Path::Entry(path, at), holder);
                 }
             }
             Node::Int32 | Node::Int64 => {
@@ -139,65 +140,63 @@ impl Check<'_> {
         }
     }
 
-    fn object(&mut self, id: u16, value: &mut Value, path: &str) {
-        let definition = self.schema.at(id);
+    fn object(&mut self, id: u16, value: &mut Value, path: &Path<'_>) {
+        let schema = self.schema;
+        let definition = schema.at(id);
         let Value::Object(map) = value else { return };
-        let names: Vec<String> = map.keys().cloned().collect();
-        for name in names {
-            let below = if path.is_empty() {
-                name.clone()
-            } else {
-                format!("{path}.{name}")
-            };
-            let Some(field) = definition.field(&name) else {
-                if definition.open {
-                    continue;
-                }
-                if self.prune {
-                    map.remove(&name);
-                }
-                self.report(&below, ProblemKind::Unknown);
-                continue;
-            };
-            if map.get(&name).is_some_and(Value::is_null) {
-                map.remove(&name);
-            } else if let Some(child) = map.get_mut(&name) {
-                if definition.short_name() == "JSONSchemaProps"
-                    && child.is_object()
-                    && is_schema(&name)
-                {
-                    self.value(&Node::Object(id), child, &below, definition.short_name());
-                    continue;
-                }
-                if definition.short_name() == "JSONSchemaProps"
-                    && name == "additionalProperties"
-                    && !child.is_boolean()
-                {
-                    let problem = "boolean or JSON schema expected".to_owned();
-                    self.report(&below, ProblemKind::Value(problem));
-                    continue;
-                }
-                self.value(&field.node, child, &below, definition.short_name());
-                // Once it is read, nobody can tell that it was given.
-                if self.prune && is_scalar(&field.node) && field.is_unset(child) {
-                    map.remove(&name);
-                }
-            }
-        }
+        map.retain(|name, child| {
+            let path = Path::Field(path, name);
+            self.member(id, definition, name, child, &path)
+        });
     }
 
-    fn map(&mut self, items: &Node, value: &mut Value, path: &str, holder: &str) {
+    /// Whether it stays.
+    fn member(
+        &mut self,
+        id: u16,
+        definition: &Definition,
+        name: &str,
+        child: &mut Value,
+        path: &Path<'_>,
+    ) -> bool {
+        let Some(field) = definition.field(name) else {
+            if definition.open {
+                return true;
+            }
+            self.report(path, ProblemKind::Unknown);
+            return !self.prune;
+        };
+        if child.is_null() {
+            return false;
+        }
+        let holder = definition.short_name();
+        if holder == "JSONSchemaProps" {
+            if child.is_object() && is_schema(name) {
+                self.value(&Node::Object(id), child, path, holder);
+                return true;
+            }
+            if name == "additionalProperties" && !child.is_boolean() {
+                let problem = "boolean or JSON schema expected".to_owned();
+                self.report(path, ProblemKind::Value(problem));
+                return true;
+            }
+        }
+        self.value(&field.node, child, path, holder);
+        // Once it is read, nobody can tell that it was given.
+        !(self.prune && is_scalar(&field.node) && field.is_unset(child))
+    }
+
+    fn map(&mut self, items: &Node, value: &mut Value, path: &Path<'_>, holder: &str) {
         let Value::Object(map) = value else { return };
         for (key, item) in map.iter_mut() {
             if item.is_null() {
                 *item = zero(items);
             }
             // Map keys are not part of the path in messages about the type of a value.
-            let below = match items {
-                Node::Object(_) => format!("{path}.{key}"),
-                _ => path.to_owned(),
-            };
-            self.value(items, item, &below, holder);
+            match items {
+                Node::Object(_) => self.value(items, item, &Path::Field(path, key), holder),
+                _ => self.value(items, item, path, holder),
+            }
         }
     }
 }

@@ -6,6 +6,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use super::path::Path;
 use super::{FieldProblem, ProblemKind};
 
 /// Reported at most, so that a body full of one key stays cheap.
@@ -14,7 +15,7 @@ const MOST: usize = 100;
 pub(super) fn find(json: &[u8]) -> Vec<FieldProblem> {
     let mut found = Vec::new();
     let walk = Walk {
-        path: String::new(),
+        path: &Path::At(""),
         found: &mut found,
     };
     // What is not JSON is refused elsewhere.
@@ -23,7 +24,7 @@ pub(super) fn find(json: &[u8]) -> Vec<FieldProblem> {
 }
 
 struct Walk<'a> {
-    path: String,
+    path: &'a Path<'a>,
     found: &'a mut Vec<FieldProblem>,
 }
 
@@ -69,7 +70,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
         for at in 0.. {
             let entry = Walk {
-                path: format!("{}[{at}]", self.path),
+                path: &Path::Entry(self.path, at),
                 found: &mut *self.found,
             };
             if list.next_element_seed(entry)?.is_none() {
@@ -82,21 +83,18 @@ impl<'de> Visitor<'de> for Walk<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let mut seen = BTreeSet::new();
         while let Some(key) = map.next_key::<String>()? {
-            let path = if self.path.is_empty() {
-                key.clone()
-            } else {
-                format!("{}.{key}", self.path)
-            };
-            if !seen.insert(key) && self.found.len() < MOST {
+            let path = Path::Field(self.path, &key);
+            if seen.contains(&key) && self.found.len() < MOST {
                 self.found.push(FieldProblem {
-                    path: path.clone(),
+                    path: path.to_string(),
                     kind: ProblemKind::Duplicate,
                 });
             }
             map.next_value_seed(Walk {
-                path,
+                path: &path,
                 found: &mut *self.found,
             })?;
+            seen.insert(key);
         }
         Ok(())
     }
