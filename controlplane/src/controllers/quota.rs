@@ -40,13 +40,31 @@ fn concerned(event: &WatchEvent) -> Option<&str> {
             let (namespace, resource) = place(&kv.key)?;
             let counts = match resource.as_str() {
                 "core/resourcequotas" => true,
-                "core/pods" => ended(kv) && !previous.as_ref().is_some_and(|old| ended(old)),
+                "core/pods" => {
+                    let old = previous.as_deref();
+                    (ended(kv) && !old.is_some_and(ended))
+                        || old.is_some_and(|old| generation(kv) != generation(old))
+                }
                 "core/services" | "core/persistentvolumeclaims" => previous.is_some(),
                 _ => false,
             };
             counts.then_some(namespace)
         }
     }
+}
+
+/// What a pod asks for changes with it.
+fn generation(kv: &KeyValue) -> Option<i64> {
+    #[derive(serde::Deserialize)]
+    struct Pod {
+        metadata: Metadata,
+    }
+    #[derive(serde::Deserialize)]
+    struct Metadata {
+        generation: Option<i64>,
+    }
+    let pod = serde_json::from_slice::<Pod>(&kv.value).ok()?;
+    pod.metadata.generation
 }
 
 fn ended(kv: &KeyValue) -> bool {

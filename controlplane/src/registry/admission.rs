@@ -90,6 +90,7 @@ impl Registry {
                 Ok(())
             }
             ("", "persistentvolumeclaims", "") => self.admit_growth(object, old).await,
+            ("", "pods", "resize") => self.admit_resize(kind, object).await,
             ("scheduling.k8s.io", "priorityclasses", "")
                 if flag(object, &["globalDefault"]) && !flag(old, &["globalDefault"]) =>
             {

@@ -49,9 +49,10 @@ impl Charge {
 
 /// Whether a write of the kind can concern a quota at all.
 fn concerns(kind: &Kind<'_>, subresource: &str) -> bool {
+    let is_pod = kind.group.is_empty() && kind.plural == "pods";
     // Events are many, and go by themselves.
     kind.scope == Scope::Namespaced
-        && subresource.is_empty()
+        && (subresource.is_empty() || (is_pod && subresource == "resize"))
         && !(kind.plural == "events" && matches!(kind.group, "" | "events.k8s.io"))
 }
 

@@ -95,3 +95,41 @@ async fn a_limit_range_gives_defaults_and_bounds() {
         answer.message()
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_is_not_resized_beyond_what_its_namespace_allows() {
+    let member = member().await;
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"requests.cpu": "500m"}}});
+    assert_eq!(member.post(QUOTAS, &quota).await.code, 201);
+    counted(&member, "q", "requests.cpu", "0").await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"serviceAccountName": "default",
+        "containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "200m"}}}]}});
+    assert_eq!(member.post(pods, &pod).await.code, 201);
+    let resize = async |cpu: &str| {
+        let asked = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}});
+        let path = format!("{pods}/p/resize");
+        member.patch(&path, "strategic-merge-patch", &asked).await
+    };
+    assert_eq!(resize("400m").await.code, 200);
+    counted(&member, "q", "requests.cpu", "400m").await;
+    let refused = resize("600m").await;
+    assert_eq!(refused.code, 403, "{}", refused.json);
+    assert!(
+        refused.message().ends_with(
+            "exceeded quota: q, requested: requests.cpu=200m, used: requests.cpu=400m, limited: requests.cpu=500m"
+        ),
+        "{}",
+        refused.message()
+    );
+    assert_eq!(resize("100m").await.code, 200);
+    counted(&member, "q", "requests.cpu", "100m").await;
+    let range = json!({"metadata": {"name": "l"}, "spec": {"limits": [
+        {"type": "Container", "min": {"cpu": "50m"}}]}});
+    let ranges = "/api/v1/namespaces/default/limitranges";
+    assert_eq!(member.post(ranges, &range).await.code, 201);
+    let refused = resize("10m").await;
+    assert_eq!(refused.code, 403, "{}", refused.json);
+    let why = "is forbidden: minimum cpu usage per Container is 50m, but request is 10m";
+    assert!(refused.message().ends_with(why), "{}", refused.message());
+}

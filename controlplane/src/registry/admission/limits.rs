@@ -18,6 +18,24 @@ impl Registry {
         kind: &Kind<'_>,
         object: &mut Value,
     ) -> Result<(), ApiError> {
+        for range in self.limit_ranges(object).await? {
+            if kind.plural == "pods" {
+                fill(&range, object);
+            }
+            hold(kind, &range, object)?;
+        }
+        Ok(())
+    }
+
+    /// Of a pod that is resized: what it has is its own, and only what it asks for is judged.
+    pub(super) async fn admit_resize(&self, kind: &Kind<'_>, pod: &Value) -> Result<(), ApiError> {
+        for range in self.limit_ranges(pod).await? {
+            hold(kind, &range, pod)?;
+        }
+        Ok(())
+    }
+
+    async fn limit_ranges(&self, object: &Value) -> Result<Vec<Value>, ApiError> {
         let page = self
             .store()
             .range(RangeRequest {
@@ -28,25 +46,23 @@ impl Registry {
                 freshness: Freshness::Local,
             })
             .await?;
-        for range in page.items.iter().map(|kv| object::decode(kv)) {
-            if kind.plural == "pods" {
-                fill(&range, object);
-            }
-            let problems = judge(kind, &range, object);
-            let said = match problems.as_slice() {
-                [] => continue,
-                [one] => one.clone(),
-                many => format!("[{}]", many.join(", ")),
-            };
-            return Err(ApiError::forbidden(
-                kind.group,
-                kind.plural,
-                object::name(object),
-                &said,
-            ));
-        }
-        Ok(())
+        Ok(page.items.iter().map(|kv| object::decode(kv)).collect())
     }
+}
+
+fn hold(kind: &Kind<'_>, range: &Value, object: &Value) -> Result<(), ApiError> {
+    let problems = judge(kind, range, object);
+    let said = match problems.as_slice() {
+        [] => return Ok(()),
+        [one] => one.clone(),
+        many => format!("[{}]", many.join(", ")),
+    };
+    Err(ApiError::forbidden(
+        kind.group,
+        kind.plural,
+        object::name(object),
+        &said,
+    ))
 }
 
 /// Gives containers the defaults of a range, and notes it in the annotation that Kubernetes uses.

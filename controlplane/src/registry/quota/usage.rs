@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::kinds::Kind;
-use crate::kinds::access::{at, list, map, text};
+use crate::kinds::access::{at, integer, list, map, text};
 use crate::kinds::quantity::Quantity;
 
 /// Amounts by the names that quotas use.
@@ -40,9 +41,23 @@ fn count_name(kind: &Kind<'_>) -> String {
     }
 }
 
-/// A pod that has ended takes nothing but its place in the count of objects.
 pub(crate) fn has_ended(pod: &Value) -> bool {
     matches!(text(pod, &["status", "phase"]), "Succeeded" | "Failed")
+}
+
+/// Its node should have ended it long ago and says nothing: who waits for its successor is not to be kept from it.
+fn is_overdue(pod: &Value, now: Timestamp) -> bool {
+    let deleted = text(pod, &["metadata", "deletionTimestamp"]).parse::<Timestamp>();
+    let grace = integer(pod, &["metadata", "deletionGracePeriodSeconds"]);
+    let (Ok(deleted), Some(grace)) = (deleted, grace) else {
+        return false;
+    };
+    now.duration_since(deleted) > SignedDuration::from_secs(grace)
+}
+
+/// Whether a pod takes nothing but its place in the count of objects.
+fn takes_nothing(pod: &Value) -> bool {
+    has_ended(pod) || is_overdue(pod, Timestamp::now())
 }
 
 pub(crate) fn of(kind: &Kind<'_>, object: &Value) -> Usage {
@@ -52,7 +67,7 @@ pub(crate) fn of(kind: &Kind<'_>, object: &Value) -> Usage {
         return usage;
     }
     if kind.plural == "pods" {
-        if !has_ended(object) {
+        if !takes_nothing(object) {
             add(&mut usage, "pods", whole(1));
             pod(object, &mut usage);
         }
@@ -126,7 +141,7 @@ fn claim(claim: &Value, usage: &mut Usage) {
 }
 
 /// `requests` or `limits` of a whole pod: all containers that run at the same time, or the largest one that runs
-/// before them, and the overhead of the runtime.
+/// before them, or what is asked for the pod as a whole; and the overhead of the runtime.
 pub(crate) fn of_pod(pod: &Value, part: &str) -> Usage {
     let amounts = |container: &Value| -> Usage {
         map(container, &["resources", part])
@@ -159,6 +174,11 @@ pub(crate) fn of_pod(pod: &Value, part: &str) -> Usage {
         let slot = total.entry(name).or_insert_with(|| whole(0));
         *slot = (*slot).max(amount);
     }
+    for (name, amount) in amounts(&pod["spec"]) {
+        if is_for_whole(&name) {
+            total.insert(name, amount);
+        }
+    }
     for (name, amount) in map(pod, &["spec", "overhead"]).into_iter().flatten() {
         if let Some(amount) = amount.as_str().and_then(|text| text.parse().ok())
             && (part == "requests" || total.contains_key(name))
@@ -167,6 +187,19 @@ pub(crate) fn of_pod(pod: &Value, part: &str) -> Usage {
         }
     }
     total
+}
+
+/// Resources that can be asked for a pod as a whole.
+fn is_for_whole(name: &str) -> bool {
+    matches!(name, "cpu" | "memory") || name.starts_with("hugepages-")
+}
+
+/// Whether anything is asked for the pod as a whole.
+fn has_whole(pod: &Value) -> bool {
+    ["requests", "limits"].iter().any(|part| {
+        let all = map(pod, &["spec", "resources", part]);
+        all.is_some_and(|all| all.keys().any(|name| is_for_whole(name)))
+    })
 }
 
 fn pod(pod: &Value, usage: &mut Usage) {
@@ -189,21 +222,39 @@ pub(crate) fn is_in_scope(quota: &Value, kind: &Kind<'_>, object: &Value) -> boo
         .iter()
         .filter_map(Value::as_str);
     let expressions = list(quota, &["spec", "scopeSelector", "matchExpressions"]);
-    let is_pod = (kind.group, kind.plural) == ("", "pods");
-    let mut none = true;
-    for scope in scopes {
-        none = false;
-        if !is_pod || !has_scope(scope, object) {
-            return false;
-        }
-    }
-    for expression in expressions {
-        none = false;
-        if !is_pod || !matches_scope(expression, object) {
-            return false;
-        }
-    }
-    none || is_pod
+    // Each scope is about objects of one kind.
+    let is_for = |scope: &str| match scope {
+        OF_CLAIMS => (kind.group, kind.plural) == ("", "persistentvolumeclaims"),
+        _ => (kind.group, kind.plural) == ("", "pods"),
+    };
+    let mut scopes = scopes;
+    let mut expressions = expressions.iter();
+    scopes.all(|scope| is_for(scope) && has_scope(scope, object))
+        && expressions.all(|expression| {
+            is_for(text(expression, &["scopeName"])) && matches_scope(expression, object)
+        })
+}
+
+const OF_CLAIMS: &str = "VolumeAttributesClass";
+
+/// The classes of a pod or claim that a scope is about.
+fn classes<'a>(scope: &str, object: &'a Value) -> Vec<&'a str> {
+    let paths: &[&[&str]] = match scope {
+        "PriorityClass" => &[&["spec", "priorityClassName"]],
+        // What it has, what it is to have, and what it is being given.
+        OF_CLAIMS => &[
+            &["spec", "volumeAttributesClassName"],
+            &["status", "currentVolumeAttributesClassName"],
+            &[
+                "status",
+                "modifyVolumeStatus",
+                "targetVolumeAttributesClassName",
+            ],
+        ],
+        _ => &[],
+    };
+    let named = paths.iter().map(|path| text(object, path));
+    named.filter(|name| !name.is_empty()).collect()
 }
 
 fn has_scope(scope: &str, pod: &Value) -> bool {
@@ -215,7 +266,7 @@ fn has_scope(scope: &str, pod: &Value) -> bool {
         "NotTerminating" => at(pod, &["spec", "activeDeadlineSeconds"]).is_none(),
         "BestEffort" => best_effort(),
         "NotBestEffort" => !best_effort(),
-        "PriorityClass" => !text(pod, &["spec", "priorityClassName"]).is_empty(),
+        "PriorityClass" | OF_CLAIMS => !classes(scope, pod).is_empty(),
         "CrossNamespacePodAffinity" => crosses_namespaces(pod),
         _ => false,
     }
@@ -245,13 +296,12 @@ fn crosses_namespaces(pod: &Value) -> bool {
 
 fn matches_scope(expression: &Value, pod: &Value) -> bool {
     let scope = text(expression, &["scopeName"]);
-    let class = text(pod, &["spec", "priorityClassName"]);
-    let named = list(expression, &["values"])
-        .iter()
-        .any(|value| value == class);
+    let classes = classes(scope, pod);
+    let values = list(expression, &["values"]);
+    let named = |class: &&str| values.iter().any(|value| value == class);
     match (scope, text(expression, &["operator"])) {
-        ("PriorityClass", "In") => !class.is_empty() && named,
-        ("PriorityClass", "NotIn") => !named,
+        ("PriorityClass" | OF_CLAIMS, "In") => classes.iter().any(named),
+        ("PriorityClass" | OF_CLAIMS, "NotIn") => classes.is_empty() || !classes.iter().all(named),
         (scope, "DoesNotExist") => !has_scope(scope, pod),
         (scope, _) => has_scope(scope, pod),
     }
@@ -260,6 +310,10 @@ fn matches_scope(expression: &Value, pod: &Value) -> bool {
 /// What the containers must say because a quota limits it, by resource: `limits.cpu for: a,b`.
 pub(super) fn unsaid(quota_names: &[&str], pod: &Value) -> Vec<String> {
     let mut missing: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    // Then no container has to say anything.
+    if has_whole(pod) {
+        return Vec::new();
+    }
     let containers = list(pod, &["spec", "containers"]).iter();
     for container in containers.chain(list(pod, &["spec", "initContainers"])) {
         for name in quota_names {
