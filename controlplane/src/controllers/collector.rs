@@ -6,13 +6,14 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::{Value, json};
 
 use crate::cache::{ObjectKey, Queue};
 use crate::kinds::Scope;
 use crate::registry::patch::{PatchRequest, PatchType};
-use crate::registry::{ApiError, Client, DeleteOptions, WriteOptions, object};
+use crate::registry::{ApiError, Client, DeleteOptions, EventType, WriteOptions, object};
 use crate::store::Freshness;
 
 use super::worker::Next;
@@ -81,14 +82,20 @@ impl Controller {
 
     async fn owner(&self, item: &Item, reference: &OwnerReference) -> Result<Owner, ApiError> {
         if let Some(owner) = self.graph().get(&reference.uid)
-            && owner.is(reference)
-            && (owner.namespace.is_empty() || owner.namespace == item.namespace)
+            && owner.is_owner(reference, item)
         {
             return Ok(if owner.waits_for_dependents() {
                 Owner::Waiting
             } else {
                 Owner::Solid
             });
+        }
+        let elsewhere = self
+            .graph()
+            .get(&reference.uid)
+            .is_some_and(|owner| !owner.namespace.is_empty() && owner.namespace != item.namespace);
+        if elsewhere {
+            self.warn(item, reference);
         }
         let (group, version) = reference
             .api_version
@@ -115,6 +122,27 @@ impl Controller {
             Err(error) if error.code() == 404 => Ok(Owner::Absent),
             Err(error) => Err(error),
         }
+    }
+
+    /// An owner in another namespace is none: what says so is about to go, and whoever made it should know why.
+    fn warn(&self, item: &Item, reference: &OwnerReference) {
+        let kind = item.kind.get();
+        let about = ObjectReference {
+            api_version: Some(kind.api_version()),
+            kind: Some(kind.kind.to_owned()),
+            namespace: Some(item.namespace.clone()),
+            name: Some(item.name.clone()),
+            uid: Some(item.uid.clone()),
+            ..ObjectReference::default()
+        };
+        let namespace = &item.namespace;
+        let message = format!(
+            "ownerRef [{}/{}, namespace: {namespace}, name: {}, uid: {}] does not exist in namespace {namespace:?}",
+            reference.api_version, reference.kind, reference.name, reference.uid
+        );
+        let reason = "OwnerRefInvalidNamespace";
+        self.client
+            .event_about(about, EventType::Warning, reason, &message, "");
     }
 
     async fn execute(&self, item: &Item, action: Action) -> Result<(), ApiError> {

@@ -118,20 +118,35 @@ impl Controller {
     }
 
     /// Asks for the deletion of everything; returns what is still there, by kind.
-    async fn empty(&self, namespace: &str) -> (BTreeMap<String, plan::Left>, Option<ApiError>) {
+    ///
+    /// What runs goes first, and until it has gone nothing else does: a pod must not outlive the policies that keep it
+    /// from others.
+    async fn empty(
+        &self,
+        namespace: &str,
+    ) -> (BTreeMap<plan::Resource, plan::Left>, Option<ApiError>) {
         let mut left = BTreeMap::new();
         let mut failure = None;
-        for handle in self.client.registry().stored_kinds() {
-            let kind = &handle.get();
-            if kind.scope != Scope::Namespaced {
-                continue;
-            }
-            match self.empty_of(kind, namespace).await {
-                Ok(None) => {}
-                Ok(Some(found)) => {
-                    left.insert(crate::registry::error::qualified_resource(kind), found);
+        let all = self.client.registry().stored_kinds();
+        let is_pods = |kind: &Kind<'_>| kind.group.is_empty() && kind.plural == "pods";
+        let (pods, others): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|handle| is_pods(&handle.get()));
+        for kinds in [pods, others] {
+            for handle in kinds {
+                let kind = &handle.get();
+                if kind.scope != Scope::Namespaced {
+                    continue;
                 }
-                Err(error) => failure = Some(error),
+                match self.empty_of(kind, namespace).await {
+                    Ok(None) => {}
+                    Ok(Some(found)) => {
+                        left.insert((kind.plural.to_owned(), kind.group.to_owned()), found);
+                    }
+                    Err(error) => failure = Some(error),
+                }
+            }
+            if !left.is_empty() || failure.is_some() {
+                break;
             }
         }
         (left, failure)

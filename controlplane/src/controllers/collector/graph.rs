@@ -56,7 +56,7 @@ impl Item {
         self.deleting && self.has(FOREGROUND)
     }
 
-    pub(super) fn is(&self, reference: &OwnerReference) -> bool {
+    fn is(&self, reference: &OwnerReference) -> bool {
         let group = reference
             .api_version
             .split_once('/')
@@ -65,6 +65,11 @@ impl Item {
             && self.kind.get().kind == reference.kind
             && self.kind.get().group == group
             && self.name == reference.name
+    }
+
+    /// Whether it is what the dependent means by the reference, and can be: of the same namespace, or of none.
+    pub(super) fn is_owner(&self, reference: &OwnerReference, dependent: &Self) -> bool {
+        self.is(reference) && (self.namespace.is_empty() || self.namespace == dependent.namespace)
     }
 
     /// Deletion of its owner must wait for it.
@@ -125,7 +130,7 @@ impl Graph {
         let orphaned = item.owners.iter().any(|owner| {
             self.items
                 .get(&owner.uid)
-                .is_none_or(|owner| owner.waits_for_dependents())
+                .is_none_or(|known| known.waits_for_dependents() || !known.is_owner(owner, &item))
         });
         let finishing = item.deleting && (item.has(FOREGROUND) || item.has(ORPHAN));
         if finishing || (orphaned && !item.deleting) {

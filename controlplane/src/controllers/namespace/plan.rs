@@ -10,6 +10,9 @@ use crate::registry::ApiError;
 
 pub(super) const FINALIZER: &str = "kubernetes";
 
+/// Plural and group of a kind.
+pub(super) type Resource = (String, String);
+
 /// Objects of one kind that are not gone yet.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(super) struct Left {
@@ -25,7 +28,7 @@ struct Says {
     message: String,
 }
 
-fn says(left: &BTreeMap<String, Left>, failure: Option<&ApiError>) -> Vec<Says> {
+fn says(left: &BTreeMap<Resource, Left>, failure: Option<&ApiError>) -> Vec<Says> {
     let of = |kind, yes, reason, message| Says {
         kind,
         yes,
@@ -71,7 +74,10 @@ fn says(left: &BTreeMap<String, Left>, failure: Option<&ApiError>) -> Vec<Says> 
     } else {
         let parts: Vec<String> = left
             .iter()
-            .map(|(kind, left)| format!("{kind} has {} resource instances", left.count))
+            .map(|((plural, group), left)| {
+                // The group of the core kinds is empty, and the dot before it stands all the same.
+                format!("{plural}.{group} has {} resource instances", left.count)
+            })
             .collect();
         let message = format!("Some resources are remaining: {}", parts.join(", "));
         all.push(of(
@@ -115,7 +121,7 @@ fn says(left: &BTreeMap<String, Left>, failure: Option<&ApiError>) -> Vec<Says> 
 /// The namespace with its conditions brought up to date; `None` when they say all that already.
 pub(super) fn with_conditions(
     namespace: &Namespace,
-    left: &BTreeMap<String, Left>,
+    left: &BTreeMap<Resource, Left>,
     failure: Option<&ApiError>,
     now: Timestamp,
 ) -> Option<Namespace> {
@@ -158,7 +164,7 @@ mod tests {
         let namespace = Namespace::default();
         let mut left = BTreeMap::new();
         left.insert(
-            "pods".to_owned(),
+            ("pods".to_owned(), String::new()),
             Left {
                 count: 3,
                 finalizers: [("a.b/c".to_owned(), 1)].into(),
@@ -178,7 +184,7 @@ mod tests {
             message(&first, "NamespaceContentRemaining"),
             (
                 "True".to_owned(),
-                "Some resources are remaining: pods has 3 resource instances".to_owned()
+                "Some resources are remaining: pods. has 3 resource instances".to_owned()
             )
         );
         assert!(

@@ -1,6 +1,7 @@
 //! The ends of things: namespaces, nodes, owners.
 
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 
 use super::*;
 use crate::cache::ObjectKey;
@@ -129,6 +130,47 @@ async fn a_namespace_takes_all_its_content_with_it() {
     );
     let events = cluster.client.list::<Event>("ns").await.unwrap().0;
     assert!(events.is_empty(), "{events:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_namespace_loses_its_pods_before_anything_else() {
+    let cluster = Cluster::new(&["n1"]).await;
+    let mut held: Pod = super::super::fixtures::pod("held", None, None);
+    held.metadata.uid = None;
+    held.metadata.finalizers = Some(vec!["example.com/hold".into()]);
+    cluster.client.create(&held).await.unwrap();
+    let policy: NetworkPolicy = serde_json::from_value(json!({
+        "metadata": {"namespace": "ns", "name": "alone"}, "spec": {"podSelector": {}}}))
+    .unwrap();
+    cluster.client.create(&policy).await.unwrap();
+    running(&cluster, 1).await;
+    cluster
+        .client
+        .delete::<Namespace>("", "ns", DeleteOptions::default())
+        .await
+        .unwrap();
+    let namespaces = cluster.cache.namespaces.clone();
+    cluster
+        .until(&namespaces, "", "ns", |found| {
+            let status = found.and_then(|found| found.status.as_ref());
+            let conditions = status.and_then(|status| status.conditions.as_ref());
+            conditions.into_iter().flatten().any(|condition| {
+                condition.message.as_deref()
+                    == Some("Some resources are remaining: pods. has 1 resource instances")
+            })
+        })
+        .await;
+    let policies = cluster.client.list::<NetworkPolicy>("ns").await.unwrap().0;
+    assert!(policies[0].metadata.deletion_timestamp.is_none());
+    let released = json!({"metadata": {"finalizers": null}});
+    cluster
+        .client
+        .merge_patch::<Pod>("ns", "held", "", &released)
+        .await
+        .unwrap();
+    cluster
+        .until(&namespaces, "", "ns", |found| found.is_none())
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -285,4 +327,40 @@ async fn a_pod_that_need_not_go_after_all_is_told_so() {
         .await;
     controller.reconcile(key).await.unwrap();
     told(&cluster, "patient", "Cancelling deletion of Pod ns/patient").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_in_another_namespace_is_none() {
+    let cluster = Cluster::new(&[]).await;
+    cluster.namespace("other").await;
+    let map = |namespace: &str, name: &str, owners: serde_json::Value| -> ConfigMap {
+        serde_json::from_value(json!({
+            "metadata": {"namespace": namespace, "name": name, "ownerReferences": owners}}))
+        .unwrap()
+    };
+    let owner = map("other", "owner", json!([]));
+    let owner = cluster.client.create(&owner).await.unwrap();
+    let uid = owner.metadata.uid.unwrap();
+    let owners = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid}]);
+    cluster
+        .client
+        .create(&map("ns", "child", owners))
+        .await
+        .unwrap();
+    told(
+        &cluster,
+        "child",
+        &format!(
+            "ownerRef [v1/ConfigMap, namespace: ns, name: owner, uid: {uid}] does not exist in namespace \"ns\""
+        ),
+    )
+    .await;
+    let maps = cluster.cache.config_maps.clone();
+    cluster
+        .until(&maps, "ns", "child", |found: Option<&ConfigMap>| {
+            found.is_none()
+        })
+        .await;
+    let owner = cluster.client.get::<ConfigMap>("other", "owner").await;
+    assert!(owner.unwrap().is_some());
 }
