@@ -156,13 +156,17 @@ impl Registry {
             let mut pod = live.clone();
             let mut conditions = list(live, &["status", "conditions"]).to_vec();
             conditions.retain(|known| known["type"] != "DisruptionTarget");
-            conditions.push(json!({
+            let mut target = json!({
                 "type": "DisruptionTarget",
                 "status": "True",
                 "reason": "EvictionByEvictionAPI",
                 "message": "Eviction API: evicting",
                 "lastTransitionTime": now,
-            }));
+            });
+            if let Some(generation) = integer(live, &["metadata", "generation"]) {
+                target["observedGeneration"] = generation.into();
+            }
+            conditions.push(target);
             pod["status"]["conditions"] = conditions.into();
             Ok(pod)
         })

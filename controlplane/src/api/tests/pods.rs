@@ -176,5 +176,20 @@ async fn evictions_and_logs() {
         "{}",
         unreachable.json
     );
+    let there = member.get(&format!("{PODS}/b")).await.json;
+    let eviction =
+        json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "b"}});
+    let path = format!("{PODS}/b/eviction");
+    assert_eq!(member.post(&path, &eviction).await.code, 201);
+    let evicted = member.get(&format!("{PODS}/b")).await.json;
+    let mut conditions = evicted["status"]["conditions"].as_array().unwrap().iter();
+    let target = conditions
+        .find(|it| it["type"] == "DisruptionTarget")
+        .unwrap();
+    assert!(there["metadata"]["generation"].is_u64());
+    assert_eq!(
+        target["observedGeneration"],
+        there["metadata"]["generation"]
+    );
     member.controller.shutdown().await;
 }

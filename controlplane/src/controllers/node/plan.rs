@@ -228,6 +228,7 @@ pub(super) fn pod_not_ready(pod: &Pod, now: Timestamp) -> Option<Pod> {
     {
         "False".clone_into(&mut condition.status);
         condition.last_transition_time = Some(Time(now));
+        condition.observed_generation = pod.metadata.generation;
     }
     Some(changed)
 }

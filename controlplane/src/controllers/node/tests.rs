@@ -185,7 +185,11 @@ fn eviction_waits_as_long_as_tolerated() {
 
 #[test]
 fn pods_of_a_lost_node_are_not_ready() {
-    let changed = plan::pod_not_ready(&pod("p", Some("n"), Some(1)), at(5)).unwrap();
+    let mut ready = pod("p", Some("n"), Some(1));
+    ready.metadata.generation = Some(3);
+    let changed = plan::pod_not_ready(&ready, at(5)).unwrap();
+    let condition = crate::controllers::podstate::ready_condition(&changed).unwrap();
+    assert_eq!(condition.observed_generation, Some(3));
     assert!(!crate::controllers::podstate::is_ready(&changed));
     assert_eq!(plan::pod_not_ready(&changed, at(6)), None);
 }
