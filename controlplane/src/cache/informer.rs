@@ -9,7 +9,7 @@
 //! objects that were used lately; any other is read again when somebody asks for it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -115,6 +115,7 @@ struct Shared<K> {
     snapshot: RwLock<Snapshot<K>>,
     /// Revision up to which the snapshot is complete and handlers have been told.
     progress: AtomicU64,
+    /// The same, for those who wait; told only while there are some.
     advanced: watch::Sender<u64>,
     synced: watch::Sender<bool>,
 }
@@ -314,10 +315,12 @@ impl<K: Object> Informer<K> {
 
     /// Waits until the snapshot holds the write that made `revision`. False after `timeout`.
     pub(crate) async fn wait_for(&self, revision: u64, timeout: Duration) -> bool {
+        let mut advanced = self.shared.advanced.subscribe();
+        // Whoever advances it from here on sees that somebody waits, or it is seen here what was reached before.
+        fence(Ordering::SeqCst);
         if self.progress() >= revision {
             return true;
         }
-        let mut advanced = self.shared.advanced.subscribe();
         let reached = advanced.wait_for(|progress| *progress >= revision);
         matches!(tokio::time::timeout(timeout, reached).await, Ok(Ok(_)))
     }
@@ -487,7 +490,11 @@ impl<K: Object> Informer<K> {
     pub(super) fn advance(&self, revision: u64) {
         if revision > self.progress() {
             self.shared.progress.store(revision, Ordering::Release);
-            self.shared.advanced.send_replace(revision);
+            fence(Ordering::SeqCst);
+            // All kinds advance with each write, and mostly nobody waits for any.
+            if self.shared.advanced.receiver_count() > 0 {
+                self.shared.advanced.send_replace(revision);
+            }
         }
     }
 

@@ -180,6 +180,28 @@ impl Client {
         subresource: &str,
         patch: &Value,
     ) -> Result<K, ApiError> {
+        self.merged::<K>(namespace, name, subresource, patch)
+            .await
+            .and_then(typed_written)
+    }
+
+    /// The same for those who do not look at what comes of it.
+    pub(crate) async fn merge_patch_unread<K: Object>(
+        &self,
+        namespace: &str,
+        name: &str,
+        patch: &Value,
+    ) -> Result<(), ApiError> {
+        self.merged::<K>(namespace, name, "", patch).await.map(drop)
+    }
+
+    async fn merged<K: Object>(
+        &self,
+        namespace: &str,
+        name: &str,
+        subresource: &str,
+        patch: &Value,
+    ) -> Result<Written, ApiError> {
         let request = PatchRequest {
             kind: kind_of::<K>()?,
             namespace,
@@ -188,11 +210,11 @@ impl Client {
             patch_type: PatchType::Merge,
             patch,
         };
-        let (written, _) = self
+        let patched = self
             .registry
             .patch(request, &self.options(), &|_| Ok(()))
-            .await?;
-        typed_written(written)
+            .await;
+        patched.map(|(written, _)| written)
     }
 
     /// Strategic merge patch of the main resource.

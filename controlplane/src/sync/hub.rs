@@ -187,9 +187,10 @@ impl Hub {
                         continue;
                     }
                     let revision = *advanced.borrow_and_update();
-                    self.flush(revision);
-                    rested = Instant::now() + pace(self.peers.len());
-                    gathered = rested + GATHER;
+                    if self.flush(revision) {
+                        rested = Instant::now() + pace(self.peers.len());
+                        gathered = rested + GATHER;
+                    }
                 }
                 command = commands.recv() => match command {
                     Some(Command::Connect { node, reply }) => {
@@ -295,6 +296,7 @@ impl Hub {
     }
 
     fn resync_drained(&mut self) {
+        self.forget_closed();
         let drained: Vec<String> = self
             .peers
             .iter()
@@ -307,30 +309,33 @@ impl Hub {
         }
     }
 
-    /// Everything that is dirty, to everyone whom it concerns.
-    fn flush(&mut self, revision: u64) {
+    /// Everything that is dirty, to everyone whom it concerns. False when that is nothing: most revisions are leases, and
+    /// what follows on one must not wait as if the nodes had something to take.
+    fn flush(&mut self, revision: u64) -> bool {
         let mut dirty = std::mem::take(&mut *self.dirty.lock().expect("no panic while held"));
         let since = self.revision;
         self.revision = revision;
+        if dirty.is_empty() && self.holds.waiting() == 0 {
+            return false;
+        }
         self.observe(&dirty);
         self.release(&mut dirty);
         self.send(&dirty, since);
+        true
     }
 
     /// The present state of what is dirty, as a step from `since` to the revision of the last flush.
     fn send(&mut self, dirty: &Dirty, since: u64) {
+        self.forget_closed();
         let revision = self.revision;
         let shared = Arc::new(state::shared(&self.cache, dirty));
         self.full.changed(dirty);
         let mut own: HashMap<String, Own> = HashMap::new();
         self.flush_pods(dirty, &mut own);
         self.flush_objects(dirty, &mut own);
-        let mut gone = Vec::new();
         for (node, peer) in &mut self.peers {
             let own = own.remove(node).unwrap_or_default();
-            if peer.is_closed() {
-                gone.push(node.clone());
-            } else if !shared.is_empty() || !own.is_empty() {
+            if !shared.is_empty() || !own.is_empty() {
                 let shared = Arc::clone(&shared);
                 let full = false;
                 peer.send(Parcel {
@@ -343,7 +348,13 @@ impl Hub {
                 self.metrics.batch();
             }
         }
-        for node in gone {
+    }
+
+    /// Streams that have ended.
+    fn forget_closed(&mut self) {
+        let closed = self.peers.iter().filter(|(_, peer)| peer.is_closed());
+        let closed: Vec<String> = closed.map(|(node, _)| node.clone()).collect();
+        for node in closed {
             self.disconnect(&node);
         }
     }
@@ -441,7 +452,14 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use k8s_openapi::api::coordination::v1::Lease;
+    use k8s_openapi::api::core::v1::Service;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
     use super::*;
+    use crate::registry::Change;
 
     #[test]
     fn few_nodes_wait_for_nothing() {
@@ -449,5 +467,39 @@ mod tests {
         assert_eq!(pace(49), Duration::ZERO);
         assert_eq!(pace(1_000), Duration::from_millis(20));
         assert_eq!(pace(usize::MAX), SLOWEST_PACE);
+    }
+
+    #[test]
+    fn a_lease_is_news_to_no_node_and_what_follows_says_from_where_it_goes_on() {
+        let cache = Cache::empty();
+        let (applied, metrics) = (Applied::default(), SyncMetrics::default());
+        let mut hub = Hub::new(&cache, &applied, Limits::default(), &metrics);
+        let mut parcels = hub.connect("n1");
+        assert!(parcels.try_recv().unwrap().full);
+        let lease = Lease {
+            metadata: named("n1"),
+            ..Lease::default()
+        };
+        cache.leases.apply(vec![Change::Applied(lease.into())], 7);
+        assert!(!hub.flush(7));
+        assert!(parcels.try_recv().is_err());
+        let service = Service {
+            metadata: named("s"),
+            ..Service::default()
+        };
+        cache
+            .services
+            .apply(vec![Change::Applied(service.into())], 8);
+        assert!(hub.flush(8));
+        let parcel = parcels.try_recv().unwrap();
+        assert_eq!((parcel.since, parcel.revision), (7, 8));
+    }
+
+    fn named(name: &str) -> ObjectMeta {
+        ObjectMeta {
+            namespace: Some("ns".to_owned()),
+            name: Some(name.to_owned()),
+            ..ObjectMeta::default()
+        }
     }
 }

@@ -167,9 +167,12 @@ pub(super) async fn renew(
         "leaseDurationSeconds": seconds,
         "renewTime": now,
     }});
-    match client.merge_patch::<Lease>(LEASES, name, "", &patch).await {
+    match client
+        .merge_patch_unread::<Lease>(LEASES, name, &patch)
+        .await
+    {
         Err(error) if error.code() == 404 => {}
-        result => return result.map(|_| ()),
+        result => return result,
     }
     let owner = node.map(|node| OwnerReference {
         api_version: "v1".to_owned(),

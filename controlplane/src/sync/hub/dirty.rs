@@ -21,6 +21,14 @@ pub(super) struct Dirty {
 }
 
 impl Dirty {
+    pub(super) fn is_empty(&self) -> bool {
+        self.services.is_empty()
+            && self.slices.is_empty()
+            && self.nodes.is_empty()
+            && self.objects.is_empty()
+            && self.pods.is_empty()
+    }
+
     fn pod(&mut self, key: &ObjectKey, pod: &Pod) {
         let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref());
         if let Some(node) = node.filter(|node| !node.is_empty()) {
