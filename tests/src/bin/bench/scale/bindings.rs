@@ -1,11 +1,14 @@
-//! Bindings as a client sees them: a watch on the pods that have a node.
+//! Bindings as a client sees them: a watch on the pods that have a node. As any client, it begins again where it was when
+//! the server cuts it off as too slow, and lists when what it wants to begin with is no longer known there.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail, ensure};
-use http::Method;
+use http::{Method, StatusCode};
 use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use super::objects::NAMESPACE;
@@ -15,6 +18,13 @@ use crate::rest::Connection;
 const BOUND: &[u8] = b"{\"type\":\"ADDED\"";
 /// The watch is over.
 const ERROR: &[u8] = b"{\"type\":\"ERROR\"";
+/// The version is the first of the metadata.
+const VERSION: &[u8] = b"\"metadata\":{\"resourceVersion\":\"";
+/// How much of an event is looked at: until behind its version.
+const HEAD: usize = 160;
+/// The same of an error, which is read as a whole.
+const WHOLE: usize = 16 * 1024;
+const SELECTOR: &str = "fieldSelector=spec.nodeName%21%3D";
 
 /// When bindings were seen.
 #[derive(Debug, Clone, Copy, Default)]
@@ -56,41 +66,111 @@ impl Drop for Watcher {
 impl Watcher {
     /// Sees what is bound from now on.
     pub(super) async fn start(mut connection: Connection) -> anyhow::Result<Self> {
-        let pods = format!("/api/v1/namespaces/{NAMESPACE}/pods");
-        let list = connection.get(&format!("{pods}?limit=1")).await?;
-        let revision = list["metadata"]["resourceVersion"]
-            .as_str()
-            .context("a revision")?;
-        let path = format!(
-            "{pods}?watch=true&resourceVersion={revision}&fieldSelector=spec.nodeName%21%3D"
-        );
-        let response = connection.send(Method::GET, &path, "").await?;
-        ensure!(response.status().is_success(), "no watch: {response:?}");
-        let mut body = response.into_body();
+        let (before, version) = bound_now(&mut connection).await?;
         let seen = Arc::<Mutex<Seen>>::default();
-        let shared = Arc::clone(&seen);
-        let task = tokio::spawn(async move {
-            let _connection = connection;
-            let mut lines = Lines::default();
-            while let Some(frame) = body.frame().await {
-                if let Ok(data) = frame?.into_data() {
-                    let bound = lines.bound_in(&data)?;
-                    let mut seen = shared.lock().unwrap_or_else(PoisonError::into_inner);
-                    seen.more(bound, Instant::now());
-                }
-            }
-            bail!("the watch on bound pods has ended")
-        });
+        let follower = Follower {
+            connection,
+            before,
+            version,
+            seen: Arc::clone(&seen),
+        };
+        let task = tokio::spawn(follower.follow());
         Ok(Self { seen, task })
     }
 
-    /// An error when the watch has ended.
+    /// An error when there is no watch any more.
     pub(super) async fn seen(&mut self) -> anyhow::Result<Seen> {
         if self.task.is_finished() {
             (&mut self.task).await??;
         }
         Ok(*self.seen.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+fn pods() -> String {
+    format!("/api/v1/namespaces/{NAMESPACE}/pods")
+}
+
+/// How many pods have a node, and the version of that.
+async fn bound_now(connection: &mut Connection) -> anyhow::Result<(u64, String)> {
+    let list = connection.get(&format!("{}?{SELECTOR}", pods())).await?;
+    let items = list["items"].as_array().context("a list")?;
+    let version = list["metadata"]["resourceVersion"].as_str();
+    Ok((items.len() as u64, version.context("a version")?.to_owned()))
+}
+
+struct Follower {
+    connection: Connection,
+    /// Pods that were bound when it began.
+    before: u64,
+    /// Of the last event.
+    version: String,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl Follower {
+    async fn follow(mut self) -> anyhow::Result<()> {
+        loop {
+            let version = &self.version;
+            let path = format!("{}?watch=true&resourceVersion={version}&{SELECTOR}", pods());
+            let response = self.connection.send(Method::GET, &path, "").await?;
+            let moved = match response.status() {
+                StatusCode::GONE => false,
+                status if status.is_success() => self.read(response.into_body()).await?,
+                _ => bail!("no watch: {response:?}"),
+            };
+            if !moved {
+                self.list_again().await?;
+            }
+        }
+    }
+
+    /// Until the watch is over. Whether any event came.
+    async fn read(&mut self, mut body: Incoming) -> anyhow::Result<bool> {
+        let mut lines = Lines::default();
+        let mut moved = false;
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame?.into_data() else {
+                continue;
+            };
+            let news = lines.news_in(&data)?;
+            self.note(news.bound);
+            if let Some(version) = news.version {
+                moved = true;
+                self.version = version;
+            }
+            if news.cut_off {
+                break;
+            }
+        }
+        Ok(moved)
+    }
+
+    /// What the list has and no watch has told. No pod goes, or loses its node, while it is watched.
+    async fn list_again(&mut self) -> anyhow::Result<()> {
+        let (bound, version) = bound_now(&mut self.connection).await?;
+        self.version = version;
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.before + seen.count;
+        drop(seen);
+        self.note(bound.saturating_sub(known));
+        Ok(())
+    }
+
+    fn note(&self, bound: u64) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.more(bound, Instant::now());
+    }
+}
+
+/// What a piece of a watch's stream tells.
+#[derive(Debug, Default, PartialEq)]
+struct News {
+    bound: u64,
+    /// Of the last event.
+    version: Option<String>,
+    /// It has to begin again.
+    cut_off: bool,
 }
 
 /// Events of which only the beginning is looked at.
@@ -101,21 +181,45 @@ struct Lines {
 }
 
 impl Lines {
-    fn bound_in(&mut self, mut data: &[u8]) -> anyhow::Result<u64> {
-        let mut bound = 0;
+    fn news_in(&mut self, mut data: &[u8]) -> anyhow::Result<News> {
+        let mut news = News::default();
         while !data.is_empty() {
             let end = data.iter().position(|byte| *byte == b'\n');
-            let line = &data[..end.unwrap_or(data.len())];
-            let room = BOUND.len() - self.head.len();
-            self.head.extend_from_slice(&line[..line.len().min(room)]);
+            self.keep(&data[..end.unwrap_or(data.len())]);
             let Some(end) = end else { break };
-            ensure!(self.head != ERROR, "the watch on bound pods was cut off");
-            bound += u64::from(self.head == BOUND);
+            if self.head.starts_with(ERROR) {
+                let event: Value = serde_json::from_slice(&self.head)?;
+                ensure!(event["object"]["code"] == 410, "the watch failed: {event}");
+                news.cut_off = true;
+            } else {
+                news.bound += u64::from(self.head.starts_with(BOUND));
+                news.version = Some(version(&self.head).context("an event has no version")?);
+            }
             self.head.clear();
             data = &data[end + 1..];
         }
-        Ok(bound)
+        Ok(news)
     }
+
+    fn keep(&mut self, line: &[u8]) {
+        let mut line = line;
+        for most in [HEAD, WHOLE] {
+            let room = most.saturating_sub(self.head.len()).min(line.len());
+            self.head.extend_from_slice(&line[..room]);
+            line = &line[room..];
+            if !self.head.starts_with(ERROR) {
+                break;
+            }
+        }
+    }
+}
+
+fn version(head: &[u8]) -> Option<String> {
+    let mut places = head.windows(VERSION.len());
+    let at = places.position(|place| place == VERSION)?;
+    let rest = &head[at + VERSION.len()..];
+    let end = rest.iter().position(|byte| *byte == b'"')?;
+    String::from_utf8(rest[..end].to_vec()).ok()
 }
 
 /// What the scheduler says of itself.
@@ -160,20 +264,47 @@ mod tests {
 
     use super::*;
 
+    fn event(kind: &str, version: u32) -> String {
+        format!(
+            "{{\"type\":\"{kind}\",\"object\":{{\"kind\":\"Pod\",\"apiVersion\":\"v1\",\"metadata\":{{\
+             \"resourceVersion\":\"{version}\",\"name\":\"{}\"}}}}}}\n",
+            "p".repeat(200)
+        )
+    }
+
     #[test]
     fn only_pods_that_come_into_the_selection_are_bound() {
         let mut lines = Lines::default();
-        let stream = b"{\"type\":\"ADDED\",\"object\":{}}\n{\"type\":\"MODIFIED\",\"object\":{}}\n{\"type\":\"ADDED\",\"object\":{}}\n";
+        let stream = [event("ADDED", 7), event("MODIFIED", 8), event("ADDED", 11)].concat();
         for size in 1..stream.len() {
-            let pieces = stream.chunks(size).map(|piece| lines.bound_in(piece));
-            let all: u64 = pieces.map(Result::unwrap).sum();
-            assert_eq!(all, 2, "in pieces of {size}");
+            let pieces = stream.as_bytes().chunks(size);
+            let pieces = pieces.map(|piece| lines.news_in(piece).unwrap());
+            let all: Vec<News> = pieces.collect();
+            let bound: u64 = all.iter().map(|news| news.bound).sum();
+            assert_eq!(bound, 2, "in pieces of {size}");
+            let last = all.iter().rev().find_map(|news| news.version.clone());
+            assert_eq!(last.as_deref(), Some("11"), "in pieces of {size}");
         }
-        assert!(
-            lines
-                .bound_in(b"{\"type\":\"ERROR\",\"object\":{}}\n")
-                .is_err()
-        );
+        assert!(lines.news_in(b"{\"type\":\"ADDED\"}\n").is_err());
+    }
+
+    #[test]
+    fn who_is_cut_off_begins_again_and_any_other_error_is_one() {
+        let mut lines = Lines::default();
+        let error = |code: u32| {
+            let why = "w".repeat(500);
+            format!("{{\"type\":\"ERROR\",\"object\":{{\"message\":\"{why}\",\"code\":{code}}}}}\n")
+        };
+        let stream = event("ADDED", 7) + &error(410);
+        for size in 1..stream.len() {
+            let pieces = stream.as_bytes().chunks(size);
+            let pieces = pieces.map(|piece| lines.news_in(piece).unwrap());
+            let all: Vec<News> = pieces.collect();
+            assert!(all.last().unwrap().cut_off, "in pieces of {size}");
+            let versions = all.iter().filter_map(|news| news.version.clone());
+            assert_eq!(versions.collect::<Vec<_>>(), ["7"], "in pieces of {size}");
+        }
+        assert!(lines.news_in(error(500).as_bytes()).is_err());
     }
 
     #[test]
