@@ -47,7 +47,7 @@ mod plan;
 mod ports;
 mod probe;
 mod prober;
-mod qos;
+pub(crate) mod qos;
 pub(crate) mod quantity;
 mod record;
 mod report;

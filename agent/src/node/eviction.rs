@@ -8,13 +8,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::PodSpec;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::heartbeat::Heartbeat;
 use super::host::Usage;
 use crate::images::ImageStore;
-use crate::pods::{EventType, Machine, Pods, Snapshot, quantity};
+use crate::pods::{EventType, Machine, Pods, Snapshot, qos, quantity};
 use crate::runtime;
 
 pub(crate) mod local;
@@ -198,6 +199,15 @@ fn is_evictable(snapshot: &Snapshot) -> bool {
     !matches!(phase, Some("Failed" | "Succeeded")) && priority < CRITICAL && !snapshot.is_static()
 }
 
+/// What the pod asks for in all of what is short.
+fn requested(spec: &PodSpec, signal: Signal) -> u64 {
+    match signal {
+        Signal::Memory => qos::pod_resources(spec).memory_request_bytes.unwrap_or(0),
+        Signal::Disk => qos::storage_request(spec),
+        Signal::Inodes | Signal::Pids => 0,
+    }
+}
+
 /// `None` when it has nothing of what is short.
 fn candidate(snapshot: &Snapshot, signal: Signal, parent: &str) -> Option<Candidate> {
     let spec = snapshot.pod.spec.as_ref()?;
@@ -249,7 +259,33 @@ fn candidate(snapshot: &Snapshot, signal: Signal, parent: &str) -> Option<Candid
         uid: uid.clone(),
         priority: spec.priority.unwrap_or(0),
         used: whole,
-        requested: containers.iter().map(|(_, _, requested)| requested).sum(),
+        requested: requested(spec, signal),
         containers,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_a_pod_asks_for_as_a_whole_and_for_its_sidecars_counts() {
+        let spec = |more: serde_json::Value| -> PodSpec {
+            let mut spec = serde_json::json!({
+                "containers": [{"name": "c", "resources": {"requests": {"memory": "10", "ephemeral-storage": "5"}}}],
+                "initContainers": [{"name": "s", "restartPolicy": "Always",
+                    "resources": {"requests": {"memory": "3"}}}],
+                "overhead": {"memory": "1"}});
+            spec.as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
+            serde_json::from_value(spec).unwrap()
+        };
+        let plain = spec(serde_json::json!({}));
+        assert_eq!(requested(&plain, Signal::Memory), 14);
+        assert_eq!(requested(&plain, Signal::Disk), 5);
+        let whole = spec(serde_json::json!({"resources": {"requests": {"memory": "100"}}}));
+        assert_eq!(requested(&whole, Signal::Memory), 101);
+    }
 }

@@ -18,6 +18,32 @@ pub(crate) struct Resolver {
 }
 
 impl Resolver {
+    /// Leaves out what would not be used, and tells of it in the words of the kubelet.
+    fn bound(&mut self) -> Vec<String> {
+        let mut told = Vec::new();
+        if self.nameservers.len() > MOST_NAMESERVERS {
+            self.nameservers.truncate(MOST_NAMESERVERS);
+            told.push(format!(
+                "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: {}",
+                self.nameservers.join(" ")
+            ));
+        }
+        let asked = self.searches.len();
+        self.searches.truncate(MOST_SEARCHES);
+        let mut length = 0;
+        self.searches.retain(|search| {
+            length += search.len() + 1;
+            length <= LONGEST_SEARCH_LINE
+        });
+        if self.searches.len() < asked {
+            told.push(format!(
+                "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {}",
+                self.searches.join(" ")
+            ));
+        }
+        told
+    }
+
     /// Reads a resolv.conf; what is not understood is passed over.
     pub(crate) fn parse(text: &str) -> Self {
         let mut resolver = Self::default();
@@ -54,14 +80,14 @@ impl Resolver {
     }
 }
 
-/// The pod's resolver by its `dnsPolicy` and `dnsConfig`.
+/// The pod's resolver by its `dnsPolicy` and `dnsConfig`, and what is to be said of what has no room in it.
 pub(crate) fn resolver(
     spec: &PodSpec,
     namespace: &str,
     domain: &str,
     cluster_dns: IpAddr,
     host: &Resolver,
-) -> Resolver {
+) -> (Resolver, Vec<String>) {
     let host_network = spec.host_network == Some(true);
     let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
     let mut resolver = match policy {
@@ -101,14 +127,8 @@ pub(crate) fn resolver(
     }
     unique(&mut resolver.nameservers);
     unique(&mut resolver.searches);
-    resolver.nameservers.truncate(MOST_NAMESERVERS);
-    resolver.searches.truncate(MOST_SEARCHES);
-    let mut length = 0;
-    resolver.searches.retain(|search| {
-        length += search.len() + 1;
-        length <= LONGEST_SEARCH_LINE
-    });
-    resolver
+    let left_out = resolver.bound();
+    (resolver, left_out)
 }
 
 fn unique(values: &mut Vec<String>) {

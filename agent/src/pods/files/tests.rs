@@ -14,7 +14,9 @@ fn rendered(spec: serde_json::Value) -> String {
     spec["containers"] = serde_json::json!([]);
     let spec: PodSpec = serde_json::from_value(spec).unwrap();
     let dns = "10.96.0.10".parse().unwrap();
-    resolver(&spec, "ns", "cluster.local", dns, &host()).render()
+    resolver(&spec, "ns", "cluster.local", dns, &host())
+        .0
+        .render()
 }
 
 #[test]
@@ -95,4 +97,28 @@ proptest! {
         pod.metadata.name = Some(name);
         prop_assert!(hostname(&pod, "n").len() <= 63);
     }
+}
+
+#[test]
+fn what_has_no_room_in_the_resolver_is_told() {
+    let told = |servers: usize, searches: usize| {
+        let servers: Vec<String> = (0..servers).map(|n| format!("192.0.2.{n}")).collect();
+        let searches: Vec<String> = (0..searches).map(|n| format!("s{n}")).collect();
+        let spec = serde_json::json!({"containers": [], "dnsPolicy": "None",
+            "dnsConfig": {"nameservers": servers, "searches": searches}});
+        let spec: PodSpec = serde_json::from_value(spec).unwrap();
+        let dns = "10.96.0.10".parse().unwrap();
+        resolver(&spec, "ns", "cluster.local", dns, &Resolver::default()).1
+    };
+    assert!(told(3, 32).is_empty());
+    assert_eq!(
+        told(4, 1),
+        [
+            "Nameserver limits were exceeded, some nameservers have been omitted, the applied nameserver line is: \
+          192.0.2.0 192.0.2.1 192.0.2.2"
+        ]
+    );
+    let searches = told(1, 33);
+    let head = "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: s0 s1 ";
+    assert!(searches.len() == 1 && searches[0].starts_with(head) && searches[0].ends_with(" s31"));
 }

@@ -318,7 +318,7 @@ impl<M: Machine> Worker<M> {
     }
 
     /// The files that every container of the pod sees.
-    fn write_files(&self) -> std::io::Result<()> {
+    fn write_files(&mut self) -> std::io::Result<()> {
         let settings = &self.context.settings;
         let spec = self.pod.spec.clone().unwrap_or_default();
         let hostname = files::hostname(&self.pod, &settings.node_hostname);
@@ -329,7 +329,7 @@ impl<M: Machine> Worker<M> {
             &self.record.addresses,
             &settings.host_hosts,
         );
-        let resolver = files::resolver(
+        let (resolver, left_out) = files::resolver(
             &spec,
             &self.key.namespace,
             &settings.cluster_domain,
@@ -347,6 +347,9 @@ impl<M: Machine> Worker<M> {
                 std::fs::write(&path, content)?;
                 std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))?;
             }
+        }
+        for (number, message) in left_out.into_iter().enumerate() {
+            self.event_once(&format!("dns {number}"), None, "DNSConfigForming", message);
         }
         Ok(())
     }
