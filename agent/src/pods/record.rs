@@ -40,6 +40,9 @@ pub(crate) struct Record {
     pub(crate) restarting_all: bool,
     #[serde(default)]
     pub(crate) resize: Option<Resize>,
+    /// What is asked for the pod as a whole, as its cgroup has it; the pod may ask for other by now.
+    #[serde(default)]
+    pub(crate) resources: Option<ResourceRequirements>,
     /// The pod has users of its own: where their ids begin outside.
     #[serde(default)]
     pub(crate) first_id: Option<u32>,
@@ -219,6 +222,7 @@ impl Record {
             failed: None,
             restarting_all: false,
             resize: None,
+            resources: None,
             first_id: None,
             reported: None,
         }

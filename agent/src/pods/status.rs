@@ -96,6 +96,8 @@ pub(crate) fn status(
         init_container_statuses: (!init.is_empty()).then_some(init),
         container_statuses: Some(main),
         ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
+        allocated_resources: record.resources.as_ref().and_then(|it| it.requests.clone()),
+        resources: record.resources.clone(),
         observed_generation: pod.metadata.generation,
         ..PodStatus::default()
     }

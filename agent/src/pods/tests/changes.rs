@@ -65,6 +65,61 @@ async fn resources_change_in_place_or_by_a_new_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn resources_of_a_pod_as_a_whole_change_in_place() {
+    let whole = |cpu: &str, generation: i64| {
+        let spec = serde_json::json!({"resources": {"requests": {"cpu": cpu}}});
+        let mut pod = pod(UID, one(spec));
+        pod.metadata.generation = Some(generation);
+        pod
+    };
+    let has = |cpu: &'static str| {
+        move |status: &k8s_openapi::api::core::v1::PodStatus| {
+            let requests = |it: &k8s_openapi::api::core::v1::ResourceRequirements| {
+                it.requests.as_ref().map(|all| all["cpu"].0.clone())
+            };
+            let conditions = status.conditions.iter().flatten();
+            status.resources.as_ref().and_then(requests).as_deref() == Some(cpu)
+                && status
+                    .allocated_resources
+                    .as_ref()
+                    .is_some_and(|all| all["cpu"].0 == cpu)
+                && !conditions
+                    .into_iter()
+                    .any(|it| it.type_.starts_with("PodResize"))
+        }
+    };
+    let world = World::new();
+    let pods = world.open().await;
+    pods.set(whole("100m", 1)).await;
+    world.recorder.status_when(UID, "begun", has("100m")).await;
+    world.recorder.status_when(UID, "ready", is_ready).await;
+    assert!(world.machine.lock().resized.is_empty());
+    pods.set(whole("200m", 2)).await;
+    world
+        .recorder
+        .status_when(UID, "resized", has("200m"))
+        .await;
+    let resized = world.machine.lock().resized.clone();
+    assert!(
+        matches!(&resized[..], [(whose, to)] if whose.is_empty() && to.cpu_request_millis == Some(200)),
+        "{resized:?}"
+    );
+    let messages = [
+        ("ResizeStarted", "started"),
+        ("ResizeCompleted", "completed"),
+    ];
+    for (reason, stage) in messages {
+        let message = format!(
+            "Pod resize {stage}: {{\"containers\":[{{\"name\":\"main\",\"resources\":{{}}}}],\"generation\":2}}"
+        );
+        assert!(
+            world.recorder.events().contains(&(reason, message)),
+            "{reason}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_node_cannot_give_is_said_and_what_runs_goes_on() {
     let world = World::new();
     let pods = world.open().await;
@@ -74,6 +129,11 @@ async fn what_the_node_cannot_give_is_said_and_what_runs_goes_on() {
     let infeasible = has_condition("PodResizePending", Some("Infeasible"));
     let status = world.recorder.status_when(UID, "refusal", infeasible).await;
     assert!(is_ready(&status));
+    let message = "Pod resize Infeasible: {\"containers\":[{\"name\":\"main\",\"resources\":{\"requests\":\
+                   {\"cpu\":\"64\"}}}],\"generation\":0,\"error\":\"Node didn't have enough capacity: cpu, \
+                   requested: 64000, capacity: 2000\"}";
+    let event = ("ResizeInfeasible", message.to_owned());
+    assert!(world.recorder.events().contains(&event));
     // The other pod has what this one wants, until it has gone.
     let mut other = pod("uid-2", resources("1500m", false));
     other.metadata.name = Some("other".to_owned());

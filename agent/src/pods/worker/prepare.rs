@@ -137,6 +137,12 @@ impl<M: Machine> Worker<M> {
                 .map_err(|error| format!("Failed to create pod sandbox: {error}"))
                 .map_err(fail("FailedCreatePodSandBox"))?;
             self.use_sandbox(sandbox);
+            let asked = self
+                .pod
+                .spec
+                .as_ref()
+                .and_then(|spec| spec.resources.clone());
+            self.record.resources = asked;
         }
         Ok(())
     }

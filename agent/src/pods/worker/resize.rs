@@ -1,6 +1,7 @@
 //! Resources of a running pod change: in its cgroups, or by a new attempt where the container wants that.
 
-use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
+use serde::Serialize;
 
 use super::Worker;
 use crate::pods::context::Share;
@@ -55,15 +56,56 @@ fn refused(asked: Share, others: Share, all: Share) -> Option<Resize> {
     ))
 }
 
+/// What a pod asks for, as events have it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Summary<'a> {
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    init_containers: Vec<Asked<'a>>,
+    containers: Vec<Asked<'a>>,
+    generation: i64,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    error: &'a str,
+}
+
+#[derive(Serialize)]
+struct Asked<'a> {
+    name: &'a str,
+    resources: ResourceRequirements,
+}
+
+/// An event's message: how far a change is, and to what.
+fn told(stage: &str, pod: &Pod, error: &str) -> String {
+    let asked = |container| -> Asked<'_> {
+        let container: &Container = container;
+        Asked {
+            name: &container.name,
+            resources: container.resources.clone().unwrap_or_default(),
+        }
+    };
+    let spec = pod.spec.iter();
+    let init = spec
+        .clone()
+        .flat_map(|spec| spec.init_containers.iter().flatten());
+    let summary = Summary {
+        init_containers: init.map(asked).collect(),
+        containers: spec.flat_map(|spec| &spec.containers).map(asked).collect(),
+        generation: pod.metadata.generation.unwrap_or(0),
+        error,
+    };
+    let text = serde_json::to_string(&summary).expect("names and quantities serialize");
+    format!("Pod resize {stage}: {text}")
+}
+
 impl<M: Machine> Worker<M> {
     pub(super) async fn resize(&mut self) {
         self.resize_due = false;
         let spec = self.pod.spec.clone().unwrap_or_default();
         let changed = self.outgrown(&spec);
-        if changed.is_empty() {
+        if changed.is_empty() && !self.whole_outgrown(&spec) {
             self.context.allocate(&self.key.uid, Some(asked(&spec)));
             if self.record.resize.take().is_some() {
-                let message = "Pod resize completed".to_owned();
+                let message = told("completed", &self.pod, "");
                 self.event(None, EventType::Normal, "ResizeCompleted", message);
             }
             return;
@@ -77,18 +119,19 @@ impl<M: Machine> Worker<M> {
         let others = self.context.allocated_to_others(&self.key.uid);
         if let Some(refused) = refused(asked(&spec), others, all) {
             if self.record.resize.as_ref() != Some(&refused) {
-                let event = match refused.reason.as_deref() {
-                    Some("Infeasible") => "ResizeInfeasible",
-                    _ => "ResizeDeferred",
+                let (event, stage) = match refused.reason.as_deref() {
+                    Some("Infeasible") => ("ResizeInfeasible", "Infeasible"),
+                    _ => ("ResizeDeferred", "Deferred"),
                 };
-                let message = refused.message.clone().unwrap_or_default();
+                let why = refused.message.as_deref().unwrap_or_default();
+                let message = told(stage, &self.pod, why);
                 self.event(None, EventType::Warning, event, message);
             }
             self.record.resize = Some(refused);
             return;
         }
         if self.record.resize.as_ref().is_none_or(|it| it.pending) {
-            let message = "Pod resize started".to_owned();
+            let message = told("started", &self.pod, "");
             self.event(None, EventType::Normal, "ResizeStarted", message);
         }
         self.context.allocate(&self.key.uid, Some(asked(&spec)));
@@ -98,13 +141,19 @@ impl<M: Machine> Worker<M> {
             message: None,
         };
         if let Err(error) = self.apply_resources(&spec, &changed).await {
-            self.event(None, EventType::Warning, "ResizeError", error.clone());
+            let message = told("error", &self.pod, &error);
+            self.event(None, EventType::Warning, "ResizeError", message);
             resize.reason = Some("Error".to_owned());
             resize.message = Some(error);
         }
         self.record.resize = Some(resize);
         // Once more, to see whether it is done; what waits for new attempts is looked at when they begin.
-        self.resize_due = self.outgrown(&spec).is_empty();
+        self.resize_due = self.outgrown(&spec).is_empty() && !self.whole_outgrown(&spec);
+    }
+
+    /// Whether the pod as a whole asks for other than its cgroup has.
+    fn whole_outgrown(&self, spec: &PodSpec) -> bool {
+        self.record.resources != spec.resources
     }
 
     /// Running containers whose resources are not those that are asked for.
@@ -149,10 +198,11 @@ impl<M: Machine> Worker<M> {
                 known.resources.clone_from(&container.resources);
             }
         }
-        match first {
-            Ok(()) => Ok(()),
-            Err(_) => sandbox.set_resources(None, &pod).await,
+        if first.is_err() {
+            sandbox.set_resources(None, &pod).await?;
         }
+        self.record.resources.clone_from(&spec.resources);
+        Ok(())
     }
 
     /// Whether a resource changed of which the container cannot make use while it runs.
