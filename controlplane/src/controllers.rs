@@ -38,6 +38,7 @@ mod owner;
 mod podcontrol;
 mod podgc;
 mod podstate;
+mod policies;
 mod quota;
 mod replicaset;
 mod revisions;
@@ -197,6 +198,16 @@ async fn run_all(
             tokio::join!(
                 worker::work(quota::NAME, queue.clone(), 4, metrics, reconcile),
                 quota::follow(&client, &queue)
+            );
+        },
+        async {
+            let queue = Queue::default();
+            let controller = policies::Controller::new(&client);
+            let metrics = metrics.clone();
+            let reconcile = |key| controller.reconcile(key);
+            tokio::join!(
+                worker::work(policies::NAME, queue.clone(), 1, metrics, reconcile),
+                policies::follow(&client, &queue)
             );
         },
         podgc::run(client.clone(), cache.clone()),

@@ -8,6 +8,7 @@
 
 mod check;
 mod custom;
+mod declared;
 mod duplicates;
 mod facts;
 mod load;
@@ -202,6 +203,13 @@ pub(crate) fn normalize_values<'a>(of: impl Into<TypeRef<'a>>, body: &mut Value)
 pub(crate) fn drop_unset<'a>(of: impl Into<TypeRef<'a>>, object: &mut Value) {
     let of = of.into();
     check::drop_unset(of.schema, &of.schema.root(of.definition), object);
+}
+
+/// What the objects of a kind are to expressions; `None` where their fields are not known.
+pub(crate) fn expression_type(
+    kind: &Kind<'_>,
+) -> Option<crate::kinds::custom::expressions::types::Type> {
+    declared::of(kind)
 }
 
 /// OpenAPI v3 document of one group version (`/openapi/v3/apis/apps/v1`), as JSON.

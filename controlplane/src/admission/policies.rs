@@ -96,7 +96,8 @@ impl Bound {
                 name => matching::namespace(registry, name).await?,
             };
             let namespace = namespace.unwrap_or(Value::Null);
-            variables.push(("namespaceObject", expressions::plain(&namespace)));
+            let namespace = expressions::admission::namespace_value(&namespace);
+            variables.push(("namespaceObject", namespace));
             let each = found.iter().map(|parameter| {
                 let mut variables = variables.clone();
                 variables.push(("params", expressions::plain(parameter)));

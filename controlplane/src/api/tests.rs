@@ -15,6 +15,7 @@ mod members;
 mod namespaces;
 mod nodes;
 mod pods;
+mod policies;
 mod quotas;
 mod roles;
 mod services;

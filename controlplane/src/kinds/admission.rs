@@ -6,7 +6,9 @@ use serde_json::Value;
 use super::access::{at, fill_absent, list, object_mut, text};
 use super::errors::Errors;
 
+mod cel;
 pub(crate) mod mutating_policy;
+pub(crate) mod type_check;
 pub(crate) mod validating_policy;
 pub(crate) mod webhooks;
 
@@ -152,40 +154,5 @@ fn validate_failure_policy(holder: &Value, path: &str, errors: &mut Errors) {
     let given = at(holder, &["failurePolicy"]).is_some();
     if given && !POLICIES.contains(&policy) {
         errors.not_supported(format!("{path}.failurePolicy"), policy, POLICIES);
-    }
-}
-
-/// Conditions in CEL: named, once each, and they can be compiled.
-fn validate_conditions(holder: &Value, path: &str, errors: &mut Errors) {
-    let conditions = list(holder, &["matchConditions"]);
-    if conditions.len() > 64 {
-        errors.too_many(format!("{path}.matchConditions"), conditions.len(), 64);
-    }
-    let mut seen = std::collections::HashSet::new();
-    for (number, condition) in conditions.iter().enumerate() {
-        let path = format!("{path}.matchConditions[{number}]");
-        let name = text(condition, &["name"]);
-        if name.is_empty() {
-            errors.required(format!("{path}.name"), "");
-        } else if !seen.insert(name) {
-            errors.duplicate(format!("{path}.name"), name);
-        } else {
-            errors.format(
-                &format!("{path}.name"),
-                name,
-                super::names::qualified_name(name),
-            );
-        }
-        validate_expression(condition, "expression", &path, errors);
-    }
-}
-
-fn validate_expression(holder: &Value, field: &str, path: &str, errors: &mut Errors) {
-    let source = text(holder, &[field]);
-    let path = format!("{path}.{field}");
-    if source.trim().is_empty() {
-        errors.required(path, "");
-    } else if let Err(problem) = super::custom::expressions::compile(source) {
-        errors.invalid(path, source, &problem);
     }
 }

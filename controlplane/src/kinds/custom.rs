@@ -14,6 +14,7 @@ use crate::types::Schema;
 
 pub(crate) mod columns;
 pub(crate) mod expressions;
+pub(crate) mod field_path;
 pub(crate) mod formats;
 pub(crate) mod path;
 pub(crate) mod rules;
@@ -25,6 +26,8 @@ mod values;
 mod tests;
 
 pub(crate) use structural::Structural;
+#[cfg(test)]
+pub(super) use validate::validate as judge;
 pub(crate) use values::Pruned;
 
 /// What all versions of a custom resource share.

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::access::{at, fill, flag, list, list_mut, object_mut, text};
 use super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, table};
 
+mod rules;
 pub(crate) mod schema;
 mod validate;
 

@@ -16,6 +16,10 @@ impl Errors {
         self.0
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// One that was found elsewhere.
     pub(crate) fn add(&mut self, error: FieldError) {
         self.0.push(error);

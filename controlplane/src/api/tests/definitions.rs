@@ -147,7 +147,7 @@ async fn a_resource_is_defaulted_pruned_validated_and_shown() {
     let refused = post(json!({"size": 2, "replicas": 3})).await;
     assert_eq!(
         refused.message(),
-        "Widget.example.com \"a\" is invalid: spec: Invalid value: \"object\": replicas must not exceed size"
+        "Widget.example.com \"a\" is invalid: spec: Invalid value: replicas must not exceed size"
     );
     let made = post(json!({"size": 2, "unknown": 1, "free": {"x": {"y": null}}})).await;
     assert_eq!(made.code, 201, "{}", made.json);

@@ -4,12 +4,16 @@
 use serde_json::Value;
 
 use super::super::access::{at, fill, fill_absent, list, object_mut, text};
+use super::super::custom::expressions;
+use super::super::custom::expressions::admission::scope;
+use super::super::custom::expressions::types::Type;
 use super::super::errors::Errors;
 use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, table};
-use super::{
-    GROUP, default_matching, validate_conditions, validate_expression, validate_failure_policy,
-    validate_rules, validate_selectors,
+use super::cel::{
+    about, validate_conditions, validate_expression, validate_param_kind, validate_param_ref,
+    validate_variables,
 };
+use super::{GROUP, default_matching, validate_failure_policy, validate_rules, validate_selectors};
 
 pub(crate) static KIND: Kind = Kind {
     group: GROUP,
@@ -49,6 +53,11 @@ pub(crate) static BINDING: Kind = Kind {
     },
 };
 
+/// The type of what a patch is made of.
+fn patches() -> Type {
+    Type::List(expressions::made("JSONPatch").into())
+}
+
 #[derive(Debug)]
 struct Policy {
     is_binding: bool,
@@ -84,14 +93,13 @@ impl Strategy for Policy {
         meta::set_generation(object, Some(old));
     }
 
-    fn validate(
-        &self,
-        object: &Value,
-        _old: Option<&Value>,
-        _subresource: &str,
-    ) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, old: Option<&Value>, _subresource: &str) -> Vec<FieldError> {
         let mut errors = Errors::new();
         let spec = &object["spec"];
+        // What was accepted once is not judged again.
+        if old.is_some_and(|old| old["spec"] == *spec) {
+            return errors.into_vec();
+        }
         let path = format!("spec.{}", self.matching());
         if let Some(matching) = at(spec, &[self.matching()]) {
             validate_rules(matching, "resourceRules", &path, &mut errors);
@@ -103,10 +111,14 @@ impl Strategy for Policy {
             if text(spec, &["policyName"]).is_empty() {
                 errors.required("spec.policyName", "");
             }
+            validate_param_ref(spec, &mut errors);
             return errors.into_vec();
         }
         validate_failure_policy(spec, "spec", &mut errors);
-        validate_conditions(spec, "spec", &mut errors);
+        validate_param_kind(spec, &mut errors);
+        let about = about(spec);
+        validate_conditions(spec, "spec", &scope(&about), &mut errors);
+        let whole = validate_variables(spec, &about, &mut errors).making_objects();
         let mutations = list(spec, &["mutations"]);
         if mutations.is_empty() {
             errors.required("spec.mutations", "mutations must contain at least one item");
@@ -141,21 +153,22 @@ impl Strategy for Policy {
                     format!("{path}.{field}"),
                     "must be specified when patchType is set to it",
                 ),
-                Some(change) => validate_expression(
-                    change,
-                    "expression",
-                    &format!("{path}.{field}"),
-                    &mut errors,
-                ),
+                Some(change) => {
+                    let (source, path) = (
+                        text(change, &["expression"]),
+                        format!("{path}.{field}.expression"),
+                    );
+                    let wanted = match kind {
+                        "JSONPatch" => patches(),
+                        _ => expressions::made("Object"),
+                    };
+                    if source.trim().is_empty() {
+                        errors.required(path, "");
+                    } else {
+                        validate_expression(source, &path, &whole, &[wanted], &mut errors);
+                    }
+                }
             }
-        }
-        for (number, variable) in list(spec, &["variables"]).iter().enumerate() {
-            validate_expression(
-                variable,
-                "expression",
-                &format!("spec.variables[{number}]"),
-                &mut errors,
-            );
         }
         let again = text(spec, &["reinvocationPolicy"]);
         if !matches!(again, "" | "Never" | "IfNeeded") {

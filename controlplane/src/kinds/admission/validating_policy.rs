@@ -3,12 +3,16 @@
 use serde_json::Value;
 
 use super::super::access::{at, fill_absent, list, object_mut, text};
+use super::super::custom::expressions::Visible;
+use super::super::custom::expressions::admission::scope;
+use super::super::custom::expressions::types::Type;
 use super::super::errors::Errors;
 use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, meta, names, table};
-use super::{
-    GROUP, default_matching, validate_conditions, validate_expression, validate_failure_policy,
-    validate_rules, validate_selectors,
+use super::cel::{
+    about, validate_conditions, validate_expression, validate_param_kind, validate_param_ref,
+    validate_variables,
 };
+use super::{GROUP, default_matching, validate_failure_policy, validate_rules, validate_selectors};
 
 pub(crate) static KIND: Kind = Kind {
     group: GROUP,
@@ -72,14 +76,13 @@ impl Strategy for Policy {
         meta::set_generation(object, Some(old));
     }
 
-    fn validate(
-        &self,
-        object: &Value,
-        _old: Option<&Value>,
-        _subresource: &str,
-    ) -> Vec<FieldError> {
+    fn validate(&self, object: &Value, old: Option<&Value>, subresource: &str) -> Vec<FieldError> {
         let mut errors = Errors::new();
         let spec = &object["spec"];
+        // What was accepted once is not judged again.
+        if subresource == "status" || old.is_some_and(|old| old["spec"] == *spec) {
+            return errors.into_vec();
+        }
         validate_failure_policy(spec, "spec", &mut errors);
         match at(spec, &["matchConstraints"]) {
             None => errors.required("spec.matchConstraints", ""),
@@ -96,34 +99,32 @@ impl Strategy for Policy {
                 validate_selectors(matching, "spec.matchConstraints", &mut errors);
             }
         }
-        validate_conditions(spec, "spec", &mut errors);
+        validate_param_kind(spec, &mut errors);
+        let about = about(spec);
+        validate_conditions(spec, "spec", &scope(&about), &mut errors);
+        let whole = validate_variables(spec, &about, &mut errors);
         let (validations, audits) = (
             list(spec, &["validations"]),
             list(spec, &["auditAnnotations"]),
         );
         if validations.is_empty() && audits.is_empty() {
-            errors.required(
-                "spec.validations",
-                "validations or auditAnnotations must contain at least one item",
-            );
+            for field in ["validations", "auditAnnotations"] {
+                errors.required(
+                    format!("spec.{field}"),
+                    "validations or auditAnnotations must contain at least one item",
+                );
+            }
         }
         for (number, validation) in validations.iter().enumerate() {
-            validate_expression(
-                validation,
-                "expression",
-                &format!("spec.validations[{number}]"),
-                &mut errors,
-            );
+            let path = format!("spec.validations[{number}]");
+            validate_validation(validation, &path, &whole, &mut errors);
         }
-        annotations(audits, text(object, &["metadata", "name"]), &mut errors);
-        for (number, variable) in list(spec, &["variables"]).iter().enumerate() {
-            validate_expression(
-                variable,
-                "expression",
-                &format!("spec.variables[{number}]"),
-                &mut errors,
-            );
-        }
+        annotations(
+            audits,
+            text(object, &["metadata", "name"]),
+            &whole,
+            &mut errors,
+        );
         errors.into_vec()
     }
 
@@ -208,6 +209,7 @@ impl Strategy for Binding {
                  response and headers serves no purpose)",
             );
         }
+        validate_param_ref(spec, &mut errors);
         if let Some(matching) = at(spec, &["matchResources"]) {
             validate_rules(
                 matching,
@@ -255,7 +257,47 @@ impl Strategy for Binding {
 /// As many annotations as one policy may write.
 const MOST_ANNOTATIONS: usize = 20;
 
-fn annotations(annotations: &[Value], policy: &str, errors: &mut Errors) {
+/// Reasons that a policy may give.
+const REASONS: &[&str] = &[
+    "Forbidden",
+    "Invalid",
+    "RequestEntityTooLarge",
+    "Unauthorized",
+];
+
+fn validate_validation(validation: &Value, path: &str, whole: &Visible, errors: &mut Errors) {
+    let given = |field: &str| text(validation, &[field]);
+    let source = given("expression");
+    if source.trim().is_empty() {
+        errors.required(format!("{path}.expression"), "expression is not specified");
+    } else {
+        let field = format!("{path}.expression");
+        validate_expression(source, &field, whole, &[Type::Bool], errors);
+    }
+    let made = given("messageExpression");
+    let field = format!("{path}.messageExpression");
+    if !made.is_empty() && made.trim().is_empty() {
+        errors.invalid(field, made, "must be non-empty if specified");
+    } else if !made.is_empty() {
+        let scope = whole.clone().without_authorizer();
+        validate_expression(made, &field, &scope, &[Type::String], errors);
+    }
+    let message = given("message");
+    let field = format!("{path}.message");
+    if !message.is_empty() && message.trim().is_empty() {
+        errors.invalid(field, message, "message must be non-empty if specified");
+    } else if message.trim().contains(['\n', '\r']) {
+        errors.invalid(field, message, "message must not contain line breaks");
+    }
+    if at(validation, &["reason"]).is_some() && !REASONS.contains(&given("reason")) {
+        errors.not_supported(format!("{path}.reason"), given("reason"), REASONS);
+    }
+}
+
+/// An expression of an annotation is no longer, in bytes.
+const LONGEST_ANNOTATION: usize = 5 * 1024;
+
+fn annotations(annotations: &[Value], policy: &str, whole: &Visible, errors: &mut Errors) {
     if annotations.len() > MOST_ANNOTATIONS {
         let why = format!("must not have more than {MOST_ANNOTATIONS} auditAnnotations");
         errors.invalid("spec.auditAnnotations", annotations.to_vec(), &why);
@@ -274,6 +316,16 @@ fn annotations(annotations: &[Value], policy: &str, errors: &mut Errors) {
                 errors.duplicate(format!("{field}.key"), key);
             }
         }
-        validate_expression(annotation, "valueExpression", &field, errors);
+        let source = text(annotation, &["valueExpression"]);
+        let field = format!("{field}.valueExpression");
+        if source.trim().is_empty() {
+            errors.required(field, "valueExpression is not specified");
+        } else if source.trim().len() > LONGEST_ANNOTATION {
+            let why = format!("must not exceed {LONGEST_ANNOTATION} bytes in length");
+            errors.required(field, &why);
+        } else {
+            let wanted = [Type::String, Type::Null];
+            validate_expression(source.trim(), &field, whole, &wanted, errors);
+        }
     }
 }

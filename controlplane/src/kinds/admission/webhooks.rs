@@ -3,12 +3,11 @@
 use serde_json::Value;
 
 use super::super::access::{at, fill_absent, integer, list, list_mut, object_mut, text};
+use super::super::custom::expressions::admission::{About, scope};
 use super::super::errors::Errors;
 use super::super::{Column, FieldError, Kind, NameRule, Scope, Strategy, names, table};
-use super::{
-    GROUP, default_matching, validate_conditions, validate_failure_policy, validate_rules,
-    validate_selectors,
-};
+use super::cel::validate_conditions;
+use super::{GROUP, default_matching, validate_failure_policy, validate_rules, validate_selectors};
 
 pub(crate) static MUTATING: Kind = Kind {
     group: GROUP,
@@ -201,5 +200,5 @@ fn validate_webhook(webhook: &Value, path: &str, mutating: bool, errors: &mut Er
             &["IfNeeded", "Never"],
         );
     }
-    validate_conditions(webhook, path, errors);
+    validate_conditions(webhook, path, &scope(&About::default()), errors);
 }

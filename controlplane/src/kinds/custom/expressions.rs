@@ -2,21 +2,36 @@
 //!
 //! The library parses and evaluates; what Kubernetes adds is in [`libraries`], and what evaluation may cost in [`cost`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use cel::common::ast::SourceInfo;
+use cel::parser::Expression;
 use cel::{Context, DeclarationError, Env};
 use serde_json::Value;
 
-use super::structural::{Structural, Type};
+use self::types::{Declared, Type};
+use super::structural::{self, Structural};
 
+pub(crate) mod admission;
+mod check;
 mod cost;
+mod declarations;
+pub(crate) mod declared;
+mod estimate;
 mod json;
 mod libraries;
+mod literals;
 mod objects;
+mod pairs;
 #[cfg(test)]
 mod tests;
+pub(crate) mod types;
+mod unify;
 
+pub(crate) use check::Visible;
 pub(crate) use cost::Budget;
 pub(crate) use json::to_json;
 pub(crate) use libraries::{Access, Authorizer, Question};
@@ -29,6 +44,7 @@ fn environment() -> Result<Env, DeclarationError> {
     env.add_extension(cel::extensions::math)?;
     env.add_extension(cel::extensions::encoders)?;
     env.add_extension(cost::library)?;
+    env.add_extension(pairs::library)?;
     env.add_extension(libraries::register)?;
     Ok(env)
 }
@@ -91,16 +107,70 @@ fn on_stack<T: Send>(bytes: usize, work: impl FnOnce() -> T + Send) -> Result<T,
     })
 }
 
-fn parse(source: &str) -> Result<Program, String> {
-    let failed = |why: &str| format!("compilation failed: {}", why.trim());
-    let tree = ENVIRONMENT
-        .parser()
-        .parse(source)
-        .map_err(|errors| failed(&errors.to_string()))?;
+fn failed(why: &str) -> String {
+    format!("compilation failed: {}", why.trim())
+}
+
+fn read(source: &str) -> Result<(Expression, SourceInfo), String> {
+    let read = ENVIRONMENT.parser().parse_with_source_info(source);
+    let (tree, places) = read.map_err(|errors| {
+        let shown: Vec<String> = errors
+            .errors
+            .iter()
+            .map(|error| {
+                let from_zero = |number: isize| usize::try_from(number - 1).unwrap_or(0);
+                let (line, column) = (from_zero(error.pos.0), from_zero(error.pos.1));
+                check::pointed(source, line, column, &error.msg)
+            })
+            .collect();
+        failed(&shown.join("\n"))
+    })?;
     if cost::depth(&tree) > MAX_DEPTH {
         return Err(failed("the expression is nested too deep"));
     }
-    let tree = cost::metered(objects::as_maps(tree), &mut Vec::new());
+    Ok((tree, places))
+}
+
+/// What is known of an expression before it is evaluated.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    pub(crate) result: Type,
+    /// The variables that it uses.
+    pub(crate) used: BTreeSet<String>,
+    /// What it may cost at most, in units.
+    pub(crate) cost: u64,
+}
+
+/// Checks the types of an expression, and says what it may cost where variables are as large as `declared` says.
+pub(crate) fn judge(
+    source: &str,
+    scope: &Visible,
+    declared: Option<&Arc<Declared>>,
+) -> Result<Judged, String> {
+    if source.len() > MAX_SOURCE {
+        return Err(format!("the expression is longer than {MAX_SOURCE} bytes"));
+    }
+    on_stack(COMPILER_STACK, || {
+        let (tree, places) = read(source)?;
+        let checked = check::check(&tree, &places, scope).map_err(|problems| failed(&problems))?;
+        let cost = declared.map_or(0, |declared| estimate::most(&tree, &checked, declared));
+        Ok(Judged {
+            result: checked.result,
+            used: checked.used,
+            cost,
+        })
+    })?
+}
+
+/// The type of objects that expressions make by this name.
+pub(crate) fn made(name: &str) -> Type {
+    objects::kind(name).map_or(Type::Dyn, |declared| declared.kind())
+}
+
+fn parse(source: &str) -> Result<Program, String> {
+    let (tree, _) = read(source)?;
+    let tree = objects::as_maps(pairs::lowered(tree));
+    let tree = cost::metered(tree, &mut Vec::new());
     Ok(Program {
         is_shallow: cost::depth(&tree) <= SHALLOW,
         tree,
@@ -168,6 +238,12 @@ impl Program {
         result.map_err(|error| {
             EvaluationError::Failed(match error {
                 cel::ExecutionError::NoSuchKey(key) => format!("no such key: {key}"),
+                cel::ExecutionError::DivisionByZero(_) => "division by zero".to_owned(),
+                cel::ExecutionError::RemainderByZero(_) => "modulus by zero".to_owned(),
+                cel::ExecutionError::Overflow(..) => "integer overflow".to_owned(),
+                cel::ExecutionError::IndexOutOfBounds(cel::Value::Int(at)) => {
+                    format!("index out of bounds: {at}")
+                }
                 cel::ExecutionError::FunctionError { message, .. } => message,
                 other => other.to_string(),
             })
@@ -235,14 +311,11 @@ fn object(members: impl Iterator<Item = (String, cel::Value)>) -> cel::Value {
 /// no identifiers have their escaped names.
 pub(crate) fn from_schema(value: &Value, schema: &Structural) -> cel::Value {
     match (value, schema.kind) {
-        (Value::Number(number), Type::Number) => {
+        (Value::Number(number), structural::Type::Number) => {
             cel::Value::Float(number.as_f64().unwrap_or(f64::NAN))
         }
-        (Value::String(text), Type::String) if schema.format == "date-time" => {
-            match chrono::DateTime::parse_from_rfc3339(text) {
-                Ok(time) => cel::Value::Timestamp(time),
-                Err(_) => plain(value),
-            }
+        (Value::String(text), structural::Type::String) => {
+            formatted(text, &schema.format).unwrap_or_else(|| plain(value))
         }
         (Value::Array(list), _) => match &schema.items {
             Some(items) => {
@@ -264,6 +337,24 @@ pub(crate) fn from_schema(value: &Value, schema: &Structural) -> cel::Value {
             )
         })),
         _ => plain(value),
+    }
+}
+
+/// What a text of this format is to expressions, where it is not a text.
+fn formatted(text: &str, format: &str) -> Option<cel::Value> {
+    match format {
+        "date-time" => chrono::DateTime::parse_from_rfc3339(text)
+            .ok()
+            .map(cel::Value::Timestamp),
+        "date" => chrono::DateTime::parse_from_rfc3339(&format!("{text}T00:00:00Z"))
+            .ok()
+            .map(cel::Value::Timestamp),
+        "duration" => json::duration(text).map(cel::Value::Duration),
+        "byte" => STANDARD
+            .decode(text)
+            .ok()
+            .map(|bytes| cel::Value::Bytes(Arc::new(bytes))),
+        _ => None,
     }
 }
 

@@ -90,7 +90,12 @@ pub(crate) fn pattern(text: &str) -> Result<Regex, String> {
 
 impl Structural {
     pub(crate) fn read(schema: &Value) -> Result<Self, String> {
-        read(schema, 0)
+        read(schema, 0, true)
+    }
+
+    /// The same without its rules, which are costly to compile.
+    pub(crate) fn shape(schema: &Value) -> Result<Self, String> {
+        read(schema, 0, false)
     }
 
     pub(crate) fn has_defaults(&self) -> bool {
@@ -114,11 +119,11 @@ impl Structural {
     }
 }
 
-fn read(schema: &Value, depth: usize) -> Result<Structural, String> {
+fn read(schema: &Value, depth: usize, with_rules: bool) -> Result<Structural, String> {
     if depth > DEEPEST {
         return Err("the schema is nested too deeply".to_owned());
     }
-    let below = |schema: &Value| read(schema, depth + 1);
+    let below = |schema: &Value| read(schema, depth + 1, with_rules);
     let all = |field: &str| {
         let schemas = list(schema, &[field]).iter();
         schemas.map(below).collect::<Result<Vec<_>, _>>()
@@ -161,6 +166,7 @@ fn read(schema: &Value, depth: usize) -> Result<Structural, String> {
         atomic_map: text(schema, &["x-kubernetes-map-type"]) == "atomic",
         rules: list(schema, &["x-kubernetes-validations"])
             .iter()
+            .filter(|_| with_rules)
             .map(Rule::read)
             .collect(),
         limits: limits(schema)?,

@@ -15,7 +15,7 @@ use super::structural::{Additional, Structural, Type};
 const MOST: usize = 100;
 const DEEPEST: usize = 200;
 
-pub(super) fn validate(
+pub(in super::super) fn validate(
     schema: &Structural,
     object: &Value,
     old: Option<&Value>,
@@ -194,6 +194,9 @@ impl Check {
 
     /// Of what did not change only the rules about change are asked.
     fn transitions(&mut self, schema: &Structural, value: &Value, old: Option<&Value>, path: &str) {
+        if value.is_null() {
+            return;
+        }
         for rule in schema.rules.iter().filter(|rule| rule.is_transition) {
             self.rule(rule, schema, value, old, path);
         }

@@ -7,6 +7,7 @@ use super::super::access::{at, flag, list, map, text};
 use super::super::custom::structural::{DEEPEST, Structural, pattern};
 use super::super::custom::{self};
 use super::super::errors::Errors;
+use super::rules;
 
 const TYPES: &[&str] = &["array", "boolean", "integer", "number", "object", "string"];
 /// What JSON Schema has and structural schemas do not.
@@ -17,6 +18,13 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("patternProperties", "patternProperties is not supported"),
     ("additionalItems", "additionalItems is not supported"),
     ("id", "id is not supported"),
+];
+/// What rules may say of values that break them.
+const REASONS: &[&str] = &[
+    "FieldValueDuplicate",
+    "FieldValueForbidden",
+    "FieldValueInvalid",
+    "FieldValueRequired",
 ];
 /// What may only be said outside of logical junctors.
 const OUTSIDE: &[&str] = &[
@@ -35,7 +43,19 @@ const OUTSIDE: &[&str] = &[
 ];
 const JUNCTORS: &[&str] = &["allOf", "anyOf", "oneOf"];
 
-pub(super) fn validate(schema: &Value, path: &str, errors: &mut Errors) {
+/// `is_new` is a schema that was not there before; only of such it is asked whether its rules can be evaluated.
+pub(super) fn validate(schema: &Value, path: &str, is_new: bool, errors: &mut Errors) {
+    let mut found = Errors::new();
+    shape(schema, path, &mut found);
+    if is_new && found.is_empty() {
+        rules::validate(schema, path, &mut found);
+    }
+    for error in found.into_vec() {
+        errors.add(error);
+    }
+}
+
+fn shape(schema: &Value, path: &str, errors: &mut Errors) {
     match text(schema, &["type"]) {
         "object" => {}
         "" => errors.required(format!("{path}.type"), "must not be empty at the root"),
@@ -187,17 +207,60 @@ impl Check<'_> {
                 &["atomic", "granular"],
             );
         }
-        for (at, rule) in list(schema, &["x-kubernetes-validations"])
-            .iter()
-            .enumerate()
-        {
-            let path = format!("{path}.x-kubernetes-validations[{at}].rule");
-            let source = text(rule, &["rule"]);
-            if source.trim().is_empty() {
-                self.errors.required(path, "rule is not specified");
-            } else if let Err(problem) = custom::expressions::compile(source) {
-                self.errors.invalid(path, source, &problem);
-            }
+        let rules = list(schema, &["x-kubernetes-validations"]);
+        for (number, rule) in rules.iter().enumerate() {
+            let path = format!("{path}.x-kubernetes-validations[{number}]");
+            self.rule(schema, rule, &path);
+        }
+    }
+
+    /// What a rule is written as; whether it can be evaluated is asked when the whole schema is in order.
+    fn rule(&mut self, schema: &Value, rule: &Value, path: &str) {
+        let errors = &mut *self.errors;
+        let given = |field: &str| text(rule, &[field]);
+        let (source, message) = (given("rule"), given("message"));
+        let has_lines = |text: &str| text.contains(['\n', '\r']);
+        if source.trim().is_empty() {
+            errors.required(format!("{path}.rule"), "rule is not specified");
+        } else if !message.is_empty() && message.trim().is_empty() {
+            let field = format!("{path}.message");
+            errors.invalid(field, message, "must be non-empty if specified");
+        } else if has_lines(message.trim()) {
+            let field = format!("{path}.message");
+            errors.invalid(field, message, "must not contain line breaks");
+        } else if has_lines(source.trim()) && message.is_empty() {
+            errors.required(
+                format!("{path}.message"),
+                "message must be specified if rule contains line breaks",
+            );
+        } else if let Err(problem) = custom::expressions::compile(source) {
+            errors.invalid(format!("{path}.rule"), source, &problem);
+        }
+        let made = given("messageExpression");
+        if !made.is_empty() && made.trim().is_empty() {
+            errors.required(
+                format!("{path}.messageExpression"),
+                "messageExpression must be non-empty if specified",
+            );
+        }
+        if at(rule, &["reason"]).is_some() && !REASONS.contains(&given("reason")) {
+            errors.not_supported(format!("{path}.reason"), given("reason"), REASONS);
+        }
+        let (field, blamed) = (format!("{path}.fieldPath"), given("fieldPath"));
+        if blamed.is_empty() {
+            return;
+        }
+        if blamed.trim().is_empty() {
+            errors.invalid(&*field, blamed, "must be non-empty if specified");
+        }
+        if has_lines(blamed) {
+            errors.invalid(&*field, blamed, "must not contain line breaks");
+        }
+        let known = Structural::shape(schema).map_or(true, |shape| {
+            custom::field_path::normalized(blamed, &shape).is_ok()
+        });
+        if !known {
+            errors.invalid(field, blamed, "must be a valid path");
         }
     }
 
@@ -286,7 +349,7 @@ impl Check<'_> {
         let Some(default) = at(schema, &["default"]) else {
             return;
         };
-        let Ok(structural) = Structural::read(schema) else {
+        let Ok(structural) = Structural::shape(schema) else {
             return;
         };
         let path = format!("{path}.default");

@@ -41,7 +41,7 @@ pub(super) fn definition(object: &Value, old: Option<&Value>) -> Vec<FieldError>
         other => errors.not_supported("spec.scope", other, &["Cluster", "Namespaced"]),
     }
     validate_names(&spec["names"], "spec.names", &mut errors);
-    validate_versions(spec, &mut errors);
+    validate_versions(spec, old.map(|old| &old["spec"]), &mut errors);
     validate_conversion(&spec["conversion"], &mut errors);
     if flag(spec, &["preserveUnknownFields"]) {
         errors.invalid(
@@ -174,7 +174,7 @@ fn validate_names(given: &Value, path: &str, errors: &mut Errors) {
     }
 }
 
-fn validate_versions(spec: &Value, errors: &mut Errors) {
+fn validate_versions(spec: &Value, old: Option<&Value>, errors: &mut Errors) {
     let versions = list(spec, &["versions"]);
     let storage = versions
         .iter()
@@ -228,7 +228,12 @@ fn validate_versions(spec: &Value, errors: &mut Errors) {
                 } else {
                     format!("{path}.schema.openAPIV3Schema")
                 };
-                schema::validate(found, &path, errors);
+                let before = old.and_then(|old| {
+                    let known = list(old, &["versions"]);
+                    let same = known.iter().find(|known| known["name"] == name)?;
+                    same.pointer("/schema/openAPIV3Schema")
+                });
+                schema::validate(found, &path, before != Some(found), errors);
             }
         }
     }

@@ -33,3 +33,55 @@ pub(crate) fn to_json(value: &cel::Value) -> Result<Value, String> {
         other => return Err(format!("a {} has no form in JSON", other.type_of())),
     })
 }
+
+/// A duration as Go reads them: `1h30m`, `-1.5s`.
+pub(super) fn duration(text: &str) -> Option<chrono::Duration> {
+    let (is_negative, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Some(chrono::Duration::zero());
+    }
+    if rest.is_empty() {
+        return None;
+    }
+    let mut total: i128 = 0;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at(end);
+        let unit = after
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit);
+        total = total.checked_add(nanoseconds(number, unit)?)?;
+        rest = after;
+    }
+    let total = i64::try_from(if is_negative { -total } else { total }).ok()?;
+    Some(chrono::Duration::nanoseconds(total))
+}
+
+fn nanoseconds(number: &str, unit: &str) -> Option<i128> {
+    let unit: i128 = match unit {
+        "ns" => 1,
+        "us" | "\u{b5}s" | "\u{3bc}s" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        "m" => 60_000_000_000,
+        "h" => 3_600_000_000_000,
+        _ => return None,
+    };
+    let (whole, part) = number.split_once('.').unwrap_or((number, ""));
+    let digits = |text: &str| match text {
+        "" => Some(0),
+        text => text.parse::<i128>().ok(),
+    };
+    if whole.is_empty() && part.is_empty() {
+        return None;
+    }
+    // More digits than this say nothing any more.
+    let part: String = part.chars().take(18).collect();
+    let scale = 10_i128.checked_pow(u32::try_from(part.len()).ok()?)?;
+    let part = digits(&part)?.checked_mul(unit)? / scale;
+    digits(whole)?.checked_mul(unit)?.checked_add(part)
+}

@@ -110,7 +110,7 @@ fn opaque_at<T: Opaque + Clone>(
 }
 
 /// The entries of a list.
-fn entries_at<'a, 'v>(
+pub(super) fn entries_at<'a, 'v>(
     arguments: &'a Arguments<'_, 'v>,
     at: usize,
 ) -> Result<&'a [Box<dyn Val + 'v>], ExecutionError> {

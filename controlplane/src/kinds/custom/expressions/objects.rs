@@ -2,12 +2,36 @@
 //! are named after where they stand; here they are maps, and what is made of them is checked as the object that it
 //! becomes a part of.
 
+use std::sync::Arc;
+
 use cel::common::ast::{EntryExpr, Expr, LiteralValue, MapEntryExpr, MapExpr};
 use cel::common::types::CelString;
 use cel::parser::Expression;
 
+use super::types::{Declared, Type};
+
 fn is_made_here(type_name: &str) -> bool {
     matches!(type_name, "Object" | "JSONPatch") || type_name.starts_with("Object.")
+}
+
+/// The type of an object that is made by this name. Which fields an `Object` may have depends on what is changed; they
+/// are looked at when it is.
+pub(super) fn kind(type_name: &str) -> Option<Arc<Declared>> {
+    let text = || Declared::plain(Type::String);
+    match type_name {
+        "JSONPatch" => Some(Declared::object(
+            type_name,
+            [
+                ("op".to_owned(), text()),
+                ("path".to_owned(), text()),
+                ("from".to_owned(), text()),
+                ("value".to_owned(), Declared::plain(Type::Dyn)),
+            ],
+            2,
+        )),
+        name if is_made_here(name) => Some(Declared::object(name, [], 2)),
+        _ => None,
+    }
 }
 
 /// The expression with maps in place of the objects that it makes.

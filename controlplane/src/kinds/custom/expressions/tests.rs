@@ -192,6 +192,17 @@ fn the_functions_of_kubernetes_are_there() {
             json!(true),
         ),
         ("jsonpatch.escapeKey('a/b~c')", json!("a~1b~0c")),
+        ("[1, 2].first().value() + [1, 2].last().value()", json!(3)),
+        (
+            "[].first().hasValue() || [].last().hasValue()",
+            json!(false),
+        ),
+        (
+            "optional.unwrap([optional.of(1), optional.none()]) + [optional.of(2)].unwrapOpt()",
+            json!([1, 2]),
+        ),
+        ("sign(quantity('-3'))", json!(-1)),
+        ("strings.quote('a\"b')", json!("\"a\\\"b\"")),
     ] {
         assert_eq!(value(source), wanted, "{source}");
     }
@@ -199,6 +210,57 @@ fn the_functions_of_kubernetes_are_there() {
     assert!(problem("ip('x')").contains("parse error"));
     assert!(problem("'a'.find('(')").contains("error parsing regexp"));
     assert_eq!(problem("[].min()"), "min called on empty list");
+}
+
+#[test]
+fn loops_may_have_two_variables() {
+    for (source, wanted) in [
+        ("[5, 6].all(i, v, v == i + 5)", json!(true)),
+        ("[5, 6].exists(i, v, i == 1 && v == 6)", json!(true)),
+        ("[5, 6].existsOne(i, v, v > 4)", json!(false)),
+        (
+            "{'a': 1, 'b': 2}.exists(k, v, k == 'b' && v == 2)",
+            json!(true),
+        ),
+        ("[5, 6].transformList(i, v, i * v)", json!([0, 6])),
+        ("[5, 6, 7].transformList(i, v, i > 0, v)", json!([6, 7])),
+        ("{'a': 1}.transformList(k, v, k + string(v))", json!(["a1"])),
+        (
+            "{'a': 1, 'b': 2}.transformMap(k, v, v * 2)",
+            json!({"a": 2, "b": 4}),
+        ),
+        (
+            "{'a': 1, 'b': 2}.transformMap(k, v, v > 1, k)",
+            json!({"b": "b"}),
+        ),
+        (
+            "{'a': 'x'}.transformMapEntry(k, v, {v: k})",
+            json!({"x": "a"}),
+        ),
+        (
+            "['a', 'b'].transformMapEntry(i, v, i > 0, {v: i})",
+            json!({"b": 1}),
+        ),
+        // Loops in loops, and variables of the same name inside.
+        (
+            "[1, 2].transformList(i, v, [3, 4].transformList(j, w, v * w + i * j))",
+            json!([[3, 4], [6, 9]]),
+        ),
+        (
+            "[1, 2].transformList(i, v, [7].map(v, v + i))",
+            json!([[7], [8]]),
+        ),
+        (
+            "[1, 2].transformList(i, v, optional.of(v).optMap(i, i * 10).value())",
+            json!([10, 20]),
+        ),
+        ("[[1], [2]].all(i, v, v.all(v, i + 1 == v))", json!(true)),
+    ] {
+        assert_eq!(value(source), wanted, "{source}");
+    }
+    let twice = problem("['a', 'a'].transformMapEntry(i, v, {v: i})");
+    assert!(twice.contains("already exists"), "{twice}");
+    assert!(problem("[1].all(i, i, true)").contains("duplicate variable name: i"));
 }
 
 #[test]
@@ -320,6 +382,9 @@ fn no_expression_takes_longer_than_it_may() {
         "self.list.map(a, lists.range(1000000)).size() > 0",
         "self.list.all(a, self.text < self.text || true)",
         "self.list.map(a, self.text + self.text).size() > 0",
+        "self.list.all(i, a, self.list.all(j, b, self.list.all(k, c, a + b + c >= 0)))",
+        "self.list.transformList(i, a, self.list.transformList(j, b, i + j)).size() > 0",
+        "self.deep.list.transformMapEntry(i, a, self.list.size() > 0, {string(i): self.deep}).size() > 0",
     ] {
         let value = plain(&object);
         let program = compile(source).unwrap();

@@ -6,11 +6,14 @@ use cel::common::types::{STRING_TYPE, Type};
 use cel::objects::Opaque;
 use cel::{DeclarationError, Env};
 
-use super::super::cost::charge;
+use super::super::cost::{charge, charge_text};
 use super::{Arguments, Outcome, give, give_opaque, member, opaque_at, text_at};
 
 /// Units that a check costs, as in Kubernetes.
 const CHECK: u64 = 350_000;
+
+/// Tenths that a byte of a selector costs.
+const SELECTOR: usize = 250;
 
 const AUTHORIZER: &str = "kubernetes.authorization.Authorizer";
 const PATH: &str = "kubernetes.authorization.PathCheck";
@@ -156,6 +159,13 @@ pub(super) fn library(env: &mut Env) -> Result<(), DeclarationError> {
     member(env, "name", opaque(RESOURCE), text(), |arguments| {
         said(&arguments, RESOURCE, |question, name| question.name = name)
     })?;
+    for name in ["fieldSelector", "labelSelector"] {
+        // Nobody who is asked looks at selectors: what is allowed is allowed for all objects.
+        member(env, name, opaque(RESOURCE), text(), |arguments| {
+            charge_text(text_at(&arguments, 1)?.len(), SELECTOR)?;
+            give_opaque(opaque_at::<Authorizer>(&arguments, 0)?)
+        })?;
+    }
     member(env, "check", opaque(PATH), text(), check)?;
     member(env, "check", opaque(RESOURCE), text(), check)?;
     member(env, "allowed", opaque(DECISION), vec![], |arguments| {

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use cel::common::types::{DYN_TYPE, LIST_TYPE};
+use cel::common::types::{CelList, CelOptional, DYN_TYPE, LIST_TYPE};
 use cel::common::value::{CowVal, Val};
 use cel::{DeclarationError, Env, ExecutionError};
 
@@ -26,6 +26,14 @@ pub(super) fn library(env: &mut Env) -> Result<(), DeclarationError> {
         let (entries, wanted) = (entries_at(&arguments, 0)?, wanted(&arguments)?);
         index(entries.iter().rposition(|entry| entry.equals(wanted)))
     })?;
+    member(env, "first", LIST_TYPE, vec![], |arguments| {
+        optional(entries_at(&arguments, 0)?.first().map(AsRef::as_ref))
+    })?;
+    member(env, "last", LIST_TYPE, vec![], |arguments| {
+        optional(entries_at(&arguments, 0)?.last().map(AsRef::as_ref))
+    })?;
+    global(env, "optional.unwrap", vec![LIST_TYPE], unwrapped)?;
+    member(env, "unwrapOpt", LIST_TYPE, vec![], unwrapped)?;
     let two = || vec![LIST_TYPE, LIST_TYPE];
     global(env, "sets.contains", two(), |arguments| {
         give(contains(&arguments, 0, 1)?)
@@ -38,6 +46,25 @@ pub(super) fn library(env: &mut Env) -> Result<(), DeclarationError> {
         product(some.len(), others.len())?;
         give(some.iter().any(|entry| has(others, entry.as_ref())))
     })
+}
+
+fn optional<'b, 'v>(entry: Option<&(dyn Val + 'v)>) -> Outcome<'b, 'v> {
+    Ok(CowVal::owned(match entry {
+        Some(entry) => CelOptional::of(entry.clone_as_boxed()),
+        None => CelOptional::none(),
+    }))
+}
+
+/// The values of those optionals that have one.
+fn unwrapped<'b, 'v>(arguments: Arguments<'b, 'v>) -> Outcome<'b, 'v> {
+    let mut values: Vec<Box<dyn Val + 'v>> = Vec::new();
+    for entry in entries_at(&arguments, 0)? {
+        let optional = entry
+            .downcast_ref::<CelOptional<'v>>()
+            .ok_or_else(|| failed("unwrapOpt", "the list has entries that are no optionals"))?;
+        values.extend(optional.option().map(|value| value.clone_as_boxed()));
+    }
+    Ok(CowVal::owned(CelList::from(values)))
 }
 
 fn wanted<'a, 'v>(arguments: &'a Arguments<'_, 'v>) -> Result<&'a (dyn Val + 'v), ExecutionError> {

@@ -51,10 +51,9 @@ pub(super) fn library(env: &mut Env) -> Result<(), DeclarationError> {
     member(env, "asApproximateFloat", this(), vec![], |arguments| {
         give(opaque_at::<Quantity>(&arguments, 0)?.approximate())
     })?;
-    member(env, "sign", this(), vec![], |arguments| {
-        let quantity = opaque_at::<Quantity>(&arguments, 0)?;
-        give(compared(&quantity, &Quantity::from_whole(0)))
-    })?;
+    // Documented as the first, declared as the second.
+    member(env, "sign", this(), vec![], sign)?;
+    global(env, "sign", vec![this()], sign)?;
     member(env, "compareTo", this(), vec![this()], |arguments| {
         let (a, b) = two(&arguments)?;
         give(compared(&a, &b))
@@ -81,6 +80,11 @@ pub(super) fn library(env: &mut Env) -> Result<(), DeclarationError> {
     member(env, "sub", this(), vec![INT_TYPE], |arguments| {
         more(&arguments, |a, b| a - b)
     })
+}
+
+fn sign<'b, 'v>(arguments: Arguments<'b, 'v>) -> Outcome<'b, 'v> {
+    let quantity = opaque_at::<Quantity>(&arguments, 0)?;
+    give(compared(&quantity, &Quantity::from_whole(0)))
 }
 
 fn two(arguments: &Arguments<'_, '_>) -> Result<(Quantity, Quantity), cel::ExecutionError> {
