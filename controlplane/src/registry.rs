@@ -202,6 +202,8 @@ pub(crate) struct WriteOptions {
     /// Who writes, where it is not the manager as a part of the control plane.
     pub(crate) requester: Option<judges::Requester>,
     pub(crate) remarks: judges::Remarks,
+    /// Fields of the request's options, as reviews show them.
+    pub(crate) said: Value,
 }
 
 impl WriteOptions {

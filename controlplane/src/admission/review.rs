@@ -58,7 +58,16 @@ pub(super) fn request(uid: &str, attempt: Attempt<'_>) -> Value {
         // Its options are its object.
         Operation::Connect => None,
     };
-    let options = options.map(|kind| json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"}));
+    let options = options.map(|kind| {
+        let mut options = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+        for (field, value) in attempt.options.as_object().into_iter().flatten() {
+            options[field] = value.clone();
+        }
+        if attempt.dry_run {
+            options["dryRun"] = json!(["All"]);
+        }
+        options
+    });
     let who = attempt.requester;
     let mut user = json!({"username": who.name, "groups": who.groups});
     if !who.uid.is_empty() {

@@ -264,6 +264,7 @@ impl Api {
                 object: Some(&options),
                 old: None,
                 dry_run: false,
+                options: &Value::Null,
                 requester: &super::write::requester(user),
                 // The answer is another protocol's.
                 remarks: &Remarks::default(),

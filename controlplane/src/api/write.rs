@@ -70,7 +70,20 @@ impl Write<'_> {
             guard: self.guard.clone(),
             requester: Some(requester(self.user)),
             remarks: self.remarks.clone(),
+            said: self.said(),
         })
+    }
+
+    /// What the request says of itself, but for what is judged elsewhere: as given, which may be nothing.
+    fn said(&self) -> Value {
+        let mut said = json!({});
+        for field in ["fieldManager", "fieldValidation"] {
+            let given = self.query.get(field);
+            if !given.is_empty() {
+                said[field] = given.into();
+            }
+        }
+        said
     }
 
     /// The field manager: as given, else the program's name.
@@ -360,6 +373,7 @@ impl Api {
             object: Some(&part),
             old: None,
             dry_run,
+            options: &write.said(),
             requester: &requester(write.user),
             remarks: &write.remarks,
         };

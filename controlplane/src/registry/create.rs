@@ -129,6 +129,7 @@ impl Registry {
             object: None,
             old: None,
             dry_run: options.dry_run,
+            options: &options.said,
             requester: &requester,
             remarks: &options.remarks,
         };

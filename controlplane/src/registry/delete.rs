@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::judges::{Attempt, Operation, Requester};
 use super::list::ListOptions;
@@ -33,6 +33,28 @@ enum Plan {
     Unchanged,
 }
 
+impl DeleteOptions {
+    /// The fields that reviews show.
+    fn said(&self) -> Value {
+        let mut said = json!({});
+        if let Some(seconds) = self.grace_period_seconds {
+            said["gracePeriodSeconds"] = seconds.into();
+        }
+        if let Some(policy) = &self.propagation {
+            said["propagationPolicy"] = policy.as_str().into();
+        }
+        for (field, value) in [
+            ("uid", &self.uid),
+            ("resourceVersion", &self.resource_version),
+        ] {
+            if let Some(value) = value {
+                said["preconditions"][field] = value.as_str().into();
+            }
+        }
+        said
+    }
+}
+
 impl Registry {
     pub(crate) async fn delete(
         &self,
@@ -54,6 +76,7 @@ impl Registry {
                     .requester
                     .clone()
                     .unwrap_or_else(|| Requester::controller("waggle"));
+                let said = options.said();
                 let attempt = Attempt {
                     kind,
                     speaks: None,
@@ -65,6 +88,7 @@ impl Registry {
                     object: None,
                     old: Some(&live),
                     dry_run,
+                    options: &said,
                     requester: &requester,
                     remarks: &options.remarks,
                 };

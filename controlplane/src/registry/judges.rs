@@ -115,6 +115,8 @@ pub(crate) struct Attempt<'a> {
     pub(crate) object: Option<&'a Value>,
     pub(crate) old: Option<&'a Value>,
     pub(crate) dry_run: bool,
+    /// What else the request says of itself, as fields of its options: `fieldManager` and so on.
+    pub(crate) options: &'a Value,
     pub(crate) requester: &'a Requester,
     pub(crate) remarks: &'a Remarks,
 }

@@ -218,6 +218,7 @@ impl Registry {
             object: None,
             old: Some(&before),
             dry_run: options.dry_run,
+            options: &options.said,
             requester: &requester,
             remarks: &options.remarks,
         };

@@ -1,10 +1,13 @@
-//! What policies say of themselves.
+//! What policies say of themselves, and what reviews say of requests.
 #![allow(clippy::unwrap_used)]
+
+use std::sync::{Arc, Mutex};
 
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{member, send};
+use super::webhooks::{configuration, registered, webhook};
+use super::{CM, JSON, member, send};
 
 const POLICIES: &str = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies";
 
@@ -82,4 +85,70 @@ async fn a_policy_that_cannot_be_evaluated_is_refused() {
         {"name": "big", "expression": "variables.size > 5"},
     ]);
     assert_eq!(member.post(POLICIES, &with).await.code, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reviews_carry_the_options_of_requests() {
+    let member = member().await;
+    let seen: Arc<Mutex<Vec<Value>>> = Arc::default();
+    let (url, bundle) = webhook({
+        let seen = Arc::clone(&seen);
+        move |request| {
+            // Controllers make some too.
+            if request["name"] == "x" {
+                seen.lock().unwrap().push(request["options"].clone());
+            }
+            json!({"allowed": true})
+        }
+    })
+    .await;
+    let rules = json!({"rules": [{"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"],
+        "resources": ["configmaps"]}]});
+    let kind = "ValidatingWebhookConfiguration";
+    let validating = configuration(kind, "validate", &url, &bundle, &rules);
+    registered(&member, "validatingwebhookconfigurations", &validating).await;
+    let map = json!({"metadata": {"name": "x"}, "data": {"a": "b"}});
+    let made = member
+        .post(
+            &format!("{CM}?fieldManager=me&fieldValidation=Strict"),
+            &map,
+        )
+        .await;
+    assert_eq!(made.code, 201, "{}", made.json);
+    let path = format!("{CM}/x?fieldManager=other&dryRun=All");
+    let patched = member
+        .patch(&path, "merge-patch", &json!({"data": {"a": "c"}}))
+        .await;
+    assert_eq!(patched.code, 200, "{}", patched.json);
+    let body = json!({"gracePeriodSeconds": 5, "propagationPolicy": "Foreground",
+        "preconditions": {"uid": made.json["metadata"]["uid"]}});
+    let path = format!("{CM}/x");
+    let deleted = send(
+        &member.client,
+        Method::DELETE,
+        &path,
+        &[JSON],
+        body.to_string(),
+    )
+    .await;
+    assert_eq!(deleted.code, 200, "{}", deleted.json);
+    let of = |kind: &str, mut fields: Value| {
+        fields["kind"] = kind.into();
+        fields["apiVersion"] = "meta.k8s.io/v1".into();
+        fields
+    };
+    assert_eq!(
+        *seen.lock().unwrap(),
+        [
+            of(
+                "CreateOptions",
+                json!({"fieldManager": "me", "fieldValidation": "Strict"})
+            ),
+            of(
+                "UpdateOptions",
+                json!({"fieldManager": "other", "dryRun": ["All"]})
+            ),
+            of("DeleteOptions", body),
+        ]
+    );
 }
