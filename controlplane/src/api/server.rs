@@ -1,6 +1,6 @@
 //! The listening side: TCP, TLS with optional client certificates, HTTP/1.1 and HTTP/2, and the drain at the
-//! end. gRPC (node sync) shares the port; its paths go to its own router. `server/reader` lets go of who does not read,
-//! `server/refusal` says what hyper does not.
+//! end. gRPC (node sync) shares the port; its paths go to its own router. `server/opening` lets go of who does not
+//! begin, `server/reader` of who does not read; `server/refusal` says what hyper does not.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -23,9 +23,11 @@ use super::dispatch::goes_on;
 use super::{Api, Waiting};
 use crate::auth::User;
 
+mod opening;
 mod reader;
 mod refusal;
 
+use opening::Opening;
 use reader::{Limit, Limits, Reader};
 use refusal::{Completed, Ours};
 
@@ -160,7 +162,7 @@ async fn connection(
     };
     let limits = Limits::default();
     let ours = Ours::default();
-    let stream = Completed::new(stream, ours.clone());
+    let stream = Completed::new(Opening::new(stream, PATIENCE), ours.clone());
     let stream = Reader::new(stream, limits.clone());
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let (door, limits, ours) = (door.clone(), limits.clone(), ours.clone());

@@ -7,6 +7,7 @@ mod bad_input;
 mod cluster_status;
 mod definitions;
 mod doors;
+mod frames;
 mod grpc_doors;
 mod judged_parts;
 mod kube_client;

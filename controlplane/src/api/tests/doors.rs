@@ -13,7 +13,7 @@ use super::*;
 use crate::auth::{Pki, Sans};
 
 /// A connection on which anything can be sent.
-async fn raw(member: &Member) -> TlsStream<tokio::net::TcpStream> {
+pub(super) async fn raw(member: &Member) -> TlsStream<tokio::net::TcpStream> {
     let mut roots = rustls::RootCertStore::empty();
     let ca = CertificateDer::from_pem_slice(member.controller.ca_pem().as_bytes()).unwrap();
     roots.add(ca).unwrap();
@@ -238,6 +238,13 @@ async fn the_slow_and_the_large_are_let_go() {
     let mut bytes = Vec::new();
     let ended = tokio::time::timeout(Duration::from_secs(15), silent.read_to_end(&mut bytes));
     assert!(ended.await.is_ok(), "it is closed");
+    // Nobody says which HTTP it is, though the handshake is done.
+    for begun in [&b""[..], b"PRI * HTTP/2.0\r\n"] {
+        let mut silent = raw(&member).await;
+        silent.write_all(begun).await.unwrap();
+        let ended = tokio::time::timeout(Duration::from_secs(15), silent.read_to_end(&mut bytes));
+        assert!(ended.await.is_ok(), "it is closed");
+    }
     // A body that does not come: who may not write learns so at once.
     let mut body = raw(&member).await;
     let head = "POST /api/v1/namespaces/default/configmaps HTTP/1.1\r\nHost: x\r\nContent-Type: \
