@@ -175,7 +175,10 @@ fn validate_webhook(webhook: &Value, path: &str, mutating: bool, errors: &mut Er
     }
     if reviews.is_empty() {
         errors.required(field, "must specify one of v1, v1beta1");
-    } else if !reviews.iter().any(|version| version == "v1") {
+    } else if !reviews
+        .iter()
+        .any(|version| version == "v1" || version == "v1beta1")
+    {
         errors.invalid(
             field,
             webhook["admissionReviewVersions"].clone(),

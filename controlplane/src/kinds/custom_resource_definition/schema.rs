@@ -97,12 +97,6 @@ impl Check<'_> {
                 &format!("must not be empty {place}"),
             );
         }
-        if int_or_string && !kind.is_empty() {
-            self.errors.forbidden(
-                format!("{path}.type"),
-                "must be empty if x-kubernetes-int-or-string is true",
-            );
-        }
         if !kind.is_empty() && !TYPES.contains(&kind) {
             self.errors
                 .not_supported(format!("{path}.type"), kind, TYPES);

@@ -451,11 +451,12 @@ fn validate_conversion(given: &Value, errors: &mut Errors) {
                     }
                 }
             }
-            if !versions.is_empty() && !versions.iter().any(|version| version == "v1") {
+            let is_known = |version: &Value| version == "v1" || version == "v1beta1";
+            if !versions.is_empty() && !versions.iter().any(is_known) {
                 errors.invalid(
                     path,
                     webhook["conversionReviewVersions"].clone(),
-                    "must include at least one of v1",
+                    "must include at least one of v1, v1beta1",
                 );
             }
         }

@@ -29,6 +29,13 @@ fn problems(schema: &Value) -> Vec<String> {
 }
 
 #[test]
+fn a_number_or_text_may_say_which_it_is() {
+    let port = json!({"type": "integer", "x-kubernetes-int-or-string": true});
+    let schema = json!({"type": "object", "properties": {"port": port}});
+    assert_eq!(problems(&schema), Vec::<String>::new());
+}
+
+#[test]
 fn rules_that_cannot_be_evaluated_are_refused() {
     let text = || json!({"type": "string", "maxLength": 5});
     let rule = |source: &str| json!({"rule": source});
