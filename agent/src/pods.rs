@@ -84,6 +84,10 @@ use worker::{Command, Worker};
 /// Commands that a worker has not taken yet; more of them wait.
 const INBOX: usize = 32;
 
+/// How long a mirror pod that was deleted is away. A `kubectl delete` that finds the next one between two of its
+/// requests waits for ever (kubernetes/kubectl#1803; mended in kubernetes/kubernetes#135563).
+const SHOWN_AGAIN: Duration = Duration::from_secs(1);
+
 /// All pods of this node. Only node sync and the composition root call it; each pod's state is its worker's.
 pub(crate) struct Pods<M: Machine> {
     context: Arc<Context<M>>,
@@ -321,13 +325,24 @@ impl<M: Machine> Pods<M> {
     pub(crate) async fn gone(&self, uid: &str) {
         let shown = self.mirrors().remove(uid);
         if let Some(shown) = shown {
-            // Somebody has deleted the copy, not the pod: with its status it is made again.
-            return self.repeat(&shown.uid).await;
+            return self.show_again(&shown.uid);
         }
         let inbox = self.lock().get(uid).map(|handle| handle.inbox.clone());
         if let Some(inbox) = inbox {
             let _ = inbox.send(Command::Gone).await;
         }
+    }
+
+    /// Somebody has deleted the copy, not the pod: with its status it is made again, [`SHOWN_AGAIN`] later.
+    fn show_again(&self, uid: &str) {
+        let inbox = self.lock().get(uid).map(|handle| handle.inbox.downgrade());
+        let Some(inbox) = inbox else { return };
+        tokio::spawn(async move {
+            tokio::time::sleep(SHOWN_AGAIN).await;
+            if let Some(inbox) = inbox.upgrade() {
+                let _ = inbox.send(Command::Repeat).await;
+            }
+        });
     }
 
     /// The node has other addresses: pods say where they run, and those on the node's own network have them too.

@@ -1,7 +1,14 @@
 //! Running programs to their end, and waiting for conditions with a bound.
 
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A program that takes longer hangs: it is ended, and what it printed is in the message of the test that fails.
+const LONGEST: Duration = Duration::from_secs(600);
 
 /// What a finished program left.
 #[derive(Debug, Clone)]
@@ -13,13 +20,37 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Runs to the end; panics only when the program cannot be started.
+    /// Runs to the end; panics when the program cannot be started, or has not ended after [`LONGEST`].
+    #[track_caller]
     pub fn of(command: &mut Command) -> Self {
         let line = format!("{command:?}");
-        let output = command
+        let child = command
             .stdin(Stdio::null())
-            .output()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
             .unwrap_or_else(|error| panic!("cannot start {line}: {error}"));
+        let (ended, end) = mpsc::channel::<()>();
+        let pid = Pid::from_raw(i32::try_from(child.id()).expect("a process id"));
+        let (output, overdue) = std::thread::scope(|scope| {
+            let watch = scope.spawn(move || {
+                let overdue = end.recv_timeout(LONGEST) == Err(RecvTimeoutError::Timeout);
+                if overdue {
+                    let _ = kill(pid, Signal::SIGKILL);
+                }
+                overdue
+            });
+            let output = child.wait_with_output();
+            drop(ended);
+            (output, watch.join().expect("the watch"))
+        });
+        let output = output.unwrap_or_else(|error| panic!("no output of {line}: {error}"));
+        assert!(
+            !overdue,
+            "{line} did not end within {LONGEST:?}:\n{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
         Self {
             command: line,
             code: output.status.code(),

@@ -43,6 +43,7 @@ async fn a_static_pod_whose_copy_was_deleted_is_told_of_again() {
             [HASH]
         );
         let before = told();
+        let since = tokio::time::Instant::now();
         // Either way the node may hear of it.
         if all_gone {
             pods.retain(&BTreeSet::new()).await;
@@ -53,6 +54,7 @@ async fn a_static_pod_whose_copy_was_deleted_is_told_of_again() {
         }
         let waited = tokio::time::timeout(Duration::from_secs(60), again(before)).await;
         waited.expect("it is told of again");
+        assert!(since.elapsed() >= Duration::from_secs(1));
         assert!(pods.shown_static_pods().is_empty());
     }
     // Nothing of that has ended the pod.
