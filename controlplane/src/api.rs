@@ -33,6 +33,7 @@ pub(crate) mod members;
 mod metrics;
 mod negotiate;
 mod openapi;
+mod ordered;
 mod pretty;
 mod protobuf;
 mod proxy;

@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::aggregator::Extended;
 use super::dispatch::header;
 use super::negotiate::{Encoding, accept_object, media_ranges};
-use super::{component_status, respond, usage};
+use super::{component_status, ordered, respond, usage};
 use crate::kinds::{self, Kind, KindRef, Scope};
 use crate::registry::definitions::Defined;
 use crate::registry::versions::{self, precedence};
@@ -292,7 +292,7 @@ pub(super) fn serve(
         [] => Ok(Encoding::Json),
         _ => accept_object(header(headers, &ACCEPT)),
     };
-    let body = value.to_string().into();
+    let body = ordered::line(&value).into();
     Some(encoding.and_then(|encoding| respond::object(StatusCode::OK, encoding, body)))
 }
 

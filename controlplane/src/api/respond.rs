@@ -14,6 +14,7 @@ use http::{HeaderValue, Response, StatusCode};
 use serde_json::Value;
 
 use super::negotiate::Encoding;
+use super::ordered;
 use crate::kinds::Kind;
 use crate::registry::list::ListPage;
 use crate::registry::{ApiError, object};
@@ -48,7 +49,7 @@ pub(super) fn with_type(
 }
 
 pub(super) fn value(status: StatusCode, value: &Value) -> Response<Body> {
-    json(status, value.to_string())
+    json(status, ordered::line(value))
 }
 
 /// A single object that is JSON already, in the encoding that the client wants.
@@ -68,14 +69,16 @@ pub(super) fn object(
 }
 
 pub(super) fn status_json(error: &ApiError) -> Bytes {
-    serde_json::to_vec(&*error.status)
-        .expect("a Status always serializes")
-        .into()
+    ordered::text(&status_of(error)).into()
+}
+
+fn status_of(error: &ApiError) -> Value {
+    serde_json::to_value(&*error.status).expect("a Status always serializes")
 }
 
 pub(super) fn error(error: &ApiError) -> Response<Body> {
     let status = StatusCode::from_u16(error.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = json(status, status_json(error));
+    let mut response = value(status, &status_of(error));
     if let Some(seconds) = error.retry_after() {
         response
             .headers_mut()

@@ -514,7 +514,13 @@ fn parse_patch(write: &Write<'_>) -> Result<(PatchType, Value), ApiError> {
 /// An applied configuration must say what it is, and must be about the object of the URL.
 fn check_applied(kind: &Kind<'_>, subject: Subject<'_>, applied: &Value) -> Result<(), ApiError> {
     let version = crate::registry::create::api_version(kind);
-    if applied["kind"] != kind.kind || applied["apiVersion"] != version.as_str() {
+    let given = applied["apiVersion"].as_str().unwrap_or_default();
+    if !given.is_empty() && given != version {
+        return Err(ApiError::bad_request(format!(
+            "Incorrect version specified in apply patch. Specified patch version: {given}, expected: {version}"
+        )));
+    }
+    if applied["kind"] != kind.kind || given.is_empty() {
         return Err(ApiError::bad_request(format!(
             "the applied object must be of kind {} in version {version}",
             kind.kind

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::generated_name::generate_name;
 use super::judges::{Attempt, Operation};
+use super::update::{Ownership, pinned_version};
 use super::{
     ApiError, MAX_ATTEMPTS, Registry, WriteOptions, Written, key, node_ranges, object, pod_account,
     service_alloc,
@@ -20,6 +21,19 @@ impl Registry {
         namespace: &str,
         object: Value,
         options: &WriteOptions,
+    ) -> Result<Written, ApiError> {
+        let ownership = Ownership::Track;
+        self.create_owned(kind, namespace, object, options, ownership)
+            .await
+    }
+
+    pub(super) async fn create_owned(
+        &self,
+        kind: &Kind<'_>,
+        namespace: &str,
+        object: Value,
+        options: &WriteOptions,
+        ownership: Ownership,
     ) -> Result<Written, ApiError> {
         let (kind, object) = match kind.strategy.stored() {
             Some(stored) => {
@@ -50,7 +64,14 @@ impl Registry {
                 kind.strategy.default(&mut object);
             }
             match self
-                .create_once(kind, namespace, object.clone(), options, generated)
+                .create_once(
+                    kind,
+                    namespace,
+                    object.clone(),
+                    options,
+                    generated,
+                    ownership,
+                )
                 .await?
             {
                 Ok(written) => return Ok(written),
@@ -73,7 +94,7 @@ impl Registry {
         namespace: &str,
         mut object: Value,
     ) -> Result<Value, ApiError> {
-        if !object::meta(&object, "resourceVersion").is_empty() {
+        if !pinned_version(&object).is_empty() {
             return Err(ApiError::bad_request(
                 "resourceVersion should not be set on objects to be created",
             ));
@@ -105,6 +126,7 @@ impl Registry {
         mut object: Value,
         options: &WriteOptions,
         generated: bool,
+        ownership: Ownership,
     ) -> Result<Result<Written, Retry>, ApiError> {
         let name = object::name(&object).to_owned();
         let mut txn = Txn::default();
@@ -173,7 +195,11 @@ impl Registry {
             self.guard_ranges(kind, &object, &mut txn).await?;
         }
         drop_unset(kind, &mut object);
-        track_create(kind, &mut object, &options.manager);
+        // Who may have owned fields of an object that this is a copy of, is of no account.
+        if ownership == Ownership::Track && !options.manager.is_empty() {
+            let (manager, now) = (&options.manager, object::now());
+            crate::patch::track_update(kind, None, &mut object, manager, "", &now);
+        }
         if options.dry_run {
             return Ok(Ok(Written::Unstored(object)));
         }
@@ -287,14 +313,4 @@ pub(crate) fn set_namespace(
     }
     object::set_meta(object, "namespace", namespace);
     Ok(())
-}
-
-fn track_create(kind: &Kind<'_>, object: &mut Value, manager: &str) {
-    let applied = object["metadata"]["managedFields"]
-        .as_array()
-        .is_some_and(|entries| !entries.is_empty());
-    // A create by server-side apply brings its own entries.
-    if !applied && !manager.is_empty() {
-        crate::patch::track_update(kind, None, object, manager, "", &object::now());
-    }
 }

@@ -239,6 +239,7 @@ impl Registry {
         .map_err(|error| ApiError::from_patch(&error))?;
         object::strip_absent(kind, &mut object);
         judge(&check_and_prune(kind, &mut object))?;
-        self.create(kind, request.namespace, object, options).await
+        self.create_owned(kind, request.namespace, object, options, Ownership::Done)
+            .await
     }
 }

@@ -61,6 +61,14 @@ pub(super) enum Ownership {
     Done,
 }
 
+/// The version that a write wants to replace; empty for whichever is there, which "0" says too.
+pub(super) fn pinned_version(object: &Value) -> &str {
+    match object::meta(object, "resourceVersion") {
+        "0" => "",
+        version => version,
+    }
+}
+
 /// Which part of an object is written.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'a> {
@@ -83,7 +91,7 @@ impl Registry {
     ) -> Result<Written, ApiError> {
         check_name(&object, name)?;
         let conditional = kind.is_custom() || CONDITIONAL_ONLY.contains(&(kind.group, kind.plural));
-        if conditional && object::meta(&object, "resourceVersion").is_empty() {
+        if conditional && pinned_version(&object).is_empty() {
             return Err(ApiError::invalid_field(
                 kind,
                 name,
@@ -144,7 +152,7 @@ impl Registry {
             let kept = kind.strategy.stored().map(|_| stored.clone());
             let live = self.one_to_served(kind, stored).await?;
             let mut wanted = compute(&live)?;
-            let pinned = object::meta(&wanted, "resourceVersion").to_owned();
+            let pinned = pinned_version(&wanted).to_owned();
             let stale = !pinned.is_empty() && pinned != kv.mod_revision.to_string();
             if stale && freshness == Freshness::Local {
                 freshness = Freshness::Linearizable;

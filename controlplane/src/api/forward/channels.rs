@@ -1,6 +1,8 @@
 //! Forwarding over the channels of a WebSocket: two for each port that the query names, data and errors, each
 //! begun by the port's number. One connection per port.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use proto::node::v1::StreamFrame;
@@ -14,12 +16,15 @@ use tokio_tungstenite::tungstenite::Message;
 use super::{FROM_NODE, PING_EVERY, TO_NODE, Target};
 use crate::api::remote::{Channels, Said, data, end};
 use crate::api::request::Query;
+use crate::nodestream::NodeStream;
 use crate::registry::ApiError;
 
 /// Channels are numbered by one byte, and the highest is not one.
 const MAX_PORTS: usize = 127;
 /// Messages that wait to be written.
 const MESSAGES: usize = 8;
+/// How long a connection whose pod has ended its side still takes what the client sends, as with containerd.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// The ports of the query, which may be several in one parameter.
 pub(super) fn ports(query: &Query) -> Result<Vec<u16>, ApiError> {
@@ -142,21 +147,31 @@ async fn connection(
             return speaker.say(ERRORS, &text).await;
         }
     };
+    converse(&speaker, node, said).await
+}
+
+async fn converse(speaker: &Speaker, node: NodeStream, said: mpsc::Receiver<Bytes>) -> Option<()> {
     let mut from_node = node.from_node;
     tokio::select! {
-        told = tell(&speaker, &mut from_node) => told,
+        told = tell(speaker, &mut from_node) => told,
         () = listen(said, &node.to_node) => None,
     }
 }
 
+/// Until the pod has said all. A channel cannot be closed alone, so who waits for the end is told by the end of the
+/// whole; what the client still sends has [`LINGER`] to arrive.
 async fn tell(speaker: &Speaker, from_node: &mut mpsc::Receiver<StreamFrame>) -> Option<()> {
     while let Some(frame) = from_node.recv().await {
-        if let Some(Frame::Data(output)) = frame.frame
-            && output.channel == FROM_NODE
-        {
-            speaker.say(DATA, &output.data).await?;
+        match frame.frame {
+            Some(Frame::Data(output)) if output.channel == FROM_NODE => {
+                speaker.say(DATA, &output.data).await?;
+            }
+            Some(Frame::CloseChannel(FROM_NODE)) => break,
+            _ => {}
         }
     }
+    let rest = async { while from_node.recv().await.is_some() {} };
+    let _ = tokio::time::timeout(LINGER, rest).await;
     Some(())
 }
 
@@ -167,4 +182,42 @@ async fn listen(mut said: mpsc::Receiver<Bytes>, to_node: &mpsc::Sender<StreamFr
         }
     }
     std::future::pending::<()>().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_ends_when_the_pod_has_said_all() {
+        let (to_client, from_node) = mpsc::channel(8);
+        let (to_node, mut heard) = mpsc::channel(8);
+        let (input, said) = mpsc::channel(8);
+        let (messages, mut written) = mpsc::channel(8);
+        let speaker = Speaker {
+            messages,
+            protocol: Channels::channels(false),
+            channel: 0,
+        };
+        let node = NodeStream { from_node, to_node };
+        let talk = tokio::spawn(async move { converse(&speaker, node, said).await });
+        to_client
+            .send(data(FROM_NODE, Bytes::from_static(b"bye")))
+            .await
+            .unwrap();
+        let close = StreamFrame {
+            frame: Some(Frame::CloseChannel(FROM_NODE)),
+        };
+        to_client.send(close).await.unwrap();
+        assert_eq!(written.recv().await, Some(Message::binary(&b"\x00bye"[..])));
+        // What is on its way still arrives, though the pod's stream stays open as long as the client may speak.
+        input.send(Bytes::from_static(b"last")).await.unwrap();
+        assert_eq!(
+            heard.recv().await,
+            Some(data(TO_NODE, Bytes::from_static(b"last")))
+        );
+        let ended = tokio::time::timeout(Duration::from_secs(2), talk).await;
+        assert_eq!(ended.expect("it ends").unwrap(), Some(()));
+        assert_eq!(written.recv().await, None);
+    }
 }

@@ -379,3 +379,50 @@ async fn counting_a_revision_makes_no_generation() {
     assert_eq!(patched["metadata"]["generation"], 2);
     member.controller.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn version_zero_is_whichever_is_there() {
+    let member = member().await;
+    let base = "/api/v1/namespaces/default/configmaps";
+    let map = |version: &str, value: &str| json!({"metadata": {"name": "m", "resourceVersion": version}, "data": {"k": value}});
+    member.post(base, &map("0", "a")).await.ok();
+    assert_eq!(member.post(base, &map("1", "a")).await.code, 400);
+    let path = format!("{base}/m");
+    let replaced = member.put(&path, &map("0", "b")).await.ok();
+    assert_eq!(replaced["data"]["k"], "b");
+    assert_eq!(member.put(&path, &map("1", "c")).await.code, 409);
+    let patched = member.patch(&path, "merge-patch", &map("0", "d")).await;
+    assert_eq!(patched.ok()["data"]["k"], "d");
+    // Leases are not replaced without a version.
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/default/leases";
+    let lease = json!({"metadata": {"name": "l"}});
+    member.post(leases, &lease).await.ok();
+    let zero = json!({"metadata": {"name": "l", "resourceVersion": "0"}});
+    let refused = member.put(&format!("{leases}/l"), &zero).await;
+    assert_eq!(refused.code, 422);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_an_object_belongs_to_who_makes_it() {
+    let member = member().await;
+    let base = "/api/v1/namespaces/default/configmaps";
+    let first = json!({"metadata": {"name": "first"}, "data": {"k": "v"}});
+    let mut copy = member
+        .post(&format!("{base}?fieldManager=before"), &first)
+        .await
+        .ok();
+    assert_eq!(copy["metadata"]["managedFields"][0]["manager"], "before");
+    copy["metadata"]["name"] = "second".into();
+    copy["metadata"]["resourceVersion"] = "".into();
+    let copy = member
+        .post(&format!("{base}?fieldManager=copier"), &copy)
+        .await
+        .ok();
+    let entries = copy["metadata"]["managedFields"].as_array().unwrap();
+    let managers: Vec<_> = entries.iter().map(|entry| &entry["manager"]).collect();
+    assert_eq!(managers, ["copier"]);
+    assert_eq!(
+        entries[0]["fieldsV1"]["f:data"],
+        json!({".": {}, "f:k": {}})
+    );
+}
