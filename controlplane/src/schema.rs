@@ -63,6 +63,41 @@ impl FieldProblem {
     pub(crate) fn is_fatal(&self) -> bool {
         matches!(self.kind, ProblemKind::Type { .. } | ProblemKind::Value(_))
     }
+
+    /// What is wrong as strategic merge patches are told: what they leave does not go through JSON on its way into the
+    /// object's type (apimachinery, `pkg/runtime/converter.go`).
+    pub(crate) fn conversion(&self) -> String {
+        let ProblemKind::Type {
+            expected, found, ..
+        } = &self.kind
+        else {
+            return self.to_string();
+        };
+        let found = match found.split_once(' ') {
+            Some((_, number)) if number.contains(['.', 'e', 'E']) => "float64",
+            Some(_) => "int64",
+            None => match found.as_str() {
+                "number" => "int64",
+                "array" => "slice",
+                "object" => "map",
+                other => other,
+            },
+        };
+        match expected.as_str() {
+            // They read themselves, from JSON.
+            "v1.Time" | "v1.MicroTime" | "resource.Quantity" | "intstr.IntOrString" => {
+                self.to_string()
+            }
+            map if map.starts_with("map[") => format!("cannot restore map from {found}"),
+            list if list.starts_with("[]") => format!("cannot restore slice from {found}"),
+            object if object.contains('.') => format!("cannot restore struct from: {found}"),
+            // Numbers become each other, and in Go an integer becomes a text.
+            scalar if matches!(found, "int64" | "float64") && scalar != "bool" => {
+                format!("cannot convert {found} to {scalar}")
+            }
+            scalar => format!("unrecognized type: {scalar}"),
+        }
+    }
 }
 
 impl std::fmt::Display for FieldProblem {

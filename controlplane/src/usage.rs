@@ -18,6 +18,8 @@ use crate::store::Store;
 const STALE: Duration = Duration::from_secs(90);
 /// Reports that come closer together than this make no rate.
 const SHORTEST: Duration = Duration::from_millis(500);
+/// A container that has run for less is too young to be measured by its first report.
+const YOUNGEST: Duration = Duration::from_secs(3);
 /// Under which members ask each other.
 const TOPIC: &str = "nodes/usage";
 /// A member that does not answer is left out.
@@ -92,13 +94,21 @@ fn pods(before: &wire::Usage, now: &wire::Usage, at: Timestamp, window: Duration
     now.pods
         .iter()
         .filter_map(|pod| {
+            let mut covered = Duration::ZERO;
             let containers: Vec<(String, Amount)> = pod
                 .containers
                 .iter()
                 .filter_map(|one| {
-                    let before = known.get(&(pod.uid.as_str(), one.name.as_str()))?;
+                    let age = Duration::from_millis(one.age_millis);
+                    let (before, window) = match known.get(&(pod.uid.as_str(), one.name.as_str())) {
+                        Some(before) => (*before, window),
+                        // Its start is the report before, as with metrics-server.
+                        None if age >= YOUNGEST => (0, age),
+                        None => return None,
+                    };
+                    covered = covered.max(window);
                     let amount = Amount {
-                        cpu_nanos: rate(*before, one.cpu_nanos, window),
+                        cpu_nanos: rate(before, one.cpu_nanos, window),
                         memory_bytes: one.memory_bytes,
                     };
                     Some((one.name.clone(), amount))
@@ -111,7 +121,7 @@ fn pods(before: &wire::Usage, now: &wire::Usage, at: Timestamp, window: Duration
                 uid: pod.uid.clone(),
                 containers,
                 at,
-                window,
+                window: covered,
             })
         })
         .collect()
@@ -264,6 +274,7 @@ mod tests {
                     name: "c".into(),
                     cpu_nanos: container,
                     memory_bytes: 1 << 20,
+                    age_millis: 0,
                 }],
             }],
         }
@@ -284,6 +295,33 @@ mod tests {
             book.nodes_here(at(300)).is_empty(),
             "what is old is no answer"
         );
+    }
+
+    #[test]
+    fn the_first_report_of_a_container_is_measured_from_its_start() {
+        let book = UsageBook::default();
+        let at = |seconds| Timestamp::from_second(seconds).unwrap();
+        let with_young = |age_millis| {
+            let mut report = report(5_000_000_000, 2_000_000_000);
+            let pod = &mut report.pods[0];
+            let young = wire::ContainerUsage {
+                name: "young".into(),
+                cpu_nanos: 1_000_000_000,
+                memory_bytes: 1,
+                age_millis,
+            };
+            pod.containers.push(young);
+            report
+        };
+        book.record_at("n", &report(5_000_000_000, 1_000_000_000), at(100));
+        book.record_at("n", &with_young(2_999), at(110));
+        assert!(book.pods_here("ns", at(110)).is_empty());
+        book.record_at("n", &report(5_000_000_000, 1_000_000_000), at(120));
+        book.record_at("n", &with_young(4_000), at(122));
+        let pods = book.pods_here("ns", at(122));
+        assert_eq!(pods[0].containers[0].1.cpu_nanos, 500_000_000);
+        assert_eq!(pods[0].containers[1].1.cpu_nanos, 250_000_000);
+        assert_eq!(pods[0].window, Duration::from_secs(4));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use proto::node::v1 as wire;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -16,16 +17,17 @@ use crate::sync::Outbox;
 /// Two reports make a rate; autoscalers look every 15 s.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// The containers of a pod that run: name and identity.
+/// The containers of a pod that run: name, identity and age.
 #[derive(Debug)]
 struct Running {
     namespace: String,
     name: String,
     uid: String,
-    containers: Vec<(String, String)>,
+    containers: Vec<(String, String, Duration)>,
 }
 
 fn running<M: crate::pods::Machine>(pods: &Pods<M>) -> Vec<Running> {
+    let now = Timestamp::now();
     let all = pods.snapshots().into_iter().map(|pod| {
         let statuses = pod
             .status
@@ -33,15 +35,16 @@ fn running<M: crate::pods::Machine>(pods: &Pods<M>) -> Vec<Running> {
             .iter()
             .chain(&pod.status.init_container_statuses)
             .flatten();
-        let containers = statuses
-            .filter(|status| {
-                let state = status.state.as_ref();
-                state.is_some_and(|state| state.running.is_some())
-            })
-            .filter_map(|status| {
-                let id = status.container_id.as_deref()?.strip_prefix("runc://")?;
-                Some((status.name.clone(), id.to_owned()))
-            });
+        let containers = statuses.filter_map(|status| {
+            let running = status.state.as_ref()?.running.as_ref()?;
+            let id = status.container_id.as_deref()?.strip_prefix("runc://")?;
+            let age = running
+                .started_at
+                .as_ref()
+                .and_then(|at| Duration::try_from(now.duration_since(at.0)).ok())
+                .unwrap_or_default();
+            Some((status.name.clone(), id.to_owned(), age))
+        });
         Running {
             containers: containers.collect(),
             namespace: pod.key.namespace,
@@ -61,13 +64,14 @@ fn measure(hierarchies: &Hierarchies, parent: &str, pods: Vec<Running>) -> wire:
         let containers: Vec<wire::ContainerUsage> = pod
             .containers
             .into_iter()
-            .filter_map(|(name, id)| {
+            .filter_map(|(name, id, age)| {
                 let cgroup = format!("/{parent}/pod{}/{id}", pod.uid);
                 let used = usage::of(hierarchies, &cgroup)?;
                 Some(wire::ContainerUsage {
                     name,
                     cpu_nanos: used.cpu_nanos,
                     memory_bytes: used.memory_bytes,
+                    age_millis: u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
                 })
             })
             .collect();
@@ -90,7 +94,7 @@ fn ids(running: &[Running]) -> BTreeMap<(String, String), String> {
     let of = |pod: &Running| {
         let uid = pod.uid.clone();
         let containers = pod.containers.clone().into_iter();
-        containers.map(move |(name, id)| ((uid.clone(), name), id))
+        containers.map(move |(name, id, _)| ((uid.clone(), name), id))
     };
     running.iter().flat_map(of).collect()
 }

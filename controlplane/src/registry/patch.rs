@@ -53,20 +53,24 @@ pub(super) fn patched(
         declared(request)?;
     }
     let mut wanted = applied(request, live, options)?;
-    let judged = judge(&check_and_prune(kind, &mut wanted));
+    let problems = check_and_prune(kind, &mut wanted);
+    let judged = judge(&problems);
     if is_apply {
         judged?;
     } else if let Err(error) = judged {
         // It is the patch that is invalid, not the body of the request, so that `kubectl edit` opens it again.
-        let shown = match request.patch_type {
-            PatchType::Strategic => request.patch.to_string(),
+        return Err(match request.patch_type {
+            PatchType::Strategic => {
+                let fatal = problems.iter().find(|problem| problem.is_fatal());
+                let why = fatal.map(FieldProblem::conversion);
+                refused(kind, &go_text(request.patch), why, error)
+            }
             _ => {
                 let mut shown = applied(request, live, options)?;
                 object::remove_meta(&mut shown, "managedFields");
-                shown.to_string()
+                refused(kind, &shown.to_string(), None, error)
             }
-        };
-        return Err(refused(kind, &shown, error));
+        });
     }
     Ok(wanted)
 }
@@ -115,17 +119,33 @@ fn applied(
 }
 
 /// What makes of the object something that cannot be read.
-fn refused(kind: &Kind<'_>, shown: &str, error: ApiError) -> ApiError {
+fn refused(kind: &Kind<'_>, shown: &str, why: Option<String>, error: ApiError) -> ApiError {
     if error.code() != 400 {
         return error;
     }
     let message = error.to_string();
     let before = format!("cannot be handled as a {}: ", kind.kind);
-    let why = message
+    let told = message
         .split_once(&before)
         .map_or(message.as_str(), |(_, why)| why);
+    let why = why.as_deref().unwrap_or(told);
     let message = format!("Invalid value: {shown:?}: {why}");
     ApiError::invalid_named("", "", "", &[field_error("patch", Cause::Invalid, message)])
+}
+
+/// As Go prints a map (`%+v`).
+fn go_text(value: &Value) -> String {
+    let joined = |parts: Vec<String>| parts.join(" ");
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => format!("[{}]", joined(items.iter().map(go_text).collect())),
+        Value::Object(map) => {
+            let entry = |(key, value): (&String, &Value)| format!("{key}:{}", go_text(value));
+            format!("map[{}]", joined(map.iter().map(entry).collect()))
+        }
+        scalar => scalar.to_string(),
+    }
 }
 
 /// Server-side apply takes no field that the kind does not have, whatever is asked of unknown fields. Kubernetes says

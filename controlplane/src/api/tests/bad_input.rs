@@ -146,6 +146,25 @@ async fn unknown_fields_warn_or_fail_as_asked() {
             && !message.contains("managedFields"),
         "{message}"
     );
+    for (patch, why) in [
+        (json!({"metadata": {"labels": "x"}}), "cannot restore map from string"),
+        (json!({"metadata": {"labels": {"a": {}}}}), "unrecognized type: string"),
+        (json!({"metadata": {"labels": {"a": 1}}}), "cannot convert int64 to string"),
+        (json!({"metadata": {"finalizers": "x"}}), "cannot restore slice from string"),
+        (json!({"metadata": {"generation": 1.5}}), "cannot convert float64 to int64"),
+        (json!({"immutable": [true]}), "unrecognized type: bool"),
+    ] {
+        let refused = member
+            .patch(&format!("{CM}/i"), "strategic-merge-patch", &patch)
+            .await;
+        assert_eq!(refused.code, 422, "{patch}");
+        let message = refused.message();
+        let begin = " \"\" is invalid: patch: Invalid value: \"map[";
+        assert!(
+            message.starts_with(begin) && message.ends_with(&format!(": {why}")),
+            "{patch}: {message}"
+        );
+    }
     // So is a patch that makes of it what cannot be read, and one with an operation that there is not.
     let patch = json!({"data": 5});
     for (kind, patch) in [
