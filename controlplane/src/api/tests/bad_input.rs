@@ -147,11 +147,26 @@ async fn unknown_fields_warn_or_fail_as_asked() {
         "{message}"
     );
     for (patch, why) in [
-        (json!({"metadata": {"labels": "x"}}), "cannot restore map from string"),
-        (json!({"metadata": {"labels": {"a": {}}}}), "unrecognized type: string"),
-        (json!({"metadata": {"labels": {"a": 1}}}), "cannot convert int64 to string"),
-        (json!({"metadata": {"finalizers": "x"}}), "cannot restore slice from string"),
-        (json!({"metadata": {"generation": 1.5}}), "cannot convert float64 to int64"),
+        (
+            json!({"metadata": {"labels": "x"}}),
+            "cannot restore map from string",
+        ),
+        (
+            json!({"metadata": {"labels": {"a": {}}}}),
+            "unrecognized type: string",
+        ),
+        (
+            json!({"metadata": {"labels": {"a": 1}}}),
+            "cannot convert int64 to string",
+        ),
+        (
+            json!({"metadata": {"finalizers": "x"}}),
+            "cannot restore slice from string",
+        ),
+        (
+            json!({"metadata": {"generation": 1.5}}),
+            "cannot convert float64 to int64",
+        ),
         (json!({"immutable": [true]}), "unrecognized type: bool"),
     ] {
         let refused = member
