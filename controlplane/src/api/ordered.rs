@@ -105,6 +105,8 @@ impl Serialize for Ordered<'_> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use proptest::prelude::*;
     use serde_json::json;
 

@@ -186,6 +186,8 @@ async fn listen(mut said: mpsc::Receiver<Bytes>, to_node: &mpsc::Sender<StreamFr
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
