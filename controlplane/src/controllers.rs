@@ -156,7 +156,8 @@ async fn run_all(
         ),
         controller!(
             node,
-            8,
+            // Thousands of nodes may come together.
+            64,
             node::Controller::new(
                 &client,
                 &cache,

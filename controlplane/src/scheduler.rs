@@ -21,6 +21,7 @@ mod execute;
 mod filter;
 mod interpod;
 mod metrics;
+mod news;
 mod node_info;
 mod preempt;
 mod queue;
@@ -135,10 +136,15 @@ async fn schedule(client: Client, cache: Cache, metrics: SchedulerMetrics) {
         cache,
         shared: shared.clone(),
         metrics: metrics.clone(),
+        refusals: execute::Refusals::default(),
     };
     let mut under_way = JoinSet::new();
     // Pods that wait for their volumes may do so for minutes: they hold up nobody.
     let mut waiting = JoinSet::new();
+    {
+        let executor = executor.clone();
+        waiting.spawn(async move { executor.write_refusals().await });
+    }
     loop {
         let started = Instant::now();
         let (outcomes, due) = {

@@ -2,6 +2,7 @@
 //!
 //! One controller for the Node object; [`eviction`] deletes pods that do not tolerate its taints.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Mutex;
@@ -56,8 +57,10 @@ pub(super) struct Controller {
     known: Mutex<HashMap<ObjectKey, Known>>,
     /// Addresses that were compared with those of the other nodes.
     compared: Mutex<HashMap<ObjectKey, BTreeSet<IpAddr>>>,
-    /// One allocation at a time. The ranges that were given and that the cache does not show yet.
-    allocating: tokio::sync::Mutex<HashMap<ObjectKey, Vec<IpNet>>>,
+    /// Ranges of nodes that do not have them yet as far as the cache shows.
+    given: Mutex<HashMap<ObjectKey, Vec<IpNet>>>,
+    /// Held while a range is looked for in the store.
+    searching: tokio::sync::Mutex<()>,
     grace: Duration,
     limits: NodeEviction,
     pace: Mutex<zones::Pace>,
@@ -99,7 +102,8 @@ impl Controller {
             heard: Mutex::default(),
             known: Mutex::default(),
             compared: Mutex::default(),
-            allocating: tokio::sync::Mutex::default(),
+            given: Mutex::default(),
+            searching: tokio::sync::Mutex::default(),
             grace,
             limits,
             pace: Mutex::default(),
@@ -271,32 +275,31 @@ impl Controller {
         Ok(())
     }
 
-    /// Cuts the node's ranges out of what no other node has. Another member, or somebody's hand, may give
-    /// them to another node in the meantime: the write is refused then, and the nodes are read from the store. At first the
-    /// cache is asked, since thousands of nodes may come together.
+    /// Gives the node ranges that no other node has. Another member, or somebody's hand, may give them to another node in the
+    /// meantime: the write is refused then, and the nodes are read from the store. At first the cache is asked, since
+    /// thousands of nodes may come together.
     async fn allocate(&self, node: &Node) -> Result<(), ApiError> {
-        let mut given = self.allocating.lock().await;
         let name = node.metadata.name.as_deref().unwrap_or_default();
-        given.retain(|key, _| {
-            let known = self.cache.nodes.get_key(key);
-            known.is_some_and(|node| plan::needs_cidr(&node))
-        });
-        let nodes = self.cache.nodes.list("");
-        let mut used: Vec<_> = nodes
-            .iter()
-            .flat_map(|node| cidr::ranges_of(node))
-            .collect();
-        used.extend(given.values().flatten());
-        if let Some(ranges) = self.pod_ranges.allocate(&used) {
-            match self.client.update(&cidr::with_ranges(node, &ranges)).await {
-                Ok(_) => {
-                    given.insert(ObjectKey::of(node), ranges);
-                    return Ok(());
-                }
-                Err(error) if matches!(error.code(), 409 | 422) => {}
-                Err(error) => return Err(error),
+        if let Some(ranges) = self.cut(node) {
+            // Whatever else changes of the node at the same time.
+            let patch = cidr::patch(node, &ranges);
+            let given = self
+                .client
+                .merge_patch_unread::<Node>("", name, &patch)
+                .await;
+            let Err(error) = given else {
+                return Ok(());
+            };
+            let mut given = self.given.lock().expect("no panic while held");
+            given.remove(&ObjectKey::of(node));
+            drop(given);
+            match error.code() {
+                404 => return Ok(()),
+                409 | 422 => {}
+                _ => return Err(error),
             }
         }
+        let _searching = self.searching.lock().await;
         for _ in 0..ATTEMPTS {
             let (nodes, _) = self.client.list::<Node>("").await?;
             let Some(live) = nodes
@@ -330,6 +333,37 @@ impl Controller {
         Err(super::context_error(&format!(
             "the pod ranges for node {name} were taken again and again"
         )))
+    }
+
+    /// What the node is to have, by the cache and by what was given since. The nodes are looked at once for all that wait.
+    fn cut(&self, node: &Node) -> Option<Vec<IpNet>> {
+        let key = ObjectKey::of(node);
+        let mut given = self.given.lock().expect("no panic while held");
+        if let Some(ranges) = given.get(&key) {
+            return Some(ranges.clone());
+        }
+        given.retain(|key, _| {
+            let known = self.cache.nodes.get_key(key);
+            known.is_some_and(|node| plan::needs_cidr(&node))
+        });
+        let nodes = self.cache.nodes.list("");
+        let mut used: Vec<_> = nodes
+            .iter()
+            .flat_map(|node| cidr::ranges_of(node))
+            .collect();
+        used.extend(given.values().flatten());
+        let waiting = nodes.iter().filter(|node| plan::needs_cidr(node));
+        let waiting = waiting.map(|node| ObjectKey::of(node.as_ref()));
+        let first = std::iter::once(key.clone());
+        let mut free = self.pod_ranges.free(&used);
+        for key in first.chain(waiting) {
+            if let Entry::Vacant(place) = given.entry(key)
+                && let Some(ranges) = free.next()
+            {
+                place.insert(ranges);
+            }
+        }
+        given.get(&key).cloned()
     }
 
     /// An address that two nodes report leads the others to the wrong one.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rand::Rng;
 
-use super::filter::{Failure, Prepared, Reason, filter};
+use super::filter::{Failure, Prepared, Reason, filter, has_room};
 use super::request::Request;
 use super::score;
 use super::snapshot::Snapshot;
@@ -62,19 +62,22 @@ pub(super) fn decide(
     let order = snapshot.order();
     let wanted = enough(order.len());
     let mut fitting: Vec<usize> = Vec::new();
-    let mut failures = Failures::default();
     let mut seen = 0;
     while seen < order.len() && fitting.len() < wanted {
         let slot = order[(*start + seen) % order.len()];
         seen += 1;
-        match check(request, prepared, snapshot, slot) {
-            None => fitting.push(slot),
-            Some(failure) => failures.0.push((slot, failure)),
+        let node = snapshot.node(slot);
+        // Most nodes of a full cluster are full: it is said of none of them why while there may be one that is not.
+        if has_room(request, node, &node.usage)
+            && check(request, prepared, snapshot, slot).is_none()
+        {
+            fitting.push(slot);
         }
     }
     *start = (*start + seen) % order.len().max(1);
     if fitting.is_empty() {
-        return Err(failures);
+        let failure = |slot: &usize| Some((*slot, check(request, prepared, snapshot, *slot)?));
+        return Err(Failures(order.iter().filter_map(failure).collect()));
     }
     Ok(best(request, snapshot, &fitting, random))
 }

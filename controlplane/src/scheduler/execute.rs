@@ -1,6 +1,7 @@
 //! Does what was decided: binds, makes room, readies volumes, and says why a pod fits nowhere.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod};
@@ -10,12 +11,14 @@ use super::condition::{Refusal, as_target, with_condition};
 use super::decide::Decision;
 use super::preempt::Preemption;
 use super::request::Request;
-use super::state::{Nomination, Outcome};
+use super::state::{Nomination, Outcome, node_of};
 use super::volumes::{Step, matching};
 use super::{SchedulerMetrics, Shared};
-use crate::cache::Cache;
+use crate::cache::{Cache, ObjectKey, Queue};
 use crate::registry::{ApiError, Binding, Client, DeleteOptions, EventType};
 
+/// Refusals that are written at once.
+const REFUSALS: usize = 16;
 /// How long a pod waits for its volumes before it is tried elsewhere.
 const VOLUME_WAIT: Duration = Duration::from_secs(600);
 
@@ -25,6 +28,27 @@ pub(super) struct Executor {
     pub(super) cache: Cache,
     pub(super) shared: Shared,
     pub(super) metrics: SchedulerMetrics,
+    pub(super) refusals: Refusals,
+}
+
+/// What still has to be written of pods that fit nowhere, of each the last that was found. Nobody waits for it: while ten
+/// thousand are told that there is no room for them, others go where there is.
+#[derive(Clone, Default)]
+pub(super) struct Refusals {
+    queue: Queue<ObjectKey>,
+    latest: Arc<Mutex<HashMap<ObjectKey, Outcome>>>,
+}
+
+impl Refusals {
+    fn put(&self, outcome: Outcome) {
+        let key = ObjectKey::of(outcome.request.pod.as_ref());
+        self.lock().insert(key.clone(), outcome);
+        self.queue.add(key);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectKey, Outcome>> {
+        self.latest.lock().expect("no panic while held")
+    }
 }
 
 /// Pods whose volumes have to be readied first, and the others.
@@ -49,7 +73,28 @@ impl Executor {
             }
         }
         self.bind(&bound, &bindings).await;
-        futures::future::join_all(refused.iter().map(|outcome| self.refuse(outcome))).await;
+        let (making_room, hopeless): (Vec<_>, Vec<_>) = refused
+            .into_iter()
+            .partition(|outcome| outcome.preemption.is_some());
+        hopeless
+            .into_iter()
+            .for_each(|outcome| self.refusals.put(outcome));
+        futures::future::join_all(making_room.iter().map(|outcome| self.refuse(outcome))).await;
+    }
+
+    /// Writes what is to be written of pods that fit nowhere, for ever.
+    pub(super) async fn write_refusals(&self) {
+        let one = async || {
+            loop {
+                let key = self.refusals.queue.next().await;
+                let outcome = self.refusals.lock().remove(&key);
+                if let Some(outcome) = outcome {
+                    self.refuse(&outcome).await;
+                }
+                self.refusals.queue.done(&key);
+            }
+        };
+        futures::future::join_all((0..REFUSALS).map(|_| one())).await;
     }
 
     async fn bind(&self, bound: &[Arc<Request>], bindings: &[Binding]) {
@@ -216,7 +261,13 @@ impl Executor {
         let pod = outcome.request.pod.as_ref();
         self.client
             .event(pod, EventType::Warning, "FailedScheduling", why);
-        self.write_condition(pod, Refusal::Unschedulable, why, outcome.nomination())
+        let (namespace, name) = names(pod);
+        let now = self.cache.pods.get(namespace, name);
+        let waits = |now: &Arc<Pod>| now.metadata.uid == pod.metadata.uid && node_of(now).is_none();
+        let Some(now) = now.filter(waits) else {
+            return;
+        };
+        self.write_condition(&now, Refusal::Unschedulable, why, outcome.nomination())
             .await;
         if let Some(preemption) = &outcome.preemption {
             for other in &outcome.displaced {

@@ -1,5 +1,6 @@
 //! Whether a pod can run on a node, and why not in the words that Kubernetes uses. Pure.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use super::affinity;
 use super::interpod;
 use super::node_info::{NodeInfo, Usage};
 use super::request::{Load, Request};
+use super::resources::Resources;
 use super::snapshot::Snapshot;
 use super::spread;
 use super::volumes::{Needs, Obstacle};
@@ -22,7 +24,7 @@ pub(super) enum Reason {
     NotNamed,
     Ports,
     TooManyPods,
-    Insufficient(String),
+    Insufficient(Cow<'static, str>),
     ClaimInUse,
     Volume(Obstacle),
     Spread(spread::Conflict),
@@ -174,8 +176,7 @@ pub(super) fn filter(
 }
 
 fn unschedulable(request: &Request, node: &NodeInfo) -> Option<Failure> {
-    let spec = node.node.spec.as_ref();
-    if spec.is_none_or(|spec| spec.unschedulable != Some(true)) {
+    if !node.unschedulable {
         return None;
     }
     let taint = Taint {
@@ -196,7 +197,7 @@ fn unschedulable(request: &Request, node: &NodeInfo) -> Option<Failure> {
 
 fn taints(request: &Request, node: &NodeInfo) -> Option<Failure> {
     let effects = ["NoSchedule", "NoExecute"];
-    affinity::untolerated(node.taints(), request.tolerations(), &effects).next()?;
+    affinity::untolerated(&node.taints, request.tolerations(), &effects).next()?;
     Failure::fixed(Reason::Taint)
 }
 
@@ -212,23 +213,48 @@ fn ports(request: &Request, usage: &Usage) -> Option<Failure> {
     }
 }
 
+/// Whether what the node has suffices, whatever else keeps the pod away.
+pub(super) fn has_room(request: &Load, node: &NodeInfo, usage: &Usage) -> bool {
+    let (want, have, used) = (&request.resources, &node.allocatable, &usage.requested);
+    let fits = |want: i64, have: i64, used: i64| want <= 0 || want <= have.saturating_sub(used);
+    usage.pods < node.pod_limit
+        && fits(want.milli_cpu, have.milli_cpu, used.milli_cpu)
+        && fits(want.memory, have.memory, used.memory)
+        && fits(want.ephemeral, have.ephemeral, used.ephemeral)
+        && want.other.iter().all(|(name, want)| {
+            let amount = |all: &Resources| all.other.get(name).copied().unwrap_or(0);
+            fits(*want, amount(have), amount(used))
+        })
+}
+
+/// Whether the pod may be on the node at all, with nothing else on it and as far as the node itself says.
+pub(super) fn may_be_on(request: &Request, node: &NodeInfo) -> bool {
+    unschedulable(request, node).is_none()
+        && taints(request, node).is_none()
+        && node.is_selected(request)
+        && has_room(request, node, &Usage::default())
+}
+
 fn fit(request: &Request, node: &NodeInfo, usage: &Usage) -> Option<Failure> {
+    if has_room(request, node, usage) {
+        return None;
+    }
     let mut reasons = Vec::new();
     let mut resolvable = true;
     if usage.pods + 1 > node.pod_limit {
         reasons.push(Reason::TooManyPods);
     }
     let (want, have, used) = (&request.resources, &node.allocatable, &usage.requested);
-    let mut check = |name: &str, want: i64, have: i64, used: i64| {
+    let mut check = |name: Cow<'static, str>, want: i64, have: i64, used: i64| {
         if want > 0 && want > have.saturating_sub(used) {
-            reasons.push(Reason::Insufficient(name.to_owned()));
+            reasons.push(Reason::Insufficient(name));
             resolvable &= want <= have;
         }
     };
-    check("cpu", want.milli_cpu, have.milli_cpu, used.milli_cpu);
-    check("memory", want.memory, have.memory, used.memory);
+    check("cpu".into(), want.milli_cpu, have.milli_cpu, used.milli_cpu);
+    check("memory".into(), want.memory, have.memory, used.memory);
     check(
-        "ephemeral-storage",
+        "ephemeral-storage".into(),
         want.ephemeral,
         have.ephemeral,
         used.ephemeral,
@@ -236,9 +262,9 @@ fn fit(request: &Request, node: &NodeInfo, usage: &Usage) -> Option<Failure> {
     for (name, amount) in &want.other {
         let have = have.other.get(name).copied().unwrap_or(0);
         let used = used.other.get(name).copied().unwrap_or(0);
-        check(name, *amount, have, used);
+        check(name.clone().into(), *amount, have, used);
     }
-    (!reasons.is_empty()).then_some(Failure {
+    Some(Failure {
         reasons,
         resolvable,
     })

@@ -44,6 +44,9 @@ pub(super) struct NodeInfo {
     pub(super) node: Arc<Node>,
     pub(super) allocatable: Resources,
     pub(super) pod_limit: i64,
+    pub(super) unschedulable: bool,
+    /// Those of the node, here because all of them are looked at for every pod.
+    pub(super) taints: Box<[Taint]>,
     /// Sizes by name.
     pub(super) images: HashMap<String, i64>,
     pub(super) usage: Usage,
@@ -58,6 +61,8 @@ impl NodeInfo {
             node: Arc::clone(node),
             allocatable: Resources::default(),
             pod_limit: 0,
+            unschedulable: false,
+            taints: Box::default(),
             images: HashMap::new(),
             usage: Usage::default(),
             running: Vec::new(),
@@ -68,6 +73,10 @@ impl NodeInfo {
 
     pub(super) fn refresh(&mut self, node: &Arc<Node>) {
         self.node = Arc::clone(node);
+        let spec = node.spec.as_ref();
+        self.unschedulable = spec.is_some_and(|spec| spec.unschedulable == Some(true));
+        let taints = spec.and_then(|spec| spec.taints.as_deref());
+        self.taints = taints.unwrap_or_default().into();
         let status = node.status.as_ref();
         let allocatable = status.and_then(|status| status.allocatable.as_ref());
         self.allocatable = allocatable.map(Resources::of).unwrap_or_default();
@@ -86,14 +95,6 @@ impl NodeInfo {
     pub(super) fn label(&self, key: &str) -> Option<&str> {
         let labels = self.node.metadata.labels.as_ref()?;
         labels.get(key).map(String::as_str)
-    }
-
-    pub(super) fn taints(&self) -> &[Taint] {
-        self.node
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.taints.as_deref())
-            .unwrap_or_default()
     }
 
     pub(super) fn add(&mut self, request: &Arc<Load>) {
@@ -122,13 +123,13 @@ impl NodeInfo {
 
     /// Node selector and required node affinity.
     pub(super) fn is_selected(&self, request: &Request) -> bool {
-        let labels = self.node.metadata.labels.as_ref();
+        let labels = || self.node.metadata.labels.as_ref();
         let spec = request.pod.spec.as_ref();
         let wanted = spec.and_then(|spec| spec.node_selector.as_ref());
         let selected = wanted.is_none_or(|wanted| {
             wanted
                 .iter()
-                .all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+                .all(|(key, value)| labels().and_then(|labels| labels.get(key)) == Some(value))
         });
         let required = request.node_affinity().and_then(|affinity| {
             affinity
@@ -140,7 +141,7 @@ impl NodeInfo {
 
     pub(super) fn is_tolerated(&self, request: &Request) -> bool {
         let effects = ["NoSchedule", "NoExecute"];
-        affinity::untolerated(self.taints(), request.tolerations(), &effects)
+        affinity::untolerated(&self.taints, request.tolerations(), &effects)
             .next()
             .is_none()
     }

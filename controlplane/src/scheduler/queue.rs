@@ -4,9 +4,11 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::news::Waiting;
 use super::request::Request;
 
 const FIRST_BACKOFF: Duration = Duration::from_millis(100);
@@ -14,10 +16,16 @@ const LAST_BACKOFF: Duration = Duration::from_secs(10);
 /// Nothing stays parked longer than this.
 const PARKED: Duration = Duration::from_secs(300);
 
+/// Highest priority first, then in the order of the numbers, which are those of arrivals.
+type Rank = (Reverse<i32>, u64, String);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Active(Reverse<i32>, u64),
+    /// Backing off.
     Delayed(Instant, u64),
+    /// The same until something changes.
+    Parked(Instant, u64),
     /// A decision is under way.
     InHand,
 }
@@ -26,18 +34,21 @@ enum Place {
 struct Entry {
     request: Arc<Request>,
     attempts: u32,
+    /// The number that it was first given.
+    arrived: u64,
     place: Place,
-    /// Waits for a change of the cluster rather than for time.
-    parked: bool,
     retry_at: Instant,
+    /// The round of decisions in which it was last tried.
+    tried: u64,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     entries: HashMap<String, Entry>,
-    /// Highest priority first, then in the order of arrival.
-    active: BTreeSet<(Reverse<i32>, u64, String)>,
+    active: BTreeSet<Rank>,
     delayed: BTreeMap<(Instant, u64), String>,
+    /// Those of them that wait for a change of the cluster rather than for time.
+    parked: BTreeSet<Rank>,
     sequence: u64,
 }
 
@@ -59,18 +70,21 @@ impl Queue {
         let entry = Entry {
             request,
             attempts: 0,
+            arrived: self.sequence,
             place: Place::InHand,
-            parked: false,
             retry_at: now,
+            tried: 0,
         };
         self.entries.insert(uid.clone(), entry);
         self.activate(&uid);
     }
 
     pub(super) fn remove(&mut self, uid: &str) {
-        if let Some(entry) = self.entries.remove(uid) {
-            self.unplace(uid, entry.place);
-        }
+        let Some(place) = self.entries.get(uid).map(|entry| entry.place) else {
+            return;
+        };
+        self.unplace(uid, place);
+        self.entries.remove(uid);
     }
 
     pub(super) fn contains(&self, uid: &str) -> bool {
@@ -85,11 +99,11 @@ impl Queue {
     }
 
     pub(super) fn has_parked(&self) -> bool {
-        !self.delayed.is_empty()
+        !self.parked.is_empty()
     }
 
-    /// The next pod to try.
-    pub(super) fn take(&mut self, now: Instant) -> Option<Arc<Request>> {
+    /// The next pod to try in this round of decisions.
+    pub(super) fn take(&mut self, now: Instant, round: u64) -> Option<Arc<Request>> {
         while let Some((&(due, sequence), _)) = self.delayed.first_key_value() {
             if due > now {
                 break;
@@ -101,6 +115,7 @@ impl Queue {
         let (_, _, uid) = self.active.pop_first()?;
         let entry = self.entries.get_mut(&uid)?;
         entry.place = Place::InHand;
+        entry.tried = round;
         entry.attempts = entry.attempts.saturating_add(1);
         Some(Arc::clone(&entry.request))
     }
@@ -121,30 +136,38 @@ impl Queue {
         };
         let factor = 2_u32.saturating_pow(entry.attempts.saturating_sub(1));
         entry.retry_at = now + FIRST_BACKOFF.saturating_mul(factor).min(LAST_BACKOFF);
-        entry.parked = parked;
         let due = if parked { now + PARKED } else { entry.retry_at };
-        self.delay(uid, due);
+        self.delay(uid, due, parked);
     }
 
-    /// The cluster has changed: parked pods that it may matter to are tried again, not sooner than their
-    /// back-off allows.
-    pub(super) fn wake(&mut self, now: Instant, matters: impl Fn(&Request) -> bool) {
-        let parked: Vec<(String, Instant)> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| {
-                entry.parked && entry.place != Place::InHand && matters(&entry.request)
-            })
-            .map(|(uid, entry)| (uid.clone(), entry.retry_at))
-            .collect();
-        for (uid, retry_at) in parked {
-            if let Some(entry) = self.entries.get_mut(&uid) {
-                entry.parked = false;
+    /// The cluster has changed: of the parked pods those are tried again that it `matters` to, not sooner than their
+    /// back-off allows. It is asked in the order in which they are tried, until it says that it matters to no further one.
+    pub(super) fn wake(
+        &mut self,
+        now: Instant,
+        mut matters: impl FnMut(&Waiting<'_>) -> ControlFlow<(), bool>,
+    ) {
+        let mut woken = Vec::new();
+        for (_, _, uid) in &self.parked {
+            let Some(entry) = self.entries.get(uid) else {
+                continue;
+            };
+            let waiting = Waiting {
+                request: &entry.request,
+                tried: entry.tried,
+                ready: entry.retry_at <= now,
+            };
+            match matters(&waiting) {
+                ControlFlow::Continue(true) => woken.push((uid.clone(), entry.retry_at)),
+                ControlFlow::Continue(false) => {}
+                ControlFlow::Break(()) => break,
             }
+        }
+        for (uid, retry_at) in woken {
             if retry_at <= now {
                 self.activate(&uid);
             } else {
-                self.delay(&uid, retry_at);
+                self.delay(&uid, retry_at, false);
             }
         }
     }
@@ -160,29 +183,42 @@ impl Queue {
     }
 
     fn activate(&mut self, uid: &str) {
-        let Some(entry) = self.entries.get_mut(uid) else {
+        self.sequence += 1;
+        let Some(entry) = self.entries.get(uid) else {
             return;
         };
-        let old = entry.place;
         let priority = Reverse(entry.request.priority);
-        self.sequence += 1;
-        entry.place = Place::Active(priority, self.sequence);
-        entry.parked = false;
-        let sequence = self.sequence;
-        self.unplace(uid, old);
-        self.active.insert((priority, sequence, uid.to_owned()));
+        self.active
+            .insert((priority, self.sequence, uid.to_owned()));
+        self.put_in(uid, Place::Active(priority, self.sequence));
     }
 
-    fn delay(&mut self, uid: &str, due: Instant) {
+    fn delay(&mut self, uid: &str, due: Instant, parked: bool) {
+        self.sequence += 1;
+        self.delayed.insert((due, self.sequence), uid.to_owned());
+        let place = if parked {
+            Place::Parked(due, self.sequence)
+        } else {
+            Place::Delayed(due, self.sequence)
+        };
+        self.put_in(uid, place);
+        if parked && let Some(rank) = self.rank(uid) {
+            self.parked.insert(rank);
+        }
+    }
+
+    fn put_in(&mut self, uid: &str, place: Place) {
         let Some(entry) = self.entries.get_mut(uid) else {
             return;
         };
-        let old = entry.place;
-        self.sequence += 1;
-        entry.place = Place::Delayed(due, self.sequence);
-        let sequence = self.sequence;
+        let old = std::mem::replace(&mut entry.place, place);
         self.unplace(uid, old);
-        self.delayed.insert((due, sequence), uid.to_owned());
+    }
+
+    fn rank(&self, uid: &str) -> Option<Rank> {
+        let entry = self.entries.get(uid)?;
+        let priority = Reverse(entry.request.priority);
+        Some((priority, entry.arrived, uid.to_owned()))
     }
 
     fn unplace(&mut self, uid: &str, place: Place) {
@@ -192,6 +228,12 @@ impl Queue {
             }
             Place::Delayed(due, sequence) => {
                 self.delayed.remove(&(due, sequence));
+            }
+            Place::Parked(due, sequence) => {
+                self.delayed.remove(&(due, sequence));
+                if let Some(rank) = self.rank(uid) {
+                    self.parked.remove(&rank);
+                }
             }
             Place::InHand => {}
         }

@@ -272,6 +272,23 @@ impl Request {
         affinity.node_affinity.as_ref()
     }
 
+    /// Whether the other one can be where it can be, as long as nothing but nodes matters for either.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        let (Some(spec), Some(others)) = (&self.pod.spec, &other.pod.spec) else {
+            return false;
+        };
+        self.resources == other.resources
+            && self.ports == other.ports
+            && self.priority == other.priority
+            && self.preempts() == other.preempts()
+            && self.nominated() == other.nominated()
+            && self.claims == other.claims
+            && spec.node_selector == others.node_selector
+            && spec.tolerations == others.tolerations
+            && spec.affinity == others.affinity
+            && spec.topology_spread_constraints == others.topology_spread_constraints
+    }
+
     /// Whether it may put others out.
     pub(super) fn preempts(&self) -> bool {
         let spec = self.pod.spec.as_ref();

@@ -151,7 +151,7 @@ fn preferred(request: &Request, nodes: &[&NodeInfo]) -> Option<Vec<f64>> {
 #[allow(clippy::cast_precision_loss)]
 fn soft_taints(request: &Request, nodes: &[&NodeInfo]) -> Option<Vec<f64>> {
     let count = |node: &&NodeInfo| {
-        affinity::untolerated(node.taints(), request.tolerations(), &["PreferNoSchedule"]).count()
+        affinity::untolerated(&node.taints, request.tolerations(), &["PreferNoSchedule"]).count()
     };
     let counts: Vec<f64> = nodes.iter().map(|node| count(node) as f64).collect();
     if counts.iter().all(|count| *count == 0.0) {

@@ -61,10 +61,11 @@ pub(super) struct Holders {
     pub(super) nodes: Counts,
 }
 
+/// A pod that is on a node, or is assumed to be.
 #[derive(Debug)]
-struct Placed {
-    node: String,
-    load: Arc<Load>,
+pub(super) struct Placed {
+    pub(super) node: String,
+    pub(super) load: Arc<Load>,
 }
 
 #[derive(Debug, Default)]
@@ -317,11 +318,10 @@ impl Snapshot {
         }
     }
 
-    /// The pod is (or is assumed to be) on the node. Placing it again replaces what was known.
-    pub(super) fn place(&mut self, load: Arc<Load>, node: &str) {
+    /// The pod is (or is assumed to be) on the node. Placing it again replaces what was known, which is returned.
+    pub(super) fn place(&mut self, load: Arc<Load>, node: &str) -> Option<Placed> {
         let uid = load.uid().to_owned();
-        self.remove(&uid);
-        self.forget_nomination(&uid);
+        let before = self.remove(&uid);
         match self.slot(node) {
             Some(slot) => self.enter(&load, slot),
             None => {
@@ -333,6 +333,7 @@ impl Snapshot {
         }
         let node = node.to_owned();
         self.placed.insert(uid, Placed { node, load });
+        before
     }
 
     /// Another version of a placed pod, with the same spec and labels.
@@ -366,11 +367,9 @@ impl Snapshot {
         Arc::new(Request::new(pod, self.load(pod)))
     }
 
-    /// True when the pod was there.
-    pub(super) fn remove(&mut self, uid: &str) -> bool {
-        let Some(placed) = self.placed.remove(uid) else {
-            return false;
-        };
+    /// What was known of the pod.
+    pub(super) fn remove(&mut self, uid: &str) -> Option<Placed> {
+        let placed = self.placed.remove(uid)?;
         if let Some(slot) = self.slot(&placed.node) {
             if let Some(info) = self.slots[slot].as_mut() {
                 info.remove(&placed.load);
@@ -382,7 +381,7 @@ impl Snapshot {
                 self.homeless.remove(&placed.node);
             }
         }
-        true
+        Some(placed)
     }
 
     pub(super) fn is_placed(&self, uid: &str) -> bool {
@@ -398,14 +397,29 @@ impl Snapshot {
             .push(Arc::clone(request));
     }
 
-    pub(super) fn forget_nomination(&mut self, uid: &str) {
-        if self.nominated.is_empty() {
-            return;
+    /// The node that room was made on for the pod.
+    pub(super) fn forget_nomination(&mut self, uid: &str) -> Option<String> {
+        let is_it = |request: &Arc<Request>| request.uid() == uid;
+        let mut all = self.nominated.iter();
+        let node = all.find(|(_, all)| all.iter().any(is_it))?.0.clone();
+        if let Some(all) = self.nominated.get_mut(&node) {
+            all.retain(|request| !is_it(request));
+            if all.is_empty() {
+                self.nominated.remove(&node);
+            }
         }
-        self.nominated.retain(|_, all| {
-            all.retain(|request| request.uid() != uid);
-            !all.is_empty()
-        });
+        Some(node)
+    }
+
+    /// Whether a pod keeps others away, which depends on their labels.
+    pub(super) fn keeps_away(&self) -> bool {
+        let mut all = self.holders.values();
+        all.any(|holders| !holders.affinity.anti.is_empty())
+    }
+
+    /// Whether room is kept for anybody.
+    pub(super) fn has_nominations(&self) -> bool {
+        !self.nominated.is_empty()
     }
 
     /// Pods that room was made for on the node.

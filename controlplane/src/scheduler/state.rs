@@ -9,11 +9,12 @@ use rand::rngs::StdRng;
 
 use super::decide::{self, Decision};
 use super::filter::Prepared;
+use super::news::News;
 use super::preempt::{self, NoRoom, Preemption};
 use super::queue::Queue;
-use super::request::Request;
+use super::request::{Load, Request};
 use super::selector::Labels;
-use super::snapshot::Snapshot;
+use super::snapshot::{Placed, Snapshot};
 use super::volumes::{Lookup, Needs, Step};
 use super::{BATCH, NAME};
 
@@ -23,12 +24,10 @@ pub(super) struct State {
     lookup: Arc<dyn Lookup>,
     random: StdRng,
     start: usize,
-    /// Something changed that may make room for parked pods.
-    pub(super) wake: bool,
-    /// Pods came or changed: for those that want to be near others.
-    near: bool,
-    /// Claims, volumes or classes changed.
-    storage: bool,
+    /// What parked pods have not been asked about yet.
+    news: News,
+    /// How often decisions were made.
+    round: u64,
 }
 
 /// What was decided for a pod, and what has to be done for it.
@@ -43,6 +42,44 @@ pub(super) struct Outcome {
     pub(super) displaced: Vec<Arc<Request>>,
     /// What room was made for it before is of no use to it any more.
     pub(super) lost: bool,
+}
+
+/// A pod that no node was found for by looking at nothing but itself and the nodes: not at other pods, nor at volumes.
+struct Refused {
+    request: Arc<Request>,
+    why: String,
+    lost: bool,
+}
+
+impl Refused {
+    fn of(outcome: &Outcome) -> Option<Self> {
+        let Decision::None(why) = &outcome.decision else {
+            return None;
+        };
+        let request = &outcome.request;
+        let alone = request.affinity.is_none()
+            && request.constraints.is_empty()
+            && request.claims.is_empty()
+            && request.nominated().is_none()
+            && outcome.preemption.is_none();
+        alone.then(|| Self {
+            request: Arc::clone(request),
+            why: why.clone(),
+            lost: outcome.lost,
+        })
+    }
+
+    /// The same of a pod that is like it.
+    fn again(&self, request: Arc<Request>) -> Outcome {
+        Outcome {
+            request,
+            decision: Decision::None(self.why.clone()),
+            steps: Vec::new(),
+            preemption: None,
+            displaced: Vec::new(),
+            lost: self.lost,
+        }
+    }
 }
 
 /// What becomes of the node that a pod waits for.
@@ -102,9 +139,8 @@ impl State {
             lookup,
             random: StdRng::seed_from_u64(seed),
             start: 0,
-            wake: false,
-            near: false,
-            storage: false,
+            news: News::default(),
+            round: 0,
         }
     }
 
@@ -118,11 +154,11 @@ impl State {
 
     pub(super) fn namespace_changed(&mut self, name: &str, labels: Option<Labels>) {
         self.snapshot.set_namespace(name, labels);
-        self.near = true;
+        self.news.regrouped(&self.snapshot);
     }
 
     pub(super) fn storage_changed(&mut self) {
-        self.storage = true;
+        self.news.storage();
     }
 
     pub(super) fn node_changed(
@@ -133,16 +169,27 @@ impl State {
     ) {
         let Some(new) = new else {
             self.snapshot.remove_node(name);
+            self.news.regrouped(&self.snapshot);
             return;
         };
         self.snapshot.put_node(new);
-        let matters = old.is_none_or(|old| {
-            obstacles(old) != obstacles(new)
-                || old.metadata.labels != new.metadata.labels
-                || old.status.as_ref().map(|status| &status.allocatable)
-                    != new.status.as_ref().map(|status| &status.allocatable)
-        });
-        self.wake |= matters;
+        let allocatable = |node: &Arc<Node>| node.status.as_ref()?.allocatable.clone();
+        let relabeled = old.is_none_or(|old| old.metadata.labels != new.metadata.labels);
+        if relabeled {
+            self.news.regrouped(&self.snapshot);
+        }
+        if relabeled
+            || old.is_none_or(|old| {
+                obstacles(old) != obstacles(new) || allocatable(old) != allocatable(new)
+            })
+        {
+            self.news.node(name);
+        }
+    }
+
+    /// Whether there is news for a pod that is parked.
+    fn has_news(&self) -> bool {
+        self.queue.has_parked() && !self.news.is_empty()
     }
 
     /// True when the loop has something to do.
@@ -158,10 +205,12 @@ impl State {
         {
             self.gone(old);
         }
-        let Some(new) = new else { return self.wake };
+        let Some(new) = new else {
+            return self.has_news();
+        };
         if is_finished(new) {
             self.gone(new);
-            return self.wake;
+            return self.has_news();
         }
         match node_of(new) {
             Some(node) => self.bound(old, new, node),
@@ -174,7 +223,7 @@ impl State {
                     let node = node.to_owned();
                     self.snapshot.nominate(&request, &node);
                 } else if !self.queue.is_in_hand(request.uid()) {
-                    self.snapshot.forget_nomination(request.uid());
+                    self.forget_nomination(request.uid());
                 }
                 self.queue.put(request, now);
                 true
@@ -199,48 +248,83 @@ impl State {
             self.snapshot.renew(uid, new);
             return false;
         }
-        self.snapshot.place(Arc::new(self.snapshot.load(new)), node);
-        self.near = true;
-        self.queue.has_parked()
+        let load = Arc::new(self.snapshot.load(new));
+        self.place(&load, node);
+        self.news.near();
+        self.has_news()
+    }
+
+    fn place(&mut self, load: &Arc<Load>, node: &str) {
+        let nominated = self.snapshot.forget_nomination(load.uid());
+        if let Some(other) = nominated.filter(|nominated| nominated != node) {
+            self.news.node(&other);
+        }
+        let before = self.snapshot.place(Arc::clone(load), node);
+        // Where it was only assumed to be, or took more.
+        let left = |before: &Placed| before.node != node || before.load.resources != load.resources;
+        if let Some(before) = before.filter(left) {
+            self.news.left(&before);
+        }
+    }
+
+    fn forget_nomination(&mut self, uid: &str) {
+        if let Some(node) = self.snapshot.forget_nomination(uid) {
+            self.news.node(&node);
+        }
     }
 
     fn forget(&mut self, uid: &str) {
         self.queue.remove(uid);
-        self.snapshot.forget_nomination(uid);
+        self.forget_nomination(uid);
     }
 
     fn gone(&mut self, pod: &Pod) {
         let uid = pod.metadata.uid.as_deref().unwrap_or_default();
         self.forget(uid);
-        self.wake |= self.snapshot.remove(uid);
+        if let Some(left) = self.snapshot.remove(uid) {
+            self.news.left(&left);
+        }
     }
 
     fn wake(&mut self, now: Instant) {
-        let near = std::mem::take(&mut self.near);
-        let storage = std::mem::take(&mut self.storage);
-        if std::mem::take(&mut self.wake) {
-            self.queue.wake(now, |_| true);
-        } else if near || storage {
-            self.queue.wake(now, |request| {
-                (near && (request.affinity.is_some() || !request.constraints.is_empty()))
-                    || (storage && !request.claims.is_empty())
-            });
+        let news = std::mem::take(&mut self.news);
+        if news.is_empty() || !self.queue.has_parked() {
+            return;
         }
+        let mut judge = news.judge(&self.snapshot, self.round);
+        self.queue.wake(now, |waiting| judge.wakes(waiting));
+        self.news = judge.rest();
     }
 
     /// Decides for up to `BATCH` pods; those with a node are assumed to be there.
     pub(super) fn decide(&mut self, now: Instant) -> Vec<Outcome> {
+        self.round += 1;
         self.wake(now);
         let mut outcomes = Vec::new();
+        // Of those that nothing was found for, one of each sort: nothing is found for others of it either until there is news.
+        let mut refused: Vec<Refused> = Vec::new();
         while outcomes.len() < BATCH {
-            let Some(request) = self.queue.take(now) else {
+            let Some(request) = self.queue.take(now, self.round) else {
                 break;
             };
-            let outcome = self.one(request);
+            if self.snapshot.has_nominations() {
+                refused.clear();
+            }
+            let labels = self.snapshot.keeps_away();
+            let is_like = |known: &&Refused| {
+                known.request.is_like(&request) && (!labels || known.request.class == request.class)
+            };
+            let outcome = match refused.iter().find(is_like) {
+                Some(known) => known.again(request),
+                None => {
+                    let outcome = self.one(request);
+                    refused.extend(Refused::of(&outcome));
+                    outcome
+                }
+            };
             match &outcome.decision {
                 Decision::Node(node) => {
-                    let load = Arc::clone(&outcome.request.load);
-                    self.snapshot.place(load, node);
+                    self.place(&outcome.request.load, node);
                 }
                 Decision::None(_) => self.queue.park(outcome.request.uid(), now),
             }
@@ -333,7 +417,7 @@ impl State {
                 // Others may have the room that it cannot use.
                 if matches!(more, NoRoom::NoCandidates(_)) {
                     outcome.lost = true;
-                    self.snapshot.forget_nomination(request.uid());
+                    self.forget_nomination(request.uid());
                 }
                 why.push_str(" preemption: ");
                 why.push_str(&more.to_string());
@@ -346,7 +430,9 @@ impl State {
     pub(super) fn withdraw(&mut self, uid: &str, now: Instant) {
         // The pod may have turned up bound by another hand, or be gone: then what is known is right.
         if self.queue.contains(uid) {
-            self.snapshot.remove(uid);
+            if let Some(left) = self.snapshot.remove(uid) {
+                self.news.left(&left);
+            }
             self.queue.back_off(uid, now);
         }
     }

@@ -23,6 +23,7 @@ use super::*;
 mod placement;
 mod preemption;
 mod storage;
+mod waiting;
 
 /// What there is besides nodes and pods.
 #[derive(Default)]
@@ -451,41 +452,6 @@ fn pods_of_a_node_that_is_not_known_yet_are_counted_when_it_is() {
         .lock()
         .node_changed("a", None, Some(&Arc::new(node("a", "1", "8Gi"))));
     assert!(matches!(bench.one(pod("p", "700m")), Decision::None(_)));
-}
-
-#[test]
-fn only_what_makes_room_on_a_node_wakes_pods_that_wait() {
-    let first = Arc::new(node("a", "1", "8Gi"));
-    let mut bench = Bench::new(vec![first.as_ref().clone()]);
-    bench.add(pod("p", "2"));
-    assert_eq!(bench.decide().len(), 1);
-    let mut last = first;
-    let mut woken_by = |change: fn(&mut Node)| {
-        bench.now += Duration::from_secs(20);
-        let mut changed = last.as_ref().clone();
-        change(&mut changed);
-        let changed = Arc::new(changed);
-        let mut state = bench.shared.lock();
-        state.node_changed("a", Some(&last), Some(&changed));
-        last = changed;
-        !state.decide(bench.now).is_empty()
-    };
-    assert!(!woken_by(
-        |node| node.spec.as_mut().unwrap().pod_cidr = Some("10.0.0.0/24".into())
-    ));
-    assert!(woken_by(
-        |node| node.spec.as_mut().unwrap().unschedulable = Some(true)
-    ));
-    assert!(woken_by(
-        |node| node.spec.as_mut().unwrap().taints = Some(vec![Taint::default()])
-    ));
-    assert!(woken_by(|node| {
-        let status = node.status.as_mut().unwrap();
-        status.allocatable = Some(quantities(&[("cpu", "1500m")]));
-    }));
-    assert!(!woken_by(
-        |node| node.spec.as_mut().unwrap().provider_id = Some("x".into())
-    ));
 }
 
 #[test]

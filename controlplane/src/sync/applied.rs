@@ -41,6 +41,8 @@ pub(crate) struct Connected {
 pub(crate) struct Applied {
     nodes: Arc<watch::Sender<HashMap<String, Told>>>,
     streams: Arc<AtomicU64>,
+    /// How often a node came or went.
+    turnover: Arc<AtomicU64>,
     elsewhere: Arc<Mutex<Elsewhere>>,
 }
 
@@ -66,6 +68,7 @@ impl Default for Applied {
         Self {
             nodes: Arc::new(watch::Sender::new(HashMap::new())),
             streams: Arc::default(),
+            turnover: Arc::default(),
             elsewhere: Arc::default(),
         }
     }
@@ -113,6 +116,7 @@ impl Drop for Connection {
             let mine = nodes
                 .get(&self.node)
                 .is_some_and(|told| told.stream == self.stream);
+            self.applied.turnover.fetch_add(1, Ordering::Relaxed);
             mine && nodes.remove(&self.node).is_some()
         });
     }
@@ -128,6 +132,7 @@ impl Applied {
             introduction,
         };
         self.nodes.send_modify(|nodes| {
+            self.turnover.fetch_add(1, Ordering::Relaxed);
             nodes.insert(node.to_owned(), told);
         });
         Connection {
@@ -180,6 +185,11 @@ impl Applied {
     /// Whether the node holds a stream to another member.
     pub(super) fn is_elsewhere(&self, node: &str) -> bool {
         self.elsewhere().nodes.contains(node)
+    }
+
+    /// Another number when nodes have come or gone; whoever is told of a change finds it changed already.
+    pub(super) fn turnover(&self) -> u64 {
+        self.turnover.load(Ordering::Relaxed)
     }
 
     /// The nodes that hold a stream to this member.

@@ -33,12 +33,13 @@ use peer::Peer;
 
 /// Parcels that may wait for a stream before it counts as slow.
 const PARCELS: usize = 64;
-/// What changes in this time goes to the nodes together, for each of them: a flush costs a message to every node. A
-/// change after quiet times does not wait.
+/// What changes in this time goes to the nodes together, for each message of the flush before. A change after quiet times
+/// does not wait.
 const PACE: Duration = Duration::from_micros(20);
 const SLOWEST_PACE: Duration = Duration::from_millis(100);
-/// While most of the streams have not taken what they were sent, changes gather here, where each key is sent once, and not
-/// in the streams: at most for so long.
+/// While most of the streams have not taken what all were sent, and then for as long again, changes gather here, where each
+/// key is sent once, and not in the streams: so that no more than half of the time goes into telling everybody. At most for
+/// so long.
 const GATHER: Duration = Duration::from_secs(1);
 /// How often it is looked then whether they have.
 const LOOK: Duration = Duration::from_millis(5);
@@ -114,7 +115,7 @@ pub(super) fn start(
     Handle { commands }
 }
 
-/// How long to wait after a flush to so many nodes. Timers tell no less than a millisecond.
+/// How long to wait after so many messages. Timers tell no less than a millisecond.
 fn pace(nodes: usize) -> Duration {
     let nodes = u32::try_from(nodes).unwrap_or(u32::MAX);
     match PACE.saturating_mul(nodes).min(SLOWEST_PACE) {
@@ -168,28 +169,35 @@ impl Hub {
         let mut resync = tokio::time::interval(RESYNC);
         resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut rested = Instant::now();
-        let mut gathered = rested;
+        // When all nodes were sent something that most of them have not taken yet, and when to look again.
+        let mut told: Option<Instant> = None;
+        let mut look = rested;
         loop {
             let wake = self.holds.wake();
+            let gathered = told.is_none_or(|told| told.elapsed() >= GATHER);
             let change = async {
                 tokio::time::sleep_until(rested).await;
                 advanced.changed().await
             };
             tokio::select! {
-                changed = change => {
+                changed = change, if gathered => {
                     if changed.is_err() {
                         return;
                     }
-                    let now = Instant::now();
-                    if now < gathered && self.is_crowded() {
-                        advanced.mark_changed();
-                        rested = now + LOOK;
-                        continue;
-                    }
                     let revision = *advanced.borrow_and_update();
-                    if self.flush(revision) {
-                        rested = Instant::now() + pace(self.peers.len());
-                        gathered = rested + GATHER;
+                    let sent = self.flush(revision);
+                    let now = Instant::now();
+                    rested = now + pace(sent);
+                    if sent > 0 {
+                        told = self.is_crowded().then_some(now);
+                        look = now + LOOK;
+                    }
+                }
+                () = tokio::time::sleep_until(look), if told.is_some() => {
+                    let now = Instant::now();
+                    look = now + LOOK;
+                    if !self.is_crowded() && let Some(told) = told.take() {
+                        rested = rested.max(now + (now - told).min(GATHER));
                     }
                 }
                 command = commands.recv() => match command {
@@ -309,23 +317,22 @@ impl Hub {
         }
     }
 
-    /// Everything that is dirty, to everyone whom it concerns. False when that is nothing: most revisions are leases, and
-    /// what follows on one must not wait as if the nodes had something to take.
-    fn flush(&mut self, revision: u64) -> bool {
+    /// Everything that is dirty, to everyone whom it concerns; to how many that is. Most revisions are leases, and what
+    /// follows on one must not wait as if the nodes had something to take.
+    fn flush(&mut self, revision: u64) -> usize {
         let mut dirty = std::mem::take(&mut *self.dirty.lock().expect("no panic while held"));
         let since = self.revision;
         self.revision = revision;
         if dirty.is_empty() && self.holds.waiting() == 0 {
-            return false;
+            return 0;
         }
         self.observe(&dirty);
         self.release(&mut dirty);
-        self.send(&dirty, since);
-        true
+        self.send(&dirty, since)
     }
 
-    /// The present state of what is dirty, as a step from `since` to the revision of the last flush.
-    fn send(&mut self, dirty: &Dirty, since: u64) {
+    /// The present state of what is dirty, as a step from `since` to the revision of the last flush; to how many nodes.
+    fn send(&mut self, dirty: &Dirty, since: u64) -> usize {
         self.forget_closed();
         let revision = self.revision;
         let shared = Arc::new(state::shared(&self.cache, dirty));
@@ -333,6 +340,7 @@ impl Hub {
         let mut own: HashMap<String, Own> = HashMap::new();
         self.flush_pods(dirty, &mut own);
         self.flush_objects(dirty, &mut own);
+        let mut sent = 0;
         for (node, peer) in &mut self.peers {
             let own = own.remove(node).unwrap_or_default();
             if !shared.is_empty() || !own.is_empty() {
@@ -346,8 +354,10 @@ impl Hub {
                     own,
                 });
                 self.metrics.batch();
+                sent += 1;
             }
         }
+        sent
     }
 
     /// Streams that have ended.
@@ -481,7 +491,7 @@ mod tests {
             ..Lease::default()
         };
         cache.leases.apply(vec![Change::Applied(lease.into())], 7);
-        assert!(!hub.flush(7));
+        assert_eq!(hub.flush(7), 0);
         assert!(parcels.try_recv().is_err());
         let service = Service {
             metadata: named("s"),
@@ -490,7 +500,7 @@ mod tests {
         cache
             .services
             .apply(vec![Change::Applied(service.into())], 8);
-        assert!(hub.flush(8));
+        assert_eq!(hub.flush(8), 1);
         let parcel = parcels.try_recv().unwrap();
         assert_eq!((parcel.since, parcel.revision), (7, 8));
     }

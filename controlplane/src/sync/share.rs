@@ -21,13 +21,17 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub(super) async fn share(store: Store, applied: Applied, stop: CancellationToken) {
     let mut changes = applied.changes();
     let mut news = store.news();
-    let mut told = BTreeSet::new();
+    let mut told = (None, BTreeSet::new());
     loop {
-        let names = applied.names();
-        if names != told {
-            let text = serde_json::to_vec(&names).expect("texts always serialize");
-            store.note(NAMES, text.into());
-            told = names;
+        // Acknowledgements are many, and nodes that come or go few.
+        let turnover = Some(applied.turnover());
+        if told.0 != turnover {
+            let names = applied.names();
+            if names != told.1 {
+                let text = serde_json::to_vec(&names).expect("texts always serialize");
+                store.note(NAMES, text.into());
+            }
+            told = (turnover, names);
         }
         let least = applied.least_here();
         store.note(LEAST, Bytes::copy_from_slice(&least.to_be_bytes()));

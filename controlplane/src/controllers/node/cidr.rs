@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use k8s_openapi::api::core::v1::Node;
+use serde_json::{Value, json};
 
 pub(super) fn ranges_of(node: &Node) -> Vec<IpNet> {
     let Some(spec) = &node.spec else {
@@ -19,6 +20,14 @@ pub(super) fn with_ranges(node: &Node, ranges: &[IpNet]) -> Node {
     spec.pod_cidr = ranges.first().map(ToString::to_string);
     spec.pod_cidrs = Some(ranges.iter().map(ToString::to_string).collect());
     changed
+}
+
+/// Merge patch that gives the node the ranges, and no other node of its name.
+pub(super) fn patch(node: &Node, ranges: &[IpNet]) -> Value {
+    json!({
+        "metadata": {"uid": node.metadata.uid},
+        "spec": {"podCIDR": ranges.first(), "podCIDRs": ranges},
+    })
 }
 
 /// What nodes' ranges are cut from, and how large each is.
@@ -45,34 +54,70 @@ impl PodRanges {
 
     /// The first free range in each of the cluster's ranges; `None` when one of them is used up.
     pub(super) fn allocate(&self, used: &[IpNet]) -> Option<Vec<IpNet>> {
+        self.free(used).next()
+    }
+
+    /// One free range in each of the cluster's ranges after the other, until one of those is used up.
+    pub(super) fn free(&self, used: &[IpNet]) -> impl Iterator<Item = Vec<IpNet>> + use<> {
         let free = |range: &IpNet| {
             let length = match range {
                 IpNet::V4(_) => self.v4_length,
                 IpNet::V6(_) => self.v6_length,
             };
-            first_free(range, length.max(range.prefix_len()), used)
+            Free::new(range, length.max(range.prefix_len()), used)
         };
-        self.cluster.iter().map(free).collect()
+        let mut all: Vec<Free> = self.cluster.iter().map(free).collect();
+        std::iter::from_fn(move || all.iter_mut().map(Iterator::next).collect())
     }
 }
 
-fn first_free(cluster: &IpNet, length: u8, used: &[IpNet]) -> Option<IpNet> {
-    let total = 1_u128
-        .checked_shl(u32::from(length - cluster.prefix_len()))
-        .unwrap_or(u128::MAX);
-    let mut taken: Vec<(u128, u128)> = used
-        .iter()
-        .filter_map(|range| numbers(cluster, length, range))
-        .collect();
-    taken.sort_unstable();
-    let mut free = 0;
-    for (first, last) in taken {
-        if first > free {
-            break;
+/// Free parts of one range, in order.
+struct Free {
+    cluster: IpNet,
+    length: u8,
+    total: u128,
+    /// First and last number of what is taken, sorted.
+    taken: std::vec::IntoIter<(u128, u128)>,
+    /// Everything before it is taken or was given.
+    next: u128,
+}
+
+impl Free {
+    fn new(cluster: &IpNet, length: u8, used: &[IpNet]) -> Self {
+        let total = 1_u128
+            .checked_shl(u32::from(length - cluster.prefix_len()))
+            .unwrap_or(u128::MAX);
+        let mut taken: Vec<(u128, u128)> = used
+            .iter()
+            .filter_map(|range| numbers(cluster, length, range))
+            .collect();
+        taken.sort_unstable();
+        Self {
+            cluster: *cluster,
+            length,
+            total,
+            taken: taken.into_iter(),
+            next: 0,
         }
-        free = free.max(last + 1);
     }
-    (free < total).then(|| nth(cluster, length, free))?
+}
+
+impl Iterator for Free {
+    type Item = IpNet;
+
+    fn next(&mut self) -> Option<IpNet> {
+        while let Some((first, last)) = self.taken.as_slice().first().copied()
+            && first <= self.next
+        {
+            self.next = self.next.max(last + 1);
+            self.taken.next();
+        }
+        let found = (self.next < self.total)
+            .then(|| nth(&self.cluster, self.length, self.next))
+            .flatten();
+        self.next = self.next.saturating_add(1);
+        found
+    }
 }
 
 /// The numbers of the first and the last range that `taken` touches; `None` when it lies outside.

@@ -331,6 +331,18 @@ fn ranges_are_cut_in_order_and_gaps_filled() {
     assert!(ranges(&small).allocate(&small).is_none());
 }
 
+#[test]
+fn ranges_for_many_are_those_that_one_after_the_other_would_get() {
+    let cluster: Vec<IpNet> = vec!["10.244.0.0/26".parse().unwrap()];
+    let pool = PodRanges::new(cluster, 28, 64);
+    let used: Vec<IpNet> = vec!["10.244.0.16/30".parse().unwrap()];
+    let given: Vec<String> = pool
+        .free(&used)
+        .map(|ranges| ranges[0].to_string())
+        .collect();
+    assert_eq!(given, ["10.244.0.0/28", "10.244.0.32/28", "10.244.0.48/28"]);
+}
+
 proptest! {
     #[test]
     fn no_range_is_given_twice(

@@ -104,6 +104,41 @@ async fn changes_gather_while_most_of_many_streams_are_busy() {
     shutdown.cancel();
 }
 
+/// Telling all of many nodes of every change as soon as they have taken the last one would leave no time for anything else.
+#[tokio::test(start_paused = true)]
+async fn all_are_told_again_after_as_long_as_it_took() {
+    const NODES: usize = 100;
+    let cache = Cache::empty();
+    let shutdown = CancellationToken::new();
+    let hub = start(&cache, &shutdown);
+    let mut streams = Vec::new();
+    for number in 0..NODES {
+        let mut stream = hub.connect(&format!("n{number}")).await.unwrap();
+        assert!(next(&mut stream).await.full);
+        streams.push(stream);
+    }
+    let began = tokio::time::Instant::now();
+    advance(&cache, vec![service(1)], 1);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    for stream in &mut streams {
+        assert_eq!(next(stream).await.revision, 1);
+    }
+    advance(&cache, vec![service(2)], 2);
+    assert_eq!(next(&mut streams[0]).await.revision, 2);
+    let waited = began.elapsed().as_millis();
+    assert!((600..=620).contains(&waited), "after {waited} ms");
+    // After that long a rest nothing waits.
+    for stream in &mut streams[1..] {
+        assert_eq!(next(stream).await.revision, 2);
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let began = tokio::time::Instant::now();
+    advance(&cache, vec![service(3)], 3);
+    assert_eq!(next(&mut streams[0]).await.revision, 3);
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    shutdown.cancel();
+}
+
 #[tokio::test]
 async fn a_batch_claims_no_revision_before_all_of_it_is_there() {
     let cache = Cache::empty();
