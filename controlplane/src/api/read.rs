@@ -204,6 +204,7 @@ impl Api {
         let objects = page.items.iter().map(|kv| object::decode(kv)).collect();
         let objects = self.served(kind, objects).await?;
         let bytes = bytes::Bytes::from(view.list(metadata, objects, now()).to_string());
+        let bytes = respond::line(bytes);
         if encoding == Encoding::Json {
             let size = bytes.len();
             return Ok(respond::streamed(std::iter::once(bytes), size, wish.gzip));

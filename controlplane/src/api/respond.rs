@@ -52,6 +52,16 @@ pub(super) fn value(status: StatusCode, value: &Value) -> Response<Body> {
     json(status, ordered::line(value))
 }
 
+/// A line of JSON; what is in memory once is not copied.
+pub(super) fn line(bytes: Bytes) -> Bytes {
+    if bytes.ends_with(b"\n") {
+        return bytes;
+    }
+    let mut line = BytesMut::from(bytes);
+    line.put_u8(b'\n');
+    line.freeze()
+}
+
 /// A single object that is JSON already, in the encoding that the client wants.
 pub(super) fn object(
     status: StatusCode,
@@ -59,7 +69,7 @@ pub(super) fn object(
     bytes: Bytes,
 ) -> Result<Response<Body>, ApiError> {
     match encoding {
-        Encoding::Json | Encoding::Protobuf => Ok(json(status, bytes)),
+        Encoding::Json | Encoding::Protobuf => Ok(json(status, line(bytes))),
         Encoding::Yaml => {
             let value: Value = serde_json::from_slice(&bytes).map_err(ApiError::internal)?;
             let yaml = serde_saphyr::to_string(&value).map_err(ApiError::internal)?;

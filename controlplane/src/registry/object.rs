@@ -172,7 +172,7 @@ fn splicing(stored: &[u8], revision: u64) -> Option<(usize, String)> {
 
 /// The served form: the stored bytes with the resourceVersion in front of the other metadata.
 pub(crate) fn splice(stored: &[u8], revision: u64) -> Bytes {
-    let mut out = BytesMut::with_capacity(stored.len() + 48);
+    let mut out = BytesMut::with_capacity(stored.len() + 64);
     splice_into(&mut out, stored, revision);
     out.freeze()
 }

@@ -340,3 +340,32 @@ async fn component_statuses_are_listed_and_cannot_be_written() {
             .any(|resource| resource["name"] == "componentstatuses")
     );
 }
+
+/// As Kubernetes' own encoder ends them, whatever it is that is asked for.
+#[tokio::test]
+async fn every_answer_in_json_is_a_line() {
+    let member = member().await;
+    let path = "/api/v1/namespaces/default/configmaps";
+    let body = serde_json::json!({"metadata": {"name": "line"}, "data": {"a": "b"}});
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let answers = [
+        member.post(path, &body).await,
+        member.get(&format!("{path}/line")).await,
+        member.get(path).await,
+        member.get_as(path, table).await,
+        member.get_as(&format!("{path}/line"), table).await,
+        member.get(&format!("{path}/none")).await,
+        member.get("/apis").await,
+        member.get("/api/v1").await,
+        member.get("/version").await,
+        member.get("/api/v1/componentstatuses").await,
+        member
+            .delete(&format!("{path}/line"), &serde_json::json!({}))
+            .await,
+    ];
+    for answer in answers {
+        let lines = answer.bytes.iter().filter(|byte| **byte == b'\n').count();
+        let text = String::from_utf8_lossy(&answer.bytes);
+        assert!(text.ends_with("}\n") && lines == 1, "{text:?}");
+    }
+}
