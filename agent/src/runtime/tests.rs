@@ -10,7 +10,7 @@ mod sessions;
 mod users;
 
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
@@ -22,9 +22,33 @@ pub(crate) struct Fixture {
     pub(crate) cgroup_parent: String,
 }
 
+/// Begins the names of the cgroups of all fixtures; the id of the test's process follows.
+const CGROUPS: &str = "waggle-test-pod-";
+
+/// Removes the cgroups of tests that were killed before they could.
+fn sweep_the_dead() {
+    let hierarchies = Hierarchies::detect().unwrap();
+    let mut names = std::collections::BTreeSet::new();
+    for root in hierarchies.directories("/") {
+        for entry in std::fs::read_dir(root).unwrap().flatten() {
+            names.extend(entry.file_name().into_string());
+        }
+    }
+    for name in names {
+        let process = name
+            .strip_prefix(CGROUPS)
+            .and_then(|it| it.split('-').next());
+        if process.is_some_and(|id| !Path::new("/proc").join(id).exists()) {
+            cgroups::remove(&hierarchies, &format!("/{name}")).unwrap();
+        }
+    }
+}
+
 impl Fixture {
     pub(crate) fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
+        static SWEPT: std::sync::Once = std::sync::Once::new();
+        SWEPT.call_once(sweep_the_dead);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("rootfs");
@@ -40,7 +64,7 @@ impl Fixture {
         Self {
             dir,
             uid: format!("uid-{number}"),
-            cgroup_parent: format!("waggle-test-pod-{}-{number}", std::process::id()),
+            cgroup_parent: format!("{CGROUPS}{}-{number}", std::process::id()),
         }
     }
 

@@ -94,7 +94,8 @@ impl Registry {
         namespace: &str,
         mut object: Value,
     ) -> Result<Value, ApiError> {
-        if !pinned_version(&object).is_empty() {
+        // What is no version is passed over, as Kubernetes' store does (`ObjectResourceVersion`).
+        if pinned_version(&object).parse::<u64>().is_ok() {
             return Err(ApiError::bad_request(
                 "resourceVersion should not be set on objects to be created",
             ));

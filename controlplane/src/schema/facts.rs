@@ -184,3 +184,19 @@ pub(super) const ATOMIC_TYPES: &[&str] = &[
     "io.k8s.api.rbac.v1.Subject",
     "io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference",
 ];
+
+/// References by name: Kubernetes' documents do not require the name (it has the default "", `+default=""` in
+/// k8s.io/api/core/v1), though validation does where it matters.
+pub(super) const NAME_NOT_REQUIRED: &[&str] = &[
+    "io.k8s.api.core.v1.ConfigMapEnvSource",
+    "io.k8s.api.core.v1.ConfigMapKeySelector",
+    "io.k8s.api.core.v1.ConfigMapProjection",
+    "io.k8s.api.core.v1.ConfigMapVolumeSource",
+    "io.k8s.api.core.v1.LocalObjectReference",
+    "io.k8s.api.core.v1.SecretEnvSource",
+    "io.k8s.api.core.v1.SecretKeySelector",
+    "io.k8s.api.core.v1.SecretProjection",
+];
+
+/// The only type whose metadata must be there (no `omitempty`).
+pub(super) const METADATA_REQUIRED: &str = "io.k8s.api.core.v1.Event";

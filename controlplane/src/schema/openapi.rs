@@ -127,7 +127,8 @@ pub(super) fn definitions(custom: Custom<'_>) -> Map<String, Value> {
         if facts::ATOMIC_TYPES.contains(&name.as_str()) {
             schema.insert("x-kubernetes-map-type".into(), "atomic".into());
         }
-        scalar(name, schema);
+        of_several_shapes(name, schema);
+        require_less(name, schema);
     }
     for kind in kinds::all() {
         let group_kind = gvk(kind.group, kind.version, kind.kind);
@@ -220,7 +221,7 @@ fn annotate(definition: &str, field: &str, property: &mut Map<String, Value>) {
 }
 
 /// Quantities and the like are strings on the wire, as clients' validation sees them.
-fn scalar(name: &str, schema: &mut Map<String, Value>) {
+fn of_several_shapes(name: &str, schema: &mut Map<String, Value>) {
     let short = name.rsplit('.').next().unwrap_or("");
     match short {
         "Quantity" => {
@@ -232,7 +233,32 @@ fn scalar(name: &str, schema: &mut Map<String, Value>) {
             schema.insert("type".into(), "string".into());
             schema.insert("format".into(), "int-or-string".into());
         }
+        // Any value, or one of several shapes: as in Kubernetes' document, there is no type, and so nothing
+        // that a client could find wrong.
+        "JSON"
+        | "JSONSchemaPropsOrArray"
+        | "JSONSchemaPropsOrBool"
+        | "JSONSchemaPropsOrStringArray" => {
+            schema.remove("type");
+            schema.remove("oneOf");
+        }
         _ => {}
+    }
+}
+
+/// k8s-openapi requires what its types always have. Clients that validate against the document would refuse
+/// reviews, which have no metadata.
+fn require_less(name: &str, schema: &mut Map<String, Value>) {
+    let Some(Value::Array(required)) = schema.get_mut("required") else {
+        return;
+    };
+    required.retain(|field| match field.as_str() {
+        Some("metadata") => name == facts::METADATA_REQUIRED,
+        Some("name") => !facts::NAME_NOT_REQUIRED.contains(&name),
+        _ => true,
+    });
+    if required.is_empty() {
+        schema.remove("required");
     }
 }
 

@@ -239,6 +239,48 @@ fn the_v2_document_has_what_kubectl_reads() {
     every_reference_resolves(&document, &document);
 }
 
+/// What a client would refuse by a type that is too narrow: `kubectl apply` of a CustomResourceDefinition
+/// whose schema has an `enum`, or `items`.
+#[test]
+fn values_of_several_shapes_have_no_single_type() {
+    let document = openapi_v2(&[]);
+    let extensions = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.";
+    for name in [
+        "JSON",
+        "JSONSchemaPropsOrArray",
+        "JSONSchemaPropsOrBool",
+        "JSONSchemaPropsOrStringArray",
+    ] {
+        let definition = document["definitions"][format!("{extensions}{name}")]
+            .as_object()
+            .unwrap();
+        let fields: Vec<&String> = definition.keys().collect();
+        assert_eq!(fields, ["description"], "{name}");
+    }
+    let core = openapi_v3("", "v1", &[]).unwrap();
+    assert_eq!(
+        core["components"]["schemas"]["io.k8s.apimachinery.pkg.api.resource.Quantity"]["oneOf"],
+        json!([{"type": "string"}, {"type": "number"}])
+    );
+}
+
+#[test]
+fn nothing_is_required_that_kubernetes_does_not_require() {
+    let document = openapi_v2(&[]);
+    let required = |name: &str| &document["definitions"][format!("io.k8s.api.{name}")]["required"];
+    assert_eq!(
+        *required("authorization.v1.SelfSubjectAccessReview"),
+        json!(["spec"])
+    );
+    assert_eq!(*required("core.v1.Pod"), Value::Null);
+    assert_eq!(*required("core.v1.LocalObjectReference"), Value::Null);
+    assert_eq!(*required("core.v1.SecretKeySelector"), json!(["key"]));
+    assert_eq!(
+        *required("core.v1.Event"),
+        json!(["involvedObject", "metadata"])
+    );
+}
+
 fn every_reference_resolves(document: &Value, value: &Value) {
     if let Some(target) = value.get("$ref").and_then(Value::as_str) {
         assert!(

@@ -402,6 +402,19 @@ async fn version_zero_is_whichever_is_there() {
     assert_eq!(refused.code, 422);
 }
 
+/// A version that is none does not keep an object from being made: clients of other languages send such.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_version_is_refused_in_a_new_object() {
+    let member = member().await;
+    let base = "/api/v1/namespaces/default/configmaps";
+    let named = |version: &str| json!({"metadata": {"name": "m", "resourceVersion": version}});
+    let refused = member.post(base, &named("12")).await;
+    assert_eq!(refused.code, 400, "{}", refused.json);
+    let made = member.post(base, &named("v1")).await.ok();
+    let version = made["metadata"]["resourceVersion"].as_str().unwrap();
+    assert!(version.parse::<u64>().is_ok(), "{version}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_of_an_object_belongs_to_who_makes_it() {
     let member = member().await;

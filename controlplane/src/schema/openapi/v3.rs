@@ -7,6 +7,8 @@ use super::{Custom, closure, definitions};
 use crate::schema::load::REFERENCE;
 
 const COMPONENT: &str = "#/components/schemas/";
+/// Version 2 cannot say that it may be a number as well.
+const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
 
 pub(crate) fn document(group: &str, version: &str, custom: Custom<'_>) -> Option<Value> {
     let paths = paths(Some((group, version)), custom);
@@ -26,6 +28,13 @@ pub(crate) fn document(group: &str, version: &str, custom: Custom<'_>) -> Option
     all.retain(|name, _| needed.contains(name));
     for schema in all.values_mut() {
         convert(schema);
+    }
+    if let Some(Value::Object(quantity)) = all.get_mut(QUANTITY) {
+        quantity.remove("type");
+        quantity.insert(
+            "oneOf".into(),
+            json!([{"type": "string"}, {"type": "number"}]),
+        );
     }
     let items: Map<String, Value> = paths
         .iter()
