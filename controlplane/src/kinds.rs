@@ -154,6 +154,32 @@ impl Kind<'_> {
         (self.group, self.kind) != ("", "Namespace")
     }
 
+    /// Whether deletion answers with the object that was deleted instead of a Status
+    /// (`ReturnDeletedObject` of Kubernetes' registries; clients with types read no other).
+    pub(crate) fn is_answer_of_its_deletion(&self) -> bool {
+        const CORE: &[&str] = &[
+            "persistentvolumeclaims",
+            "persistentvolumes",
+            "pods",
+            "podtemplates",
+            "resourcequotas",
+            "serviceaccounts",
+            "services",
+        ];
+        const STORAGE: &[&str] = &[
+            "csidrivers",
+            "csinodes",
+            "storageclasses",
+            "volumeattachments",
+            "volumeattributesclasses",
+        ];
+        match self.group {
+            "" => CORE.contains(&self.plural),
+            "storage.k8s.io" => STORAGE.contains(&self.plural),
+            _ => false,
+        }
+    }
+
     pub(crate) fn has_subresource(&self, name: &str) -> bool {
         self.subresources.contains(&name)
     }

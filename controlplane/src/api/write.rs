@@ -25,8 +25,6 @@ use crate::registry::versions::stored;
 use crate::registry::{ApiError, Binding, DeleteOptions, Guard, WriteOptions, Written, object};
 use crate::schema::{FieldProblem, normalize_values};
 
-/// Kinds whose deletion is answered with the object instead of a Status.
-const RETURNED: &[&str] = &["pods", "services", "serviceaccounts"];
 const MAX_MANAGER: usize = 128;
 
 /// A write request: what it is about and what came with it.
@@ -282,7 +280,7 @@ impl Api {
             .delete(stored(kind), namespace, name, &options, dry_run)
             .await?;
         match deleted {
-            Deleted::Gone(last) if RETURNED.contains(&kind.plural) => {
+            Deleted::Gone(last) if kind.is_answer_of_its_deletion() => {
                 let written = Written::Unstored(last);
                 self.show(handle, &written, StatusCode::OK, write.query, write.wish)
                     .await

@@ -151,6 +151,11 @@ pub(super) fn definitions(custom: Custom<'_>) -> Map<String, Value> {
             extra.definition,
             gvk(extra.group, extra.version, extra.kind),
         );
+        if extra.kind == COMPONENT_STATUS {
+            let name = format!("{}List", extra.definition);
+            let own = gvk(extra.group, extra.version, &format!("{}List", extra.kind));
+            all.insert(name, list(extra.kind, extra.definition, &own));
+        }
     }
     let custom_groups = custom
         .iter()
@@ -263,8 +268,13 @@ fn require_less(name: &str, schema: &mut Map<String, Value>) {
 }
 
 fn list_of(kind: &Kind) -> Value {
+    let own = gvk(kind.group, kind.version, &kind.list_kind());
+    list(kind.kind, kind.definition, &own)
+}
+
+fn list(kind: &str, definition: &str, own: &Value) -> Value {
     json!({
-        "description": format!("{0}List is a list of {0} objects.", kind.kind),
+        "description": format!("{kind}List is a list of {kind} objects."),
         "type": "object",
         "required": ["items"],
         "properties": {
@@ -277,11 +287,10 @@ fn list_of(kind: &Kind) -> Value {
             "items": {
                 "description": "The objects.",
                 "type": "array",
-                "items": {"$ref": format!("#/definitions/{}", kind.definition)},
+                "items": {"$ref": format!("#/definitions/{definition}")},
             },
         },
-        "x-kubernetes-group-version-kind":
-            gvk(kind.group, kind.version, &kind.list_kind()),
+        "x-kubernetes-group-version-kind": own,
     })
 }
 

@@ -264,6 +264,87 @@ fn values_of_several_shapes_have_no_single_type() {
     );
 }
 
+/// Names and tags are what generators of clients make methods and classes of.
+#[test]
+fn operations_are_named_as_kubernetes_names_them() {
+    let document = openapi_v2(&[]);
+    let is = |path: &str, method: &str, id: &str, tag: &str| {
+        let operation = &document["paths"][path][method];
+        assert_eq!(operation["operationId"], id, "{method} {path}");
+        assert_eq!(operation["tags"], json!([tag]), "{method} {path}");
+    };
+    let pods = "/api/v1/namespaces/{namespace}/pods";
+    is(
+        "/api/v1/pods",
+        "get",
+        "listCoreV1PodForAllNamespaces",
+        "core_v1",
+    );
+    is(
+        pods,
+        "delete",
+        "deleteCoreV1CollectionNamespacedPod",
+        "core_v1",
+    );
+    let status = format!("{pods}/{{name}}/status");
+    is(
+        &status,
+        "put",
+        "replaceCoreV1NamespacedPodStatus",
+        "core_v1",
+    );
+    let exec = format!("{pods}/{{name}}/exec");
+    is(
+        &exec,
+        "post",
+        "connectCoreV1PostNamespacedPodExec",
+        "core_v1",
+    );
+    let log = format!("{pods}/{{name}}/log");
+    is(&log, "get", "readCoreV1NamespacedPodLog", "core_v1");
+    let eviction = format!("{pods}/{{name}}/eviction");
+    is(
+        &eviction,
+        "post",
+        "createCoreV1NamespacedPodEviction",
+        "core_v1",
+    );
+    let proxy = "/api/v1/nodes/{name}/proxy/{path}";
+    is(
+        proxy,
+        "patch",
+        "connectCoreV1PatchNodeProxyWithPath",
+        "core_v1",
+    );
+    is(
+        "/apis/rbac.authorization.k8s.io/v1/clusterroles",
+        "post",
+        "createRbacAuthorizationV1ClusterRole",
+        "rbacAuthorization_v1",
+    );
+    is(
+        "/apis/authorization.k8s.io/v1/namespaces/{namespace}/localsubjectaccessreviews",
+        "post",
+        "createAuthorizationV1NamespacedLocalSubjectAccessReview",
+        "authorization_v1",
+    );
+    is(
+        "/api/v1/componentstatuses",
+        "get",
+        "listCoreV1ComponentStatus",
+        "core_v1",
+    );
+    let paths = document["paths"].as_object().unwrap().values();
+    let mut ids: Vec<&str> = paths
+        .flat_map(|path| path.as_object().unwrap().values())
+        .filter_map(|operation| operation["operationId"].as_str())
+        .collect();
+    let all = ids.len();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), all, "each names one operation");
+}
+
 #[test]
 fn nothing_is_required_that_kubernetes_does_not_require() {
     let document = openapi_v2(&[]);

@@ -402,6 +402,35 @@ async fn version_zero_is_whichever_is_there() {
     assert_eq!(refused.code, 422);
 }
 
+/// Which of the two it is, a client with types learns from the OpenAPI document, and it reads nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn deletion_answers_with_the_object_where_kubernetes_does() {
+    let member = member().await;
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    let classes = "/apis/storage.k8s.io/v1/storageclasses";
+    let maps = "/api/v1/namespaces/default/configmaps";
+    for (path, kind, object) in [
+        (
+            quotas,
+            "ResourceQuota",
+            json!({"spec": {"hard": {"pods": "1"}}}),
+        ),
+        (
+            classes,
+            "StorageClass",
+            json!({"provisioner": "example.com/none"}),
+        ),
+        (maps, "Status", json!({})),
+    ] {
+        let mut object = object;
+        object["metadata"] = json!({"name": "d"});
+        member.post(path, &object).await.ok();
+        let answer = member.delete(&format!("{path}/d"), &json!({})).await.ok();
+        assert_eq!(answer["kind"], kind, "{answer}");
+        assert_eq!(member.get(&format!("{path}/d")).await.code, 404);
+    }
+}
+
 /// A version that is none does not keep an object from being made: clients of other languages send such.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_a_version_is_refused_in_a_new_object() {

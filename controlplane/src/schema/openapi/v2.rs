@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::paths::{Path, TYPES, parameter, paths};
+use super::paths::{Path, parameter, paths, status};
 use super::{Custom, custom, definitions, reference};
 
 pub(crate) fn document(versions: Custom<'_>) -> Value {
@@ -46,22 +46,20 @@ fn path_item(path: &Path) -> Value {
         }
         let mut map = operation.common();
         map.insert("parameters".into(), parameters.into());
-        map.insert(
-            "consumes".into(),
-            if operation.method == "patch" {
-                json!(operation.patches)
-            } else {
-                json!(TYPES)
-            },
-        );
-        map.insert("produces".into(), json!(TYPES));
-        map.insert(
-            "responses".into(),
-            json!({
-                "200": {"description": "OK", "schema": reference(&operation.answer)},
-                "401": {"description": "Unauthorized"},
-            }),
-        );
+        map.insert("consumes".into(), json!(operation.consumes));
+        map.insert("produces".into(), json!(operation.produces));
+        map.insert("schemes".into(), json!(["https"]));
+        let schema = match &operation.answer {
+            Some(answer) => reference(answer),
+            None => json!({"type": "string"}),
+        };
+        let mut responses = Map::new();
+        for code in operation.codes {
+            let answer = json!({"description": status(code), "schema": schema});
+            responses.insert((*code).to_owned(), answer);
+        }
+        responses.insert("401".to_owned(), json!({"description": "Unauthorized"}));
+        map.insert("responses".into(), responses.into());
         item.insert(operation.method.into(), Value::Object(map));
     }
     let shared: Vec<Value> = path

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::paths::{Path, TYPES, parameter, paths};
+use super::paths::{Path, parameter, paths, status};
 use super::{Custom, closure, definitions};
 use crate::schema::load::REFERENCE;
 
@@ -18,7 +18,7 @@ pub(crate) fn document(group: &str, version: &str, custom: Custom<'_>) -> Option
     let mut roots: Vec<String> = paths
         .iter()
         .flat_map(|path| &path.operations)
-        .flat_map(|operation| operation.body.iter().chain([&operation.answer]))
+        .flat_map(|operation| operation.body.iter().chain(&operation.answer))
         .cloned()
         .collect();
     roots.sort_unstable();
@@ -81,13 +81,15 @@ fn convert(schema: &mut Value) {
     }
 }
 
-fn content(types: &[&str], definition: &str) -> Value {
+/// By media type; text where there is no definition.
+fn content(types: &[&str], definition: Option<&str>) -> Value {
+    let schema = match definition {
+        Some(definition) => json!({"$ref": format!("{COMPONENT}{definition}")}),
+        None => json!({"type": "string"}),
+    };
     let all: Map<String, Value> = types
         .iter()
-        .map(|media| {
-            let schema = json!({"$ref": format!("{COMPONENT}{definition}")});
-            ((*media).to_owned(), json!({ "schema": schema }))
-        })
+        .map(|media| ((*media).to_owned(), json!({ "schema": schema })))
         .collect();
     Value::Object(all)
 }
@@ -109,23 +111,20 @@ fn path_item(path: &Path) -> Value {
             .collect();
         map.insert("parameters".into(), query.into());
         if let Some(body) = &operation.body {
-            let types = if operation.method == "patch" {
-                operation.patches
-            } else {
-                TYPES
-            };
+            let content = content(operation.consumes, Some(body));
             map.insert(
                 "requestBody".into(),
-                json!({"content": content(types, body), "required": operation.method != "delete"}),
+                json!({"content": content, "required": operation.method != "delete"}),
             );
         }
-        map.insert(
-            "responses".into(),
-            json!({
-                "200": {"description": "OK", "content": content(TYPES, &operation.answer)},
-                "401": {"description": "Unauthorized"},
-            }),
-        );
+        let mut responses = Map::new();
+        for code in operation.codes {
+            let content = content(operation.produces, operation.answer.as_deref());
+            let answer = json!({"description": status(code), "content": content});
+            responses.insert((*code).to_owned(), answer);
+        }
+        responses.insert("401".to_owned(), json!({"description": "Unauthorized"}));
+        map.insert("responses".into(), responses.into());
         item.insert(operation.method.into(), Value::Object(map));
     }
     let shared: Vec<Value> = path
